@@ -1,0 +1,34 @@
+"""Input checks: every mistake of a user becomes one sentence that names the thing, its value and what would do.
+
+Static mistakes raise `UserError` here, at once; what depends on data (a diverged member of a population) is
+returned by the kernels and counted by the caller instead. Command lines turn a `UserError` into exit code 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the user asked for or handed over; the message is one clear sentence."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the known name closest to `name`, or the empty string."""
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def check_choice(what: str, value: str, known: Iterable[str]) -> str:
+    """Return `value` if it is one of `known`; raise `UserError` that lists what exists otherwise.
+
+    >>> check_choice("mode", "datset", ["dataset", "scale"])
+    Traceback (most recent call last):
+    mdtree_jax.checks.UserError: unknown mode 'datset' (did you mean 'dataset'?); there are: dataset, scale
+    """
+    known = list(known)
+    if value not in known:
+        listed = ", ".join(str(k) for k in known)
+        raise UserError(f"unknown {what} '{value}'{nearest(value, known)}; there are: {listed}")
+    return value
