@@ -33,7 +33,8 @@ from mdtree_jax.diagnosis.grid import (
 )
 from mdtree_jax.diagnosis.methods import Method
 from mdtree_jax.diagnosis.sampling import SAMPLINGS
-from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS
+from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS, Task
+from mdtree_jax.parallel import ordered_map
 
 STEPS = ("one", "random", "optimal")
 #: Methods that `mode=one_step` compares, beside the references `random` and `oracle`.
@@ -123,8 +124,12 @@ class OneStepRunner(Setup):
     def run(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the tables one_step (task, method, step, seed, gain, gain_unclipped) and thresholds of its trees."""
         rows, thresholds = [], []
-        for setting in SETTINGS:
-            self._run(setting, rows, thresholds)
+        for gains, fitted, notes in ordered_map(self._run, SETTINGS, self.jobs):
+            rows += gains
+            thresholds += fitted
+            for note in notes:
+                self.say(note)
+            self.advance(1)
         return self._tables(rows, thresholds)
 
     @classmethod
@@ -137,17 +142,19 @@ class OneStepRunner(Setup):
         table = pd.DataFrame(rows, columns=["task", "method", "step", "seed", "gain", "gain_unclipped"])
         return table, pd.DataFrame(thresholds, columns=THRESHOLD_COLUMNS)
 
-    def _run(self, setting: Setting, rows: list, thresholds: list) -> None:
+    def _run(self, setting: Setting) -> tuple[list, list, list]:
+        """Return rows of gains, rows of thresholds and notes of one task."""
+        rows, thresholds, notes = [], [], []
         tasks = [TASKS[name] for name in setting.asks]
         frames = [_clear_rows(frame, tasks) for frame in self.collections]
         methods = self.methods
         for task in tasks:
-            methods = usable_methods(frames, task, methods, self.say)
+            methods = usable_methods(frames, task, methods, notes.append)
         sides = {task.name: [make_side(frame, task, methods) for frame in frames] for task in tasks}
         table = GainTable(setting, self.collections[-1], frames[-1], allow_missing=self.allow_missing)
         sampling = SAMPLINGS[setting.sampling]
         where = f"one_step_{setting.task}"
-        (k,) = choose_sizes(frames[0], sampling, [setting.k], where, self.say)
+        (k,) = choose_sizes(frames[0], sampling, [setting.k], where, notes.append)
         for seed in self.seeds:
             sampled = sampling.mask(frames[0], k, seed)
             tested = ~sampled if self.test is None else np.ones(len(frames[1]), dtype=bool)
@@ -163,7 +170,7 @@ class OneStepRunner(Setup):
             for name, weights in advised.items():
                 for step, *gains in table.mean_gains(weights, tested):
                     rows.append((setting.task, name, step, seed, *gains))
-            self.advance(1 / len(self.seeds))
+        return rows, thresholds, notes
 
 
 def _advise(method: Method, task: Task, sides: Sequence[Side], sampled: np.ndarray, tested: np.ndarray, seed: int):
