@@ -62,9 +62,8 @@ def _check_grammar(overrides: list[str], keys: list[str]) -> None:
         except HydraException:
             swept = "=" in override
             if not swept:
-                raise UserError(
-                    f"'{override}' is no setting; write key=value, where the keys are: {', '.join(keys)}"
-                ) from None
+                known = ", ".join(keys)
+                raise UserError(f"'{override}' is no setting; write key=value, where the keys are: {known}") from None
         if swept:
             key, value = override.split("=", 1)
             raise UserError(

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -58,7 +59,7 @@ def test_tables_have_the_documented_columns_and_rows(run, collections):
     counted = thresholds[~thresholds.experiment.str.startswith("one_step")]
     nodes = {"optimizer": 3, "size": 3, "data": 6}
     assert len(counted) == fitted.task.map(nodes).sum()
-    assert "## The paper's table beside ours" in open(f"{folder}/tables.md").read()
+    assert "## The paper's table beside ours" in Path(folder, "tables.md").read_text()
     assert os.listdir(".") == ["runs"]  # no outputs/, no log file
 
 
@@ -229,7 +230,7 @@ def test_method_without_its_columns_is_skipped_and_named(run, small_grid):
     assert code == 0
     skipped = "method md_tree is skipped in task optimizer: collection 'own.csv' has no column 'log_hessian_trace'"
     assert skipped in " ".join(out.split())
-    assert skipped in open("o/tables.md").read()
+    assert skipped in Path("o/tables.md").read_text()
     results = pd.read_csv("o/results.csv")
     assert "md_tree" not in set(results[results.task == "optimizer"].method)
     assert "md_tree" in set(results[results.task == "size"].method)
