@@ -63,7 +63,7 @@ def _check_grammar(overrides: list[str], keys: list[str]) -> None:
             swept = "=" in override
             if not swept:
                 known = ", ".join(keys)
-                raise UserError(f"'{override}' is no setting; write key=value, where the keys are: {known}") from None
+                raise UserError(f"'{override}' is no setting; write key=value; the keys are: {known}") from None
         if swept:
             key, value = override.split("=", 1)
             raise UserError(
