@@ -67,8 +67,8 @@ def _check_grammar(overrides: list[str], keys: list[str]) -> None:
         if swept:
             key, value = override.split("=", 1)
             raise UserError(
-                f"'{override}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes within "
-                f"the quotes: '{key}=\"{value}\"'"
+                f"'{override}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes "
+                f"within the quotes: '{key}=\"{value}\"'"
             )
 
 
