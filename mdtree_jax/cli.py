@@ -36,6 +36,7 @@ def compose(name: str, overrides: list[str]):
     from omegaconf.errors import OmegaConfBaseException
 
     schema = SCHEMAS[name]
+    _check_grammar(overrides, [field.name for field in dataclasses.fields(schema)])
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -47,6 +48,28 @@ def compose(name: str, overrides: list[str]):
         return OmegaConf.to_object(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain_hydra_error(error, overrides, schema)) from error
+
+
+def _check_grammar(overrides: list[str], keys: list[str]) -> None:
+    """Parse each override by itself, so that the one that cannot be read can be named."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for override in overrides:
+        try:
+            swept = parser.parse_override(override).is_sweep_override()
+        except HydraException:
+            swept = "=" in override
+            if not swept:
+                known = ", ".join(keys)
+                raise UserError(f"'{override}' is no setting; write key=value; the keys are: {known}") from None
+        if swept:
+            key, value = override.split("=", 1)
+            raise UserError(
+                f"'{override}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes "
+                f"within the quotes: '{key}=\"{value}\"'"
+            )
 
 
 def explain_hydra_error(error: Exception, overrides: list[str], schema: type) -> str:
@@ -70,20 +93,13 @@ def explain_hydra_error(error: Exception, overrides: list[str], schema: type) ->
         return f"there is no configuration '{absent.group(1)}'{listed}"
     typed = re.search(r"(?:Value '([^']*)'|Invalid value) .*?full_key: (\S+)", text)
     if typed:
-        given = next((o for o in overrides if o.lstrip("+").startswith(typed.group(2) + "=")), typed.group(2))
+        given = next((o for o in overrides[::-1] if o.lstrip("+").startswith(typed.group(2) + "=")), typed.group(2))
         kind = {field.name: field.type for field in dataclasses.fields(schema)}.get(typed.group(2), "another type")
         return f"{given} does not fit: {typed.group(2)} takes {kind}"
     wrong = re.search(r"full_key: (\S+)", text)
     if wrong:
         return f"{wrong.group(1)}: {' '.join(str(error).split()).split(' full_key:')[0]}"
-    bad = next((o for o in overrides if o in text), None) or (overrides[0] if len(overrides) == 1 else text)
-    if "=" not in bad:
-        return f"'{bad}' is no setting; write key=value, where the keys are: {', '.join(keys)}"
-    key, value = bad.split("=", 1)
-    return (
-        f"'{bad}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes within the quotes: "
-        f"'{key}=\"{value}\"'"
-    )
+    return " ".join(str(error).split())
 
 
 def _unknown_setting(key: str, keys: list[str]) -> str:

@@ -315,7 +315,8 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         elif len(found) != len(structure.classes):
             raise UserError(
                 f"Only binary classification is supported: y holds {len(found)} classes, "
-                f"{', '.join(map(str, found[:5]))}; the tree '{structure.name}' tells {len(structure.classes)} apart: {', '.join(structure.classes)}"
+                f"{', '.join(map(str, found[:5]))}; the tree '{structure.name}' tells {len(structure.classes)} apart, "
+                f"{', '.join(structure.classes)}"
             )
         self.structure_ = structure
         self._set_classes(found)

@@ -183,7 +183,7 @@ class Runner(Setup):
                 mask = sampling.mask(frames[0], k, seed)
                 if not mask.any() or (len(sides) == 1 and mask.all()):
                     what = "every configuration and leaves none to test on" if mask.any() else "no configuration"
-                    notes.append(f"{experiment.name}: k={k} with seed {seed} samples {what}; it is left out")
+                    notes.append(f"{experiment.name}: k={k} samples {what}; it is left out")
                     continue
                 for method in methods:
                     n_test, accuracy, fitted = self._outcome(method, task, sides, mask, seed, memory)

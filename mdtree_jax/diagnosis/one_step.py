@@ -15,7 +15,6 @@ from mdtree_jax.diagnosis.experiments import (
     THRESHOLD_COLUMNS,
     Setup,
     Side,
-    choose_sizes,
     make_side,
     threshold_rows,
     usable_methods,
@@ -154,12 +153,15 @@ class OneStepRunner(Setup):
         table = GainTable(setting, self.collections[-1], frames[-1], allow_missing=self.allow_missing)
         sampling = SAMPLINGS[setting.sampling]
         where = f"one_step_{setting.task}"
-        (k,) = choose_sizes(frames[0], sampling, [setting.k], where, notes.append)
+        most = sampling.limits(frames[0])[1] - (self.test is None)  # without a test side something must be left
+        k = min(setting.k, most)
+        if k < 1:
+            raise UserError(f"{where}: a grid with one of its {sampling.unit} leaves none to test on; give test=")
+        if k != setting.k:
+            notes.append(f"{where}: k={setting.k} ({sampling.unit}) is beyond the grid and is clipped to {k}")
         for seed in self.seeds:
             sampled = sampling.mask(frames[0], k, seed)
             tested = ~sampled if self.test is None else np.ones(len(frames[1]), dtype=bool)
-            if not tested.any():
-                raise UserError(f"{where}: the sample of k={k} takes every configuration, none is left to test on")
             advised = {name: weights[tested] for name, weights in table.references().items()}
             for method in methods:
                 advice = {}

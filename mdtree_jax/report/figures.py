@@ -182,7 +182,7 @@ def phase_labels(frame: pd.DataFrame, tree: MDTreeClassifier, task: Task, name: 
 
 
 def _file_name(text: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in Path(text).stem if c)
+    return "".join(c if c.isalnum() else "_" for c in Path(text).stem) or "collection"
 
 
 def make_figures(
