@@ -120,7 +120,7 @@ def usable_methods(
             continue
         if method.adapt:
             whole = method
-            method = method.adapt(task, lambda name: not any(missing_columns(frame, [name]) for frame in frames))
+            method = method.adapt(lambda name: not any(missing_columns(frame, [name]) for frame in frames))
             absent = sorted(set(whole.features(task)) - set(method.features(task)))
             if absent:
                 say(f"method {method.name} in task {task.name} goes without the trees that ask {', '.join(absent)}")

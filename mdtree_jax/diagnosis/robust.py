@@ -61,7 +61,7 @@ class Options(NamedTuple):
     most_rows: float = 200.0
 
 
-_DEFAULT = Options()
+DEFAULT = Options()
 
 
 class TreePosterior(NamedTuple):
@@ -129,7 +129,7 @@ def _scale(feature: str, low: float, high: float):
     return (lambda v: v), (lambda u: u)
 
 
-def node_priors(structure: Structure, options: Options = _DEFAULT) -> list[tuple[np.ndarray, np.ndarray]]:
+def node_priors(structure: Structure, options: Options = DEFAULT) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return each node's candidates and the logarithms of their prior weights, as `threshold_prior`."""
     number = candidates_for_depth(max(len(path) for path in _paths(structure)))
     return [
@@ -137,7 +137,7 @@ def node_priors(structure: Structure, options: Options = _DEFAULT) -> list[tuple
     ]
 
 
-def evidence_per_row(rows: int, options: Options = _DEFAULT) -> float:
+def evidence_per_row(rows: int, options: Options = DEFAULT) -> float:
     """Return ρ, what one of `rows` training rows counts for.
 
     >>> round(evidence_per_row(12) * 12, 2), round(evidence_per_row(1560) * 1560)
@@ -146,7 +146,7 @@ def evidence_per_row(rows: int, options: Options = _DEFAULT) -> float:
     return options.row_weight / (1 + options.row_weight * rows / options.most_rows)
 
 
-def fit_posterior(structure: Structure, X: np.ndarray, y: np.ndarray, options: Options = _DEFAULT) -> TreePosterior:
+def fit_posterior(structure: Structure, X: np.ndarray, y: np.ndarray, options: Options = DEFAULT) -> TreePosterior:
     """Return the posterior over a structure's thresholds.
 
     Args:
@@ -280,7 +280,7 @@ def threshold_intervals(posterior: TreePosterior, coverage: float = 0.9) -> np.n
 
 
 def fit_robust(
-    structures: Sequence[Structure], X: Sequence[np.ndarray], y: np.ndarray, options: Options = _DEFAULT
+    structures: Sequence[Structure], X: Sequence[np.ndarray], y: np.ndarray, options: Options = DEFAULT
 ) -> RobustFit:
     """Return the average of one or more trees that ask the same question.
 
