@@ -208,7 +208,7 @@ def provenance(seconds: float) -> str:
     commit = subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip()
     where = f"{available_cores()} CPU cores ({platform.machine()}), Python {platform.python_version()}"
     return (
-        f"Made by `python -m sweeps.robust` from commit {commit} on {datetime.date.today()}, {where}, in {seconds:.0f} s. "
+        f"Made by `python -m sweeps.robust` from commit {commit} on {datetime.date.today()}, {where}, {seconds:.0f} s. "
         f"Seeds {SEEDS[0]} … {SEEDS[-1]}."
     )
 
