@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.data import load_dataset, redraw_labels
+from mdtree_jax.data import dataset_shape, load_dataset, redraw_labels
 
 CIFAR_MEAN = np.array([0.4914, 0.4822, 0.4465])
 CIFAR_STD = np.array([0.2023, 0.1994, 0.2010])
@@ -283,6 +283,14 @@ def test_digits_are_the_same_on_every_machine():
     assert abs(data.x_train.mean()) < 0.01
     assert abs(data.x_train.std() - 1) < 0.01
     assert min(np.bincount(data.y_train[:320], minlength=10)) >= 15  # even the smallest subset holds every class
+
+
+def test_shapes_known_without_loading(tmp_path, monkeypatch):
+    assert dataset_shape("digits") == load_dataset("digits").shape
+    write_mnist(tmp_path)
+    assert dataset_shape("mnist", data_dir=str(tmp_path)) == (6, 3, (28, 28, 1), 10)
+    monkeypatch.setattr("pooch.retrieve", None)
+    assert dataset_shape("cifar100") == (50_000, 10_000, (32, 32, 3), 100)
 
 
 def test_digits_sides_share_no_scan(monkeypatch):

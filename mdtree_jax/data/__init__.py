@@ -3,6 +3,6 @@
 `load_dataset` is the one entry; a member of a population trains on a prefix of the training arrays.
 """
 
-from mdtree_jax.data.dataset import DATASETS, Dataset, load_dataset, redraw_labels
+from mdtree_jax.data.dataset import DATASETS, Dataset, DatasetShape, dataset_shape, load_dataset, redraw_labels
 
-__all__ = ["DATASETS", "Dataset", "load_dataset", "redraw_labels"]
+__all__ = ["DATASETS", "Dataset", "DatasetShape", "dataset_shape", "load_dataset", "redraw_labels"]

@@ -15,6 +15,15 @@ from mdtree_jax.data.npz import load_npz
 from mdtree_jax.data.source import RawDataset, Source
 
 
+class DatasetShape(NamedTuple):
+    """Sizes of a data set; `image_shape` is (height, width, channels)."""
+
+    num_train: int
+    num_test: int
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+
 class Dataset(NamedTuple):
     """Images and labels, ready to train on.
 
@@ -30,9 +39,9 @@ class Dataset(NamedTuple):
     name: str
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of one image."""
-        return tuple(self.x_train.shape[1:])
+    def shape(self) -> DatasetShape:
+        """The sizes of the data set."""
+        return DatasetShape(len(self.x_train), len(self.x_test), self.x_train.shape[1:], self.num_classes)
 
 
 DATASETS: dict[str, Callable[[Source], RawDataset]] = {
@@ -43,6 +52,27 @@ DATASETS: dict[str, Callable[[Source], RawDataset]] = {
     "fashion_mnist": load_fashion_mnist,
     "npz": load_npz,
 }
+
+
+_OFFICIAL_SHAPES = {
+    "digits": DatasetShape(3200, 5120, (10, 10, 1), 10),
+    "cifar10": DatasetShape(50_000, 10_000, (32, 32, 3), 10),
+    "cifar100": DatasetShape(50_000, 10_000, (32, 32, 3), 100),
+    "mnist": DatasetShape(60_000, 10_000, (28, 28, 1), 10),
+    "fashion_mnist": DatasetShape(60_000, 10_000, (28, 28, 1), 10),
+}
+
+
+def dataset_shape(name: str, *, data_dir: str | None = None, data_file: str | None = None) -> DatasetShape:
+    """Return the sizes of a data set, without a download where they are known.
+
+    >>> dataset_shape("cifar10").num_train
+    50000
+    """
+    check_choice("data set", name, DATASETS)
+    if name in _OFFICIAL_SHAPES and data_dir is None:
+        return _OFFICIAL_SHAPES[name]
+    return load_dataset(name, data_dir=data_dir, data_file=data_file).shape
 
 
 def load_dataset(
