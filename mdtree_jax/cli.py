@@ -1,0 +1,117 @@
+"""What every command line shares: compose and check the configuration, call, and turn mistakes into one sentence.
+
+Hydra's compose interface is used instead of `hydra.main`: a run leaves no `outputs/` folder and no log file behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mdtree_jax.checks import UserError, nearest
+from mdtree_jax.config import SCHEMAS
+
+EXIT_USER_ERROR = 2
+
+
+def conf_dir() -> Path:
+    """Return the folder of the configuration files: in an installed package, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    return next(path for path in (package / "conf", package.parent / "conf") if (path / "transfer.yaml").is_file())
+
+
+def compose(name: str, overrides: list[str]):
+    """Return the configuration object of a command.
+
+    Raises:
+        UserError: an unknown key or group, a value of the wrong type, or bad grammar.
+    """
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    schema = SCHEMAS[name]
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            config = hydra.compose(name, overrides)
+        keys = [field.name for field in dataclasses.fields(schema)]
+        strange = [key for key in config if key not in keys]  # +key=value adds what no schema knows
+        if strange:
+            raise UserError(_unknown_setting(strange[0], keys))
+        return OmegaConf.to_object(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain_hydra_error(error, overrides, schema)) from error
+
+
+def explain_hydra_error(error: Exception, overrides: list[str], schema: type) -> str:
+    """Return one sentence for what Hydra or OmegaConf refused, with what would do."""
+    chain = [error]
+    while chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    text = " ".join(" ".join(str(part) for part in chain).split())
+    keys = [field.name for field in dataclasses.fields(schema)]
+    unknown = re.search(r"Key '([^']+)' (?:is not|not) in", text)
+    if unknown:
+        return _unknown_setting(unknown.group(1), keys)
+    group = re.search(r"Could not override '([^']+)'\. No match in the defaults list", text)
+    if group:
+        name = group.group(1)
+        return f"'{name}' is chosen with a plus sign: +{name}=NAME"
+    absent = re.search(r"Could not find '([^']+)'", text) or re.search(r"In '[^']+': Could not load '([^']+)'", text)
+    if absent:
+        options = re.search(r"Available options in '[^']*': (.*?)(?: Config search path|$)", text)
+        listed = "; there are: " + ", ".join(options.group(1).split()) if options else ""
+        return f"there is no configuration '{absent.group(1)}'{listed}"
+    typed = re.search(r"(?:Value '([^']*)'|Invalid value) .*?full_key: (\S+)", text)
+    if typed:
+        given = next((o for o in overrides if o.lstrip("+").startswith(typed.group(2) + "=")), typed.group(2))
+        kind = {field.name: field.type for field in dataclasses.fields(schema)}.get(typed.group(2), "another type")
+        return f"{given} does not fit: {typed.group(2)} takes {kind}"
+    wrong = re.search(r"full_key: (\S+)", text)
+    if wrong:
+        return f"{wrong.group(1)}: {' '.join(str(error).split()).split(' full_key:')[0]}"
+    bad = next((o for o in overrides if o in text), None) or (overrides[0] if len(overrides) == 1 else text)
+    if "=" not in bad:
+        return f"'{bad}' is no setting; write key=value, where the keys are: {', '.join(keys)}"
+    key, value = bad.split("=", 1)
+    return (
+        f"'{bad}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes within the quotes: "
+        f"'{key}=\"{value}\"'"
+    )
+
+
+def _unknown_setting(key: str, keys: list[str]) -> str:
+    return f"unknown setting '{key}'{nearest(key, keys)}; there are: {', '.join(keys)}"
+
+
+def help_text(name: str, what: str) -> str:
+    """Return the help of a command: what it does, and its settings with their defaults and meanings."""
+    lines = (conf_dir() / f"{name}.yaml").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("  - _self_")) + 1
+    settings = "\n".join(lines[start:]).strip("\n")
+    return f"{what.strip()}\n\nSettings, as key=value, with their defaults:\n\n{settings}\n"
+
+
+def run(name: str, what: str, main: Callable[[object], int | None], argv: list[str] | None = None) -> int:
+    """Run a command: parse, call `main(config)`, return the exit code.
+
+    A `UserError` becomes one sentence on standard error and exit code 2; an interruption becomes 130.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        print(help_text(name, what))
+        return 0
+    try:
+        return main(compose(name, argv)) or 0
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130

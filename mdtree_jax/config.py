@@ -1,0 +1,64 @@
+"""Schemas of the configurations: what may be set, and of which type. No JAX here, so that --help answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mdtree_jax.checks import UserError
+
+
+@dataclass
+class TransferConfig:
+    """`python -m mdtree_jax.transfer`; the meaning of each key stands beside its value in conf/transfer.yaml."""
+
+    mode: str = "all"
+    collection: str | None = None
+    train: str | None = None
+    test: str | None = None
+    seeds: Any = field(default_factory=list)
+    fit: str = "published"
+    methods: Any = None
+    k: Any = None
+    figures: bool = True
+    out: str | None = None
+    published_dir: str | None = None
+    allow_missing: bool = False
+
+
+SCHEMAS = {"transfer": TransferConfig}
+
+
+def as_list(value: Any) -> list | None:
+    """Return a list for a list or a single value, None for None.
+
+    >>> as_list(3), as_list(["a"]), as_list(None)
+    ([3], ['a'], None)
+    """
+    if value is None:
+        return None
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def parse_seeds(seeds: Any) -> list[int]:
+    """Return the seeds that a count n (0 … n-1), a list, or a range `a:b` (b excluded) names.
+
+    Raises:
+        UserError: anything else, none, or a seed outside [0, 2**32).
+
+    >>> parse_seeds(3), parse_seeds("200:203"), parse_seeds([42, 90])
+    ([0, 1, 2], [200, 201, 202], [42, 90])
+    """
+    meaning = "seeds are a count (50), a list ([42,90]) or a range (200:250)"
+    if isinstance(seeds, str) and seeds.count(":") == 1 and all(part.isdigit() for part in seeds.split(":")):
+        first, last = map(int, seeds.split(":"))
+        found = list(range(first, last))
+    elif isinstance(seeds, int) and not isinstance(seeds, bool):
+        found = list(range(seeds))
+    elif isinstance(seeds, (list, tuple)) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds):
+        found = list(dict.fromkeys(seeds))
+    else:
+        raise UserError(f"seeds={seeds!r}; {meaning}")
+    if not found or min(found) < 0 or max(found) >= 2**32:
+        raise UserError(f"seeds={seeds!r} names no seed in [0, 2**32); {meaning}")
+    return found

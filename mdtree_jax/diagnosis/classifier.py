@@ -1,0 +1,329 @@
+"""`MDTreeClassifier`: a diagnostic tree as a scikit-learn estimator."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import MethodType
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+
+from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.diagnosis import engine
+from mdtree_jax.diagnosis.columns import (
+    canonicalize,
+    feature_values,
+    missing_columns,
+    missing_message,
+)
+from mdtree_jax.diagnosis.grid import with_labels
+from mdtree_jax.diagnosis.structures import OPTIMIZER_SIMILARITY, STRUCTURES, Structure
+from mdtree_jax.diagnosis.tasks import OPTIMAL, PUBLISHED_LABELS, get_task
+from mdtree_jax.files import write_text
+
+#: Name -> function (structure, X, y) -> thresholds.
+FITS = {"published": engine.fit_published, "exact": engine.fit_exact}
+_FORMAT = "mdtree_jax tree 1"
+
+
+class _FitMethod:
+    """Lets `fit` be both the constructor's parameter (kept in the instance's dictionary) and the method."""
+
+    def __init__(self, function):
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance, owner=None):
+        return self.function if instance is None else MethodType(self.function, instance)
+
+    def __set__(self, instance, value):
+        vars(instance)["fit"] = value
+
+
+def choose_structure(task: str, *, similarity: bool = False, structure=None) -> Structure:
+    """Return the structure that a task and its options name.
+
+    Raises:
+        UserError: unknown task or structure, or `similarity` for a task that has no such variant.
+    """
+    if structure is None:
+        get_task(task)
+        if similarity and task != "optimizer":
+            raise UserError(f"similarity=True goes with task='optimizer' only, not with task='{task}'")
+        return OPTIMIZER_SIMILARITY if similarity else STRUCTURES[task]
+    if isinstance(structure, Structure):
+        return structure
+    if isinstance(structure, dict):
+        return Structure.from_dict(structure)
+    if str(structure).endswith((".yaml", ".yml")):
+        return Structure.from_yaml(structure)
+    return STRUCTURES[check_choice("tree structure", str(structure), STRUCTURES)]
+
+
+class MDTreeClassifier(ClassifierMixin, BaseEstimator):
+    """A diagnostic tree: structure fixed by hand, thresholds fitted (Zhou et al., "MD tree", ICML 2024).
+
+    Args:
+        task: `optimizer` (is the temperature too low or too high), `size` (width or temperature) or `data` (data or
+            temperature).
+        similarity: the variant of task `optimizer` whose last question is CKA instead of sharpness.
+        fit: how thresholds are found: `published` (one sweep of bounded scalar searches, the authors' numbers) or
+            `exact` (highest training accuracy over all thresholds jointly).
+        structure: another tree: a `Structure`, a dictionary, a YAML file, or the name of a published one.
+        min_width: rows of a collection with a smaller width take no part in `fit` and `score`; None is the task's
+            own (32 for `data`, as published), 0 keeps all.
+
+    Attributes:
+        thresholds_: (nodes,), each in its feature's unit, in the order of `structure_.nodes`.
+        classes_: (2,) the classes, sorted.
+        leaf_counts_: (leaves, classes) training rows by leaf and class; leaves from left to right.
+        structure_: the `Structure` in use.
+        n_features_in_: columns of the X that `fit` saw.
+
+    X is a collection (a DataFrame in which the features are found by name, published names too), or an array whose
+    columns are the structure's `features` in order; further columns of an array are ignored. Given a collection and
+    no y, `fit` and `score` take its label (computed from the grid if absent) and leave out 'optimal' rows; `predict`
+    answers every row.
+
+    Edge cases:
+
+    ==============================  =====================================================
+    one class only in y             UserError
+    a feature that is not finite    UserError that names column and row
+    a leaf that no row reaches      keeps its verdict; `predict_proba` is even
+    y of two foreign classes        the sorted classes stand for the sorted verdicts
+    ==============================  =====================================================
+
+    >>> import numpy as np
+    >>> X = np.array([[0.0, -0.1, 3.0], [9.0, -40.0, 8.0], [9.0, -1.0, 5.0]])
+    >>> y = ["temperature_too_low", "temperature_too_low", "temperature_too_high"]
+    >>> MDTreeClassifier(task="optimizer", fit="exact").fit(X, y).predict(X).tolist()
+    ['temperature_too_low', 'temperature_too_low', 'temperature_too_high']
+    """
+
+    def __init__(self, task="optimizer", *, similarity=False, fit="published", structure=None, min_width=None):
+        self.task = task
+        self.similarity = similarity
+        self.fit = fit
+        self.structure = structure
+        self.min_width = min_width
+
+    def get_params(self, deep=True):
+        """Return the constructor's parameters."""
+        return {name: vars(self)[name] for name in self._get_param_names()}
+
+    @_FitMethod
+    def fit(self, X, y=None):
+        """Fit the thresholds.
+
+        Args:
+            X: a collection, or an array (rows, features of the structure in order).
+            y: (rows,) classes, ours or the published ones; None takes the collection's label.
+
+        Raises:
+            UserError: unknown task, fit or structure; missing columns or values that are not finite; one class only.
+        """
+        fit = FITS[check_choice("fit", vars(self)["fit"], FITS)]
+        structure = choose_structure(self.task, similarity=self.similarity, structure=self.structure)
+        rows, y = self._labelled(X, y, structure)
+        values = self._values(rows, structure, reset=True)
+        codes = self._learn_classes(y, structure)
+        if len(codes) != len(values):
+            raise UserError(f"X has {len(values)} rows and y has {len(codes)}; they must be equal")
+        self.structure_ = structure
+        self.thresholds_ = fit(structure, values, codes)
+        leaf = engine.reach_nodes(structure, self.thresholds_, values)[1]
+        counts = np.zeros((len(structure.leaves), len(self.classes_)), dtype=int)
+        np.add.at(counts, (leaf, self._verdict_to_class[codes]), 1)
+        self.leaf_counts_ = counts
+        return self
+
+    def predict(self, X):
+        """Return the verdict for every row, (rows,)."""
+        leaf = self.apply(X)
+        return self.classes_[self._verdict_to_class[self.structure_.leaf_verdicts[leaf]]]
+
+    def predict_proba(self, X):
+        """Return the smoothed class frequencies of each row's leaf, (rows, classes): (count + 1) / (rows + classes).
+
+        They are what the training rows say: where a leaf's rows contradict its verdict, the verdict has less than 1/2.
+        """
+        leaf = self.apply(X)
+        counts = self.leaf_counts_[leaf] + 1.0
+        return counts / counts.sum(axis=1, keepdims=True)
+
+    def apply(self, X):
+        """Return the number of the leaf that each row ends in, (rows,); leaves are numbered from left to right."""
+        self._fitted()
+        return engine.reach_nodes(self.structure_, self.thresholds_, self._values(X, self.structure_))[1]
+
+    def decision_path(self, X):
+        """Return which nodes each row passes, a CSR matrix (rows, nodes + leaves): the nodes in order, then the leaves."""
+        from scipy.sparse import csr_matrix
+
+        self._fitted()
+        reach, leaf = engine.reach_nodes(self.structure_, self.thresholds_, self._values(X, self.structure_))
+        ends = leaf[:, None] == np.arange(len(self.structure_.leaves))
+        return csr_matrix(np.concatenate([reach.T, ends], axis=1))
+
+    def score(self, X, y=None):
+        """Return the share of rows diagnosed correctly, a fraction in [0, 1]."""
+        self._fitted()
+        rows, y = self._labelled(X, y, self.structure_)
+        y = self._understand(y)
+        if not len(y):
+            raise UserError("no row is left to score: every one is 'optimal' or narrower than min_width")
+        return float(np.mean(self.predict(rows) == y))
+
+    def export_text(self, *, digits: int = 4) -> str:
+        """Return the fitted tree as text: the question at each node, verdict, rows and share right at each leaf."""
+        from mdtree_jax.diagnosis.drawing import tree_text
+
+        self._fitted()
+        return tree_text(self, digits)
+
+    def plot(self, ax=None):
+        """Draw the fitted tree and return the matplotlib axes."""
+        from mdtree_jax.diagnosis.drawing import draw_tree
+
+        self._fitted()
+        return draw_tree(self, ax)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the fitted tree to a small readable JSON file (written aside, then renamed)."""
+        self._fitted()
+        parameters = {k: v for k, v in self.get_params().items() if k != "structure"}
+        data = {
+            "format": _FORMAT,
+            "parameters": parameters,
+            "structure": self.structure_.to_dict(),
+            "thresholds": self.thresholds_.tolist(),
+            "classes": self.classes_.tolist(),
+            "leaf_counts": self.leaf_counts_.tolist(),
+            "num_features_in": int(self.n_features_in_),
+        }
+        write_text(path, json.dumps(data, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> MDTreeClassifier:
+        """Read a fitted tree that `save` wrote.
+
+        Raises:
+            UserError: the file is missing, is no JSON, or holds no tree.
+        """
+        try:
+            data = json.loads(Path(path).read_text())
+            if data.get("format") != _FORMAT:
+                raise UserError(f"'{path}' is no saved tree: its format is {data.get('format')!r}, not '{_FORMAT}'")
+            structure = Structure.from_dict(data["structure"])
+            tree = cls(**data["parameters"], structure=None if structure in STRUCTURES.values() else structure)
+            tree.structure_ = structure
+            tree.thresholds_ = np.array(data["thresholds"], dtype=float)
+            tree.leaf_counts_ = np.array(data["leaf_counts"], dtype=int)
+            tree._set_classes(np.array(data["classes"]))
+            tree.n_features_in_ = int(data["num_features_in"])
+        except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise UserError(f"the saved tree '{path}' cannot be read: {type(error).__name__} {error}") from error
+        expected = (len(structure.nodes),), (len(structure.leaves), len(tree.classes_))
+        if (tree.thresholds_.shape, tree.leaf_counts_.shape) != expected:
+            raise UserError(f"the saved tree '{path}' does not hold together: thresholds and leaf counts must be {expected}")
+        return tree
+
+    def _fitted(self) -> None:
+        check_is_fitted(self, "thresholds_")
+
+    def _values(self, X, structure: Structure, *, reset: bool = False) -> np.ndarray:
+        """Return the structure's features as float64 (rows, features)."""
+        needed = len(structure.features)
+        if isinstance(X, pd.DataFrame):
+            values = feature_values(canonicalize(X), structure.features)
+            if reset:
+                self.n_features_in_ = needed
+            return values
+        values = validate_data(self, X, reset=reset, dtype=np.float64)
+        if values.shape[1] < needed:
+            raise UserError(
+                f"X has {values.shape[1]} feature(s) (columns), the tree '{structure.name}' asks {needed}, in this order: "
+                + ", ".join(structure.features)
+            )
+        return values[:, :needed]
+
+    def _labelled(self, X, y, structure: Structure):
+        """Return the rows that take part and their classes."""
+        if y is None:
+            X, y = self._collection_rows(X)
+        else:
+            y = column_or_1d(y, warn=True)
+        keep = y.astype(object) != OPTIMAL
+        if not keep.all():
+            if len(keep) != len(X):
+                raise UserError(f"X has {len(X)} rows and y has {len(keep)}; they must be equal")
+            X, y = (X[keep] if hasattr(X, "shape") else np.asarray(X)[keep]), y[keep]
+        return X, y
+
+    def _collection_rows(self, X):
+        if not isinstance(X, pd.DataFrame):
+            raise UserError("this classifier requires y to be passed, but the target y is None: only a collection (a "
+                            "DataFrame with its grid or labels) brings its own")
+        task = get_task(self.task)
+        X = canonicalize(X)
+        if task.label not in X:
+            X = with_labels(X)
+        smallest = task.min_width if self.min_width is None else self.min_width
+        if smallest and not missing_columns(X, ["width"]):
+            wide = X["width"] >= smallest
+            if not wide.any():
+                raise UserError(
+                    f"task '{self.task}' looks at widths >= {smallest} and the widest here is {X['width'].max():g}; "
+                    "choose another by min_width="
+                )
+            X = X[wide]
+        elif smallest:
+            raise UserError(missing_message(X, ["width"], why=f", which min_width={smallest} asks for (0 keeps all)"))
+        return X, X[task.label].to_numpy(dtype=object)
+
+    def _understand(self, y) -> np.ndarray:
+        """Return y with published class names turned into ours, where the tree speaks of those."""
+        y = np.asarray(y)
+        if y.dtype.kind not in "OUST":
+            return y
+        return np.array([PUBLISHED_LABELS.get(v, v) if isinstance(v, str) else v for v in y.tolist()], dtype=object)
+
+    def _learn_classes(self, y, structure: Structure) -> np.ndarray:
+        """Set `classes_` and return each row's place among the structure's classes."""
+        kind = type_of_target(y, input_name="y", raise_unknown=True)
+        if kind not in ("binary", "multiclass"):
+            raise ValueError(f"Unknown label type: {kind}; y holds classes")
+        y = self._understand(y)
+        found = np.unique(y)
+        if len(found) < 2:
+            shown = f"class '{found[0]}'" if len(found) else "no class"
+            raise UserError(f"only one class is left to fit, {shown} in {len(y)} rows; a tree needs rows of two classes")
+        if set(found) <= set(structure.classes):
+            found = np.array(sorted(structure.classes))
+        elif len(found) != len(structure.classes):
+            raise UserError(
+                f"Only binary classification is supported: y holds {len(found)} classes ({', '.join(map(str, found[:5]))}"
+                f"), the tree '{structure.name}' tells {len(structure.classes)} apart: {', '.join(structure.classes)}"
+            )
+        self.structure_ = structure
+        self._set_classes(found)
+        place = np.searchsorted(self.classes_, y)
+        return np.argsort(self._verdict_to_class)[place]
+
+    def _set_classes(self, classes: np.ndarray) -> None:
+        self.classes_ = classes.astype(str) if classes.dtype == object and isinstance(classes[0], str) else classes
+        # Sorted classes stand for sorted verdicts: the identity where they are the same names.
+        self._verdict_to_class = np.argsort(np.argsort(self.structure_.classes))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+

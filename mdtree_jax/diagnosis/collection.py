@@ -1,0 +1,143 @@
+"""Collections: tables of measured configurations, by name, file or folder, in descriptive columns."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.checks import UserError, nearest
+from mdtree_jax.diagnosis.columns import (
+    COLUMN,
+    LABEL_COLUMNS,
+    canonicalize,
+    missing_columns,
+    missing_message,
+    numeric_column,
+)
+from mdtree_jax.diagnosis.grid import AXES, compute_labels, make_grid
+from mdtree_jax.diagnosis.published import FILES, published_file
+from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS
+
+#: A short name for a pair: train on the first, test on the second.
+PAIRS = {"published": ("published/F", "published/F_noise")}
+_TABLE_FILES = ("collection.parquet", "collection.csv")
+
+
+def load_collection(
+    source: str | os.PathLike | pd.DataFrame,
+    *,
+    allow_missing: bool = False,
+    published_dir: str | os.PathLike | None = None,
+) -> pd.DataFrame:
+    """Load a collection: one row per configuration, descriptive column names, labels present.
+
+    Args:
+        source: a name (`published/F`, `published/F_noise`), a `.csv` or `.parquet` file, a folder that holds
+            `collection.parquet` or `collection.csv`, or a DataFrame. Published column names are understood.
+        allow_missing: go on without the cells that the grid lacks, and drop rows that hold a value that is not finite.
+        published_dir: a local folder with the two published files.
+
+    Returns:
+        A DataFrame; `attrs["name"]` is the source. Labels and RFI that the table does not hold are computed from its
+        grid; those that it holds are kept, so that a part of a larger grid keeps the labels of the whole.
+
+    Raises:
+        UserError: unknown name, unreadable file, missing column, text or a value that is not finite in a number
+            column, a configuration twice, or an incomplete grid.
+    """
+    frame = canonicalize(_read(source, published_dir))
+    frame.attrs["name"] = "DataFrame" if isinstance(source, pd.DataFrame) else str(source)
+    absent = missing_columns(frame, [*AXES, "test_error"])
+    if absent:
+        raise UserError(missing_message(frame, absent, why=", without which it is no grid of configurations"))
+    frame = _finite_rows(frame, allow_missing)
+    _check_ranges(frame)
+    grid = make_grid(frame, allow_missing=allow_missing)
+    computed = compute_labels(grid).set_axis(frame.index)
+    new = [column for column in computed if column not in frame]
+    name = frame.attrs["name"]
+    frame = frame.assign(**{column: computed[column] for column in new})
+    frame.attrs["name"] = name
+    _check_label_values(frame)
+    return frame
+
+
+def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.PathLike | None) -> pd.DataFrame:
+    if isinstance(source, pd.DataFrame):
+        return source
+    name = str(source)
+    if name in FILES:
+        return pd.read_csv(published_file(name, published_dir))
+    path = Path(source)
+    if path.is_dir():
+        found = [path / file for file in _TABLE_FILES if (path / file).is_file()]
+        if not found:
+            raise UserError(f"the folder '{name}' holds no collection: it needs {' or '.join(_TABLE_FILES)}")
+        path = found[0]
+    if not path.is_file():
+        raise UserError(
+            f"unknown collection '{name}'{nearest(name, [*FILES, *PAIRS])}: it is neither a name (there are: "
+            f"{', '.join(FILES)}) nor a file or folder here"
+        )
+    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    if path.suffix not in readers:
+        raise UserError(f"the collection '{path}' ends in '{path.suffix}'; a table is a .csv or a .parquet file")
+    try:
+        return readers[path.suffix](path)
+    except (ValueError, OSError) as error:  # pandas' and Arrow's parse errors are ValueErrors
+        raise UserError(f"the collection '{path}' cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _finite_rows(frame: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:
+    """Check every known number column; drop the rows that are not finite if that is allowed."""
+    numbers = [c for c in frame.columns if c in COLUMN and c not in LABEL_COLUMNS]
+    if allow_missing:
+        values = frame[numbers].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+        frame = frame[np.isfinite(values).all(axis=1)]
+        if not len(frame):
+            raise UserError(f"no row of collection '{frame.attrs['name']}' is finite in every column")
+    converted = {}
+    for column in numbers:
+        try:
+            converted[column] = numeric_column(frame, column)
+        except UserError as error:
+            raise UserError(
+                f"collection '{frame.attrs['name']}': {error}; mend these rows, or drop them by allow_missing=true"
+            ) from None
+    name = frame.attrs["name"]
+    # Counts stay integers where the file has them so.
+    frame = frame.assign(**{c: v for c, v in converted.items() if not pd.api.types.is_numeric_dtype(frame[c])})
+    frame.attrs["name"] = name
+    return frame
+
+
+def _check_ranges(frame: pd.DataFrame) -> None:
+    """Refuse coordinates and errors outside their meaning, which would turn into labels without a word."""
+    bounds = {"width": (0, np.inf), "batch_size": (0, np.inf), "data_fraction": (0, 1)}
+    for column, (low, high) in bounds.items():
+        values = frame[column].to_numpy(dtype=float)
+        bad = (values <= low) | (values > high)
+        if bad.any():
+            allowed = f"({low:g}, {high:g}]" if np.isfinite(high) else "above 0"
+            raise UserError(f"{column}={values[np.argmax(bad)]:g} in row {np.argmax(bad) + 1}; it must be {allowed}")
+    for column in {"train_error", "test_error"} & set(frame.columns):
+        values = frame[column].to_numpy(dtype=float)
+        bad = (values < 0) | (values > 100)
+        if bad.any():
+            raise UserError(
+                f"{column}={values[np.argmax(bad)]:g} in row {np.argmax(bad) + 1}; errors are percentages in [0, 100]"
+            )
+
+
+def _check_label_values(frame: pd.DataFrame) -> None:
+    for task in TASKS.values():
+        known = {*task.classes, OPTIMAL}
+        strange = set(frame[task.label].unique()) - known
+        if strange:
+            raise UserError(
+                f"column '{task.label}' holds {sorted(map(str, strange))[0]!r}; it takes {', '.join(sorted(known))}, "
+                "or the published labels"
+            )

@@ -1,0 +1,177 @@
+"""The columns of a collection table: one table of name, unit, published alias and meaning.
+
+Everything that names a column (loading, labels, trees, baselines, documentation) reads it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.checks import UserError, nearest
+from mdtree_jax.diagnosis.tasks import PUBLISHED_LABELS
+
+
+class Column(NamedTuple):
+    """One column: its descriptive name, unit, meaning, and the other names under which it is understood.
+
+    `aliases` maps another name to the function that turns its values into this column's unit, or to None where the
+    values are the same.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    aliases: Mapping[str, Callable[[pd.Series], pd.Series] | None] = {}
+
+
+def _percent_complement(values: pd.Series) -> pd.Series:
+    return 100.0 - values
+
+
+def _tenths(values: pd.Series) -> pd.Series:
+    return values / 10.0
+
+
+def _published_label(values: pd.Series) -> pd.Series:
+    return values.replace(PUBLISHED_LABELS)
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("width", "channels", "width of the network: channels of its first stage"),
+    Column("batch_size", "samples", "training batch size, the one optimizer knob varied", {"bs": None}),
+    Column("data_fraction", "1", "share of the full training set, in (0, 1]", {"data": _tenths}),
+    Column("num_samples", "samples", "size of the training subset", {"data_amount": None}),
+    Column("num_parameters", "parameters", "trainable parameters of the network", {"para_amount": None}),
+    Column("train_error", "%", "training error, evaluation-mode BatchNorm", {"train_acc": _percent_complement}),
+    Column("test_error", "%", "test error", {"test_acc": _percent_complement}),
+    Column("train_loss", "nats", "mean cross-entropy on the training subset"),
+    Column("test_loss", "nats", "mean cross-entropy on the test set"),
+    Column("log_hessian_trace", "ln", "ln of the Hessian trace, mean over networks (sharpness)", {"hessian_t": None}),
+    Column("log_hessian_max_eigenvalue", "ln", "ln of the top Hessian eigenvalue", {"hessian_e": None}),
+    Column("mode_connectivity", "%", "mean error of the ends minus the error where the curve deviates most"),
+    Column("mode_connectivity_peak", "-%", "minus the largest training error at t = .25, .5, .75; 0 is perfect"),
+    Column("cka", "1", "linear CKA of the softmax outputs of two networks on mixed-up images", {"CKA": None}),
+    Column("rfi_batch_down", "points", "room for improvement towards smaller batches", {"rfi_inc_temp": None}),
+    Column("rfi_batch_up", "points", "room for improvement towards larger batches", {"rfi_dec_temp": None}),
+    Column("rfi_width", "points", "room for improvement towards wider networks"),
+    Column("rfi_data", "points", "room for improvement towards more data"),
+    Column("label_optimizer", "class", "temperature_too_low, temperature_too_high", {"bs_failure": _published_label}),
+    Column("label_size", "class", "size, temperature", {"width_vs_batch": _published_label}),
+    Column("label_data", "class", "data, temperature", {"data_vs_batch": _published_label}),
+)
+
+COLUMN = {column.name: column for column in COLUMNS}
+ALIASES = {alias: column.name for column in COLUMNS for alias in column.aliases}
+LABEL_COLUMNS = ("label_optimizer", "label_size", "label_data")
+
+#: Columns that follow from others, with the column they need: never stored, made where a method asks for them.
+DERIVED: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
+    "log_num_samples": ("num_samples", np.log),
+    "log_num_parameters": ("num_parameters", np.log),
+}
+
+
+def canonical_name(name: str) -> str:
+    """Return the descriptive name of a column, given that name or a published alias.
+
+    >>> canonical_name("hessian_t"), canonical_name("width")
+    ('log_hessian_trace', 'width')
+    """
+    return ALIASES.get(name, name)
+
+
+def describe(name: str) -> str:
+    """Return the name with its aliases, as messages show it.
+
+    >>> describe("log_hessian_trace")
+    "'log_hessian_trace' (published name 'hessian_t')"
+    """
+    aliases = " or ".join(f"'{alias}'" for alias in COLUMN[name].aliases) if name in COLUMN else ""
+    return f"'{name}'" + (f" (published name {aliases})" if aliases else "")
+
+
+def canonicalize(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a copy with published names and units turned into ours; unknown columns stay as they are.
+
+    Where a column stands under two names the descriptive one wins.
+    """
+    out = {}
+    for name in frame.columns:
+        target = canonical_name(name)
+        if target != name and (target in frame.columns or target in out):
+            continue
+        convert = COLUMN[target].aliases.get(name) if target in COLUMN else None
+        out[target] = convert(frame[name]) if convert else frame[name]
+    result = pd.DataFrame(out, index=frame.index)
+    result.attrs.update(frame.attrs)
+    return result
+
+
+def missing_columns(frame: pd.DataFrame, names: list[str] | tuple[str, ...]) -> list[str]:
+    """Return those of `names` that `frame` (in descriptive names) neither holds nor can derive."""
+    return [name for name in names if DERIVED.get(name, (name,))[0] not in frame.columns]
+
+
+def missing_message(frame: pd.DataFrame, names: list[str], why: str = "") -> str:
+    """Return one sentence on missing columns, with the nearest unknown column of `frame` suggested."""
+    strangers = [c for c in frame.columns if c not in COLUMN and c not in ALIASES]
+    parts = []
+    for name in names:
+        source = DERIVED.get(name, (name,))[0]
+        if source not in COLUMN:
+            known = [c for c in frame.columns if c not in LABEL_COLUMNS]
+            parts.append(f"'{source}'{nearest(source, known)}, only {', '.join(map(str, known))}")
+            continue
+        options = [hit for alias in (source, *COLUMN[source].aliases) if (hit := nearest(alias, strangers))]
+        parts.append(describe(source) + (options[0] if options else ""))
+    where = frame.attrs.get("name")
+    table = f"collection '{where}'" if where else "the table"
+    return f"{table} has no column {', '.join(parts)}{why}"
+
+
+def feature_values(frame: pd.DataFrame, names: list[str] | tuple[str, ...]) -> np.ndarray:
+    """Return the float64 array (rows, features) of the named columns, deriving those that are derived.
+
+    Raises:
+        UserError: a column is missing, holds text, or holds a value that is not finite.
+    """
+    absent = missing_columns(frame, names)
+    if absent:
+        raise UserError(missing_message(frame, absent))
+    out = np.empty((len(frame), len(names)))
+    for j, name in enumerate(names):
+        source, function = DERIVED.get(name, (name, None))
+        values = numeric_column(frame, source)
+        out[:, j] = values if function is None else function(values)
+    return out
+
+
+def numeric_column(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """Return one column as float64.
+
+    Raises:
+        UserError: the column holds text, or a value that is not finite; the first such row is named.
+    """
+    values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row = int(np.argmax(bad))
+        shown = frame[name].iloc[row]
+        raise UserError(
+            f"column {describe(name)} holds {shown!r} in row {row + 1} ({int(bad.sum())} such of {len(frame)} rows); "
+            "it takes finite numbers" + ("" if name not in COLUMN else f" in {COLUMN[name].unit}")
+        )
+    return values
+
+
+def markdown_table() -> str:
+    """Return the columns as a Markdown table, as the documentation shows them."""
+    lines = ["| column | unit | published name | meaning |", "|---|---|---|---|"]
+    for column in COLUMNS:
+        aliases = ", ".join(f"`{alias}`" for alias in column.aliases)
+        lines.append(f"| `{column.name}` | {column.unit} | {aliases} | {column.meaning} |")
+    return "\n".join(lines)

@@ -1,0 +1,220 @@
+"""The transfer experiments: train on a sample of one collection, test on another (facts: section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.diagnosis.columns import feature_values, missing_columns, missing_message
+from mdtree_jax.diagnosis.methods import Method
+from mdtree_jax.diagnosis.sampling import SAMPLINGS, Sampling
+from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS, Task
+
+PUBLISHED_SEEDS = (42, 90, 38, 18, 72)
+KEY = ["experiment", "task", "method", "k", "seed"]
+THRESHOLD_COLUMNS = [*KEY, "node", "feature", "threshold"]
+
+
+class Experiment(NamedTuple):
+    """One experiment: a task and a way to sample; `figure` is where the paper shows it."""
+
+    name: str
+    mode: str
+    task: str
+    sampling: str
+    figure: str
+
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment("q1_dataset", "dataset", "optimizer", "random", "Fig. 3a"),
+        Experiment("q2_width_dataset", "dataset", "size", "random_data", "Fig. 6a"),
+        Experiment("q2_data_dataset", "dataset", "data", "random_width", "Q2 data, by width sample"),
+        Experiment("q1_scale_data", "scale", "optimizer", "data_limit", "Fig. 3b"),
+        Experiment("q1_scale_width", "scale", "optimizer", "width_limit", "Fig. 3c"),
+        Experiment("q2_width_scale_data", "scale", "size", "data_limit", "Fig. 6b"),
+        Experiment("q2_data_scale_width", "scale", "data", "width_limit", "Q2 data, by width limit"),
+    )
+}
+MODES = ("dataset", "scale", "one_step", "all")
+
+
+def experiments_of(mode: str) -> list[Experiment]:
+    """Return the accuracy experiments of a mode, none for `one_step`."""
+    return [e for e in EXPERIMENTS.values() if mode in (e.mode, "all")]
+
+
+def task_rows(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """Return the rows that take part in a task: no 'optimal' label, no width below the task's smallest.
+
+    Raises:
+        UserError: none is left.
+    """
+    keep = frame[task.label] != OPTIMAL
+    if task.min_width:
+        keep &= frame["width"] >= task.min_width
+    if not keep.any():
+        raise UserError(
+            f"collection '{frame.attrs.get('name')}' has no row for task '{task.name}': every label is 'optimal'"
+            + (f" or every width is below {task.min_width} (its widest is {frame['width'].max():g})" * bool(task.min_width))
+        )
+    return frame[keep]
+
+
+class Side(NamedTuple):
+    """The rows of one side of an experiment as arrays: `features[names]` (rows, features), `y` (rows,)."""
+
+    frame: pd.DataFrame
+    y: np.ndarray
+    features: dict[tuple[str, ...], np.ndarray]
+
+
+def make_side(frame: pd.DataFrame, task: Task, methods: Sequence[Method]) -> Side:
+    """Return one side of an experiment with the columns that the methods ask for."""
+    y = np.array([task.classes.index(label) for label in frame[task.label]])
+    wanted = {method.features(task) for method in methods}
+    return Side(frame, y, {names: feature_values(frame, names) for names in wanted})
+
+
+def usable_methods(
+    frames: Sequence[pd.DataFrame], task: Task, methods: Sequence[Method], say: Callable[[str], None]
+) -> list[Method]:
+    """Return the methods whose columns are there, naming those that are skipped through `say`.
+
+    Raises:
+        UserError: none is left.
+    """
+    usable, reasons = [], []
+    for method in methods:
+        if task.name not in method.tasks:
+            continue
+        lacking = [(f, lack) for f in frames if (lack := missing_columns(f, method.features(task)))]
+        if lacking:
+            frame, names = lacking[0]
+            reasons.append(missing_message(frame, names))
+            say(f"method {method.name} is skipped in task {task.name}: {reasons[-1]}")
+        else:
+            usable.append(method)
+    if not usable and reasons:
+        raise UserError(f"no method is left for task '{task.name}': {reasons[0]}")
+    return usable
+
+
+def threshold_rows(key: tuple, method: Method, task: Task, thresholds: np.ndarray | None) -> list[tuple]:
+    """Return a fitted tree's thresholds as rows of the table `thresholds`, none for a method without any."""
+    if thresholds is None:
+        return []
+    nodes = method.structure(task).nodes
+    return [(*key, i, nodes[i].feature, value) for i, value in enumerate(thresholds.tolist())]
+
+
+@dataclass
+class Setup:
+    """What every experiment needs.
+
+    `train` and `test` are whole collections with labels; `test` None means the cells of `train` that were not sampled.
+    `say` gets one sentence for whatever is skipped or clipped, `advance` the share of one experiment that was done.
+    """
+
+    train: pd.DataFrame
+    test: pd.DataFrame | None
+    methods: Sequence[Method]
+    seeds: Sequence[int]
+    k: Sequence[int] | None = None
+    allow_missing: bool = False
+    say: Callable[[str], None] = lambda message: None
+    advance: Callable[[float], None] = lambda amount: None
+
+    @property
+    def collections(self) -> list[pd.DataFrame]:
+        """The train collection and, if there is one, the test collection."""
+        return [self.train] if self.test is None else [self.train, self.test]
+
+
+@dataclass
+class Runner(Setup):
+    """Runs the accuracy experiments and remembers what is deterministic."""
+
+    def run(self, experiments: Sequence[Experiment]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the tables `results` and `thresholds` of the experiments, one row each as documented in the README."""
+        results, thresholds = [], []
+        for experiment in experiments:
+            self._run(experiment, results, thresholds)
+        columns = [*KEY, "n_train", "n_test", "accuracy"]
+        return pd.DataFrame(results, columns=columns), pd.DataFrame(thresholds, columns=THRESHOLD_COLUMNS)
+
+    def _run(self, experiment: Experiment, results: list, thresholds: list) -> None:
+        task, sampling = TASKS[experiment.task], SAMPLINGS[experiment.sampling]
+        frames = [task_rows(frame, task) for frame in self.collections]
+        methods = usable_methods(frames, task, self.methods, self.say)
+        sides = [make_side(frame, task, methods) for frame in frames]
+        sizes = choose_sizes(frames[0], sampling, self.k, experiment.name, self.say)
+        memory: dict = {}
+        for k in sizes:
+            for seed in self.seeds:
+                mask = sampling.mask(frames[0], k, seed)
+                for method in methods:
+                    outcome = self._outcome(method, task, sides, mask, seed, memory)
+                    if outcome is None:
+                        continue
+                    n_test, accuracy, fitted = outcome
+                    key = (experiment.name, task.name, method.name, k, seed)
+                    results.append((*key, int(mask.sum()), n_test, accuracy))
+                    thresholds += threshold_rows(key, method, task, fitted)
+                self.advance(1 / (len(sizes) * len(self.seeds)))
+            if len(sides) == 1 and mask.all():
+                self.say(f"{experiment.name}: k={k} samples every cell, none is left to test on")
+
+    def _outcome(self, method: Method, task: Task, sides: list[Side], mask: np.ndarray, seed: int, memory: dict):
+        """Return (n_test, accuracy in percent, thresholds), or None where nothing is left to train or test on."""
+        key = (method.name, mask.tobytes(), seed if method.seeded(task) else None)
+        if key not in memory:
+            memory[key] = evaluate(method, task, sides, mask, seed)
+        return memory[key]
+
+
+def evaluate(method: Method, task: Task, sides: Sequence[Side], mask: np.ndarray, seed: int):
+    """Train a method on the sampled rows of the first side, test it on the second, or on the rows not sampled.
+
+    Returns:
+        (n_test, accuracy in percent, thresholds or None); None where no row is left to train or to test on.
+    """
+    train, names = sides[0], method.features(task)
+    X, y = train.features[names], train.y
+    X_test, y_test = (sides[1].features[names], sides[1].y) if len(sides) > 1 else (X[~mask], y[~mask])
+    if not mask.any() or not len(y_test):
+        return None
+    predicted, thresholds = method.predict(task, X[mask], y[mask], X_test, seed)
+    return len(y_test), 100.0 * float(np.mean(predicted == y_test)), thresholds
+
+
+def choose_sizes(
+    frame: pd.DataFrame,
+    sampling: Sampling,
+    wanted: Sequence[int] | None,
+    where: str,
+    say: Callable[[str], None],
+) -> list[int]:
+    """Return the sample sizes k, those outside the grid clipped and said.
+
+    Raises:
+        UserError: a k that is not a whole number of at least 1.
+    """
+    if wanted is None:
+        return list(sampling.sizes(frame))
+    low, high = sampling.limits(frame)
+    sizes = []
+    for k in wanted:
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise UserError(f"k={k!r}; a sample size is a whole number of at least 1")
+        clipped = min(max(k, low), high)
+        if clipped != k:
+            say(f"{where}: k={k} ({sampling.unit}) is beyond the grid and is clipped to {clipped}")
+        sizes.append(clipped)
+    return list(dict.fromkeys(sizes))

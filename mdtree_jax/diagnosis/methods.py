@@ -1,0 +1,113 @@
+"""The methods that the experiments compare: diagnostic trees and the baselines beside them.
+
+A method is a function `(task, X_train, y_train, X_test, seed) -> (y_predicted, thresholds)`; X are the columns that
+`Method.features(task)` names, y places among `task.classes`. `thresholds` is None where a method has none of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from mdtree_jax.checks import check_choice
+from mdtree_jax.diagnosis import engine
+from mdtree_jax.diagnosis.structures import OPTIMIZER_SIMILARITY, STRUCTURES, Structure
+from mdtree_jax.diagnosis.tasks import Task
+
+VALIDATION = ("train_error", "train_loss", "test_loss", "test_error")
+LANDSCAPE = ("train_error", "mode_connectivity_peak", "cka", "log_hessian_trace")
+#: The order of columns decides ties of the baselines (facts: section 5).
+HYPERPARAMETER = {
+    "optimizer": ("log_num_samples", "log_num_parameters"),
+    "size": ("log_num_samples",),
+    "data": ("log_num_parameters",),
+}
+
+Predict = Callable[[Task, np.ndarray, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray | None]]
+
+
+class Method(NamedTuple):
+    """One method: `label` is its name for people, `tasks` where it is defined, `seeded` whether the seed matters."""
+
+    name: str
+    label: str
+    features: Callable[[Task], tuple[str, ...]]
+    predict: Predict
+    seeded: Callable[[Task], bool] = lambda task: False
+    tasks: tuple[str, ...] = ("optimizer", "size", "data")
+    structure: Callable[[Task], Structure] | None = None
+
+
+def _decision_tree(task, X_train, y_train, X_test, seed):
+    """A free scikit-learn tree, as published: Gini, depth at most 4, the run's seed."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    tree = DecisionTreeClassifier(criterion="gini", max_depth=4, random_state=seed)
+    # float32 is what scikit-learn trees work in; converting here skips its input checks.
+    tree.fit(X_train.astype(np.float32), y_train.astype(float)[:, None], check_input=False)
+    return tree.predict(X_test.astype(np.float32), check_input=False).astype(int), None
+
+
+def _majority(task, X_train, y_train, X_test, seed):
+    return np.full(len(X_test), np.bincount(y_train, minlength=2).argmax()), None
+
+
+def _baseline(name: str, label: str, features: Callable[[Task], tuple[str, ...]]) -> Method:
+    # With one column there is no order of columns for the seed to shuffle.
+    return Method(name, label, features, _decision_tree, seeded=lambda task: len(features(task)) > 1)
+
+
+def _diagnostic_tree(name: str, label: str, fit: Callable, structure: Callable[[Task], Structure], **options) -> Method:
+    def predict(task, X_train, y_train, X_test, seed):
+        tree = structure(task)
+        # The structure's classes may stand in another order than the task's.
+        place = np.array([task.classes.index(name) for name in tree.classes])
+        thresholds = fit(tree, X_train, np.argsort(place)[y_train])
+        return place[engine.predict_classes(tree, thresholds, X_test)], thresholds
+
+    return Method(name, label, lambda task: structure(task).features, predict, structure=structure, **options)
+
+
+def _published_structure(task: Task) -> Structure:
+    return STRUCTURES[task.name]
+
+
+def _initial(structure: Structure, X: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return structure.initial
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        _baseline("hyperparameter", "hyperparameters", lambda task: HYPERPARAMETER[task.name]),
+        _baseline("validation", "validation", lambda task: VALIDATION),
+        _baseline(
+            "hyperparameter_validation",
+            "hyperparameters + validation",
+            lambda task: HYPERPARAMETER[task.name] + VALIDATION,
+        ),
+        _baseline("landscape", "free tree on landscape", lambda task: LANDSCAPE),
+        _diagnostic_tree("md_tree", "MD tree (published fit)", engine.fit_published, _published_structure),
+        _diagnostic_tree("md_tree_exact", "MD tree (exact fit)", engine.fit_exact, _published_structure),
+        _diagnostic_tree(
+            "md_tree_similarity",
+            "MD tree with similarity",
+            engine.fit_published,
+            lambda task: OPTIMIZER_SIMILARITY,
+            tasks=("optimizer",),
+        ),
+        Method("majority", "majority class", lambda task: (), _majority),
+        _diagnostic_tree("initial_thresholds", "initial thresholds", _initial, _published_structure),
+    )
+}
+
+
+def get_methods(names: list[str] | None) -> list[Method]:
+    """Return the methods of those names, all of them for None.
+
+    Raises:
+        UserError: no such method; the message lists them.
+    """
+    return [METHODS[check_choice("method", name, METHODS)] for name in (names or METHODS)]

@@ -1,0 +1,210 @@
+"""What taking the advice would gain: one step on the grid in the diagnosed direction (facts: section 5, appendix A)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.diagnosis.experiments import (
+    THRESHOLD_COLUMNS,
+    Setup,
+    Side,
+    choose_sizes,
+    make_side,
+    threshold_rows,
+    usable_methods,
+)
+from mdtree_jax.diagnosis.grid import (
+    AXES,
+    BATCH_DOWN,
+    BATCH_UP,
+    WIDER,
+    Direction,
+    Grid,
+    best_in_direction,
+    make_grid,
+    room_for_improvement,
+)
+from mdtree_jax.diagnosis.methods import Method
+from mdtree_jax.diagnosis.sampling import SAMPLINGS
+from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS
+
+STEPS = ("one", "random", "optimal")
+#: Methods that `mode=one_step` compares, beside the references `random` and `oracle`.
+ONE_STEP_METHODS = ("hyperparameter", "validation", "md_tree", "md_tree_exact")
+
+
+class Setting(NamedTuple):
+    """One task of the experiment: the tasks whose advice it needs, its sampling with k, and the oracle's directions."""
+
+    task: str
+    asks: tuple[str, ...]
+    sampling: str
+    k: int
+    directions: tuple[Direction, ...]
+    random: tuple[float, ...]  # probability of each direction under random advice
+
+
+SETTINGS = (
+    Setting("optimizer", ("optimizer",), "random", 8, (BATCH_DOWN, BATCH_UP), (0.5, 0.5)),
+    # A coin between width and batch, then a coin between the two ways of the batch.
+    Setting("size", ("size", "optimizer"), "random_data", 1, (BATCH_DOWN, BATCH_UP, WIDER), (0.25, 0.25, 0.5)),
+)
+
+
+def step_gains(grid: Grid, direction: Direction) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return, for each step, (gain clipped at 0, gain) in points of test accuracy, in the shape of the grid.
+
+    Steps: `one` is the adjacent grid value; `random` the mean over all values in the direction (the expectation of a
+    uniform draw); `optimal` the best of them, the point itself excluded. At the edge of the grid the gain is 0; it is
+    NaN where every configuration that the step could reach is missing. Clipping is value by value, before any mean.
+    """
+    axis = AXES.index(direction.axis)
+    errors = np.moveaxis(grid.test_error, axis, 0)
+    errors = errors if direction.sign > 0 else errors[::-1]
+    best = np.moveaxis(best_in_direction(grid, direction, exclude_self=True), axis, 0)
+    best = best if direction.sign > 0 else best[::-1]
+    one, one_clipped = np.zeros_like(errors), np.zeros_like(errors)
+    mean, mean_clipped = np.zeros_like(errors), np.zeros_like(errors)
+    optimal = errors - best
+    optimal[-1] = 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a mean over missing cells only is NaN, as stated
+        for i in range(len(errors) - 1):
+            gains = errors[i] - errors[i + 1 :]
+            one[i], one_clipped[i] = gains[0], np.maximum(gains[0], 0)
+            mean[i], mean_clipped[i] = np.nanmean(gains, axis=0), np.nanmean(np.maximum(gains, 0), axis=0)
+    clipped = (one_clipped, mean_clipped, np.maximum(optimal, 0))
+
+    def back(cube):
+        return np.moveaxis(cube if direction.sign > 0 else cube[::-1], 0, axis)
+
+    return {s: (back(c), back(u)) for s, c, u in zip(STEPS, clipped, (one, mean, optimal), strict=True)}
+
+
+def advice_to_direction(advice: dict[str, np.ndarray]) -> np.ndarray:
+    """Return each row's direction as a place in (BATCH_DOWN, BATCH_UP, WIDER), (rows,).
+
+    `advice` maps a task to its verdicts as places among the task's classes; where task `size` says temperature, task
+    `optimizer` says which way.
+    """
+    too_low = TASKS["optimizer"].classes.index("temperature_too_low")
+    places = np.where(advice["optimizer"] == too_low, 0, 1)
+    if "size" in advice:
+        places = np.where(advice["size"] == TASKS["size"].classes.index("size"), 2, places)
+    return places
+
+
+def one_step_methods(methods: Sequence[Method]) -> list[Method]:
+    """Return those of the methods that take part in the one-step experiment.
+
+    Raises:
+        UserError: none does.
+    """
+    chosen = [method for method in methods if method.name in ONE_STEP_METHODS]
+    if not chosen:
+        raise UserError(
+            f"none of the methods {', '.join(m.name for m in methods)} takes part in one_step; there are: "
+            + ", ".join(ONE_STEP_METHODS)
+        )
+    return chosen
+
+
+@dataclass
+class OneStepRunner(Setup):
+    """Runs the one-step experiments; `test` None means the configurations of `train` that were not sampled."""
+
+    def run(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the tables one_step (task, method, step, seed, gain, gain_unclipped) and thresholds of its trees."""
+        rows, thresholds = [], []
+        for setting in SETTINGS:
+            self._run(setting, rows, thresholds)
+        return self._tables(rows, thresholds)
+
+    @classmethod
+    def empty(cls) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return what `run` returns where there is nothing to run."""
+        return cls._tables([], [])
+
+    @staticmethod
+    def _tables(rows: list, thresholds: list) -> tuple[pd.DataFrame, pd.DataFrame]:
+        table = pd.DataFrame(rows, columns=["task", "method", "step", "seed", "gain", "gain_unclipped"])
+        return table, pd.DataFrame(thresholds, columns=THRESHOLD_COLUMNS)
+
+    def _run(self, setting: Setting, rows: list, thresholds: list) -> None:
+        tasks = [TASKS[name] for name in setting.asks]
+        frames = [_clear_rows(frame, tasks) for frame in self.collections]
+        methods = self.methods
+        for task in tasks:
+            methods = usable_methods(frames, task, methods, self.say)
+        sides = {task.name: [make_side(frame, task, methods) for frame in frames] for task in tasks}
+        table = GainTable(setting, self.collections[-1], frames[-1], allow_missing=self.allow_missing)
+        sampling = SAMPLINGS[setting.sampling]
+        where = f"one_step_{setting.task}"
+        (k,) = choose_sizes(frames[0], sampling, [setting.k], where, self.say)
+        for seed in self.seeds:
+            sampled = sampling.mask(frames[0], k, seed)
+            tested = ~sampled if self.test is None else np.ones(len(frames[1]), dtype=bool)
+            if not tested.any():
+                raise UserError(f"{where}: the sample of k={k} takes every configuration, none is left to test on")
+            advised = {name: weights[tested] for name, weights in table.references().items()}
+            for method in methods:
+                advice = {}
+                for task in tasks:
+                    advice[task.name], fitted = _advise(method, task, sides[task.name], sampled, tested, seed)
+                    thresholds += threshold_rows((where, task.name, method.name, k, seed), method, task, fitted)
+                advised[method.name] = np.eye(len(setting.directions))[advice_to_direction(advice)]
+            for name, weights in advised.items():
+                for step, *gains in table.mean_gains(weights, tested):
+                    rows.append((setting.task, name, step, seed, *gains))
+            self.advance(1 / len(self.seeds))
+
+
+def _advise(method: Method, task: Task, sides: Sequence[Side], sampled: np.ndarray, tested: np.ndarray, seed: int):
+    """Return the verdicts on the tested rows, as places among the task's classes, and the thresholds."""
+    names = method.features(task)
+    X, y = sides[0].features[names][sampled], sides[0].y[sampled]
+    return method.predict(task, X, y, sides[-1].features[names][tested], seed)
+
+
+def _clear_rows(frame: pd.DataFrame, tasks) -> pd.DataFrame:
+    """Return the rows that are 'optimal' in none of the tasks."""
+    keep = np.logical_and.reduce([(frame[task.label] != OPTIMAL).to_numpy() for task in tasks])
+    if not keep.any():
+        raise UserError(f"collection '{frame.attrs.get('name')}': every row is 'optimal' in task {tasks[0].name}")
+    return frame[keep]
+
+
+class GainTable:
+    """Gains of every direction and step at the rows of the test side."""
+
+    def __init__(self, setting: Setting, collection: pd.DataFrame, rows: pd.DataFrame, *, allow_missing: bool):
+        grid = make_grid(collection, allow_missing=allow_missing)
+        here = collection.index.isin(rows.index)
+        self.setting = setting
+        self.room = np.stack([grid.at_rows(room_for_improvement(grid, d))[here] for d in setting.directions], axis=1)
+        cubes = [step_gains(grid, direction) for direction in setting.directions]
+        self.gains = {
+            step: [np.stack([grid.at_rows(cube[step][i])[here] for cube in cubes], axis=1) for i in (0, 1)]
+            for step in STEPS
+        }
+
+    def references(self) -> dict[str, np.ndarray]:
+        """Return the advice of chance and of the oracle as weights (rows, directions)."""
+        chance = np.tile(self.setting.random, (len(self.room), 1))
+        return {"random": chance, "oracle": np.eye(self.room.shape[1])[self.room.argmax(axis=1)]}
+
+    def mean_gains(self, weights: np.ndarray, tested: np.ndarray) -> list[tuple[str, float, float]]:
+        """Return (step, gain, gain_unclipped), means over the tested rows under weights (tested, directions)."""
+        out = []
+        for step, pair in self.gains.items():
+            # 0 * NaN would spread a missing neighbour to rows whose advice does not go there.
+            means = [np.nanmean(np.where(weights > 0, weights * gains[tested], 0).sum(axis=1)) for gains in pair]
+            out.append((step, *map(float, means)))
+        return out

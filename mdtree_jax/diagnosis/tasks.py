@@ -1,0 +1,70 @@
+"""The three diagnostic questions: what each asks, its classes, and where its label stands.
+
+"temperature" is the noise of the optimizer: a smaller batch, a larger learning rate or fewer epochs is a higher
+temperature. The published labels "small" and "large" speak of temperature, so "small" means a batch that is too LARGE.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mdtree_jax.checks import check_choice
+
+OPTIMAL = "optimal"
+
+#: Published label -> ours; understood on input.
+PUBLISHED_LABELS = {
+    "small": "temperature_too_low",
+    "large": "temperature_too_high",
+    "width": "size",
+    "batch": "temperature",
+}
+
+
+class Task(NamedTuple):
+    """One question.
+
+    `classes` are in the order of the published labels ('large' < 'small', 'batch' < 'width', 'batch' < 'data'), which
+    decides ties of the baselines; `min_width` is the smallest width that takes part, as published.
+    """
+
+    name: str
+    label: str
+    classes: tuple[str, str]
+    question: str
+    min_width: int | None = None
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            "optimizer",
+            "label_optimizer",
+            ("temperature_too_high", "temperature_too_low"),
+            "Is the optimizer's temperature too low (batch too large) or too high (batch too small)?",
+        ),
+        Task(
+            "size",
+            "label_size",
+            ("temperature", "size"),
+            "Does a wider network gain more than a better batch size?",
+        ),
+        Task(
+            "data",
+            "label_data",
+            ("temperature", "data"),
+            "Does more data gain more than a better batch size?",
+            min_width=32,
+        ),
+    )
+}
+
+
+def get_task(name: str) -> Task:
+    """Return the task of that name.
+
+    Raises:
+        UserError: no such task; the message lists them.
+    """
+    return TASKS[check_choice("task", name, TASKS)]

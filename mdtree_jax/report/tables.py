@@ -1,0 +1,181 @@
+"""Results of the transfer experiments as tables: for the terminal (rich) and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.diagnosis.experiments import EXPERIMENTS, PUBLISHED_SEEDS
+from mdtree_jax.diagnosis.methods import METHODS
+from mdtree_jax.diagnosis.one_step import STEPS
+from mdtree_jax.diagnosis.sampling import SAMPLINGS
+from mdtree_jax.files import write_text, written_aside
+from mdtree_jax.report.paper import CASES
+from mdtree_jax.report.statistics import over_seeds, with_interval
+
+PUBLISHED_PAIR = ("published/F", "published/F_noise")
+_REFERENCE_LABELS = {"random": "random advice", "oracle": "oracle"}
+
+
+def method_label(name: str) -> str:
+    """Return a method's name for people."""
+    return METHODS[name].label if name in METHODS else _REFERENCE_LABELS.get(name, name)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; all but the first column are right-aligned."""
+    lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+
+
+def paper_rows(results: pd.DataFrame) -> list[list[str]]:
+    """Return the paper's table beside ours: case, training side, method, paper, ours, difference."""
+    means = over_seeds(results, ["experiment", "k", "method"], "accuracy")
+    rows = []
+    for case in CASES:
+        for method, published in case.accuracy.items():
+            key = (case.experiment, case.k, method)
+            if key in means.index:
+                ours = means.loc[key]
+                side = f"{case.number}. {case.experiment}, {case.training_side}"
+                shown = with_interval(ours["mean"], ours["half_width"])
+                rows.append([side, method_label(method), f"{published:.2f}", shown, f"{ours['mean'] - published:+.2f}"])
+    return rows
+
+
+PAPER_HEADER = ["case", "method", "paper", "ours", "difference"]
+
+
+def curve_rows(results: pd.DataFrame, experiment: str) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of one experiment: a row a sample size, a column a method, accuracy in percent."""
+    part = results[results["experiment"] == experiment]
+    means = over_seeds(part, ["k", "method"], "accuracy")
+    methods = list(dict.fromkeys(part["method"]))
+    sizes = part.groupby("k", sort=False)["n_train"].mean()
+    rows = []
+    for k, n_train in sizes.items():
+        cells = [means.loc[(k, m)] if (k, m) in means.index else None for m in methods]
+        shown = [with_interval(c["mean"], c["half_width"]) if c is not None else "–" for c in cells]
+        rows.append([str(k), f"{n_train:.6g}", *shown])
+    average = part.groupby("method")["accuracy"].mean()
+    rows.append(["mean", "", *(f"{average[m]:.2f}" for m in methods)])
+    return ["k", "training models", *map(method_label, methods)], rows
+
+
+def one_step_rows(one_step: pd.DataFrame, task: str) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the gains of one task: clipped as published, and with losses included."""
+    part = one_step[one_step["task"] == task]
+    columns = {kind: over_seeds(part, ["method", "step"], kind) for kind in ("gain", "gain_unclipped")}
+    rows = []
+    for method in dict.fromkeys(part["method"]):
+        cells = [method_label(method)]
+        for table in columns.values():
+            cells += [with_interval(*table.loc[(method, step)][["mean", "half_width"]], 3) for step in STEPS]
+        oracle = columns["gain"].loc[("oracle", "optimal"), "mean"] if "oracle" in set(part["method"]) else np.nan
+        share = 100 * columns["gain"].loc[(method, "optimal"), "mean"] / oracle if oracle else np.nan
+        rows.append([*cells, f"{share:.1f}"])
+    header = ["method", *STEPS, *(f"{step}, losses included" for step in STEPS), "% of the oracle, optimal"]
+    return header, rows
+
+
+def tables_markdown(
+    results: pd.DataFrame, one_step: pd.DataFrame, *, train: str, test: str, seeds: Sequence[int], notes: Sequence[str]
+) -> str:
+    """Return the text of `tables.md`: the paper's table beside ours, every curve, one-step gains, what was skipped."""
+    where = f"trained on {train}, tested on {test}"
+    parts = [
+        "# Transfer of diagnostic trees",
+        f"{where[0].upper()}{where[1:]}. Seeds ({len(seeds)}): {_seed_text(seeds)}.",
+        "Values are means over the seeds; ± is half the 95 % interval of the mean (Student's t); no ± where every seed "
+        "gives the same value or there is one seed.",
+    ]
+    parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
+    paper = paper_rows(results) if (train, test) == PUBLISHED_PAIR else []
+    if paper:
+        parts += ["## The paper's table beside ours", "Accuracy on F′ in percent."]
+        if tuple(seeds) != PUBLISHED_SEEDS:
+            parts.append(f"The paper's are means over its five seeds {_seed_text(PUBLISHED_SEEDS)}, ours over the seeds above.")
+        parts.append(markdown(PAPER_HEADER, paper))
+    for name in dict.fromkeys(results["experiment"]):
+        experiment = EXPERIMENTS[name]
+        unit = SAMPLINGS[experiment.sampling].unit
+        parts += [f"## {name} ({experiment.figure})", f"Task {experiment.task}; k: {unit}. Accuracy in percent."]
+        parts.append(markdown(*curve_rows(results, name)))
+    for task in dict.fromkeys(one_step["task"]):
+        parts += [f"## One step, task {task}", "Gain in points of test accuracy from one step in the advised direction, "
+                  "clipped at 0 as published and with losses included."]  # fmt: skip
+        parts.append(markdown(*one_step_rows(one_step, task)))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_results(
+    out: Path,
+    results: pd.DataFrame,
+    one_step: pd.DataFrame,
+    *thresholds: pd.DataFrame,
+    **about,
+) -> list[str]:
+    """Write results.csv, one_step.csv, thresholds.csv (those that have rows) and tables.md; return their names.
+
+    `about` is what `tables_markdown` takes beside the tables.
+    """
+    files = {"results.csv": results, "one_step.csv": one_step, "thresholds.csv": pd.concat(thresholds)}
+    files = {name: table for name, table in files.items() if len(table)}
+    for name, table in files.items():
+        with written_aside(out / name) as aside:
+            table.to_csv(aside, index=False)
+    write_text(out / "tables.md", tables_markdown(results, one_step, **about))
+    return [*files, "tables.md"]
+
+
+def _seed_text(seeds: Sequence[int]) -> str:
+    seeds = list(seeds)
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} … {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+def print_results(console, results: pd.DataFrame, one_step: pd.DataFrame, *, paper: bool) -> None:
+    """Print the results as rich tables: a row a method, a few sample sizes across."""
+    from rich.table import Table
+
+    for name in dict.fromkeys(results["experiment"]):
+        part = results[results["experiment"] == name]
+        sizes = list(dict.fromkeys(part["k"]))
+        chosen = sorted({sizes[round(i * (len(sizes) - 1) / 5)] for i in range(6)}, key=sizes.index)
+        means = over_seeds(part, ["method", "k"], "accuracy")
+        experiment = EXPERIMENTS[name]
+        title = f"{name} ({experiment.figure}) – task {experiment.task}, accuracy in %"
+        table = Table(title=title, title_justify="left", title_style="bold")
+        table.add_column("method")
+        for k in chosen:
+            table.add_column(f"k={k}", justify="right")
+        table.add_column("mean over all k", justify="right")
+        overall = part.groupby("method")["accuracy"].mean()
+        best = overall.idxmax()
+        for method in dict.fromkeys(part["method"]):
+            cells = [means.loc[(method, k)] if (method, k) in means.index else None for k in chosen]
+            shown = [with_interval(c["mean"], c["half_width"], 1) if c is not None else "–" for c in cells]
+            table.add_row(method_label(method), *shown, f"{overall[method]:.1f}", style="bold" if method == best else "")
+        console.print(table)
+    for task in dict.fromkeys(one_step["task"]):
+        header, rows = one_step_rows(one_step, task)
+        title = f"one step – task {task}, gain in points of test accuracy"
+        _print_rows(console, title, [h.replace(", losses included", " (signed)") for h in header], rows)
+    rows = paper_rows(results) if paper else []
+    if rows:
+        _print_rows(console, "The paper's table beside ours, accuracy in %", PAPER_HEADER, rows)
+
+
+def _print_rows(console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i and name != "method" else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

@@ -1,0 +1,85 @@
+"""How well does a diagnosis transfer from one collection of models to another?
+
+  python -m mdtree_jax.transfer collection=published mode=dataset      # Fig. 3a, 6a of the paper, Q2 data by width sample
+  python -m mdtree_jax.transfer collection=published mode=scale        # Fig. 3b, 3c, 6b, Q2 data by width limit
+  python -m mdtree_jax.transfer collection=published mode=one_step     # what taking the advice would gain
+  python -m mdtree_jax.transfer train=published/F_noise test=published/F mode=all seeds=50 out=runs/back
+
+Writes results.csv, one_step.csv, thresholds.csv, tables.md and figures/ to the folder `out`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.cli import run
+from mdtree_jax.config import TransferConfig, as_list, parse_seeds
+
+
+def load_sides(config: TransferConfig):
+    """Return the train collection and the test collection, None where the cells not sampled are the test.
+
+    Raises:
+        UserError: `collection` beside `train` or `test`, or `test` alone; anything that `load_collection` refuses.
+    """
+    from mdtree_jax.diagnosis.collection import PAIRS, load_collection
+
+    train, test = config.train, config.test
+    if config.collection is not None and (train is not None or test is not None):
+        raise UserError(f"collection={config.collection} stands beside train= or test=; give either the one or the others")
+    if test is not None and train is None:
+        raise UserError(f"test={test} needs train=, the collection that the trees are fitted on")
+    if train is None:
+        name = config.collection or "published"
+        train, test = PAIRS.get(name, (name, None))
+    options = {"allow_missing": config.allow_missing, "published_dir": config.published_dir}
+    return load_collection(train, **options), None if test is None else load_collection(test, **options)
+
+
+def main(config: TransferConfig) -> None:
+    """Run the experiments that the configuration names, print their tables and write the results."""
+    seeds = parse_seeds(config.seeds)
+
+    from rich.console import Console
+
+    from mdtree_jax.diagnosis.classifier import FITS
+    from mdtree_jax.diagnosis.experiments import MODES, Runner, experiments_of
+    from mdtree_jax.diagnosis.methods import get_methods
+    from mdtree_jax.diagnosis.one_step import OneStepRunner, one_step_methods
+    from mdtree_jax.files import check_writable_folder
+    from mdtree_jax.report import tables
+    from mdtree_jax.report.progress import progress
+
+    mode = check_choice("mode", config.mode, MODES)
+    fit = check_choice("fit", config.fit, FITS)
+    methods = get_methods(as_list(config.methods))
+    train, test = load_sides(config)
+    out = check_writable_folder(config.out or f"runs/transfer-{mode}")
+    console, notes = Console(), []
+
+    def say(note: str) -> None:
+        if note not in notes:
+            notes.append(note)
+
+    experiments = experiments_of(mode)
+    one_step = one_step_methods(methods) if mode in ("one_step", "all") else []
+    with progress(len(experiments) + 2 * bool(one_step)) as advance:
+        setup = {"train": train, "test": test, "seeds": seeds, "allow_missing": config.allow_missing}
+        setup |= {"k": as_list(config.k), "say": say, "advance": advance}
+        results, thresholds = Runner(methods=methods, **setup).run(experiments)
+        gains, more = OneStepRunner(methods=one_step, **setup).run() if one_step else OneStepRunner.empty()
+    names = {"train": train.attrs["name"], "test": "its cells not sampled" if test is None else test.attrs["name"]}
+    written = tables.write_results(out, results, gains, thresholds, more, seeds=seeds, notes=notes, **names)
+    tables.print_results(console, results, gains, paper=tuple(names.values()) == tables.PUBLISHED_PAIR)
+    for note in notes:
+        console.print(f"note: {note}", style="yellow", highlight=False)
+    if config.figures:
+        from mdtree_jax.report.figures import write_figures
+
+        written += write_figures(out, results, [train] if test is None else [train, test], fit)
+    console.print(f"written to {out}: {', '.join(written)}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run("transfer", __doc__, main))
