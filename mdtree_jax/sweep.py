@@ -26,12 +26,12 @@ def main(config: SweepConfig) -> int:
 
     from mdtree_jax.data import dataset_shape, load_dataset
     from mdtree_jax.population.grid import make_cohorts
-    from mdtree_jax.population.schema import check_choices, make_grid, make_recipe, resolved_config
+    from mdtree_jax.population.schema import check_settings, make_grid, make_recipe, resolved_config
     from mdtree_jax.store.folder import RunFolder
     from mdtree_jax.store.manifest import data_hash
 
     console, wanted = Console(), config.grid
-    check_choices(config)
+    check_settings(config)
     files = {"data_dir": config.data_dir, "data_file": config.data_file}
     grid = make_grid(wanted)
     if config.dry_run:

@@ -16,10 +16,9 @@ import pandas as pd
 from mdtree_jax.checks import check_choice
 from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.progress import Monitor, ScalarLog
+from mdtree_jax.population.schema import KEEP
 from mdtree_jax.store.folder import RunFolder
 from mdtree_jax.store.tables import DIVERGED, OK, typed_members
-
-KEEP = ("all", "metrics_only")
 
 
 class Trainer(NamedTuple):

@@ -5,12 +5,19 @@ What is under `grid` decides the numbers and is compared when a run is continued
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
+from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.population.cohort import Recipe
 from mdtree_jax.population.grid import AXES, Grid
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "step", "cosine")
+DTYPES = ("float32", "float64")
+KEEP = ("all", "metrics_only")
 
 
 @dataclass
@@ -71,3 +78,31 @@ def make_recipe(config: GridConfig, num_classes: int, image_shape: tuple[int, in
     """Return the frozen recipe of `config` for images of `image_shape` (height, width, channels)."""
     shared = {name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)}
     return Recipe(**shared, num_classes=num_classes, image_shape=image_shape)
+
+
+def resolved_config(config: GridConfig, data_hash: str) -> dict[str, Any]:
+    """Return what decides the numbers of a run, as plain values: the grid without its name, and the data's hash."""
+    values = asdict(config)
+    del values["name"]
+    return {**values, "data_hash": data_hash}
+
+
+def check_settings(config: SweepConfig) -> None:
+    """Raise `UserError` for a choice that does not exist or a number out of range; the axes check themselves."""
+    grid = config.grid
+    check_choice("optimizer", grid.optimizer, OPTIMIZERS)
+    check_choice("schedule", grid.schedule, SCHEDULES)
+    check_choice("dtype", grid.dtype, DTYPES)
+    check_choice("keep", config.keep, KEEP)
+    for name, value, good, wanted in (
+        ("grid.momentum", grid.momentum, 0.0 <= grid.momentum < 1.0, "in [0, 1)"),
+        ("grid.early_stop_min_epoch", grid.early_stop_min_epoch, grid.early_stop_min_epoch >= 1, "at least 1"),
+        ("grid.early_stop_patience", grid.early_stop_patience, grid.early_stop_patience >= 1, "at least 1"),
+        ("grid.early_stop_tolerance", grid.early_stop_tolerance, grid.early_stop_tolerance >= 0.0, "0 or above"),
+        ("grid.eval_batch_size", grid.eval_batch_size, grid.eval_batch_size >= 1, "at least 1"),
+        ("checkpoint_minutes", config.checkpoint_minutes, config.checkpoint_minutes > 0.0, "above 0"),
+        ("memory_gb", config.memory_gb, config.memory_gb is None or config.memory_gb > 0.0, "above 0"),
+        ("num_devices", config.num_devices, config.num_devices is None or config.num_devices >= 1, "at least 1"),
+    ):
+        if not good:
+            raise UserError(f"{name}={value:g} is out of range; wanted {wanted}")
