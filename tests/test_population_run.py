@@ -128,8 +128,13 @@ def test_tensorboard_scalars_on_request(tmp_path):
         with pytest.raises(UserError, match="needs the package tensorboard"):
             ScalarLog(tmp_path)
         return
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
     sweep(tmp_path / "run", scalars=ScalarLog(tmp_path / "log"))
-    assert list((tmp_path / "log").glob("events.out.tfevents.*"))
+    (path,) = (tmp_path / "log").glob("events.out.tfevents.*")
+    events = [event for event in EventFileLoader(str(path)).Load() if event.summary.value]
+    assert [event.step for event in events] == [1, 2, 3, 4]
+    assert {value.tag for value in events[0].summary.value} >= {"test_error", "train_loss", "num_diverged"}
 
 
 def test_choice_is_recorded_for_every_cohort(tmp_path):

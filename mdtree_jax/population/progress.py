@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
 
 from mdtree_jax.checks import UserError
 
@@ -22,6 +23,39 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / size:.{digits}f} {unit}"
     return f"{seconds / 86400:.1f} days"
+
+
+def amount(number: float) -> str:
+    """Return a number of bytes, operations or the like with a decimal prefix, to three figures.
+
+    >>> amount(480), amount(11173962), amount(7e19)
+    ('480', '11.2 M', '70 E')
+    """
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if abs(number) < 999.5 or prefix == "E":
+            return f"{number:.3g} {prefix}".strip()
+        number /= 1000
+    raise AssertionError("unreachable")
+
+
+def plan_table(plan: pd.DataFrame, title: str) -> Table:
+    """Return the plan of `make_plan` as a table with one row per width and the total."""
+    table = Table(title=f"{title}: {len(plan)} cohorts, {plan['finished'].sum()} finished", title_justify="left")
+    for heading in ("width", "parameters", "batch sizes", "networks", "operations", "on disk", "time here"):
+        table.add_column(heading, justify="right")
+    for width, rows in [*plan.groupby("width"), ("all", plan)]:
+        left = rows[~rows["finished"]]
+        table.add_row(
+            str(width),
+            "" if width == "all" else f"{rows['num_parameters'].iloc[0]:,}".replace(",", " "),
+            str(rows["batch_size"].nunique()),
+            str(rows["num_members"].sum()),
+            amount(rows["train_flops"].sum()),
+            f"{amount(rows['checkpoint_bytes'].sum())}B",
+            duration(left["estimated_seconds"].sum()) if len(left) else "done",
+            end_section=width == plan["width"].max(),
+        )
+    return table
 
 
 class Monitor:
