@@ -37,6 +37,7 @@ def compose(name: str, overrides: list[str]):
     from omegaconf.errors import OmegaConfBaseException
 
     schema = SCHEMAS[name]
+    _check_grammar(overrides, _keys(schema))
     _check_groups_chosen(schema, overrides)
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     try:
@@ -50,6 +51,29 @@ def compose(name: str, overrides: list[str]):
         return OmegaConf.to_object(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain_hydra_error(error, overrides, schema)) from error
+
+
+def _check_grammar(overrides: list[str], keys: list[str]) -> None:
+    """Parse each override by itself, so that the one that cannot be read can be named."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for override in overrides:
+        try:
+            swept = parser.parse_override(override).is_sweep_override()
+        except HydraException:
+            swept = "=" in override
+            if not swept:
+                raise UserError(
+                    f"'{override}' is no setting; write key=value, where the keys are: {', '.join(keys)}"
+                ) from None
+        if swept:
+            key, value = override.split("=", 1)
+            raise UserError(
+                f"'{override}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes within "
+                f"the quotes: '{key}=\"{value}\"'"
+            )
 
 
 def explain_hydra_error(error: Exception, overrides: list[str], schema: type) -> str:
@@ -76,7 +100,7 @@ def explain_hydra_error(error: Exception, overrides: list[str], schema: type) ->
     typed = re.search(r"(?:Value '([^']*)'|Invalid value) .*?full_key: (\S+)", text)
     if typed:
         key = typed.group(2).partition("[")[0]
-        given = next((o for o in overrides if o.lstrip("+").startswith(key + "=")), key)
+        given = next((o for o in overrides[::-1] if o.lstrip("+").startswith(key + "=")), key)
         kinds = {field.name: field.type for field in dataclasses.fields(schema)}
         for group, known in _groups(schema).items():
             kinds |= {f"{group}.{field.name}": field.type for field in dataclasses.fields(known)}
@@ -84,14 +108,7 @@ def explain_hydra_error(error: Exception, overrides: list[str], schema: type) ->
     wrong = re.search(r"full_key: (\S+)", text)
     if wrong:
         return f"{wrong.group(1)}: {' '.join(str(error).split()).split(' full_key:')[0]}"
-    bad = next((o for o in overrides if o in text), None) or (overrides[0] if len(overrides) == 1 else text)
-    if "=" not in bad:
-        return f"'{bad}' is no setting; write key=value, where the keys are: {', '.join(keys)}"
-    key, value = bad.split("=", 1)
-    return (
-        f"'{bad}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes within the quotes: "
-        f"'{key}=\"{value}\"'"
-    )
+    return " ".join(str(error).split())
 
 
 def _keys(schema: type) -> list[str]:

@@ -49,7 +49,7 @@ def main(config: SweepConfig) -> int:
 
 
 def _show_plan(config: SweepConfig, cohorts, shape, console) -> int:
-    from mdtree_jax.population.costs import plan_here
+    from mdtree_jax.population.jax_side import plan_here
     from mdtree_jax.population.progress import plan_table
 
     recipe_plan = plan_here(config, cohorts, shape)
@@ -69,7 +69,7 @@ def _move_parts(config: SweepConfig, folder, console) -> int:
 
 
 def _train(config: SweepConfig, recipe, cohorts, data, folder, console) -> int:
-    from mdtree_jax.population.costs import describe_devices, jax_trainer, plan_here
+    from mdtree_jax.population.jax_side import describe_devices, jax_trainer, plan_here
     from mdtree_jax.population.progress import Monitor, ScalarLog, duration
     from mdtree_jax.population.run import run_sweep
     from mdtree_jax.store.manifest import describe_session

@@ -1,8 +1,8 @@
 """How well does a diagnosis transfer from one collection of models to another?
 
-  python -m mdtree_jax.transfer collection=published mode=dataset      # Fig. 3a, 6a of the paper, Q2 data by width sample
-  python -m mdtree_jax.transfer collection=published mode=scale        # Fig. 3b, 3c, 6b, Q2 data by width limit
-  python -m mdtree_jax.transfer collection=published mode=one_step     # what taking the advice would gain
+  python -m mdtree_jax.transfer collection=published mode=dataset    # Fig. 3a, 6a of the paper, Q2 data by width sample
+  python -m mdtree_jax.transfer collection=published mode=scale      # Fig. 3b, 3c, 6b, Q2 data by width limit
+  python -m mdtree_jax.transfer collection=published mode=one_step   # what taking the advice would gain
   python -m mdtree_jax.transfer train=published/F_noise test=published/F mode=all seeds=50 out=runs/back
 
 Writes results.csv, one_step.csv, thresholds.csv, tables.md and figures/ to the folder `out`.
@@ -27,7 +27,9 @@ def load_sides(config: TransferConfig):
 
     train, test = config.train, config.test
     if config.collection is not None and (train is not None or test is not None):
-        raise UserError(f"collection={config.collection} stands beside train= or test=; give either the one or the others")
+        raise UserError(
+            f"collection={config.collection} stands beside train= or test=; give either the one or the others"
+        )
     if test is not None and train is None:
         raise UserError(f"test={test} needs train=, the collection that the trees are fitted on")
     if train is None:
@@ -41,22 +43,21 @@ def main(config: TransferConfig) -> None:
     """Run the experiments that the configuration names, print their tables and write the results."""
     seeds = parse_seeds(config.seeds)
 
-    from rich.console import Console
-
     from mdtree_jax.diagnosis.classifier import FITS
     from mdtree_jax.diagnosis.experiments import MODES, Runner, experiments_of
     from mdtree_jax.diagnosis.methods import get_methods
     from mdtree_jax.diagnosis.one_step import OneStepRunner, one_step_methods
     from mdtree_jax.files import check_writable_folder
+    from mdtree_jax.parallel import available_cores
     from mdtree_jax.report import tables
-    from mdtree_jax.report.progress import progress
+    from mdtree_jax.report.progress import make_console, progress
 
     mode = check_choice("mode", config.mode, MODES)
     fit = check_choice("fit", config.fit, FITS)
     methods = get_methods(as_list(config.methods))
     train, test = load_sides(config)
     out = check_writable_folder(config.out or f"runs/transfer-{mode}")
-    console, notes = Console(), []
+    console, notes = make_console(), []
 
     def say(note: str) -> None:
         if note not in notes:
@@ -66,7 +67,7 @@ def main(config: TransferConfig) -> None:
     one_step = one_step_methods(methods) if mode in ("one_step", "all") else []
     with progress(len(experiments) + 2 * bool(one_step)) as advance:
         setup = {"train": train, "test": test, "seeds": seeds, "allow_missing": config.allow_missing}
-        setup |= {"k": as_list(config.k), "say": say, "advance": advance}
+        setup |= {"k": as_list(config.k), "say": say, "advance": advance, "jobs": available_cores()}
         results, thresholds = Runner(methods=methods, **setup).run(experiments)
         gains, more = OneStepRunner(methods=one_step, **setup).run() if one_step else OneStepRunner.empty()
     names = {"train": train.attrs["name"], "test": "its cells not sampled" if test is None else test.attrs["name"]}

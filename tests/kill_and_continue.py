@@ -1,19 +1,19 @@
 """Runs a fake sweep in forked children, killing the n-th one (SIGKILL) at its n-th moment, until one gets through.
 
 Moments: each block of training, and before and after each rename that makes a written file count. Prints the number
-of children. Run as a script: `python kill_and_continue.py FOLDER`.
+of children. Run as `python -m tests.kill_and_continue FOLDER`.
 """
 
 import os
 import signal
 import sys
 
-from fake_training import COHORTS, RECIPE, run_folder, train, trainer
 from rich.console import Console
 
 from mdtree_jax.population.progress import Monitor
 from mdtree_jax.population.run import run_sweep
 from mdtree_jax.store import atomic
+from tests.fake_training import COHORTS, RECIPE, run_folder, train, trainer
 
 
 def sweep(path, die_at):

@@ -4,16 +4,16 @@ import io
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_training import CHOICE, COHORTS, RECIPE, run_folder, train, trainer
 from rich.console import Console
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.population.progress import Monitor, ScalarLog
 from mdtree_jax.population.run import run_sweep
+from tests.conftest import ROOT
+from tests.fake_training import CHOICE, COHORTS, RECIPE, run_folder, train, trainer
 
 FAKE = trainer()
 
@@ -34,10 +34,8 @@ def tables(path):
 
 def test_killed_at_every_moment_the_table_is_the_same(tmp_path):
     sweep(tmp_path / "whole")
-    script = Path(__file__).with_name("kill_and_continue.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "killed")], capture_output=True, text=True, timeout=120, check=True
-    )
+    command = [sys.executable, "-m", "tests.kill_and_continue", str(tmp_path / "killed")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     num_killed, exit_code = map(int, done.stdout.split())
     assert exit_code == 0, done.stderr
     assert num_killed >= 10

@@ -11,7 +11,6 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from fake_training import COHORTS, CONFIG, run_folder, train
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.population.run import member_rows
@@ -19,6 +18,7 @@ from mdtree_jax.store import atomic
 from mdtree_jax.store.lock import FolderLock
 from mdtree_jax.store.manifest import data_hash, describe_session
 from mdtree_jax.store.tables import collect, read_part
+from tests.fake_training import COHORTS, CONFIG, run_folder, train
 
 
 def rows_of(cohort, diverged=()):

@@ -163,7 +163,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         return engine.reach_nodes(self.structure_, self.thresholds_, self._values(X, self.structure_))[1]
 
     def decision_path(self, X):
-        """Return which nodes each row passes, a CSR matrix (rows, nodes + leaves): the nodes in order, then the leaves."""
+        """Return which nodes and which leaf each row passes, a CSR matrix (rows, nodes + leaves), nodes first."""
         from scipy.sparse import csr_matrix
 
         self._fitted()
@@ -231,7 +231,9 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             raise UserError(f"the saved tree '{path}' cannot be read: {type(error).__name__} {error}") from error
         expected = (len(structure.nodes),), (len(structure.leaves), len(tree.classes_))
         if (tree.thresholds_.shape, tree.leaf_counts_.shape) != expected:
-            raise UserError(f"the saved tree '{path}' does not hold together: thresholds and leaf counts must be {expected}")
+            raise UserError(
+                f"the saved tree '{path}' does not hold together: thresholds and leaf counts must be {expected}"
+            )
         return tree
 
     def _fitted(self) -> None:
@@ -248,7 +250,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         values = validate_data(self, X, reset=reset, dtype=np.float64)
         if values.shape[1] < needed:
             raise UserError(
-                f"X has {values.shape[1]} feature(s) (columns), the tree '{structure.name}' asks {needed}, in this order: "
+                f"X has {values.shape[1]} feature(s) (columns), the tree '{structure.name}' asks {needed}: "
                 + ", ".join(structure.features)
             )
         return values[:, :needed]
@@ -268,8 +270,10 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
 
     def _collection_rows(self, X):
         if not isinstance(X, pd.DataFrame):
-            raise UserError("this classifier requires y to be passed, but the target y is None: only a collection (a "
-                            "DataFrame with its grid or labels) brings its own")
+            raise UserError(
+                "this classifier requires y to be passed, but the target y is None: only a collection (a "
+                "DataFrame with its grid or labels) brings its own"
+            )
         task = get_task(self.task)
         X = canonicalize(X)
         if task.label not in X:
@@ -303,13 +307,16 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         found = np.unique(y)
         if len(found) < 2:
             shown = f"class '{found[0]}'" if len(found) else "no class"
-            raise UserError(f"only one class is left to fit, {shown} in {len(y)} rows; a tree needs rows of two classes")
+            raise UserError(
+                f"only one class is left to fit, {shown} in {len(y)} rows; a tree needs rows of two classes"
+            )
         if set(found) <= set(structure.classes):
             found = np.array(sorted(structure.classes))
         elif len(found) != len(structure.classes):
             raise UserError(
-                f"Only binary classification is supported: y holds {len(found)} classes ({', '.join(map(str, found[:5]))}"
-                f"), the tree '{structure.name}' tells {len(structure.classes)} apart: {', '.join(structure.classes)}"
+                f"Only binary classification is supported: y holds {len(found)} classes, "
+                f"{', '.join(map(str, found[:5]))}; the tree '{structure.name}' tells {len(structure.classes)} apart, "
+                f"{', '.join(structure.classes)}"
             )
         self.structure_ = structure
         self._set_classes(found)
@@ -325,5 +332,3 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         return tags
-
-

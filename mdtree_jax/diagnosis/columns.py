@@ -162,7 +162,8 @@ def numeric_column(frame: pd.DataFrame, name: str) -> np.ndarray:
         row = int(np.argmax(bad))
         shown = frame[name].iloc[row]
         raise UserError(
-            f"column {describe(name)} holds {shown!r} in row {row + 1} ({int(bad.sum())} such of {len(frame)} rows); "
+            f"column {describe(name)} holds '{shown}' in the row of index {frame.index[row]} ({int(bad.sum())} such of "
+            f"{len(frame)} rows); "
             "it takes finite numbers" + ("" if name not in COLUMN else f" in {COLUMN[name].unit}")
         )
     return values

@@ -80,7 +80,8 @@ def draw_tree(tree, ax=None):
     for node, (x, level, ends) in place.items():
         for side, (end_x, end_level) in enumerate(ends):
             ax.plot([x, end_x], [-level, -end_level], color="#a0aec0", lw=1.5, zorder=1)
-            ax.text((x + end_x) / 2, -(level + end_level) / 2, ("yes", "no")[side], ha="center", va="center", fontsize=8,
+            middle = (x + end_x) / 2, -(level + end_level) / 2
+            ax.text(*middle, ("yes", "no")[side], ha="center", va="center", fontsize=8,
                     color="#4a5568", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, zorder=2)  # fmt: skip
             if not isinstance(structure.children(node)[side], int):
                 _draw_leaf(tree, ax, end_x, -end_level, numbers[node, side])
@@ -95,7 +96,8 @@ def draw_tree(tree, ax=None):
 def _draw_leaf(tree, ax, x: float, y: float, leaf: int) -> None:
     verdict, total, share = leaf_summary(tree, leaf)
     seen = f"{total} models\n{100 * share:.0f} % agree" if total else "no model"
-    ax.text(x, y, f"{verdict.replace('_', ' ')}\n{seen}", ha="center", va="center", fontsize=8.5, color="white", zorder=3,
+    text = f"{verdict.replace('_', ' ')}\n{seen}"
+    ax.text(x, y, text, ha="center", va="center", fontsize=8.5, color="white", zorder=3,
             bbox={"boxstyle": "round,pad=0.4", "facecolor": class_colour(verdict), "edgecolor": "none"})  # fmt: skip
     shares = tree.leaf_counts_[leaf] / max(total, 1)
     left = x - 0.4

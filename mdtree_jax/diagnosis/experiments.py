@@ -14,6 +14,7 @@ from mdtree_jax.diagnosis.columns import feature_values, missing_columns, missin
 from mdtree_jax.diagnosis.methods import Method
 from mdtree_jax.diagnosis.sampling import SAMPLINGS, Sampling
 from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS, Task
+from mdtree_jax.parallel import ordered_map
 
 PUBLISHED_SEEDS = (42, 90, 38, 18, 72)
 KEY = ["experiment", "task", "method", "k", "seed"]
@@ -62,7 +63,10 @@ def task_rows(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
     if not keep.any():
         raise UserError(
             f"collection '{frame.attrs.get('name')}' has no row for task '{task.name}': every label is 'optimal'"
-            + (f" or every width is below {task.min_width} (its widest is {frame['width'].max():g})" * bool(task.min_width))
+            + (
+                f" or every width is below {task.min_width} (its widest is {frame['width'].max():g})"
+                * bool(task.min_width)
+            )
         )
     return frame[keep]
 
@@ -120,6 +124,7 @@ class Setup:
 
     `train` and `test` are whole collections with labels; `test` None means the cells of `train` that were not sampled.
     `say` gets one sentence for whatever is skipped or clipped, `advance` the share of one experiment that was done.
+    `jobs` processes share the seeds.
     """
 
     train: pd.DataFrame
@@ -130,6 +135,7 @@ class Setup:
     allow_missing: bool = False
     say: Callable[[str], None] = lambda message: None
     advance: Callable[[float], None] = lambda amount: None
+    jobs: int = 1
 
     @property
     def collections(self) -> list[pd.DataFrame]:
@@ -143,53 +149,73 @@ class Runner(Setup):
 
     def run(self, experiments: Sequence[Experiment]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the tables `results` and `thresholds` of the experiments, one row each as documented in the README."""
-        results, thresholds = [], []
-        for experiment in experiments:
-            self._run(experiment, results, thresholds)
+        pieces = [(e, seeds) for e in experiments for seeds in self._split_seeds(SAMPLINGS[e.sampling])]
+        results, thresholds, notes = [], [], {}
+        for piece, done in zip(pieces, ordered_map(self._run, pieces, self.jobs), strict=True):
+            results += done[0]
+            thresholds += done[1]
+            notes |= dict.fromkeys(done[2])
+            self.advance(len(piece[1]) / len(self.seeds))
+        for note in notes:
+            self.say(note)
         columns = [*KEY, "n_train", "n_test", "accuracy"]
-        return pd.DataFrame(results, columns=columns), pd.DataFrame(thresholds, columns=THRESHOLD_COLUMNS)
+        tables = pd.DataFrame(results, columns=columns), pd.DataFrame(thresholds, columns=THRESHOLD_COLUMNS)
+        order = {"experiment": [e.name for e in experiments], "seed": list(self.seeds)}
+        return tuple(_sorted(table, order) for table in tables)
 
-    def _run(self, experiment: Experiment, results: list, thresholds: list) -> None:
+    def _split_seeds(self, sampling: Sampling) -> list[Sequence[int]]:
+        """Return the seeds in pieces of work; a sampling without randomness is kept whole, to be worked out once."""
+        size = -(-len(self.seeds) // (2 * self.jobs)) if sampling.random else len(self.seeds)
+        size = min(size, 8) if sampling.random else size
+        return [self.seeds[i : i + size] for i in range(0, len(self.seeds), size)]
+
+    def _run(self, piece: tuple[Experiment, Sequence[int]]) -> tuple[list, list, list]:
+        """Return rows of results, rows of thresholds and notes of one experiment for some of the seeds."""
+        experiment, seeds = piece
+        results, thresholds, notes = [], [], []
         task, sampling = TASKS[experiment.task], SAMPLINGS[experiment.sampling]
         frames = [task_rows(frame, task) for frame in self.collections]
-        methods = usable_methods(frames, task, self.methods, self.say)
+        methods = usable_methods(frames, task, self.methods, notes.append)
         sides = [make_side(frame, task, methods) for frame in frames]
-        sizes = choose_sizes(frames[0], sampling, self.k, experiment.name, self.say)
         memory: dict = {}
-        for k in sizes:
-            for seed in self.seeds:
+        for k in choose_sizes(frames[0], sampling, self.k, experiment.name, notes.append):
+            for seed in seeds:
                 mask = sampling.mask(frames[0], k, seed)
+                if not mask.any() or (len(sides) == 1 and mask.all()):
+                    what = "every configuration and leaves none to test on" if mask.any() else "no configuration"
+                    notes.append(f"{experiment.name}: k={k} samples {what}; it is left out")
+                    continue
                 for method in methods:
-                    outcome = self._outcome(method, task, sides, mask, seed, memory)
-                    if outcome is None:
-                        continue
-                    n_test, accuracy, fitted = outcome
+                    n_test, accuracy, fitted = self._outcome(method, task, sides, mask, seed, memory)
                     key = (experiment.name, task.name, method.name, k, seed)
                     results.append((*key, int(mask.sum()), n_test, accuracy))
                     thresholds += threshold_rows(key, method, task, fitted)
-                self.advance(1 / (len(sizes) * len(self.seeds)))
-            if len(sides) == 1 and mask.all():
-                self.say(f"{experiment.name}: k={k} samples every cell, none is left to test on")
+        return results, thresholds, notes
 
     def _outcome(self, method: Method, task: Task, sides: list[Side], mask: np.ndarray, seed: int, memory: dict):
-        """Return (n_test, accuracy in percent, thresholds), or None where nothing is left to train or test on."""
+        """Return what `evaluate` does, worked out once for the same sample and a seed that does not matter."""
         key = (method.name, mask.tobytes(), seed if method.seeded(task) else None)
         if key not in memory:
             memory[key] = evaluate(method, task, sides, mask, seed)
         return memory[key]
 
 
+def _sorted(table: pd.DataFrame, order: dict[str, list]) -> pd.DataFrame:
+    """Return the rows by experiment, sample size and seed; methods and nodes keep their order."""
+    places = {column: table[column].map({v: i for i, v in enumerate(values)}) for column, values in order.items()}
+    rows = np.lexsort((places["seed"], table["k"], places["experiment"]))
+    return table.iloc[rows].reset_index(drop=True)
+
+
 def evaluate(method: Method, task: Task, sides: Sequence[Side], mask: np.ndarray, seed: int):
     """Train a method on the sampled rows of the first side, test it on the second, or on the rows not sampled.
 
     Returns:
-        (n_test, accuracy in percent, thresholds or None); None where no row is left to train or to test on.
+        (n_test, accuracy in percent, thresholds or None).
     """
     train, names = sides[0], method.features(task)
     X, y = train.features[names], train.y
     X_test, y_test = (sides[1].features[names], sides[1].y) if len(sides) > 1 else (X[~mask], y[~mask])
-    if not mask.any() or not len(y_test):
-        return None
     predicted, thresholds = method.predict(task, X[mask], y[mask], X_test, seed)
     return len(y_test), 100.0 * float(np.mean(predicted == y_test)), thresholds
 

@@ -152,5 +152,3 @@ def with_labels(frame: pd.DataFrame, *, allow_missing: bool = False) -> pd.DataF
     out = frame.assign(**computed)
     out.attrs.update(frame.attrs)
     return out
-
-

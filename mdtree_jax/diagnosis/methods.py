@@ -42,12 +42,14 @@ class Method(NamedTuple):
 
 def _decision_tree(task, X_train, y_train, X_test, seed):
     """A free scikit-learn tree, as published: Gini, depth at most 4, the run's seed."""
+    import sklearn
     from sklearn.tree import DecisionTreeClassifier
 
     tree = DecisionTreeClassifier(criterion="gini", max_depth=4, random_state=seed)
     # float32 is what scikit-learn trees work in; converting here skips its input checks.
-    tree.fit(X_train.astype(np.float32), y_train.astype(float)[:, None], check_input=False)
-    return tree.predict(X_test.astype(np.float32), check_input=False).astype(int), None
+    with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):
+        tree.fit(X_train.astype(np.float32), y_train.astype(float)[:, None], check_input=False)
+        return tree.predict(X_test.astype(np.float32), check_input=False).astype(int), None
 
 
 def _majority(task, X_train, y_train, X_test, seed):

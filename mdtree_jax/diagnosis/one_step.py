@@ -15,7 +15,6 @@ from mdtree_jax.diagnosis.experiments import (
     THRESHOLD_COLUMNS,
     Setup,
     Side,
-    choose_sizes,
     make_side,
     threshold_rows,
     usable_methods,
@@ -33,7 +32,8 @@ from mdtree_jax.diagnosis.grid import (
 )
 from mdtree_jax.diagnosis.methods import Method
 from mdtree_jax.diagnosis.sampling import SAMPLINGS
-from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS
+from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS, Task
+from mdtree_jax.parallel import ordered_map
 
 STEPS = ("one", "random", "optimal")
 #: Methods that `mode=one_step` compares, beside the references `random` and `oracle`.
@@ -123,8 +123,12 @@ class OneStepRunner(Setup):
     def run(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the tables one_step (task, method, step, seed, gain, gain_unclipped) and thresholds of its trees."""
         rows, thresholds = [], []
-        for setting in SETTINGS:
-            self._run(setting, rows, thresholds)
+        for gains, fitted, notes in ordered_map(self._run, SETTINGS, self.jobs):
+            rows += gains
+            thresholds += fitted
+            for note in notes:
+                self.say(note)
+            self.advance(1)
         return self._tables(rows, thresholds)
 
     @classmethod
@@ -137,22 +141,27 @@ class OneStepRunner(Setup):
         table = pd.DataFrame(rows, columns=["task", "method", "step", "seed", "gain", "gain_unclipped"])
         return table, pd.DataFrame(thresholds, columns=THRESHOLD_COLUMNS)
 
-    def _run(self, setting: Setting, rows: list, thresholds: list) -> None:
+    def _run(self, setting: Setting) -> tuple[list, list, list]:
+        """Return rows of gains, rows of thresholds and notes of one task."""
+        rows, thresholds, notes = [], [], []
         tasks = [TASKS[name] for name in setting.asks]
         frames = [_clear_rows(frame, tasks) for frame in self.collections]
         methods = self.methods
         for task in tasks:
-            methods = usable_methods(frames, task, methods, self.say)
+            methods = usable_methods(frames, task, methods, notes.append)
         sides = {task.name: [make_side(frame, task, methods) for frame in frames] for task in tasks}
         table = GainTable(setting, self.collections[-1], frames[-1], allow_missing=self.allow_missing)
         sampling = SAMPLINGS[setting.sampling]
         where = f"one_step_{setting.task}"
-        (k,) = choose_sizes(frames[0], sampling, [setting.k], where, self.say)
+        most = sampling.limits(frames[0])[1] - (self.test is None)  # without a test side something must be left
+        k = min(setting.k, most)
+        if k < 1:
+            raise UserError(f"{where}: a grid with one of its {sampling.unit} leaves none to test on; give test=")
+        if k != setting.k:
+            notes.append(f"{where}: k={setting.k} ({sampling.unit}) is beyond the grid and is clipped to {k}")
         for seed in self.seeds:
             sampled = sampling.mask(frames[0], k, seed)
             tested = ~sampled if self.test is None else np.ones(len(frames[1]), dtype=bool)
-            if not tested.any():
-                raise UserError(f"{where}: the sample of k={k} takes every configuration, none is left to test on")
             advised = {name: weights[tested] for name, weights in table.references().items()}
             for method in methods:
                 advice = {}
@@ -163,7 +172,7 @@ class OneStepRunner(Setup):
             for name, weights in advised.items():
                 for step, *gains in table.mean_gains(weights, tested):
                     rows.append((setting.task, name, step, seed, *gains))
-            self.advance(1 / len(self.seeds))
+        return rows, thresholds, notes
 
 
 def _advise(method: Method, task: Task, sides: Sequence[Side], sampled: np.ndarray, tested: np.ndarray, seed: int):

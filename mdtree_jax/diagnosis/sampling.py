@@ -16,7 +16,7 @@ class Sampling(NamedTuple):
     """One way to sample.
 
     `sizes(frame)` are the k of the published experiments, `limits(frame)` the smallest and largest k that mean
-    something on this frame, `mask(frame, k, seed)` (rows,) bool marks the sample.
+    something on this frame, `mask(frame, k, seed)` (rows,) bool marks the sample, `random` says if the seed matters.
     """
 
     name: str
@@ -24,11 +24,7 @@ class Sampling(NamedTuple):
     sizes: Callable[[pd.DataFrame], Sequence[int]]
     limits: Callable[[pd.DataFrame], tuple[int, int]]
     mask: Callable[[pd.DataFrame, int, int], np.ndarray]
-
-
-def cells(frame: pd.DataFrame) -> pd.MultiIndex:
-    """Return the (data fraction, width) cells of a frame, data-major, each holding all its batch sizes."""
-    return pd.MultiIndex.from_product([np.unique(frame["data_fraction"]), np.unique(frame["width"])])
+    random: bool
 
 
 def _choice(number: int, k: int, seed: int) -> np.ndarray:
@@ -81,16 +77,19 @@ def _widths(frame: pd.DataFrame) -> list[int]:
 SAMPLINGS = {
     sampling.name: sampling
     for sampling in (
-        Sampling("random", "(data, width) cells", *_up_to(_num_cells, 24), _random_cells),
-        Sampling("random_data", "data fractions", *_up_to(_count("data_fraction")), _random_values("data_fraction")),
-        Sampling("random_width", "widths", *_up_to(_count("width")), _random_values("width")),
-        Sampling("data_limit", "smallest data fractions", *_up_to(_count("data_fraction")), _data_limit),
+        Sampling("random", "(data, width) cells", *_up_to(_num_cells, 24), _random_cells, True),
+        Sampling(
+            "random_data", "data fractions", *_up_to(_count("data_fraction")), _random_values("data_fraction"), True
+        ),
+        Sampling("random_width", "widths", *_up_to(_count("width")), _random_values("width"), True),
+        Sampling("data_limit", "smallest data fractions", *_up_to(_count("data_fraction")), _data_limit, False),
         Sampling(
             "width_limit",
             "largest width",
             _widths,
             lambda frame: (int(frame["width"].min()), int(frame["width"].max())),
             _width_limit,
+            False,
         ),
     )
 }

@@ -7,7 +7,7 @@ A new structure is a few lines of YAML::
     classes: [temperature_too_high, temperature_too_low]
     nodes:
       - {feature: train_error, initial: 0.5, low: 0, high: 1, left: temperature_too_low, right: 1}
-      - {feature: log_hessian_trace, initial: 7, low: 4, high: 9, left: temperature_too_high, right: temperature_too_low}
+      - {feature: cka, initial: 0.5, low: 0.2, high: 0.8, left: temperature_too_low, right: temperature_too_high}
 
 where `left` and `right` are the number of a later node (the first is 0) or a class.
 """
@@ -120,8 +120,13 @@ class Structure:
         nodes = []
         for number, row in enumerate(data["nodes"]):
             if not isinstance(row, Mapping) or set(row) != set(Node._fields):
-                raise UserError(f"node {number} of the tree structure must have exactly {', '.join(Node._fields)}: {row}")
-            row = {key: PUBLISHED_LABELS.get(value, value) if key in ("left", "right") else value for key, value in row.items()}
+                raise UserError(
+                    f"node {number} of the tree structure must have exactly {', '.join(Node._fields)}: {row}"
+                )
+            row = {
+                key: PUBLISHED_LABELS.get(value, value) if key in ("left", "right") else value
+                for key, value in row.items()
+            }
             nodes.append(Node(**row | {"feature": canonical_name(row["feature"])}))
         classes = tuple(PUBLISHED_LABELS.get(name, name) for name in data["classes"])
         return cls(str(data.get("name", "custom")), tuple(nodes), classes)
@@ -162,7 +167,9 @@ def _check(structure: Structure) -> None:
         for child in (node.left, node.right):
             if isinstance(child, int) and not isinstance(child, bool):
                 if not number < child < len(structure.nodes):
-                    raise UserError(f"{place}: child {child} must be the number of a later node, of {len(structure.nodes)}")
+                    raise UserError(
+                        f"{place}: child {child} must be the number of a later node, of {len(structure.nodes)}"
+                    )
                 parents.append(child)
             else:
                 check_choice(f"verdict in {place}", child, structure.classes)

@@ -105,7 +105,9 @@ def _matrix(frame: pd.DataFrame, values: np.ndarray, fraction: float) -> np.ndar
     widths, batches = np.unique(frame["width"]), np.unique(frame["batch_size"])
     out = np.full((len(widths), len(batches)), np.nan)
     here = (frame["data_fraction"] == fraction).to_numpy()
-    out[np.searchsorted(widths, frame["width"][here]), np.searchsorted(batches, frame["batch_size"][here])] = values[here]
+    out[np.searchsorted(widths, frame["width"][here]), np.searchsorted(batches, frame["batch_size"][here])] = values[
+        here
+    ]
     return out
 
 
@@ -141,7 +143,9 @@ def phase_metrics(frame: pd.DataFrame, name: str) -> Figure:
             if j == 0:
                 ax.set_ylabel(f"{100 * fraction:g} % of the data\nwidth", fontsize=8)
         figure.colorbar(image, ax=axes[:, j], location="bottom", fraction=0.03, aspect=25, extend="both")
-    figure.suptitle(f"{name}: metrics over width × batch size (colours end at the 1st and 99th percentile)", fontsize=10)
+    figure.suptitle(
+        f"{name}: metrics over width × batch size (colours end at the 1st and 99th percentile)", fontsize=10
+    )
     return figure
 
 
@@ -178,7 +182,7 @@ def phase_labels(frame: pd.DataFrame, tree: MDTreeClassifier, task: Task, name: 
 
 
 def _file_name(text: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in Path(text).stem if c)
+    return "".join(c if c.isalnum() else "_" for c in Path(text).stem) or "collection"
 
 
 def make_figures(
@@ -186,13 +190,17 @@ def make_figures(
     collections: Sequence[pd.DataFrame],
     fit: str,
 ) -> Iterator[tuple[str, Figure]]:
-    """Yield (name, figure) of everything that a transfer run draws: curves, trees fitted to all of train, phase plots."""
+    """Yield (name, figure) of what a transfer run draws: curves, trees fitted to all of train, phase plots."""
     with mpl.rc_context(_STYLE):
         for experiment in dict.fromkeys(results["experiment"]):
             yield f"accuracy_{experiment}", accuracy_curves(results, experiment)
         names = [c.attrs["name"] for c in collections]
         files = [_file_name(n) for n in names]
-        files = files if len(set(files)) == len(files) else [f"{f}_{side}" for f, side in zip(files, ("train", "test"), strict=True)]
+        files = (
+            files
+            if len(set(files)) == len(files)
+            else [f"{f}_{side}" for f, side in zip(files, ("train", "test"), strict=True)]
+        )
         for collection, name, file in zip(collections, names, files, strict=True):
             yield f"phase_metrics_{file}", phase_metrics(collection, name)
         train, shown = collections[0], collections[-1]

@@ -1,9 +1,17 @@
-"""Progress with time left, on standard error, where a person is watching."""
+"""The terminal: a console for results, and progress with time left on standard error where a person is watching."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+
+
+def make_console():
+    """Return the console that results are printed to; wide where the output goes to a file or a pipe."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
 
 
 @contextlib.contextmanager

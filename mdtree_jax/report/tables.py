@@ -31,8 +31,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
 
 
-def paper_rows(results: pd.DataFrame) -> list[list[str]]:
-    """Return the paper's table beside ours: case, training side, method, paper, ours, difference."""
+def paper_rows(results: pd.DataFrame, *, short: bool = False) -> list[list[str]]:
+    """Return the paper's table beside ours; the training side stands in words unless `short`."""
     means = over_seeds(results, ["experiment", "k", "method"], "accuracy")
     rows = []
     for case in CASES:
@@ -40,7 +40,7 @@ def paper_rows(results: pd.DataFrame) -> list[list[str]]:
             key = (case.experiment, case.k, method)
             if key in means.index:
                 ours = means.loc[key]
-                side = f"{case.number}. {case.experiment}, {case.training_side}"
+                side = f"{case.number}. {case.experiment}, {f'k={case.k}' if short else case.training_side}"
                 shown = with_interval(ours["mean"], ours["half_width"])
                 rows.append([side, method_label(method), f"{published:.2f}", shown, f"{ours['mean'] - published:+.2f}"])
     return rows
@@ -97,7 +97,9 @@ def tables_markdown(
     if paper:
         parts += ["## The paper's table beside ours", "Accuracy on F′ in percent."]
         if tuple(seeds) != PUBLISHED_SEEDS:
-            parts.append(f"The paper's are means over its five seeds {_seed_text(PUBLISHED_SEEDS)}, ours over the seeds above.")
+            parts.append(
+                f"The paper's are means over its five seeds {_seed_text(PUBLISHED_SEEDS)}, ours over the seeds above."
+            )
         parts.append(markdown(PAPER_HEADER, paper))
     for name in dict.fromkeys(results["experiment"]):
         experiment = EXPERIMENTS[name]
@@ -105,8 +107,9 @@ def tables_markdown(
         parts += [f"## {name} ({experiment.figure})", f"Task {experiment.task}; k: {unit}. Accuracy in percent."]
         parts.append(markdown(*curve_rows(results, name)))
     for task in dict.fromkeys(one_step["task"]):
-        parts += [f"## One step, task {task}", "Gain in points of test accuracy from one step in the advised direction, "
-                  "clipped at 0 as published and with losses included."]  # fmt: skip
+        parts.append(f"## One step, task {task}")
+        parts.append("Gain in points of test accuracy from one step in the advised direction, clipped at 0 as "
+                     "published and with losses included.")  # fmt: skip
         parts.append(markdown(*one_step_rows(one_step, task)))
     return "\n\n".join(parts) + "\n"
 
@@ -149,7 +152,8 @@ def print_results(console, results: pd.DataFrame, one_step: pd.DataFrame, *, pap
         means = over_seeds(part, ["method", "k"], "accuracy")
         experiment = EXPERIMENTS[name]
         title = f"{name} ({experiment.figure}) – task {experiment.task}, accuracy in %"
-        table = Table(title=title, title_justify="left", title_style="bold")
+        console.print(title, style="bold", highlight=False)
+        table = Table()
         table.add_column("method")
         for k in chosen:
             table.add_column(f"k={k}", justify="right")
@@ -159,21 +163,33 @@ def print_results(console, results: pd.DataFrame, one_step: pd.DataFrame, *, pap
         for method in dict.fromkeys(part["method"]):
             cells = [means.loc[(method, k)] if (method, k) in means.index else None for k in chosen]
             shown = [with_interval(c["mean"], c["half_width"], 1) if c is not None else "–" for c in cells]
-            table.add_row(method_label(method), *shown, f"{overall[method]:.1f}", style="bold" if method == best else "")
+            table.add_row(
+                method_label(method), *shown, f"{overall[method]:.1f}", style="bold" if method == best else ""
+            )
         console.print(table)
     for task in dict.fromkeys(one_step["task"]):
-        header, rows = one_step_rows(one_step, task)
-        title = f"one step – task {task}, gain in points of test accuracy"
-        _print_rows(console, title, [h.replace(", losses included", " (signed)") for h in header], rows)
-    rows = paper_rows(results) if paper else []
+        means = one_step[one_step["task"] == task].groupby(["method", "step"], sort=False).mean(numeric_only=True)
+        methods = list(dict.fromkeys(means.index.get_level_values("method")))
+        best = means.loc[("oracle", "optimal"), "gain"]
+        rows = []
+        for m in methods:
+            gains = [f"{means.loc[(m, step), 'gain']:.3f}" for step in STEPS]
+            optimal = means.loc[(m, "optimal")]
+            rows.append(
+                [method_label(m), *gains, f"{optimal['gain_unclipped']:.3f}", f"{100 * optimal['gain'] / best:.1f}"]
+            )
+        title = f"one step – task {task}, mean gain in points of test accuracy, losses clipped at 0 as published"
+        _print_rows(console, title, ["method", *STEPS, "optimal, losses in", "% of the oracle's"], rows)
+    rows = paper_rows(results, short=True) if paper else []
     if rows:
-        _print_rows(console, "The paper's table beside ours, accuracy in %", PAPER_HEADER, rows)
+        _print_rows(console, "the paper's table beside ours, accuracy in %", PAPER_HEADER, rows)
 
 
 def _print_rows(console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    console.print(title, style="bold", highlight=False)
+    table = Table()
     for i, name in enumerate(header):
         table.add_column(name, justify="right" if i and name != "method" else "left")
     for row in rows:

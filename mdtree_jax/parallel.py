@@ -1,0 +1,37 @@
+"""Independent pieces of NumPy work on several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+_work: Callable[[Any], Any] | None = None
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered_map(work: Callable[[Any], Any], pieces: Sequence[Any], jobs: int) -> Iterator[Any]:
+    """Yield `work(piece)` for every piece, in their order.
+
+    With `jobs` > 1 the pieces run on forked processes, which inherit `work` and its data without copying; where the
+    system cannot fork they run one after the other. Not to be used in a process that runs JAX.
+    """
+    global _work
+    if jobs <= 1 or len(pieces) <= 1 or "fork" not in multiprocessing.get_all_start_methods():
+        yield from map(work, pieces)
+        return
+    _work = work
+    try:
+        with multiprocessing.get_context("fork").Pool(min(jobs, len(pieces))) as pool:
+            yield from pool.imap(_call, pieces)
+    finally:
+        _work = None
+
+
+def _call(piece: Any) -> Any:
+    return _work(piece)

@@ -1,0 +1,57 @@
+"""Shared fixtures: the published collections, from the folder beside the checkout if it is there, else downloaded."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+os.environ.setdefault("MPLBACKEND", "agg")
+if (SHARED / "published").is_dir():
+    os.environ.setdefault("MDTREE_JAX_DATA", str(SHARED / "published"))
+
+
+@pytest.fixture(scope="session")
+def collections():
+    """F and F_noise; the tests that need them are skipped where there is neither a local copy nor a network."""
+    from mdtree_jax import UserError, load_collection
+
+    try:
+        return load_collection("published/F"), load_collection("published/F_noise")
+    except UserError as error:
+        if "could not be downloaded" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def F(collections):
+    return collections[0]
+
+
+@pytest.fixture(scope="session")
+def F_noise(collections):
+    return collections[1]
+
+
+@pytest.fixture
+def small_grid():
+    """Return a complete grid of 3 x 3 x 2 configurations with every metric, from a seed."""
+    import numpy as np
+    import pandas as pd
+
+    rng = np.random.default_rng(7)
+    axes = pd.MultiIndex.from_product([[4, 32, 64], [16, 32, 64], [0.5, 1.0]])
+    frame = axes.to_frame(index=False, name=["width", "batch_size", "data_fraction"])
+    n = len(frame)
+    frame["num_samples"] = (1000 * frame["data_fraction"]).astype(int)
+    frame["num_parameters"] = 100 * frame["width"] ** 2
+    frame["test_error"] = rng.permutation(np.linspace(5, 60, n))
+    frame["train_error"] = np.where(rng.random(n) < 0.5, rng.random(n), 20 * rng.random(n))
+    frame["train_loss"], frame["test_loss"] = rng.random(n), 1 + rng.random(n)
+    frame["mode_connectivity_peak"] = -20 * rng.random(n)
+    frame["log_hessian_trace"] = 4 + 5 * rng.random(n)
+    frame["cka"] = rng.random(n)
+    return frame

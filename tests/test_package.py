@@ -1,0 +1,138 @@
+"""The package as a whole: imports go down only, configurations compose, what the README shows is run."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from mdtree_jax import cli
+from mdtree_jax.config import SCHEMAS
+from mdtree_jax.diagnosis.columns import markdown_table
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "mdtree_jax"
+README = (ROOT / "README.md").read_text()
+
+#: Each layer may import those below it and itself; `beside` layers import no JAX.
+LAYERS = {
+    "transfer": {"cli", "config", "report", "diagnosis", "checks", "files", "parallel"},
+    "sweep": {"cli", "config", "population", "store", "data", "checks"},
+    "cli": {"config", "checks"},
+    "config": {"population", "checks"},
+    "population": {"training", "models", "data", "store", "checks"},
+    "training": {"models", "data", "checks"},
+    "models": {"checks"},
+    "store": {"checks"},
+    "data": {"checks"},
+    "report": {"diagnosis", "checks", "files"},
+    "diagnosis": {"checks", "files", "parallel"},
+    "files": {"checks"},
+    "parallel": set(),
+    "checks": set(),
+    "__init__": set(),
+}
+NO_JAX = {"cli", "config", "report", "diagnosis", "checks", "files", "parallel", "transfer", "__init__"}
+NO_JAX |= {"data", "sweep"}
+#: In folders that hold both: the modules that are JAX. All others import none.
+JAX_MODULES = {"population": {"train", "executor", "jax_side"}, "store": {"checkpoint"}}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        relative = path.relative_to(PACKAGE)
+        yield pytest.param(path, relative.parts[0].removesuffix(".py"), id=str(relative))
+
+
+@pytest.mark.parametrize(("path", "layer"), modules())
+def test_imports_go_down_only(path, layer):
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            imported |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    ours = {name.split(".")[1] for name in imported if name.startswith("mdtree_jax.")}
+    known = {p.stem for p in PACKAGE.iterdir()}
+    assert ours & known <= LAYERS[layer] | {layer}
+    if layer in NO_JAX or (layer in JAX_MODULES and path.stem not in JAX_MODULES[layer]):
+        assert not {name.split(".")[0] for name in imported} & {"jax", "flax", "optax", "orbax"}
+
+
+def test_import_of_the_package_is_light(tmp_path):
+    code = (
+        "import sys, mdtree_jax; mdtree_jax.load_collection, mdtree_jax.MDTreeClassifier; "
+        "print(sorted({'jax', 'hydra', 'omegaconf', 'matplotlib'} & set(sys.modules)))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yaml")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_configuration_composes_under_its_schema(path):
+    relative = path.relative_to(ROOT / "conf")
+    if len(relative.parts) > 1:  # a grid: the one kind of group
+        assert relative.parts[0] == "grid"
+        assert isinstance(cli.compose("sweep", [f"+grid={path.stem}"]), SCHEMAS["sweep"])
+        return
+    config = cli.compose(path.stem, ["+grid=digits_tiny"] if path.stem == "sweep" else [])
+    assert isinstance(config, SCHEMAS[path.stem])
+    text = path.read_text()
+    for key in set(vars(config)) - {"grid"}:
+        assert re.search(rf"^{key}:.*#", text, re.MULTILINE), f"{key} has no comment that --help could show"
+
+
+def test_every_config_folder_reaches_a_wheel():
+    for folder in ("conf", "sweeps"):
+        for path in (ROOT / folder).rglob("*/"):
+            if path.is_dir() and path.name != "__pycache__":
+                assert (path / "__init__.py").is_file(), path
+
+
+def code_blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def shell_commands():
+    """Return the commands that the README shows, as they stand there, but for those that install."""
+    lines = [line.split("#")[0].strip() for block in code_blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("python -m mdtree_jax.")]
+
+
+@pytest.fixture(scope="module")
+def readme_runs(tmp_path_factory, collections):
+    """Run every command of the README once, in order, in one empty folder: command -> (exit code, output)."""
+    folder = tmp_path_factory.mktemp("readme")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    runs = {}
+    for command in shell_commands():
+        arguments = [sys.executable, *command.split()[1:]]
+        done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True)
+        runs[command] = (done.returncode, done.stdout + done.stderr)
+    return folder, runs
+
+
+def test_commands_of_the_readme_run(readme_runs):
+    folder, runs = readme_runs
+    assert len(runs) >= 4
+    assert {command: output for command, (code, output) in runs.items() if code} == {}
+    assert (folder / "runs/transfer-dataset/figures/accuracy_q1_dataset.png").stat().st_size > 10_000
+
+
+def test_python_of_the_readme_runs(collections, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in code_blocks("python"):
+        exec(block, names)  # our own README
+    # The diagnosis that the README shows is what the code prints.
+    assert names["tree"].export_text() in README
+
+
+def test_readme_has_two_set_up_lines_and_the_table_of_columns():
+    lines = [line for block in code_blocks("bash") for line in block.splitlines() if "pip install" in line]
+    assert len(lines) == 2
+    assert markdown_table() in README

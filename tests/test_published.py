@@ -1,0 +1,155 @@
+"""The published numbers, to the digit: labels, fits, curves, one-step gains."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mdtree_jax import MDTreeClassifier
+from mdtree_jax.diagnosis.experiments import EXPERIMENTS, PUBLISHED_SEEDS, Runner, experiments_of
+from mdtree_jax.diagnosis.grid import compute_labels, make_grid
+from mdtree_jax.diagnosis.methods import get_methods
+from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS, OneStepRunner
+from mdtree_jax.diagnosis.published import FILES, published_file
+from mdtree_jax.report.paper import CASES
+from tests.conftest import SHARED
+
+
+@pytest.fixture(scope="module")
+def results(collections):
+    """The seven experiments with every method and the published seeds."""
+    return Runner(*collections, get_methods(None), PUBLISHED_SEEDS).run(experiments_of("all"))
+
+
+def means(results, experiment, method, value="accuracy"):
+    table = results[0]
+    return table[(table.experiment == experiment) & (table.method == method)].groupby("k")[value]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_labels_and_rfi_follow_from_the_grid(name, collections):
+    raw = pd.read_csv(published_file(name))
+    frame = collections[list(FILES).index(name)]
+    computed = compute_labels(make_grid(frame.drop(columns=[c for c in frame if c.startswith(("rfi", "label"))])))
+    rfi = {"rfi_batch_down": "rfi_inc_temp", "rfi_batch_up": "rfi_dec_temp", "rfi_width": "rfi_width"}
+    rfi |= {"rfi_data": "rfi_data"}
+    for ours, published in rfi.items():
+        np.testing.assert_allclose(computed[ours], raw[published], rtol=0, atol=1e-9)
+    published_names = {
+        "label_optimizer": ("bs_failure", {"temperature_too_low": "small", "temperature_too_high": "large"}),
+        "label_size": ("width_vs_batch", {"size": "width", "temperature": "batch"}),
+        "label_data": ("data_vs_batch", {"data": "data", "temperature": "batch"}),
+    }
+    for ours, (published, names) in published_names.items():
+        assert computed[ours].replace(names).tolist() == raw[published].tolist()
+    assert len(computed) == 1690
+
+
+def test_small_means_that_the_batch_is_too_large(F):
+    # At the largest batch nothing lies above: whatever there is to gain, is gained by a smaller batch.
+    largest = F[F.batch_size == F.batch_size.max()]
+    assert set(largest.label_optimizer) <= {"temperature_too_low", "optimal"}
+    smallest = F[F.batch_size == F.batch_size.min()]
+    assert set(smallest.label_optimizer) <= {"temperature_too_high", "optimal"}
+
+
+@pytest.mark.parametrize(
+    ("task", "thresholds", "on_train", "on_test"),
+    [("optimizer", (0.146, -4.422, 6.138), 94.23, 91.41), ("size", (1.0, -0.024, -1.455), 84.24, 79.56)],
+)
+def test_fits_to_all_of_F(task, thresholds, on_train, on_test, F, F_noise):
+    tree = MDTreeClassifier(task=task).fit(F)
+    np.testing.assert_allclose(tree.thresholds_, thresholds, atol=5.1e-4)
+    assert 100 * tree.score(F) == pytest.approx(on_train, abs=0.0051)
+    assert 100 * tree.score(F_noise) == pytest.approx(on_test, abs=0.0051)
+
+
+@pytest.mark.skipif(not (SHARED / "reference").is_dir(), reason="the authors' curves are not beside the checkout")
+def test_every_point_of_the_authors_curves(results):
+    curves = json.loads((SHARED / "reference" / "curves.json").read_text())["experiments"]
+    compared = 0
+    for name, curve in curves.items():
+        for method, published in curve["accuracy_mean"].items():
+            ours = means(results, name, "md_tree" if method.startswith("MDtree") else method)
+            # The tolerance is half of the last printed figure: every method, trees and baselines, to the digit.
+            np.testing.assert_allclose(ours.mean().loc[curve["k"]], published, rtol=0, atol=0.0051)
+            np.testing.assert_allclose(ours.std(ddof=0).loc[curve["k"]], curve["accuracy_sd"][method], atol=0.0051)
+            compared += len(published)
+        n_train = means(results, name, "md_tree", "n_train").mean().loc[curve["k"]]
+        np.testing.assert_allclose(n_train, curve["n_train_mean"])
+        assert set(means(results, name, "md_tree", "n_test").first()) == {curve["n_test"]}
+    assert compared == 3 * (24 + 10 + 13 + 10 + 10)
+
+
+def test_table_of_the_paper(results):
+    for case in CASES:
+        for method, published in case.accuracy.items():
+            # Truncated where the paper truncates; 49.56 is 49.54 with a current scikit-learn (facts: section 5).
+            ours = means(results, case.experiment, method).mean()[case.k]
+            assert ours == pytest.approx(published, abs=0.025), (case.number, method)
+
+
+def test_references_that_need_no_fit(results):
+    table = results[0]
+    at_initial = table[table.method == "initial_thresholds"].groupby("task").accuracy.agg(["min", "max"])
+    assert at_initial.loc["optimizer"].round(2).tolist() == [83.46, 83.46]
+    assert at_initial.loc["size"].round(2).tolist() == [75.14, 75.14]
+    everything = table[(table.method == "majority") & (table.k == 10) & (table.experiment == "q2_width_scale_data")]
+    assert everything.accuracy.round(2).unique().tolist() == [53.55]
+    assert set(table[table.method == "majority"].accuracy.round(2)) >= {64.74, 53.55, 61.20}
+
+
+def test_exact_fit_is_never_behind_the_published_one_in_training(collections):
+    """On every sample of every experiment, in training accuracy."""
+    train = collections[0]
+    methods = get_methods(["md_tree", "md_tree_exact"])
+    from mdtree_jax.diagnosis import engine
+    from mdtree_jax.diagnosis.experiments import make_side, task_rows
+    from mdtree_jax.diagnosis.sampling import SAMPLINGS
+    from mdtree_jax.diagnosis.structures import STRUCTURES
+    from mdtree_jax.diagnosis.tasks import TASKS
+
+    strictly_better = 0
+    for experiment in EXPERIMENTS.values():
+        task, sampling = TASKS[experiment.task], SAMPLINGS[experiment.sampling]
+        frame, structure = task_rows(train, task), STRUCTURES[experiment.task]
+        side = make_side(frame, task, methods)
+        X, codes = side.features[structure.features], np.array([task.classes.index(c) for c in structure.classes])
+        for k in sampling.sizes(frame):
+            for seed in PUBLISHED_SEEDS if sampling.random else (0,):
+                mask = sampling.mask(frame, k, seed)
+                rows, y = X[mask], np.argsort(codes)[side.y[mask]]
+                published, exact = (fit(structure, rows, y) for fit in (engine.fit_published, engine.fit_exact))
+                better = [engine.accuracy(structure, t, rows, y) for t in (published, exact)]
+                assert better[1] >= better[0], (experiment.name, k, seed)
+                strictly_better += better[1] > better[0]
+    assert strictly_better > 100
+
+
+def test_one_step_gains(collections):
+    table, thresholds = OneStepRunner(*collections, get_methods(list(ONE_STEP_METHODS)), PUBLISHED_SEEDS).run()
+    gain = table.groupby(["task", "method", "step"]).gain.mean()
+    known = {
+        ("optimizer", "oracle", "one"): 1.478,
+        ("optimizer", "oracle", "optimal"): 5.829,
+        ("size", "oracle", "one"): 1.922,
+        ("size", "oracle", "optimal"): 8.834,
+        ("optimizer", "validation", "one"): 1.213,
+        ("optimizer", "validation", "optimal"): 4.455,
+    }
+    for key, value in known.items():
+        assert gain[key] == pytest.approx(value, abs=6e-4), key
+    about = {
+        ("optimizer", "one"): 0.92,
+        ("optimizer", "optimal"): 3.50,
+        ("size", "one"): 1.19,
+        ("size", "optimal"): 5.03,
+    }
+    for (task, step), value in about.items():
+        assert gain[task, "random", step] == pytest.approx(value, abs=0.015)
+        for method in ("md_tree", "md_tree_exact"):
+            low = gain[task, "validation", step]
+            assert low < gain[task, method, step] < gain[task, "oracle", step]
+    assert (table.gain >= table.gain_unclipped - 1e-12).all()
+    assert set(thresholds.method) == {"md_tree", "md_tree_exact"}

@@ -1,0 +1,268 @@
+"""The command `python -m mdtree_jax.transfer`: what it writes, and what it says to bad input."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mdtree_jax import cli, load_collection, transfer
+from mdtree_jax.diagnosis.experiments import EXPERIMENTS
+from mdtree_jax.diagnosis.methods import METHODS
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Return a function that runs the command in an empty folder: (exit code, output, errors)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        code = cli.run("transfer", transfer.__doc__, transfer.main, ["figures=false", *arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_one_collection_is_tested_on_what_was_not_sampled(run, small_grid, tmp_path):
+    small_grid.to_csv("own.csv", index=False)
+    code, out, _ = run("collection=own.csv", "mode=all", "seeds=3", "out=results")
+    assert code == 0
+    results = pd.read_csv("results/results.csv")
+    sizes = small_grid.assign(**load_collection("own.csv")).label_optimizer.ne("optimal").sum()
+    part = results[results.experiment == "q1_dataset"]
+    assert (part.n_train + part.n_test == sizes).all()
+    assert "leaves none to test on" in out
+    assert sorted(p.name for p in (tmp_path / "results").iterdir()) == [
+        "one_step.csv", "results.csv", "tables.md", "thresholds.csv"]  # fmt: skip
+
+
+def test_tables_have_the_documented_columns_and_rows(run, collections):
+    code, _, _ = run("mode=all", "seeds=[42,90]", "k=[1,8]")
+    assert code == 0
+    folder = "runs/transfer-all"
+    results, one_step, thresholds = (pd.read_csv(f"{folder}/{n}.csv") for n in ("results", "one_step", "thresholds"))
+    assert results.columns.tolist() == [
+        "experiment", "task", "method", "k", "seed", "n_train", "n_test", "accuracy"]  # fmt: skip
+    assert one_step.columns.tolist() == ["task", "method", "step", "seed", "gain", "gain_unclipped"]
+    assert set(results.experiment) == set(EXPERIMENTS)
+    assert set(results.method) == set(METHODS)
+    assert set(results.task) == {"optimizer", "size", "data"}
+    assert set(one_step.method) == {"random", "hyperparameter", "validation", "md_tree", "md_tree_exact", "oracle"}
+    assert not results.duplicated(["experiment", "method", "k", "seed"]).any()
+    fitted = results[results.method.isin(thresholds.method)]
+    counted = thresholds[~thresholds.experiment.str.startswith("one_step")]
+    nodes = {"optimizer": 3, "size": 3, "data": 6}
+    assert len(counted) == fitted.task.map(nodes).sum()
+    assert "## The paper's table beside ours" in Path(folder, "tables.md").read_text()
+    assert os.listdir(".") == ["runs"]  # no outputs/, no log file
+
+
+def test_forked_processes_give_the_same_tables(collections):
+    from mdtree_jax.diagnosis.experiments import Runner, experiments_of
+    from mdtree_jax.diagnosis.methods import get_methods
+
+    tables = []
+    for jobs in (1, 2):
+        runner = Runner(*collections, get_methods(["md_tree", "validation"]), range(5), k=[1, 3], jobs=jobs)
+        tables.append(runner.run(experiments_of("dataset")))
+    for serial, forked in zip(*tables, strict=True):
+        pd.testing.assert_frame_equal(serial, forked)
+
+
+def test_exchanged_sides_and_seed_ranges(run, collections):
+    code, out, _ = run(
+        "train=published/F_noise", "test=published/F", "mode=scale", "seeds=200:202", "k=[1]", "methods=[md_tree]"
+    )
+    assert code == 0
+    results = pd.read_csv("runs/transfer-scale/results.csv")
+    assert set(results.seed) == {200, 201}
+    assert results[results.task == "size"].n_test.unique().tolist() == [1669]
+    assert "paper" not in out
+
+
+def test_figures(tmp_path, small_grid, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small_grid.to_parquet("collection.parquet")
+    assert cli.run("transfer", "", transfer.main, ["collection=.", "mode=all", "seeds=2", "out=out"]) == 0
+    names = {p.name for p in (tmp_path / "out" / "figures").iterdir()}
+    wanted = {f"accuracy_{e}" for e in EXPERIMENTS}
+    wanted |= {f"tree_{t}" for t in ("optimizer", "optimizer_similarity", "size", "data")}
+    wanted |= {"phase_metrics_collection"} | {f"phase_{t}_collection" for t in ("optimizer", "size", "data")}
+    assert names == {f"{name}.{kind}" for name in wanted for kind in ("png", "svg")}
+
+
+def drop_column(frame):
+    return frame.drop(columns="log_hessian_trace")
+
+
+BAD_TABLES = {
+    "misspelt": (lambda f: f.rename(columns={"test_error": "test_eror"}), "no column 'test_error'.*mean 'test_eror'"),
+    "nan": (lambda f: f.assign(cka=f.cka.mask(f.index == 3)), "column 'cka'.*'nan' in the row of index 3"),
+    "infinity": (lambda f: f.assign(train_loss=np.inf), "column 'train_loss' holds 'inf'"),
+    "text": (lambda f: f.assign(cka=f.cka.astype(object).mask(f.index == 1, "high")), "column 'cka'.* holds 'high'"),
+    "incomplete": (lambda f: f.drop(index=[0, 5]), "3 x 3 x 2 = 18 configurations lacks 2: width=4, batch_size=16"),
+    "twice": (lambda f: pd.concat([f, f.iloc[[4]]]), "width=4, batch_size=64, data_fraction=0.5 stands twice"),
+    "fraction": (lambda f: f.assign(data_fraction=f.data_fraction * 2), r"data_fraction=2 .*must be \(0, 1\]"),
+    "percent": (lambda f: f.assign(test_error=-f.test_error), "errors are percentages in"),
+    "label": (lambda f: f.assign(label_size="wide"), "column 'label_size' holds 'wide'"),
+    "one_class": (lambda f: f.assign(test_error=10.0), "every label is 'optimal'"),
+    "narrow": (lambda f: f.assign(width=f.width // 4), "no row for task 'data'.*every width is below 32.*widest is 16"),
+    "empty": (lambda f: f.iloc[:0], "has no rows"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TABLES)
+def test_bad_tables(name, run, small_grid, tmp_path):
+    change, message = BAD_TABLES[name]
+    change(small_grid).to_csv("bad.csv", index=False)
+    expect_error(run("collection=bad.csv", "mode=all"), message)
+    assert sorted(p.name for p in tmp_path.iterdir()) in (["bad.csv"], ["bad.csv", "runs"])
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+def expect_error(outcome, message):
+    code, out, err = outcome
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert re.search(message, err), err
+
+
+BAD_SETTINGS = [
+    (["mode=datset"], "unknown mode 'datset' .*mean 'dataset'.*there are: dataset, scale, one_step, all"),
+    (["methods=[md_tre]"], "unknown method 'md_tre' .*mean 'md_tree'.*there are: hyperparameter, validation"),
+    (["fit=best"], "unknown fit 'best'; there are: published, exact"),
+    (["collection=publishd"], "unknown collection 'publishd' .*mean 'published'.*published/F, published/F_noise"),
+    (["train=published/f"], "unknown collection 'published/f'"),
+    (["test=own.csv"], "test=own.csv needs train="),
+    (["collection=own.csv", "train=own.csv"], "give either the one or the others"),
+    (["seeds=many"], r"seeds='many'; seeds are a count \(50\), a list"),
+    (["seeds=5:5"], "names no seed"),
+    (["seeds=[1,-2]"], "names no seed"),
+    (["collection=own.csv", "k=[0]"], "k=0; a sample size is a whole number of at least 1"),
+    (["collection=own.csv", "k=[1.5]"], "k=1.5; a sample size"),
+    (["collection=own.csv", "mode=one_step", "methods=[majority]"], "takes part in one_step; there are: hyper"),
+    (["sedes=3"], r"unknown setting 'sedes' \(did you mean 'seeds'\?\); there are: mode, collection"),
+    (["grid=cifar"], "unknown setting 'grid'"),
+    (["+grid=cifar"], "unknown setting 'grid'"),
+    (["figures=maybe"], "figures=maybe does not fit: figures takes bool"),
+    (["train=a=b.csv"], "needs quotes within the quotes: 'train=\"a=b.csv\"'"),
+    (["train=a(1).csv"], "needs quotes within the quotes"),
+    (["mode"], "'mode' is no setting; write key=value"),
+    (["--multirun"], "'--multirun' is no setting"),
+    (["published_dir=nowhere"], "'nowhere' .*has no file dataframe_normal_public.csv; put it there from https://"),
+    (["collection=own.csv", "out=own.csv"], "cannot write to the folder 'own.csv'"),
+    (["collection=own.txt"], "unknown collection 'own.txt'"),
+    (["collection=."], "the folder '.' holds no collection: it needs collection.parquet or collection.csv"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD_SETTINGS, ids=lambda v: " ".join(v) if isinstance(v, list) else ""
+)
+def test_bad_settings(arguments, message, run, small_grid, tmp_path):
+    small_grid.to_csv("own.csv", index=False)
+    expect_error(run(*arguments), message)
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_unreadable_tables(run, tmp_path):
+    (tmp_path / "own.parquet").write_bytes(b"PAR1 cut off")
+    expect_error(run("collection=own.parquet"), "'own.parquet' cannot be read")
+    (tmp_path / "own.csv").write_text("")
+    expect_error(run("collection=own.csv"), "'own.csv' cannot be read")
+    (tmp_path / "own.json").write_text("{}")
+    expect_error(run("collection=own.json"), "ends in '.json'; a table is a .csv or a .parquet file")
+
+
+def test_wrong_checksum(run, tmp_path):
+    (tmp_path / "dataframe_normal_public.csv").write_text("width\n1\n")
+    expect_error(run("published_dir=."), "has sha256 .*but published/F is the file with 3e1fb0019ff5")
+
+
+def test_no_network_and_no_folder(run, monkeypatch, tmp_path):
+    import pooch
+
+    def refuse(*_, **__):
+        raise ConnectionError("unreachable")
+
+    monkeypatch.delenv("MDTREE_JAX_DATA", raising=False)
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+    expect_error(run(), "could not be downloaded .*name that folder by published_dir=DIR or MDTREE_JAX_DATA=DIR")
+
+
+def test_download_is_checked_and_cached(monkeypatch, tmp_path, collections):
+    """Fetch through pooch from a local folder that stands for the server."""
+    from mdtree_jax.diagnosis import published
+
+    server = tmp_path / "server"
+    server.mkdir()
+    file, _ = published.FILES["published/F"]
+    source = server / file
+    source.write_bytes(published.published_file("published/F").read_bytes())
+
+    def fetch(url, output_file, pooch):
+        with open(output_file, "wb") as out:
+            out.write(source.read_bytes())
+
+    import pooch
+
+    monkeypatch.setattr(pooch.core, "choose_downloader", lambda *_, **__: fetch)
+    monkeypatch.setattr(pooch, "os_cache", lambda _: tmp_path / "cache")
+    monkeypatch.delenv("MDTREE_JAX_DATA", raising=False)
+    assert len(load_collection("published/F")) == 1690
+    source.write_text("tampered")
+    assert len(load_collection("published/F")) == 1690  # from the cache
+    (tmp_path / "cache" / file).unlink()
+    with pytest.raises(ValueError, match="does not match the known hash"):
+        load_collection("published/F")
+
+
+def test_method_without_its_columns_is_skipped_and_named(run, small_grid):
+    drop_column(small_grid).to_csv("own.csv", index=False)
+    code, out, _ = run("collection=own.csv", "mode=dataset", "seeds=2", "out=o")
+    assert code == 0
+    skipped = "method md_tree is skipped in task optimizer: collection 'own.csv' has no column 'log_hessian_trace'"
+    assert skipped in " ".join(out.split())
+    assert skipped in Path("o/tables.md").read_text()
+    results = pd.read_csv("o/results.csv")
+    assert "md_tree" not in set(results[results.task == "optimizer"].method)
+    assert "md_tree" in set(results[results.task == "size"].method)
+    expect_error(run("collection=own.csv", "methods=[md_tree,landscape]", "out=p"), "no method is left for task 'opt")
+
+
+def test_incomplete_grid_on_request(run, small_grid):
+    small_grid.drop(index=[0, 5]).to_csv("own.csv", index=False)
+    code, _, _ = run("collection=own.csv", "allow_missing=true", "mode=all", "seeds=2", "out=o")
+    assert code == 0
+    assert np.isfinite(pd.read_csv("o/one_step.csv").gain).all()
+    diverged = small_grid.assign(train_error=small_grid.train_error.mask(small_grid.index == 7))
+    assert len(load_collection(diverged, allow_missing=True)) == len(small_grid) - 1
+
+
+def test_labels_of_a_part_are_those_of_the_whole(small_grid):
+    whole = load_collection(small_grid)
+    part = load_collection(whole[whole.width < 64])
+    assert part.label_size.tolist() == whole[whole.width < 64].label_size.tolist()
+
+
+def test_process_exit_code_and_speed_of_help(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mdtree_jax.transfer"]
+    done = subprocess.run([*command, "mode=x"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    code = (
+        "import sys, runpy; sys.argv = ['transfer', '--help']\ntry: runpy.run_module('mdtree_jax.transfer', run_name="
+    )
+    code += "'__main__')\nexcept SystemExit: pass\nimport json; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    *text, modules = done.stdout.splitlines()
+    assert any(line.startswith("seeds: [42, 90, 38, 18, 72]") for line in text)
+    assert not {"pandas", "sklearn", "hydra", "jax"} & set(json.loads(modules))
