@@ -26,12 +26,14 @@ def main(config: SweepConfig) -> int:
 
     from mdtree_jax.data import dataset_shape, load_dataset
     from mdtree_jax.population.grid import make_cohorts
+    from mdtree_jax.population.jax_side import set_up_jax
     from mdtree_jax.population.schema import check_settings, make_grid, make_recipe, resolved_config
     from mdtree_jax.store.folder import RunFolder
     from mdtree_jax.store.manifest import data_hash
 
     console, wanted = Console(), config.grid
     check_settings(config)
+    set_up_jax(config)
     files = {"data_dir": config.data_dir, "data_file": config.data_file}
     grid = make_grid(wanted)
     if config.dry_run:
@@ -42,7 +44,7 @@ def main(config: SweepConfig) -> int:
     cohorts = make_cohorts(grid, len(data.x_train))
     recipe = make_recipe(wanted, data.num_classes, data.shape.image_shape)
     members = {cohort.key: [(m.index, m.seed) for m in cohort.members] for cohort in cohorts}
-    with RunFolder(config.out, resolved_config(wanted, data_hash(*data[:4])), members) as folder:
+    with RunFolder(config.out, resolved_config(wanted) | {"data_hash": data_hash(*data[:4])}, members) as folder:
         if config.import_from is not None or config.export_to is not None:
             return _move_parts(config, folder, console)
         return _train(config, recipe, cohorts, data, folder, console)
@@ -51,9 +53,11 @@ def main(config: SweepConfig) -> int:
 def _show_plan(config: SweepConfig, cohorts, shape, console) -> int:
     from mdtree_jax.population.jax_side import plan_here
     from mdtree_jax.population.progress import plan_table
+    from mdtree_jax.population.schema import resolved_config
+    from mdtree_jax.store.folder import read_members
 
-    recipe_plan = plan_here(config, cohorts, shape)
-    console.print(plan_table(recipe_plan, config.grid.name))
+    members = read_members(config.out, resolved_config(config.grid))
+    console.print(plan_table(plan_here(config, cohorts, shape, members), config.grid.name))
     return 0
 
 

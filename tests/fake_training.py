@@ -20,7 +20,7 @@ def run_folder(path, config=CONFIG, cohorts=COHORTS):
     return RunFolder(path, config, {c.key: [(m.index, m.seed) for m in c.members] for c in cohorts})
 
 
-def train(recipe, cohort, data, *, executor, progress, checkpoint_path, diverged=()):
+def train(recipe, cohort, data, *, executor, progress, checkpoint, resume, diverged=()):
     values = np.array([np.random.default_rng([m.index, m.seed]).random(4) for m in cohort.members])
     is_finite = np.array([(m.index, m.seed) not in diverged for m in cohort.members])
     for block in range(3):

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -79,6 +80,25 @@ def test_the_executor_is_on_disk_before_the_first_step_and_used_again(tmp_path):
     assert seen == [({"chunk": 99}, {"chunk": 99})] * 2
 
 
+def test_an_executor_of_another_machine_is_chosen_anew(tmp_path):
+    resumed = []
+
+    def dies_once(*args, checkpoint, resume, **options):
+        resumed.append(resume)
+        if len(resumed) == 1:
+            checkpoint({"w": np.ones(2)})
+            raise KeyboardInterrupt
+        return train(*args, checkpoint=checkpoint, resume=resume, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path, trainer(dies_once))
+    elsewhere = trainer(dies_once, choose=lambda recipe, cohort: {"chunk": 1})._replace(decode=lambda values: None)
+    sweep(tmp_path, elsewhere)
+    assert resumed == [None] * 5  # the state of the other executor is not used
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["executors"] == {c.key: {"chunk": 1} for c in COHORTS}
+
+
 def test_diverged_members_are_rows_and_are_counted(tmp_path):
     def some_diverge(*args, **options):
         return train(*args, **options, diverged={(0, 1), (5, 2)})
@@ -139,3 +159,21 @@ def test_choice_is_recorded_for_every_cohort(tmp_path):
     sweep(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["executors"] == {c.key: CHOICE for c in COHORTS}
+
+
+def test_a_long_cohort_goes_on_from_its_last_checkpoint(tmp_path):
+    resumed = []
+
+    def dies_in_the_middle(recipe, cohort, data, *, checkpoint, resume, **options):
+        resumed.append(None if resume is None else int(resume["epoch"]))
+        for epoch in range(0 if resume is None else int(resume["epoch"]), 20, 5):
+            if epoch == 10 and len(resumed) == 1:
+                raise KeyboardInterrupt
+            checkpoint({"epoch": np.array(epoch + 5), "w": np.ones((2, 3))})
+        return train(recipe, cohort, data, checkpoint=checkpoint, resume=resume, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path, trainer(dies_in_the_middle))
+    sweep(tmp_path, trainer(dies_in_the_middle))
+    assert resumed == [None, 10, None, None, None]
+    assert not list((tmp_path / "unfinished").iterdir())

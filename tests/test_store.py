@@ -22,7 +22,7 @@ from tests.fake_training import COHORTS, CONFIG, run_folder, train
 
 
 def rows_of(cohort, diverged=()):
-    none = {"executor": None, "progress": lambda *a: None, "checkpoint_path": None}
+    none = {"executor": None, "progress": lambda *a: None, "checkpoint": None, "resume": None}
     return member_rows(cohort, train(None, cohort, None, **none, diverged=diverged))
 
 

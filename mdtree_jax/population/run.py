@@ -6,8 +6,10 @@ No JAX at import: the trainer is handed in, and checkpoints are imported when th
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +26,10 @@ from mdtree_jax.store.tables import DIVERGED, OK, typed_members
 class Trainer(NamedTuple):
     """What `run_sweep` needs to train a cohort.
 
-    `choose(recipe, cohort)` returns how the cohort is executed, `encode` and `decode` turn that into plain JSON values
-    and back, and `train(recipe, cohort, data, executor=, progress=, checkpoint_path=)` returns a `TrainedCohort`.
+    `choose(recipe, cohort)` returns how the cohort is executed; `encode` and `decode` turn that into plain JSON values
+    and back (None if this machine cannot do it: then it is chosen anew). `train(recipe, cohort, data, executor=,
+    progress=, checkpoint=, resume=)` returns a `TrainedCohort`. From time to time it may call `checkpoint` with a flat
+    dictionary of arrays; of a cohort that was killed, the last of them comes back as `resume`.
     """
 
     choose: Callable[[Recipe, Cohort], Any]
@@ -88,16 +92,20 @@ def _train_one(
 ) -> pd.DataFrame:
     """Train one cohort and commit it: executor, then networks, then the part that says it is finished."""
     recorded = folder.executor(cohort.key)
-    choice = trainer.choose(recipe, cohort) if recorded is None else trainer.decode(recorded)
-    if recorded is None:
+    choice = None if recorded is None else trainer.decode(recorded)
+    if choice is None:
+        folder.forget_unfinished(cohort.key)  # a state goes with its executor
+        choice = trainer.choose(recipe, cohort)
         folder.record_executor(cohort.key, trainer.encode(choice))
+    unfinished = folder.unfinished_path(cohort.key)
     trained = trainer.train(
         recipe,
         cohort,
         data,
         executor=choice,
         progress=monitor.progress,
-        checkpoint_path=folder.unfinished_path(cohort.key),
+        checkpoint=functools.partial(_save_state, unfinished),
+        resume=_load_state(unfinished),
     )
     rows = member_rows(cohort, trained)
     if keep == "all":
@@ -111,6 +119,20 @@ def _train_one(
         metadata["num_compilations"] = int(trained.num_compilations)
     folder.finish(cohort.key, rows, metadata)
     return rows
+
+
+def _save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    from mdtree_jax.store.checkpoint import save_state
+
+    save_state(path, state)
+
+
+def _load_state(path: Path) -> dict[str, np.ndarray] | None:
+    if not any(path.parent.glob(f"{path.name}*")):
+        return None
+    from mdtree_jax.store.checkpoint import load_state
+
+    return load_state(path)
 
 
 def member_rows(cohort: Cohort, trained: Any) -> pd.DataFrame:

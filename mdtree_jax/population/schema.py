@@ -80,11 +80,11 @@ def make_recipe(config: GridConfig, num_classes: int, image_shape: tuple[int, in
     return Recipe(**shared, num_classes=num_classes, image_shape=image_shape)
 
 
-def resolved_config(config: GridConfig, data_hash: str) -> dict[str, Any]:
-    """Return what decides the numbers of a run, as plain values: the grid without its name, and the data's hash."""
+def resolved_config(config: GridConfig) -> dict[str, Any]:
+    """Return what decides the numbers of a run, as plain values: the grid without its name."""
     values = asdict(config)
     del values["name"]
-    return {**values, "data_hash": data_hash}
+    return values
 
 
 def check_settings(config: SweepConfig) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +99,17 @@ def load_network(run: str | Path, *, seed: int, **selection: float) -> tuple[dic
     return load_member(path, int(row["configuration"]), seed), row
 
 
-def save_state(path: Path, state: Any, position: dict[str, Any]) -> None:
-    """Write any pytree of arrays and the JSON `position` that belongs to it: the state inside a long cohort.
+def save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    """Write a flat dictionary of arrays: the state inside a cohort that takes long.
 
-    The structure is not stored: whoever made the state knows it. The old state stays readable until the new one is
-    complete. Raises `UserError` on a full disk.
+    The old state stays readable until the new one is complete. Raises `UserError` on a full disk.
     """
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-    fresh = path.with_name(path.name + ".new")
-    _write(fresh, {f"leaf{i:05d}": leaf for i, leaf in enumerate(leaves)}, {"position": position})
-    old = path.with_name(path.name + ".old")
+    fresh, old = (path.with_name(f"{path.name}.{suffix}") for suffix in ("new", "old"))
+    arrays = {name: np.asarray(array) for name, array in state.items()}
+    described = [[name, list(array.shape), array.dtype.str] for name, array in arrays.items()]
+    # Orbax refuses arrays without elements; their description says all there is to know.
+    full = {f"array{i:05d}": array for i, array in enumerate(arrays.values()) if array.size}
+    _write(fresh, full, {"arrays": described})
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         path.rename(old)
@@ -116,23 +117,22 @@ def save_state(path: Path, state: Any, position: dict[str, Any]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(path: Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
-    """Return the state at `path` in the structure of `like`, and its position; None if there is none.
-
-    A state whose arrays have other shapes or types than those of `like` is of no use and counts as none.
-    """
+def load_state(path: Path) -> dict[str, np.ndarray] | None:
+    """Return the state that `save_state` wrote to `path`, None if there is none that can be read."""
     # Killed between the two renames of save_state, the whole states are .new and .old; the newer one counts.
-    candidates = [path, path.with_name(path.name + ".new"), path.with_name(path.name + ".old")]
-    found = next((candidate for candidate in candidates if (candidate / "orbax.checkpoint").exists()), None)
-    if found is None:
-        return None
-    metadata = _read_metadata(found)
-    stored = _read(found, metadata.metadata)
-    leaves = [stored[name] for name in sorted(stored)]
-    wanted, structure = jax.tree.flatten(like)
-    if [(np.shape(x), np.asarray(x).dtype) for x in wanted] != [(x.shape, x.dtype) for x in leaves]:
-        return None
-    return jax.tree.unflatten(structure, leaves), metadata.custom_metadata["position"]
+    for candidate in (path, *(path.with_name(f"{path.name}.{suffix}") for suffix in ("new", "old"))):
+        if (candidate / "orbax.checkpoint").exists():
+            try:
+                metadata = _read_metadata(candidate)
+                arrays = _read(candidate, metadata.metadata)
+            except UserError:  # what cannot be read is of no use; the cohort starts over
+                continue
+            described = metadata.custom_metadata["arrays"]
+            return {
+                name: arrays[f"array{i:05d}"] if f"array{i:05d}" in arrays else np.empty(shape, dtype)
+                for i, (name, shape, dtype) in enumerate(described)
+            }
+    return None
 
 
 def _write(path: Path, tree: Any, custom_metadata: dict[str, Any]) -> None:

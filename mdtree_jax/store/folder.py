@@ -99,12 +99,18 @@ class RunFolder:
         """Where the state inside a long cohort is kept until the cohort is finished."""
         return self.path / "unfinished" / key
 
+    def forget_unfinished(self, key: str) -> None:
+        """Remove the state inside the cohort."""
+        path = self.unfinished_path(key)
+        for leftover in (path, *path.parent.glob(f"{key}.*")):
+            shutil.rmtree(leftover, ignore_errors=True)
+
     def finish(self, key: str, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:
         """Commit the cohort: its rows become a part; from here on it is never trained again."""
         with self._writing():
             write_table(self._part(key), rows, {**metadata, **self._identity(key)})
             self._parts[key] = rows
-            shutil.rmtree(self.unfinished_path(key), ignore_errors=True)
+            self.forget_unfinished(key)
 
     def write_tables(self, csv: bool = False) -> None:
         """Write `members.parquet` and `collection.parquet` (and the same as CSV) from the finished cohorts."""
@@ -184,9 +190,9 @@ class RunFolder:
         for path in self.path.glob("checkpoints/*"):
             if path.name not in self.cohorts or not self._part(path.name).exists():
                 shutil.rmtree(path, ignore_errors=True)
-        for path in self.path.glob("unfinished/*"):
-            if self._part(path.name).exists():
-                shutil.rmtree(path, ignore_errors=True)
+        for key in self.cohorts:
+            if self._part(key).exists():
+                self.forget_unfinished(key)
 
 
 def check_folder(path: Path, config: dict[str, Any]) -> None:
@@ -201,6 +207,17 @@ def check_folder(path: Path, config: dict[str, Any]) -> None:
         check_same_config(path, manifest["config"], config)
     elif path.is_dir() and any(not _may_be_alone(entry.name) for entry in path.iterdir()):
         raise UserError(f"{path} is not empty and has no manifest.json, so it is no run folder; choose another out=")
+
+
+def read_members(path: str | Path, config: dict[str, Any]) -> pd.DataFrame | None:
+    """Return the per-seed table at `path` if that is a run of `config`, None otherwise; takes no lock."""
+    path = Path(path).expanduser()
+    manifest = read_manifest(path / "manifest.json")
+    table = path / "members.parquet"
+    if manifest is None or not table.exists():
+        return None
+    there = {key: manifest["config"].get(key) for key in config}
+    return pd.read_parquet(table) if config_hash(there) == config_hash(config) else None
 
 
 def _may_be_alone(name: str) -> bool:
