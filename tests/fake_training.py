@@ -39,6 +39,7 @@ def train(recipe, cohort, data, *, executor, progress, checkpoint, resume, diver
         train_flops=np.full(n, 1e6 * cohort.width),
         useful_step_fraction=0.97,
         num_compilations=1,
+        compile_seconds=0.0,
     )
 
 

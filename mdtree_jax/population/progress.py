@@ -16,13 +16,13 @@ from mdtree_jax.checks import UserError
 def duration(seconds: float) -> str:
     """Return `seconds` in words, to two figures or so.
 
-    >>> duration(3.14), duration(200), duration(7300), duration(200_000)
-    ('3.1 s', '3 min', '2.0 h', '2.3 days')
+    >>> duration(3.14), duration(200), duration(7300), duration(200_000), duration(1e9)
+    ('3.1 s', '3.3 min', '2.0 h', '2.3 days', '32 years')
     """
-    for limit, size, unit, digits in ((100, 1, "s", 1), (5400, 60, "min", 0), (1.5e5, 3600, "h", 1)):
+    for limit, size, unit in ((100, 1, "s"), (5400, 60, "min"), (1.5e5, 3600, "h"), (4e7, 86400, "days")):
         if seconds < limit:
-            return f"{seconds / size:.{digits}f} {unit}"
-    return f"{seconds / 86400:.1f} days"
+            return f"{seconds / size:.{1 if seconds / size < 10 else 0}f} {unit}"
+    return f"{seconds / 31_557_600:.0f} years"
 
 
 def amount(number: float) -> str:
@@ -41,14 +41,14 @@ def amount(number: float) -> str:
 def plan_table(plan: pd.DataFrame, title: str) -> Table:
     """Return the plan of `make_plan` as a table with one row per width and the total."""
     table = Table(title=f"{title}: {len(plan)} cohorts, {plan['finished'].sum()} finished", title_justify="left")
-    for heading in ("width", "parameters", "batch sizes", "networks", "operations", "on disk", "time here"):
-        table.add_column(heading, justify="right")
+    for heading in ("width", "parameters", "cohorts", "networks", "FLOPs", "on disk", "time here"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for width, rows in [*plan.groupby("width"), ("all", plan)]:
         left = rows[~rows["finished"]]
         table.add_row(
             str(width),
             "" if width == "all" else f"{rows['num_parameters'].iloc[0]:,}".replace(",", " "),
-            str(rows["batch_size"].nunique()),
+            str(len(rows)),
             str(rows["num_members"].sum()),
             amount(rows["train_flops"].sum()),
             f"{amount(rows['checkpoint_bytes'].sum())}B",

@@ -5,7 +5,6 @@ No JAX at import: the trainer is handed in, and checkpoints are imported when th
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -113,10 +112,12 @@ def _train_one(
 
         members = [(member.index, member.seed) for member in cohort.members]
         save_population(folder.checkpoint_path(cohort.key), trained.variables, members)
-    metadata = {"executor": trainer.encode(choice)}
-    with contextlib.suppress(AttributeError, TypeError):
-        metadata["useful_step_fraction"] = float(trained.useful_step_fraction)
-        metadata["num_compilations"] = int(trained.num_compilations)
+    metadata = {
+        "executor": trainer.encode(choice),
+        "useful_step_fraction": float(trained.useful_step_fraction),
+        "num_compilations": int(trained.num_compilations),
+        "compile_seconds": float(trained.compile_seconds),
+    }
     folder.finish(cohort.key, rows, metadata)
     return rows
 
