@@ -65,14 +65,13 @@ def _check_grammar(overrides: list[str], keys: list[str]) -> None:
         except HydraException:
             swept = "=" in override
             if not swept:
-                raise UserError(
-                    f"'{override}' is no setting; write key=value, where the keys are: {', '.join(keys)}"
-                ) from None
+                known = ", ".join(keys)
+                raise UserError(f"'{override}' is no setting; write key=value; the keys are: {known}") from None
         if swept:
             key, value = override.split("=", 1)
             raise UserError(
-                f"'{override}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes within "
-                f"the quotes: '{key}=\"{value}\"'"
+                f"'{override}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes "
+                f"within the quotes: '{key}=\"{value}\"'"
             )
 
 

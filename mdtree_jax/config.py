@@ -19,6 +19,7 @@ class TransferConfig:
     test: str | None = None
     seeds: Any = field(default_factory=list)
     fit: str = "published"
+    tasks: Any = None
     methods: Any = None
     k: Any = None
     figures: bool = True

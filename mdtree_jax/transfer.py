@@ -47,6 +47,7 @@ def main(config: TransferConfig) -> None:
     from mdtree_jax.diagnosis.experiments import MODES, Runner, experiments_of
     from mdtree_jax.diagnosis.methods import get_methods
     from mdtree_jax.diagnosis.one_step import OneStepRunner, one_step_methods
+    from mdtree_jax.diagnosis.tasks import TASKS, get_task
     from mdtree_jax.files import check_writable_folder
     from mdtree_jax.parallel import available_cores
     from mdtree_jax.report import tables
@@ -55,6 +56,7 @@ def main(config: TransferConfig) -> None:
     mode = check_choice("mode", config.mode, MODES)
     fit = check_choice("fit", config.fit, FITS)
     methods = get_methods(as_list(config.methods))
+    tasks = [get_task(name).name for name in as_list(config.tasks) or TASKS]
     train, test = load_sides(config)
     out = check_writable_folder(config.out or f"runs/transfer-{mode}")
     console, notes = make_console(), []
@@ -63,13 +65,15 @@ def main(config: TransferConfig) -> None:
         if note not in notes:
             notes.append(note)
 
-    experiments = experiments_of(mode)
-    one_step = one_step_methods(methods) if mode in ("one_step", "all") else []
+    experiments = experiments_of(mode, tasks)
+    one_step = one_step_methods(methods, tasks) if mode in ("one_step", "all") else []
+    if not experiments and not one_step:
+        raise UserError(f"mode={mode} has no experiment of the tasks {', '.join(tasks)}")
     with progress(len(experiments) + 2 * bool(one_step)) as advance:
         setup = {"train": train, "test": test, "seeds": seeds, "allow_missing": config.allow_missing}
         setup |= {"k": as_list(config.k), "say": say, "advance": advance, "jobs": available_cores()}
         results, thresholds = Runner(methods=methods, **setup).run(experiments)
-        gains, more = OneStepRunner(methods=one_step, **setup).run() if one_step else OneStepRunner.empty()
+        gains, more = OneStepRunner(methods=one_step, **setup).run(tasks) if one_step else OneStepRunner.empty()
     names = {"train": train.attrs["name"], "test": "its cells not sampled" if test is None else test.attrs["name"]}
     written = tables.write_results(out, results, gains, thresholds, more, seeds=seeds, notes=notes, **names)
     tables.print_results(console, results, gains, paper=tuple(names.values()) == tables.PUBLISHED_PAIR)

@@ -84,6 +84,10 @@ def test_data_task_looks_at_wide_networks_only(F):
     assert tree.leaf_counts_.sum() == len(wide) == 637
     assert tree.score(F) == pytest.approx(np.mean(tree.predict(wide) == wide.label_data))
     assert MDTreeClassifier("data", min_width=0).fit(F).leaf_counts_.sum() == 1649
+    narrow = F[F.width <= 23]  # no width of 32 or more: the five widest
+    assert MDTreeClassifier("data").fit(narrow).leaf_counts_.sum() == sum(
+        (narrow.width >= 6) & (narrow.label_data != "optimal")
+    )
     with pytest.raises(UserError, match=r"widths >= 256 and the widest here is 128"):
         MDTreeClassifier("data", min_width=256).fit(F)
 

@@ -112,7 +112,7 @@ BAD_TABLES = {
     "percent": (lambda f: f.assign(test_error=-f.test_error), "errors are percentages in"),
     "label": (lambda f: f.assign(label_size="wide"), "column 'label_size' holds 'wide'"),
     "one_class": (lambda f: f.assign(test_error=10.0), "every label is 'optimal'"),
-    "narrow": (lambda f: f.assign(width=f.width // 4), "no row for task 'data'.*every width is below 32.*widest is 16"),
+    "one_task": (lambda f: f.assign(label_size="size"), r"one class only for task 'size', 'size' in .*by tasks=\[opt"),
     "empty": (lambda f: f.iloc[:0], "has no rows"),
 }
 
@@ -235,6 +235,16 @@ def test_method_without_its_columns_is_skipped_and_named(run, small_grid):
     assert "md_tree" not in set(results[results.task == "optimizer"].method)
     assert "md_tree" in set(results[results.task == "size"].method)
     expect_error(run("collection=own.csv", "methods=[md_tree,landscape]", "out=p"), "no method is left for task 'opt")
+
+
+def test_data_task_on_a_grid_of_narrow_networks(run, small_grid):
+    small_grid.assign(width=small_grid.width // 4).to_csv("own.csv", index=False)
+    code, out, _ = run("collection=own.csv", "mode=scale", "seeds=1", "out=o", "tasks=data")
+    assert code == 0
+    assert "no width is 32 or more; the widths from 1 are used" in out
+    assert set(pd.read_csv("o/results.csv").task) == {"data"}
+    expect_error(run("collection=own.csv", "mode=one_step", "tasks=[data]"), "no experiment of the tasks data")
+    expect_error(run("collection=own.csv", "tasks=[dat]"), "unknown task 'dat' .*there are: optimizer, size, data")
 
 
 def test_incomplete_grid_on_request(run, small_grid):

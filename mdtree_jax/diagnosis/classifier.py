@@ -18,12 +18,11 @@ from mdtree_jax.diagnosis import engine
 from mdtree_jax.diagnosis.columns import (
     canonicalize,
     feature_values,
-    missing_columns,
     missing_message,
 )
 from mdtree_jax.diagnosis.grid import with_labels
 from mdtree_jax.diagnosis.structures import OPTIMIZER_SIMILARITY, STRUCTURES, Structure
-from mdtree_jax.diagnosis.tasks import OPTIMAL, PUBLISHED_LABELS, get_task
+from mdtree_jax.diagnosis.tasks import OPTIMAL, PUBLISHED_LABELS, get_task, smallest_width
 from mdtree_jax.files import write_text
 
 #: Name -> function (structure, X, y) -> thresholds.
@@ -76,7 +75,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             `exact` (highest training accuracy over all thresholds jointly).
         structure: another tree: a `Structure`, a dictionary, a YAML file, or the name of a published one.
         min_width: rows of a collection with a smaller width take no part in `fit` and `score`; None is the task's
-            own (32 for `data`, as published), 0 keeps all.
+            own (32 for `data`, as published; on a grid without such widths its five widest), 0 keeps all.
 
     Attributes:
         thresholds_: (nodes,), each in its feature's unit, in the order of `structure_.nodes`.
@@ -278,8 +277,10 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         X = canonicalize(X)
         if task.label not in X:
             X = with_labels(X)
-        smallest = task.min_width if self.min_width is None else self.min_width
-        if smallest and not missing_columns(X, ["width"]):
+        smallest = self.min_width
+        if smallest is None:
+            smallest = smallest_width(task, X["width"]) if "width" in X else task.min_width
+        if smallest and "width" in X:
             wide = X["width"] >= smallest
             if not wide.any():
                 raise UserError(

@@ -68,11 +68,18 @@ COLUMN = {column.name: column for column in COLUMNS}
 ALIASES = {alias: column.name for column in COLUMNS for alias in column.aliases}
 LABEL_COLUMNS = ("label_optimizer", "label_size", "label_data")
 
-#: Columns that follow from others, with the column they need: never stored, made where a method asks for them.
-DERIVED: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
-    "log_num_samples": ("num_samples", np.log),
-    "log_num_parameters": ("num_parameters", np.log),
+#: Columns that follow from others, with the columns they need: never stored, made where a method asks for them.
+#: `log_effective_rank` is ln(trace / top eigenvalue), how many eigenvalues of the Hessian's top one make up its trace.
+DERIVED: dict[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]] = {
+    "log_num_samples": (("num_samples",), np.log),
+    "log_num_parameters": (("num_parameters",), np.log),
+    "log_effective_rank": (("log_hessian_trace", "log_hessian_max_eigenvalue"), np.subtract),
 }
+
+
+def sources(name: str) -> tuple[str, ...]:
+    """Return the columns that a feature needs: those it follows from, or itself."""
+    return DERIVED[name][0] if name in DERIVED else (name,)
 
 
 def canonical_name(name: str) -> str:
@@ -113,15 +120,15 @@ def canonicalize(frame: pd.DataFrame) -> pd.DataFrame:
 
 def missing_columns(frame: pd.DataFrame, names: list[str] | tuple[str, ...]) -> list[str]:
     """Return those of `names` that `frame` (in descriptive names) neither holds nor can derive."""
-    return [name for name in names if DERIVED.get(name, (name,))[0] not in frame.columns]
+    return [name for name in names if any(source not in frame.columns for source in sources(name))]
 
 
 def missing_message(frame: pd.DataFrame, names: list[str], why: str = "") -> str:
     """Return one sentence on missing columns, with the nearest unknown column of `frame` suggested."""
     strangers = [c for c in frame.columns if c not in COLUMN and c not in ALIASES]
     parts = []
-    for name in names:
-        source = DERIVED.get(name, (name,))[0]
+    lacking = dict.fromkeys(source for name in names for source in sources(name) if source not in frame.columns)
+    for source in lacking:
         if source not in COLUMN:
             known = [c for c in frame.columns if c not in LABEL_COLUMNS]
             parts.append(f"'{source}'{nearest(source, known)}, only {', '.join(map(str, known))}")
@@ -144,9 +151,8 @@ def feature_values(frame: pd.DataFrame, names: list[str] | tuple[str, ...]) -> n
         raise UserError(missing_message(frame, absent))
     out = np.empty((len(frame), len(names)))
     for j, name in enumerate(names):
-        source, function = DERIVED.get(name, (name, None))
-        values = numeric_column(frame, source)
-        out[:, j] = values if function is None else function(values)
+        values = [numeric_column(frame, source) for source in sources(name)]
+        out[:, j] = DERIVED[name][1](*values) if name in DERIVED else values[0]
     return out
 
 

@@ -13,7 +13,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis.columns import feature_values, missing_columns, missing_message
 from mdtree_jax.diagnosis.methods import Method
 from mdtree_jax.diagnosis.sampling import SAMPLINGS, Sampling
-from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS, Task
+from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS, Task, smallest_width
 from mdtree_jax.parallel import ordered_map
 
 PUBLISHED_SEEDS = (42, 90, 38, 18, 72)
@@ -46,9 +46,9 @@ EXPERIMENTS = {
 MODES = ("dataset", "scale", "one_step", "all")
 
 
-def experiments_of(mode: str) -> list[Experiment]:
-    """Return the accuracy experiments of a mode, none for `one_step`."""
-    return [e for e in EXPERIMENTS.values() if mode in (e.mode, "all")]
+def experiments_of(mode: str, tasks: Sequence[str] | None = None) -> list[Experiment]:
+    """Return the accuracy experiments of a mode, none for `one_step`, of the named tasks, None for all."""
+    return [e for e in EXPERIMENTS.values() if mode in (e.mode, "all") and e.task in (tasks or TASKS)]
 
 
 def task_rows(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
@@ -57,18 +57,24 @@ def task_rows(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
     Raises:
         UserError: none is left.
     """
-    keep = frame[task.label] != OPTIMAL
-    if task.min_width:
-        keep &= frame["width"] >= task.min_width
+    keep = (frame[task.label] != OPTIMAL) & (frame["width"] >= smallest_width(task, frame["width"]))
     if not keep.any():
-        raise UserError(
-            f"collection '{frame.attrs.get('name')}' has no row for task '{task.name}': every label is 'optimal'"
-            + (
-                f" or every width is below {task.min_width} (its widest is {frame['width'].max():g})"
-                * bool(task.min_width)
-            )
-        )
+        raise UserError(f"{_collection(frame)} has no row for task '{task.name}': every label is 'optimal'")
     return frame[keep]
+
+
+def check_two_classes(frame: pd.DataFrame, task: Task) -> None:
+    """Raise `UserError` if the rows of a task, as `task_rows` returns them, are all of one class."""
+    classes = frame[task.label].unique()
+    if len(classes) < 2:
+        raise UserError(
+            f"{_collection(frame)} holds one class only for task '{task.name}', '{classes[0]}' in {len(frame)} rows; "
+            f"leave the task out by tasks=[{','.join(t for t in TASKS if t != task.name)}]"
+        )
+
+
+def _collection(frame: pd.DataFrame) -> str:
+    return f"collection '{frame.attrs.get('name', 'DataFrame')}'"
 
 
 class Side(NamedTuple):
@@ -175,6 +181,11 @@ class Runner(Setup):
         results, thresholds, notes = [], [], []
         task, sampling = TASKS[experiment.task], SAMPLINGS[experiment.sampling]
         frames = [task_rows(frame, task) for frame in self.collections]
+        check_two_classes(frames[0], task)
+        if task.min_width and (smallest := frames[0]["width"].min()) < task.min_width:
+            notes.append(
+                f"{experiment.name}: no width is {task.min_width} or more; the widths from {smallest:g} are used"
+            )
         methods = usable_methods(frames, task, self.methods, notes.append)
         sides = [make_side(frame, task, methods) for frame in frames]
         memory: dict = {}

@@ -15,6 +15,7 @@ from mdtree_jax.diagnosis.experiments import (
     THRESHOLD_COLUMNS,
     Setup,
     Side,
+    check_two_classes,
     make_side,
     threshold_rows,
     usable_methods,
@@ -101,12 +102,14 @@ def advice_to_direction(advice: dict[str, np.ndarray]) -> np.ndarray:
     return places
 
 
-def one_step_methods(methods: Sequence[Method]) -> list[Method]:
-    """Return those of the methods that take part in the one-step experiment.
+def one_step_methods(methods: Sequence[Method], tasks: Sequence[str]) -> list[Method]:
+    """Return those of the methods that take part in the one-step experiment, none where it has none of the tasks.
 
     Raises:
-        UserError: none does.
+        UserError: none of the methods takes part.
     """
+    if not any(setting.task in tasks for setting in SETTINGS):
+        return []
     chosen = [method for method in methods if method.name in ONE_STEP_METHODS]
     if not chosen:
         raise UserError(
@@ -120,10 +123,11 @@ def one_step_methods(methods: Sequence[Method]) -> list[Method]:
 class OneStepRunner(Setup):
     """Runs the one-step experiments; `test` None means the configurations of `train` that were not sampled."""
 
-    def run(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def run(self, tasks: Sequence[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the tables one_step (task, method, step, seed, gain, gain_unclipped) and thresholds of its trees."""
         rows, thresholds = [], []
-        for gains, fitted, notes in ordered_map(self._run, SETTINGS, self.jobs):
+        settings = [s for s in SETTINGS if s.task in (tasks or TASKS)]
+        for gains, fitted, notes in ordered_map(self._run, settings, self.jobs):
             rows += gains
             thresholds += fitted
             for note in notes:
@@ -148,6 +152,7 @@ class OneStepRunner(Setup):
         frames = [_clear_rows(frame, tasks) for frame in self.collections]
         methods = self.methods
         for task in tasks:
+            check_two_classes(frames[0], task)
             methods = usable_methods(frames, task, methods, notes.append)
         sides = {task.name: [make_side(frame, task, methods) for frame in frames] for task in tasks}
         table = GainTable(setting, self.collections[-1], frames[-1], allow_missing=self.allow_missing)

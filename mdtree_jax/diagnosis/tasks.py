@@ -6,6 +6,7 @@ temperature. The published labels "small" and "large" speak of temperature, so "
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from mdtree_jax.checks import check_choice
@@ -59,6 +60,22 @@ TASKS = {
         ),
     )
 }
+
+
+#: Widths that a task with a smallest width looks at on a grid that is narrower throughout: as many as published.
+_NUM_WIDE = 5
+
+
+def smallest_width(task: Task, widths: Iterable[float]) -> float:
+    """Return the smallest width that takes part in a task on a grid of these widths; 0 where the task keeps all.
+
+    It is the task's own (32 for `data`: the five widest of the published grid); on a grid whose widest network is
+    narrower, the fifth widest.
+    """
+    if task.min_width is None:
+        return 0
+    ordered = sorted(set(widths))
+    return task.min_width if ordered[-1] >= task.min_width else ordered[-_NUM_WIDE:][0]
 
 
 def get_task(name: str) -> Task:

@@ -18,9 +18,9 @@ from matplotlib.patches import Patch
 from mdtree_jax.diagnosis.classifier import MDTreeClassifier, choose_structure
 from mdtree_jax.diagnosis.columns import missing_columns
 from mdtree_jax.diagnosis.drawing import class_colour
-from mdtree_jax.diagnosis.experiments import EXPERIMENTS
+from mdtree_jax.diagnosis.experiments import EXPERIMENTS, task_rows
 from mdtree_jax.diagnosis.methods import METHODS
-from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS, Task
+from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS, Task, smallest_width
 from mdtree_jax.files import check_writable_folder, written_aside
 from mdtree_jax.report.statistics import over_seeds
 
@@ -156,7 +156,7 @@ def phase_labels(frame: pd.DataFrame, tree: MDTreeClassifier, task: Task, name: 
     colours = ListedColormap([class_colour(c) for c in task.classes] + ["#e2e8f0"])
     label = np.array([classes.index(v) for v in frame[task.label]])
     verdict = np.array([classes.index(v) for v in tree.predict(frame)])
-    takes_part = (label != 2) & (frame["width"].to_numpy() >= (task.min_width or 0))
+    takes_part = (label != 2) & (frame["width"].to_numpy() >= smallest_width(task, frame["width"]))
     wrong = np.where(takes_part, (label != verdict).astype(float), np.nan)
     columns = (("label, from the grid", label, colours, 2), ("verdict of the tree", verdict, colours, 2),
                ("where the tree errs", wrong, ListedColormap(["#c6f6d5", "#c53030"]), 1))  # fmt: skip
@@ -209,7 +209,7 @@ def make_figures(
             features = tree_features(tree)
             if any(missing_columns(c, features) for c in collections):
                 continue
-            if task.min_width and train["width"].max() < task.min_width:
+            if task_rows(train, task)[task.label].nunique() < 2:
                 continue
             tree.fit(train)
             kind = "_similarity" if similarity else ""

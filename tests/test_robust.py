@@ -1,0 +1,124 @@
+"""The robust fit against plain enumeration of every threshold setting, and its properties."""
+
+import itertools
+from math import exp, lgamma, log
+
+import numpy as np
+import pytest
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.diagnosis import engine, robust
+from mdtree_jax.diagnosis.companions import MEMBERS
+from mdtree_jax.diagnosis.structures import Node, Structure
+
+CHAIN = Structure(
+    "chain",
+    (
+        Node("train_error", 0.5, 0.0, 1.0, "a", 1),
+        Node("mode_connectivity_peak", -10.0, -30.0, 0.0, 2, "b"),
+        Node("log_hessian_trace", 7.0, 4.0, 9.0, "b", "a"),
+    ),
+    ("a", "b"),
+)
+BUSHY = Structure(
+    "bushy",
+    (
+        Node("cka", 0.5, 0.2, 0.8, 1, 2),
+        Node("custom", 0.0, -2.0, 1.0, "a", "c"),
+        Node("cka", 0.6, 0.2, 0.8, "b", "a"),
+    ),
+    ("a", "b", "c"),
+)
+
+
+def _sample(structure, rows, seed=0):
+    rng = np.random.default_rng(seed)
+    low, high = ([min(f(n) for n in structure.nodes if n.feature == name) for name in structure.features]
+                 for f in (lambda n: n.low, lambda n: n.high))  # fmt: skip
+    X = rng.uniform(np.array(low) - 0.2, np.array(high) + 0.2, (rows, len(structure.features)))
+    y = engine.predict_classes(structure, structure.initial, X)
+    flip = rng.random(rows) < 0.2
+    return X, np.where(flip, rng.integers(0, len(structure.classes), rows), y)
+
+
+def _enumerate(structure, X, y, X_new):
+    """Posterior marginals and verdict shares by going through every setting, one after another."""
+    number = robust.candidates_for_depth(max(len(path) for path in robust._paths(structure)))
+    priors = [robust.threshold_prior(n.feature, n.initial, n.low, n.high, number) for n in structure.nodes]
+    rho = robust.evidence_per_row(len(y))
+
+    def log_beta(a, b):
+        return lgamma(a) + lgamma(b) - lgamma(a + b)
+
+    marginals = [np.zeros(number) for _ in priors]
+    shares, total = np.zeros((len(X_new), len(structure.classes))), 0.0
+    for place in itertools.product(range(number), repeat=len(priors)):
+        thresholds = np.array([grid[i] for (grid, _), i in zip(priors, place, strict=True)])
+        leaf = engine.reach_nodes(structure, thresholds, X)[1]
+        weight = sum(log_prior[i] for (_, log_prior), i in zip(priors, place, strict=True))
+        for number_, verdict in enumerate(structure.leaf_verdicts):
+            right, wrong = (int(np.sum((leaf == number_) & ((y == verdict) == side))) for side in (True, False))
+            weight += log_beta(9 + rho * right, 1 + rho * wrong) - log_beta(9, 1)
+        total += exp(weight)
+        for marginal, i in zip(marginals, place, strict=True):
+            marginal[i] += exp(weight)
+        shares[np.arange(len(X_new)), engine.predict_classes(structure, thresholds, X_new)] += exp(weight)
+    return [m / total for m in marginals], shares / total, log(total)
+
+
+@pytest.mark.parametrize("structure", [CHAIN, BUSHY], ids=lambda s: s.name)
+def test_sum_product_equals_enumeration(structure, monkeypatch):
+    monkeypatch.setattr(robust, "_MOST_CANDIDATES", 7)
+    X, y = _sample(structure, 40)
+    X_new, _ = _sample(structure, 60, seed=1)
+    marginals, shares, log_evidence = _enumerate(structure, X, y, X_new)
+    posterior = robust.fit_posterior(structure, X, y)
+    for found, expected in zip(posterior.marginals, marginals, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(robust.verdict_shares(posterior, X_new), shares, atol=1e-12)
+    assert posterior.log_evidence == pytest.approx(log_evidence, rel=1e-12)
+    monkeypatch.setattr(robust, "ROW_WEIGHT", 0.45)  # and another discount is told apart
+    assert not np.allclose(robust.verdict_shares(robust.fit_posterior(structure, X, y), X_new), shares, atol=1e-3)
+
+
+def test_one_row_leaves_the_prior_with_its_mode_at_the_initial_values():
+    posterior = robust.fit_posterior(CHAIN, np.array([[0.5, -10.0, 7.0]]), np.array([0]))
+    for grid, weight, node in zip(posterior.grids, posterior.marginals, CHAIN.nodes, strict=True):
+        assert node.low < grid[0] < grid[-1] < node.high
+        step = np.diff(grid).max()
+        assert abs(grid[np.argmax(weight)] - node.initial) <= step
+        assert weight.sum() == pytest.approx(1)
+
+
+def test_many_rows_find_the_thresholds():
+    rng = np.random.default_rng(0)
+    X = np.stack([rng.uniform(0, 1, 4000), rng.uniform(-30, 0, 4000), rng.uniform(4, 9, 4000)], axis=1)
+    truth = np.array([0.2, -4.0, 6.0])
+    y = engine.predict_classes(CHAIN, truth, X)
+    intervals = robust.threshold_intervals(robust.fit_posterior(CHAIN, X, y))
+    assert (intervals[:, 1] - 0.15 <= truth).all()
+    assert (truth <= intervals[:, 2] + 0.15).all()
+
+
+@pytest.mark.parametrize("task", MEMBERS)
+def test_probabilities_of_the_members(task):
+    members = MEMBERS[task]
+    rng = np.random.default_rng(0)
+    X = [rng.normal(size=(50, len(m.features))) for m in members]
+    fit = robust.fit_robust(members, X, rng.integers(0, 2, 50))
+    proba = robust.predict_proba(fit, X)
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+    assert ((proba > 0) & (proba < 1)).all()
+    votes = np.mean([robust.verdict_shares(m, x) for m, x in zip(fit.members, X, strict=True)], axis=0)
+    assert ((proba > 0.5) == (votes > 0.5)).all()
+    alone = robust.predict_proba(fit, [X[0], *[None] * (len(X) - 1)])
+    assert ((alone > 0.5) == (robust.verdict_shares(fit.members[0], X[0]) > 0.5)).all()
+
+
+def test_bad_input():
+    with pytest.raises(UserError, match="same classes"):
+        robust.fit_robust([CHAIN, BUSHY], [np.zeros((1, 3)), np.zeros((1, 2))], np.array([0]))
+    with pytest.raises(UserError, match="one row at least"):
+        robust.fit_robust([CHAIN], [np.zeros((0, 3))], np.array([], dtype=int))
+    with pytest.raises(UserError, match="depth at most 10, not 11"):
+        robust.candidates_for_depth(11)
