@@ -54,7 +54,7 @@ def model_names() -> list[str]:
     return sorted(_BUILDERS)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def build_model(
     name: str, width: int, num_classes: int, image_shape: tuple[int, int, int], dtype: str = "float32"
 ) -> Model:

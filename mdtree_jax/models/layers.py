@@ -78,6 +78,7 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the features of images (channels, height, width, batch)."""
         kernel = self.param("kernel", uniform_fan_in, (3, 3, x.shape[0], self.features), self.dtype)
         return convolve3x3(x, kernel, self.stride)
 
@@ -91,6 +92,7 @@ class Conv1x1(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the features of images (channels, height, width, batch)."""
         kernel = self.param("kernel", uniform_fan_in, (x.shape[0], self.features), self.dtype)
         x = x[:, :: self.stride, :: self.stride]
         return contract_first(kernel, x.reshape(x.shape[0], -1)).reshape(self.features, *x.shape[1:])
@@ -108,6 +110,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Return `x` normalized: by the batch if `train`, which updates the running averages, else by those."""
         channels = (x.shape[0],)
         scale = self.param("scale", nn.initializers.ones, channels, self.dtype)
         bias = self.param("bias", nn.initializers.zeros, channels, self.dtype)
@@ -136,6 +139,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the features, (features, batch)."""
         kernel = self.param("kernel", uniform_fan_in, (x.shape[0], self.features), self.dtype)
         bias = self.param("bias", self._bias, x.shape[0])
         return contract_first(kernel, x) + bias[:, None]

@@ -22,6 +22,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return logits (batch, classes) and named activations of images (batch, height, width, channels)."""
         intermediates = {}
         x = x.reshape(x.shape[0], -1).T
         for index in range(self.depth):

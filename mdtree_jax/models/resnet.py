@@ -25,6 +25,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Return the block's output for (channels, height, width, batch)."""
         y = Conv3x3(self.features, self.stride, self.dtype)(x)
         y = nn.relu(BatchNorm(dtype=self.dtype)(y, train))
         y = Conv3x3(self.features, 1, self.dtype)(y)
@@ -45,6 +46,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return logits (batch, classes) and named activations of images (batch, height, width, channels)."""
         intermediates = {}
         x = Conv3x3(self.width, 1, self.dtype, name="stem")(x.transpose(3, 1, 2, 0))
         x = nn.relu(BatchNorm(dtype=self.dtype, name="stem_norm")(x, train))

@@ -1,4 +1,4 @@
-"""How a cohort is executed: how many members a device steps at once, chosen by a stated rule within a memory budget. JAX.
+"""How a cohort is executed: how many members a device steps at once, by a stated rule and a memory budget. JAX.
 
 A device has one or more *lanes*, stepped together by `vmap`; a lane trains its members one after the other, so that
 members with little data do not idle while others finish. With one lane the members of a device follow each other
@@ -102,7 +102,7 @@ def choose_executor(
     costs = [member.num_samples for member in cohort.members]
     per_device = -(-num_members // num_devices)
     lanes = max(
-        (n for n in range(1, min(most, per_device) + 1) if n == 1 or balance(costs, n * num_devices) >= MIN_BALANCE)
+        n for n in range(1, min(most, per_device) + 1) if n == 1 or balance(costs, n * num_devices) >= MIN_BALANCE
     )
     held = max(lanes, (budget - lanes * lane_bytes) // max(stored, 1)) * num_devices
     held = min(num_members, int(held))

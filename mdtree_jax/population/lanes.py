@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
@@ -56,21 +57,22 @@ def start_population(
         num_train: size of the training set.
         num_devices: over which the first axes are split, in equal parts.
     """
-    num_lanes, num_slots = queue.shape[0], jax.tree.leaves(variables)[0].shape[0]
-
-    def repeat(leaf: jax.Array, count: int) -> jax.Array:
-        return jnp.broadcast_to(leaf, (count, *leaf.shape))
-
+    num_lanes, num_slots = queue.shape[0], hparams.num_samples.shape[0]
     first = jax.tree.map(lambda leaf: leaf[0], (variables, hparams))
-    lane = trainer.start(*first, num_train)
+    lane = jax.eval_shape(lambda v, h: trainer.start(v, h, num_train), *first)
+
+    # The first turn of a lane discards what is in it. NumPy, because each small JAX operation would be compiled.
+    def zeros(tree: Any, count: int) -> Any:
+        return jax.tree.map(lambda leaf: np.zeros((count, *leaf.shape), leaf.dtype), tree)
+
     return PopulationState(
-        lanes=jax.tree.map(lambda leaf: repeat(leaf, num_lanes), lane),
-        slot=jnp.full(num_lanes, -1, jnp.int32),
-        position=jnp.zeros(num_lanes, jnp.int32),
-        is_idle=jnp.zeros(num_lanes, bool),
+        lanes=zeros(lane, num_lanes),
+        slot=np.full(num_lanes, -1, np.int32),
+        position=np.zeros(num_lanes, np.int32),
+        is_idle=np.zeros(num_lanes, bool),
         variables=variables,
-        records=jax.tree.map(lambda leaf: repeat(leaf, num_slots), lane.record),
-        steps=jnp.zeros(num_devices, jnp.int32),
+        records=zeros(lane.record, num_slots),
+        steps=np.zeros(num_devices, np.int32),
     )
 
 

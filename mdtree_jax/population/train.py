@@ -1,4 +1,4 @@
-"""Trains a cohort: one compiled program, members spread over all devices, in blocks that can be watched and resumed. JAX.
+"""Trains a cohort: one compiled program, members over all devices, in blocks that can be watched and resumed. JAX.
 
 A member's result depends on its own seed and hyperparameters, not on who shares its cohort. Bit for bit that holds for
 one executor; with another number of lanes, sums are rounded in another order.

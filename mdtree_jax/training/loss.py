@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -15,4 +16,4 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def error_count(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Return for every example whether the largest logit is another class: (batch, classes), (batch,) -> (batch,)."""
-    return jnp.argmax(logits, axis=-1) != labels
+    return lax.argmax(logits, logits.ndim - 1, labels.dtype) != labels
