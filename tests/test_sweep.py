@@ -54,6 +54,8 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
         (["+grid=digits", "grid.label_noise_fraction=2"], "label_noise_fraction=2 is outside [0, 1]"),
         (["+grid=digits", "keep=some"], "unknown keep 'some'; there are: all, metrics_only"),
         (["+grid=digits", "checkpoint_minutes=0"], "checkpoint_minutes=0 is out of range; wanted above 0"),
+        (["+grid=digits", "out=/dev/null/run"], "cannot write to /dev/null/run: a part of the path is a file"),
+        (["+grid=digits", "out=/proc/run"], "cannot write to /proc/run: the folder is not there and cannot be made"),
         (["+grid=cifar", "data_dir=nowhere"], "data_dir='nowhere' is not a folder"),
         (["+grid=digits", "grid.dataset=npz"], "dataset 'npz' needs data_file=PATH"),
     ],
@@ -215,3 +217,37 @@ def test_two_processes_on_one_folder_and_kill_minus_nine(tmp_path):
     assert finish(tmp_path, *long)[0] == 0
     assert_same_tables(tmp_path / "run", tmp_path / "whole")
     assert not list((tmp_path / "run" / "unfinished").glob("*"))
+
+
+def test_interrupted_inside_a_cohort_it_goes_on_from_the_state_on_disk(tmp_path, monkeypatch):
+    from mdtree_jax.population.progress import Monitor
+    from mdtree_jax.store import checkpoint
+
+    long = [*SMALL, "grid.batch_size=[32]", "grid.train_epochs=[40]", "checkpoint_minutes=1e-9"]
+    config = compose("sweep", long)
+    progress, load_state, fractions, loaded = Monitor.progress, checkpoint.load_state, [], []
+
+    def interrupted(self, fraction, message=""):
+        progress(self, fraction, message)
+        fractions.append(fraction)
+        if len(fractions) in (3, 6):
+            raise KeyboardInterrupt
+
+    def load(path):
+        loaded.append(load_state(path))
+        return loaded[-1]
+
+    monkeypatch.setattr("mdtree_jax.population.train.BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr(Monitor, "progress", interrupted)
+    monkeypatch.setattr(checkpoint, "load_state", load)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            sweep.main(config)
+    assert 0 < fractions[2] < fractions[5] < 1
+    assert sweep.main(config) == 0
+    assert len(loaded) == 2
+    assert all("pass_index" in state for state in loaded)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(compose("sweep", [*long, "out=whole"])) == 0
+    assert_same_tables(tmp_path / "run", tmp_path / "whole")

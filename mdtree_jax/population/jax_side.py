@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import os
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -77,6 +78,21 @@ def model_cost(grid: GridConfig, shape: DatasetShape, width: int) -> ModelCost:
     return ModelCost(count_parameters(model), num_bytes, count_flops(model, tuple(shape.image_shape), grid.dtype))
 
 
+def _peak_flops(size: int = 4096) -> float:
+    """Return the rate of a float32 matrix product, operations/s: of the processor, or of all accelerators together."""
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        return measure_peak_flops()
+    matrix = jax.device_put(np.ones((size, size), np.float32), devices[0])
+    product = jax.jit(lambda a: a @ a)
+    product(matrix).block_until_ready()
+    start = time.perf_counter()
+    for _ in range(10):
+        result = product(matrix)
+    result.block_until_ready()
+    return 10 * 2.0 * size**3 / (time.perf_counter() - start) * len(devices)
+
+
 def plan_here(
     config: SweepConfig, cohorts: Iterable[Cohort], shape: DatasetShape, finished: pd.DataFrame | None = None
 ) -> pd.DataFrame:
@@ -87,6 +103,6 @@ def plan_here(
         costs.__getitem__,
         num_test=shape.num_test,
         keep_checkpoints=config.keep == "all",
-        peak_flops=measure_peak_flops(),
+        peak_flops=_peak_flops(),
         finished=finished,
     )

@@ -68,6 +68,7 @@ def _write_failure(error: BaseException | None) -> str | None:
         errno.EROFS: "the disk is read-only",
         errno.ENOTDIR: "a part of the path is a file",
         errno.EEXIST: "a part of the path is a file",
+        errno.ENOENT: "the folder is not there and cannot be made",
     }
     while error is not None:
         if isinstance(error, OSError) and error.errno in words:
