@@ -36,7 +36,7 @@ def expected_failures(estimator):
 
 
 @parametrize_with_checks(
-    [MDTreeClassifier(), MDTreeClassifier(task="size"), MDTreeClassifier(task="size", fit="exact")],
+    [MDTreeClassifier(), *(MDTreeClassifier(task="size", fit=fit) for fit in ("robust", "published", "exact"))],
     expected_failed_checks=expected_failures,
 )
 def test_scikit_learn(estimator, check):
@@ -59,11 +59,11 @@ def test_fit_is_parameter_and_method():
 
 
 def test_array_published_names_and_collection_agree(F, F_noise, raw):
-    tree = MDTreeClassifier("optimizer").fit(F)
+    tree = MDTreeClassifier("optimizer", fit="published").fit(F)
     keep = raw[raw.bs_failure != "optimal"]
     features = ["train_error", "mode_connectivity_peak", "hessian_t"]
-    by_array = MDTreeClassifier("optimizer").fit(keep[features].to_numpy(), keep.bs_failure.to_numpy())
-    by_alias = MDTreeClassifier("optimizer").fit(raw)
+    by_array = MDTreeClassifier("optimizer", fit="published").fit(keep[features].to_numpy(), keep.bs_failure.to_numpy())
+    by_alias = MDTreeClassifier("optimizer", fit="published").fit(raw)
     for other in (by_array, by_alias):
         np.testing.assert_array_equal(other.thresholds_, tree.thresholds_)
         np.testing.assert_array_equal(other.leaf_counts_, tree.leaf_counts_)
@@ -93,7 +93,7 @@ def test_data_task_looks_at_wide_networks_only(F):
 
 
 def test_probabilities_leaves_and_paths(F):
-    tree = MDTreeClassifier("optimizer").fit(F)
+    tree = MDTreeClassifier("optimizer", fit="published").fit(F)
     rows = F[F.label_optimizer != "optimal"]
     leaf = tree.apply(rows)
     share = np.mean(rows.label_optimizer[leaf == 0] == "temperature_too_low")
@@ -111,7 +111,9 @@ def test_probabilities_leaves_and_paths(F):
     assert (path[:, 3:].argmax(axis=1) == leaf).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"similarity": True}, {"task": "data", "fit": "exact"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"task": "data"}, {"similarity": True, "fit": "published"}, {"task": "data", "fit": "exact"}]
+)
 def test_saved_trees_come_back(options, F, F_noise, tmp_path):
     tree = MDTreeClassifier(**options).fit(F)
     tree.save(tmp_path / "tree.json")
@@ -119,6 +121,8 @@ def test_saved_trees_come_back(options, F, F_noise, tmp_path):
     assert back.get_params() == tree.get_params()
     np.testing.assert_array_equal(back.predict_proba(F_noise), tree.predict_proba(F_noise))
     assert back.score(F_noise) == tree.score(F_noise)
+    assert back.export_text() == tree.export_text()
+    assert (tmp_path / "tree.json").stat().st_size < 60_000
     assert [p.name for p in tmp_path.iterdir()] == ["tree.json"]
     (tmp_path / "cut.json").write_text((tmp_path / "tree.json").read_text()[:-40])
     with pytest.raises(UserError, match=r"cut\.json' cannot be read"):
@@ -144,15 +148,24 @@ def test_structure_of_a_user(F, tmp_path):
 
 
 def test_text_and_drawing_hold_every_threshold_and_leaf(F):
-    tree = MDTreeClassifier("data").fit(F)
-    text = tree.export_text()
-    for threshold in tree.thresholds_:
-        assert f"{threshold:.4g}" in text
-    assert text.count("models") == len(tree.structure_.leaves)
-    ax = tree.plot()
-    drawn = " ".join(t.get_text() for t in ax.texts)
-    assert sum(f"{n} models" in drawn for n in tree.leaf_counts_.sum(axis=1)) == len(tree.structure_.leaves)
-    plt.close(ax.figure)
+    for fit in ("published", "robust"):
+        tree = MDTreeClassifier("data", fit=fit).fit(F)
+        text = tree.export_text()
+        for threshold in tree.thresholds_:
+            assert f"{threshold:.4g}" in text
+        counts = tree.leaf_counts_.sum(axis=1)
+        assert text.count(" agree)") == np.sum(counts > 0)
+        assert text.count("(no model)") == np.sum(counts == 0)
+        ax = tree.plot()
+        drawn = " ".join(t.get_text() for t in ax.texts)
+        assert all(f"{n} models" in drawn for n in counts if n)
+        plt.close(ax.figure)
+    for (low, high), threshold in zip(tree.threshold_intervals_, tree.thresholds_, strict=True):
+        assert low <= threshold <= high
+        assert f"[{low:.3g} … {high:.3g}]" in text
+        assert f"[{low:.3g} … {high:.3g}]" in drawn
+    assert "average over threshold settings and of 3 trees" in text
+    assert f"{100 * tree.agreement_:.1f} % of the training models" in text
 
 
 NODE = {"feature": "cka", "initial": 0.5, "low": 0, "high": 1, "left": "size", "right": "temperature"}
@@ -177,7 +190,7 @@ def test_structures_that_are_no_tree(change, message):
     ("action", "message"),
     [
         (lambda F: MDTreeClassifier("sise").fit(F), r"unknown task 'sise' .*there are: optimizer, size, data"),
-        (lambda F: MDTreeClassifier(fit="best").fit(F), r"unknown fit 'best'; there are: published, exact"),
+        (lambda F: MDTreeClassifier(fit="best").fit(F), r"unknown fit 'best' .*; there are: robust, published, exact"),
         (
             lambda F: MDTreeClassifier("size", similarity=True).fit(F),
             r"similarity=True goes with task='optimizer' only",

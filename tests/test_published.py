@@ -59,7 +59,7 @@ def test_small_means_that_the_batch_is_too_large(F):
     [("optimizer", (0.146, -4.422, 6.138), 94.23, 91.41), ("size", (1.0, -0.024, -1.455), 84.24, 79.56)],
 )
 def test_fits_to_all_of_F(task, thresholds, on_train, on_test, F, F_noise):
-    tree = MDTreeClassifier(task=task).fit(F)
+    tree = MDTreeClassifier(task=task, fit="published").fit(F)
     np.testing.assert_allclose(tree.thresholds_, thresholds, atol=5.1e-4)
     assert 100 * tree.score(F) == pytest.approx(on_train, abs=0.0051)
     assert 100 * tree.score(F_noise) == pytest.approx(on_test, abs=0.0051)
@@ -152,4 +152,4 @@ def test_one_step_gains(collections):
             low = gain[task, "validation", step]
             assert low < gain[task, method, step] < gain[task, "oracle", step]
     assert (table.gain >= table.gain_unclipped - 1e-12).all()
-    assert set(thresholds.method) == {"md_tree", "md_tree_exact"}
+    assert set(thresholds.method) == {"md_tree", "md_tree_exact", "md_tree_robust"}

@@ -67,7 +67,7 @@ def _enumerate(structure, X, y, X_new):
 
 
 @pytest.mark.parametrize("structure", [CHAIN, BUSHY], ids=lambda s: s.name)
-def test_sum_product_equals_enumeration(structure, monkeypatch):
+def test_sum_product_equals_enumeration(structure):
     monkeypatch.setattr(robust, "_MOST_CANDIDATES", 7)
     X, y = _sample(structure, 40)
     X_new, _ = _sample(structure, 60, seed=1)
@@ -77,8 +77,8 @@ def test_sum_product_equals_enumeration(structure, monkeypatch):
         np.testing.assert_allclose(found, expected, rtol=1e-9)
     np.testing.assert_allclose(robust.verdict_shares(posterior, X_new), shares, atol=1e-12)
     assert posterior.log_evidence == pytest.approx(log_evidence, rel=1e-12)
-    monkeypatch.setattr(robust, "ROW_WEIGHT", 0.45)  # and another discount is told apart
-    assert not np.allclose(robust.verdict_shares(robust.fit_posterior(structure, X, y), X_new), shares, atol=1e-3)
+    other = robust.fit_posterior(structure, X, y, robust.Options(row_weight=0.45))  # another discount is told apart
+    assert not np.allclose(robust.verdict_shares(other, X_new), shares, atol=1e-3)
 
 
 def test_one_row_leaves_the_prior_with_its_mode_at_the_initial_values():
@@ -122,3 +122,61 @@ def test_bad_input():
         robust.fit_robust([CHAIN], [np.zeros((0, 3))], np.array([], dtype=int))
     with pytest.raises(UserError, match="depth at most 10, not 11"):
         robust.candidates_for_depth(11)
+
+
+SEEDS = range(1050, 1056)  # not used in design
+
+
+@pytest.fixture(scope="module")
+def transfer_table(collections):
+    from mdtree_jax.diagnosis.experiments import Runner, experiments_of
+    from mdtree_jax.diagnosis.methods import get_methods
+
+    return Runner(*collections, get_methods(None), SEEDS).run(experiments_of("all"))[0]
+
+
+def test_robust_is_at_least_the_best_of_the_others_everywhere(transfer_table):
+    mean = transfer_table.groupby(["experiment", "k", "method"]).accuracy.mean().unstack()
+    rivals = mean.drop(columns=["md_tree_robust", "majority", "hyperparameter"]).max(axis=1)
+    difference = mean.md_tree_robust - rivals
+    assert len(difference) == 77
+    assert difference.min() > -0.5, difference.idxmin()
+
+
+def test_robust_closes_the_gap_to_the_fit_on_the_test_side(transfer_table):
+    tuned = {"q1_dataset": 92.7, "q1_scale_data": 92.7, "q1_scale_width": 92.7}
+    tuned |= {"q2_width_dataset": 81.6, "q2_width_scale_data": 81.6}
+    mean = transfer_table.groupby(["experiment", "method"]).accuracy.mean().unstack()
+    for experiment, best in tuned.items():
+        published = mean.md_tree[experiment]
+        assert mean.md_tree_robust[experiment] - published >= 0.4 * (best - published), experiment
+
+
+def test_probabilities_are_calibrated_on_the_other_collection(F, F_noise):
+    from mdtree_jax import MDTreeClassifier
+
+    tree = MDTreeClassifier("optimizer").fit(F)
+    rows = F_noise[F_noise.label_optimizer != "optimal"]
+    probability = tree.predict_proba(rows).max(axis=1)
+    right = (tree.predict(rows) == rows.label_optimizer).to_numpy()
+
+    def error(probability):
+        bins = np.array_split(np.argsort(probability, kind="stable"), 10)
+        return 100 * np.mean([abs(probability[b].mean() - right[b].mean()) for b in bins])
+
+    assert error(probability) <= 5
+    assert error(0.5 + (probability - 0.5) / 2) > 5  # the check can fail
+
+
+def test_a_table_without_the_companions_measures_still_gets_an_answer(F, F_noise):
+    from mdtree_jax import MDTreeClassifier
+
+    features = ["train_error", "mode_connectivity_peak", "log_hessian_trace"]
+    tree = MDTreeClassifier("optimizer").fit(F)
+    bare = F_noise[[*features, "label_optimizer"]]
+    assert tree.score(bare) > 0.9
+    alone = MDTreeClassifier("optimizer").fit(F[features], F.label_optimizer)
+    assert [member.name for member in alone.members_] == ["optimizer"]
+    rows = F_noise[F_noise.label_optimizer != "optimal"]
+    assert np.mean(tree.predict(rows[features].to_numpy()) == tree.predict(rows[features])) == 1
+    assert alone.score(F_noise) > 0.9

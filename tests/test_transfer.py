@@ -14,6 +14,7 @@ import pytest
 from mdtree_jax import cli, load_collection, transfer
 from mdtree_jax.diagnosis.experiments import EXPERIMENTS
 from mdtree_jax.diagnosis.methods import METHODS
+from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS
 from tests.conftest import ROOT
 
 
@@ -53,7 +54,7 @@ def test_tables_have_the_documented_columns_and_rows(run, collections):
     assert set(results.experiment) == set(EXPERIMENTS)
     assert set(results.method) == set(METHODS)
     assert set(results.task) == {"optimizer", "size", "data"}
-    assert set(one_step.method) == {"random", "hyperparameter", "validation", "md_tree", "md_tree_exact", "oracle"}
+    assert set(one_step.method) == {"random", *ONE_STEP_METHODS, "oracle"}
     assert not results.duplicated(["experiment", "method", "k", "seed"]).any()
     fitted = results[results.method.isin(thresholds.method)]
     counted = thresholds[~thresholds.experiment.str.startswith("one_step")]
@@ -137,7 +138,7 @@ def expect_error(outcome, message):
 BAD_SETTINGS = [
     (["mode=datset"], "unknown mode 'datset' .*mean 'dataset'.*there are: dataset, scale, one_step, all"),
     (["methods=[md_tre]"], "unknown method 'md_tre' .*mean 'md_tree'.*there are: hyperparameter, validation"),
-    (["fit=best"], "unknown fit 'best'; there are: published, exact"),
+    (["fit=best"], "unknown fit 'best' .*there are: robust, published, exact"),
     (["collection=publishd"], "unknown collection 'publishd' .*mean 'published'.*published/F, published/F_noise"),
     (["train=published/f"], "unknown collection 'published/f'"),
     (["test=own.csv"], "test=own.csv needs train="),

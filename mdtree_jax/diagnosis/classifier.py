@@ -14,19 +14,22 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from mdtree_jax.checks import UserError, check_choice
-from mdtree_jax.diagnosis import engine
+from mdtree_jax.diagnosis import engine, robust
 from mdtree_jax.diagnosis.columns import (
     canonicalize,
     feature_values,
+    missing_columns,
     missing_message,
 )
+from mdtree_jax.diagnosis.companions import choose_members
 from mdtree_jax.diagnosis.grid import with_labels
 from mdtree_jax.diagnosis.structures import OPTIMIZER_SIMILARITY, STRUCTURES, Structure
 from mdtree_jax.diagnosis.tasks import OPTIMAL, PUBLISHED_LABELS, get_task, smallest_width
 from mdtree_jax.files import write_text
 
 #: Name -> function (structure, X, y) -> thresholds.
-FITS = {"published": engine.fit_published, "exact": engine.fit_exact}
+_THRESHOLD_FITS = {"published": engine.fit_published, "exact": engine.fit_exact}
+FITS = ("robust", *_THRESHOLD_FITS)
 _FORMAT = "mdtree_jax tree 1"
 
 
@@ -71,14 +74,20 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         task: `optimizer` (is the temperature too low or too high), `size` (width or temperature) or `data` (data or
             temperature).
         similarity: the variant of task `optimizer` whose last question is CKA instead of sharpness.
-        fit: how thresholds are found: `published` (one sweep of bounded scalar searches, the authors' numbers) or
-            `exact` (highest training accuracy over all thresholds jointly).
+        fit: how thresholds are found: `robust` (the average verdict over all threshold settings that explain the
+            rows, and, for a collection and a task's own structure, over companion trees that ask other measures),
+            `published` (one sweep of bounded scalar searches, the authors' numbers) or `exact` (highest training
+            accuracy over all thresholds jointly).
         structure: another tree: a `Structure`, a dictionary, a YAML file, or the name of a published one.
         min_width: rows of a collection with a smaller width take no part in `fit` and `score`; None is the task's
             own (32 for `data`, as published; on a grid without such widths its five widest), 0 keeps all.
 
     Attributes:
-        thresholds_: (nodes,), each in its feature's unit, in the order of `structure_.nodes`.
+        thresholds_: (nodes,), each in its feature's unit, in the order of `structure_.nodes`; for the robust fit the
+            medians.
+        threshold_intervals_: (nodes, 2) ends of the central 90 % interval of each; robust fit only, else None.
+        members_: the structures that vote, `structure_` the first; only itself but for the robust fit.
+        agreement_: share of the training rows on which the tree at `thresholds_` says what the estimator says.
         classes_: (2,) the classes, sorted.
         leaf_counts_: (leaves, classes) training rows by leaf and class; leaves from left to right.
         structure_: the `Structure` in use.
@@ -105,7 +114,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
     ['temperature_too_low', 'temperature_too_low', 'temperature_too_high']
     """
 
-    def __init__(self, task="optimizer", *, similarity=False, fit="published", structure=None, min_width=None):
+    def __init__(self, task="optimizer", *, similarity=False, fit="robust", structure=None, min_width=None):
         self.task = task
         self.similarity = similarity
         self.fit = fit
@@ -127,42 +136,71 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             UserError: unknown task, fit or structure; missing columns or values that are not finite; one class only.
         """
-        fit = FITS[check_choice("fit", vars(self)["fit"], FITS)]
+        fit = check_choice("fit", vars(self)["fit"], FITS)
         structure = choose_structure(self.task, similarity=self.similarity, structure=self.structure)
         rows, y = self._labelled(X, y, structure)
-        values = self._values(rows, structure, reset=True)
+        members = [structure]
+        if fit == "robust" and isinstance(rows, pd.DataFrame):
+            frame = canonicalize(rows)
+            members = choose_members(structure, lambda name: not missing_columns(frame, [name]))
+        values = self._member_values(rows, members, reset=True)
         codes = self._learn_classes(y, structure)
-        if len(codes) != len(values):
-            raise UserError(f"X has {len(values)} rows and y has {len(codes)}; they must be equal")
-        self.structure_ = structure
-        self.thresholds_ = fit(structure, values, codes)
-        leaf = engine.reach_nodes(structure, self.thresholds_, values)[1]
+        if len(codes) != len(values[0]):
+            raise UserError(f"X has {len(values[0])} rows and y has {len(codes)}; they must be equal")
+        if fit == "robust":
+            self._set_average(members, robust.fit_robust(members, values, codes))
+        else:
+            self._set_thresholds(structure, _THRESHOLD_FITS[fit](structure, values[0], codes))
+        leaf = engine.reach_nodes(structure, self.thresholds_, values[0])[1]
         counts = np.zeros((len(structure.leaves), len(self.classes_)), dtype=int)
         np.add.at(counts, (leaf, self._verdict_to_class[codes]), 1)
         self.leaf_counts_ = counts
+        self._rows = robust.snap_rows(members, values, codes) if fit == "robust" else None
+        alone = structure.leaf_verdicts[leaf]
+        self.agreement_ = float(np.mean(alone == self._verdicts(values))) if fit == "robust" else 1.0
         return self
+
+    def _set_thresholds(self, structure: Structure, thresholds: np.ndarray) -> None:
+        self.members_, self.thresholds_, self.threshold_intervals_, self._average = (structure,), thresholds, None, None
+
+    def _set_average(self, members: list[Structure], average: robust.RobustFit) -> None:
+        intervals = robust.threshold_intervals(average.members[0])
+        self.members_, self._average = tuple(members), average
+        self.thresholds_, self.threshold_intervals_ = intervals[:, 0], intervals[:, 1:]
+
+    def _verdicts(self, values: list) -> np.ndarray:
+        """Return the place of each row's verdict among the structure's classes."""
+        if self._average is None:
+            return engine.predict_classes(self.members_[0], self.thresholds_, values[0])
+        return robust.predict_proba(self._average, values).argmax(axis=1)
 
     def predict(self, X):
         """Return the verdict for every row, (rows,)."""
-        leaf = self.apply(X)
-        return self.classes_[self._verdict_to_class[self.structure_.leaf_verdicts[leaf]]]
+        self._fitted()
+        return self.classes_[self._verdict_to_class[self._verdicts(self._member_values(X, self.members_))]]
 
     def predict_proba(self, X):
-        """Return the smoothed class frequencies of each row's leaf, (rows, classes): (count + 1) / (rows + classes).
+        """Return class probabilities, (rows, classes).
 
-        They are what the training rows say: where a leaf's rows contradict its verdict, the verdict has less than 1/2.
+        Robust fit: the sharpened mean vote (`mdtree_jax.diagnosis.robust`). Otherwise the smoothed class frequencies of
+        each row's leaf, (count + 1) / (rows + classes): what the training rows say, so that a verdict which they
+        contradict has less than 1/2.
         """
+        self._fitted()
+        if self._average is not None:
+            votes = robust.predict_proba(self._average, self._member_values(X, self.members_))
+            return votes[:, np.argsort(self._verdict_to_class)]
         leaf = self.apply(X)
         counts = self.leaf_counts_[leaf] + 1.0
         return counts / counts.sum(axis=1, keepdims=True)
 
     def apply(self, X):
-        """Return the number of the leaf that each row ends in, (rows,); leaves are numbered from left to right."""
+        """Return the leaf of the tree at `thresholds_` that each row ends in, (rows,), numbered from left to right."""
         self._fitted()
         return engine.reach_nodes(self.structure_, self.thresholds_, self._values(X, self.structure_))[1]
 
     def decision_path(self, X):
-        """Return which nodes and which leaf each row passes, a CSR matrix (rows, nodes + leaves), nodes first."""
+        """Return the nodes and the leaf each row passes in the tree at `thresholds_`, CSR (rows, nodes + leaves)."""
         from scipy.sparse import csr_matrix
 
         self._fitted()
@@ -180,7 +218,11 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         return float(np.mean(self.predict(rows) == y))
 
     def export_text(self, *, digits: int = 4) -> str:
-        """Return the fitted tree as text: the question at each node, verdict, rows and share right at each leaf."""
+        """Return the fitted tree as text: the question at each node, verdict, rows and share right at each leaf.
+
+        A robust fit is shown as its first member at the median thresholds, with their 90 % intervals, and with the
+        share of the training rows on which that tree alone agrees with the average.
+        """
         from mdtree_jax.diagnosis.drawing import tree_text
 
         self._fitted()
@@ -205,7 +247,12 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             "classes": self.classes_.tolist(),
             "leaf_counts": self.leaf_counts_.tolist(),
             "num_features_in": int(self.n_features_in_),
+            "agreement": self.agreement_,
         }
+        if self._average is not None:
+            data["companions"] = [member.to_dict() for member in self.members_[1:]]
+            data["exponent"] = self._average.exponent
+            data["training"] = self._rows
         write_text(path, json.dumps(data, indent=1) + "\n")
 
     @classmethod
@@ -222,11 +269,19 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             structure = Structure.from_dict(data["structure"])
             tree = cls(**data["parameters"], structure=None if structure in STRUCTURES.values() else structure)
             tree.structure_ = structure
-            tree.thresholds_ = np.array(data["thresholds"], dtype=float)
+            tree._set_thresholds(structure, np.array(data["thresholds"], dtype=float))
+            if "training" in data:
+                members = [structure, *map(Structure.from_dict, data["companions"])]
+                average = robust.fit_robust(members, *robust.unsnap_rows(members, data["training"]))
+                tree._set_average(members, average._replace(exponent=float(data["exponent"])))
+                tree._rows = data["training"]
+            tree.agreement_ = float(data["agreement"])
             tree.leaf_counts_ = np.array(data["leaf_counts"], dtype=int)
             tree._set_classes(np.array(data["classes"]))
             tree.n_features_in_ = int(data["num_features_in"])
-        except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except UserError:
+            raise
+        except (OSError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise UserError(f"the saved tree '{path}' cannot be read: {type(error).__name__} {error}") from error
         expected = (len(structure.nodes),), (len(structure.leaves), len(tree.classes_))
         if (tree.thresholds_.shape, tree.leaf_counts_.shape) != expected:
@@ -237,6 +292,14 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
 
     def _fitted(self) -> None:
         check_is_fitted(self, "thresholds_")
+
+    def _member_values(self, X, members, *, reset: bool = False) -> list[np.ndarray | None]:
+        """Return each member's features; None for a companion whose features are not there."""
+        values: list = [self._values(X, members[0], reset=reset)]
+        for member in members[1:]:
+            there = isinstance(X, pd.DataFrame) and not missing_columns(canonicalize(X), member.features)
+            values.append(self._values(X, member) if there else None)
+        return values
 
     def _values(self, X, structure: Structure, *, reset: bool = False) -> np.ndarray:
         """Return the structure's features as float64 (rows, features)."""

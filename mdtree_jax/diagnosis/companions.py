@@ -13,6 +13,8 @@ then measures that answer the same question on other grounds; they vote.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mdtree_jax.diagnosis.structures import DATA, OPTIMIZER, OPTIMIZER_SIMILARITY, SIZE, Node, Structure
 
 _ERROR = ("train_error", 0.5, 0.0, 1.0)
@@ -72,3 +74,12 @@ MEMBERS: dict[str, tuple[Structure, ...]] = {
     "size": (SIZE, SIZE_SIMILARITY, SIZE_LOSS),
     "data": (DATA, DATA_SHARPNESS, DATA_SIMILARITY),
 }
+
+
+def choose_members(structure: Structure, has: Callable[[str], bool]) -> list[Structure]:
+    """Return the members of the robust fit of a structure: its companions too if it is a task's published one.
+
+    A companion takes part if `has(feature)` is true for all its features; the structure itself always does.
+    """
+    companions = next((members[1:] for members in MEMBERS.values() if members[0] == structure), ())
+    return [structure, *(tree for tree in companions if all(has(feature) for feature in tree.features))]

@@ -24,7 +24,11 @@ def question(tree, node: int, digits: int = 4) -> str:
     feature = tree.structure_.nodes[node].feature
     unit = COLUMN[feature].unit if feature in COLUMN else ""
     shown = {"%": " %", "-%": " %", "nats": " nats"}.get(unit, "")
-    return f"{feature} <= {tree.thresholds_[node]:.{digits}g}{shown}"
+    text = f"{feature} <= {tree.thresholds_[node]:.{digits}g}{shown}"
+    if tree.threshold_intervals_ is None:
+        return text
+    low, high = tree.threshold_intervals_[node]
+    return f"{text}  [{low:.{max(digits - 1, 2)}g} … {high:.{max(digits - 1, 2)}g}]"
 
 
 def leaf_summary(tree, leaf: int) -> tuple[str, int, float]:
@@ -55,7 +59,18 @@ def tree_text(tree, digits: int = 4) -> str:
                 lines[-1] += f"{verdict}  ({seen})"
 
     walk(0, "")
+    lines += _average_note(tree)
     return "\n".join(lines)
+
+
+def _average_note(tree) -> list[str]:
+    """Return what a reader of the one tree has to know of the average that it stands for."""
+    if tree.threshold_intervals_ is None:
+        return []
+    others = [member.name for member in tree.members_[1:]]
+    what = "threshold settings" + (f" and of {len(others) + 1} trees, with {', '.join(others)}" if others else "")
+    return [f"shown at the median thresholds [90 % interval]; the verdict is the average over {what};",
+            f"this tree alone says the same on {100 * tree.agreement_:.1f} % of the training models"]  # fmt: skip
 
 
 def draw_tree(tree, ax=None):
@@ -85,11 +100,14 @@ def draw_tree(tree, ax=None):
                     color="#4a5568", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, zorder=2)  # fmt: skip
             if not isinstance(structure.children(node)[side], int):
                 _draw_leaf(tree, ax, end_x, -end_level, numbers[node, side])
-        ax.text(x, -level, question(tree, node).replace(" <=", "\n≤"), ha="center", va="center", fontsize=9, zorder=3,
+        text = question(tree, node).replace(" <=", "\n≤").replace("  [", "\n[")
+        ax.text(x, -level, text, ha="center", va="center", fontsize=9, zorder=3,
                 bbox={"boxstyle": "round,pad=0.4", "facecolor": "#edf2f7", "edgecolor": "#4a5568"})  # fmt: skip
     ax.set_xlim(-0.6, len(structure.leaves) - 0.4)
     ax.set_ylim(-depth - 0.45, 0.4)
     ax.axis("off")
+    if note := _average_note(tree):
+        ax.text(0.5, -0.02, "\n".join(note), transform=ax.transAxes, ha="center", va="top", fontsize=8, color="#4a5568")
     return ax
 
 

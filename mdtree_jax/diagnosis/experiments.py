@@ -104,6 +104,12 @@ def usable_methods(
     for method in methods:
         if task.name not in method.tasks:
             continue
+        if method.adapt:
+            whole = method
+            method = method.adapt(task, lambda name: not any(missing_columns(frame, [name]) for frame in frames))
+            absent = sorted(set(whole.features(task)) - set(method.features(task)))
+            if absent:
+                say(f"method {method.name} in task {task.name} goes without the trees that ask {', '.join(absent)}")
         lacking = [(f, lack) for f in frames if (lack := missing_columns(f, method.features(task)))]
         if lacking:
             frame, names = lacking[0]

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mdtree_jax.checks import check_choice
-from mdtree_jax.diagnosis import engine
+from mdtree_jax.diagnosis import engine, robust
+from mdtree_jax.diagnosis.companions import MEMBERS, choose_members
 from mdtree_jax.diagnosis.structures import OPTIMIZER_SIMILARITY, STRUCTURES, Structure
 from mdtree_jax.diagnosis.tasks import Task
 
@@ -29,7 +30,11 @@ Predict = Callable[[Task, np.ndarray, np.ndarray, np.ndarray, int], tuple[np.nda
 
 
 class Method(NamedTuple):
-    """One method: `label` is its name for people, `tasks` where it is defined, `seeded` whether the seed matters."""
+    """One method: `label` is its name for people, `tasks` where it is defined, `seeded` whether the seed matters.
+
+    `structure(task)` is the tree whose thresholds it returns; `adapt(task, has)` is the method without the parts whose
+    features are not there, for a method that can do with less.
+    """
 
     name: str
     label: str
@@ -38,6 +43,7 @@ class Method(NamedTuple):
     seeded: Callable[[Task], bool] = lambda task: False
     tasks: tuple[str, ...] = ("optimizer", "size", "data")
     structure: Callable[[Task], Structure] | None = None
+    adapt: Callable[[Task, Callable[[str], bool]], Method] | None = None
 
 
 def _decision_tree(task, X_train, y_train, X_test, seed):
@@ -72,6 +78,27 @@ def _diagnostic_tree(name: str, label: str, fit: Callable, structure: Callable[[
     return Method(name, label, lambda task: structure(task).features, predict, structure=structure, **options)
 
 
+def _robust(members: Callable[[Task], list[Structure]]) -> Method:
+    """Return the average over threshold settings and member trees; its thresholds are the medians of the first."""
+
+    def features(task):
+        return tuple(dict.fromkeys(name for tree in members(task) for name in tree.features))
+
+    def predict(task, X_train, y_train, X_test, seed):
+        trees, names = members(task), features(task)
+        columns = [[names.index(name) for name in tree.features] for tree in trees]
+        place = np.array([task.classes.index(name) for name in trees[0].classes])
+        fit = robust.fit_robust(trees, [X_train[:, c] for c in columns], np.argsort(place)[y_train])
+        votes = robust.predict_proba(fit, [X_test[:, c] for c in columns])
+        return place[votes.argmax(axis=1)], robust.threshold_intervals(fit.members[0])[:, 0]
+
+    def adapt(task, has):
+        return _robust(lambda task: choose_members(STRUCTURES[task.name], has))
+
+    label = "MD tree (robust fit)"
+    return Method("md_tree_robust", label, features, predict, structure=lambda task: members(task)[0], adapt=adapt)
+
+
 def _published_structure(task: Task) -> Structure:
     return STRUCTURES[task.name]
 
@@ -100,6 +127,7 @@ METHODS = {
             lambda task: OPTIMIZER_SIMILARITY,
             tasks=("optimizer",),
         ),
+        _robust(lambda task: list(MEMBERS[task.name])),
         Method("majority", "majority class", lambda task: (), _majority),
         _diagnostic_tree("initial_thresholds", "initial thresholds", _initial, _published_structure),
     )

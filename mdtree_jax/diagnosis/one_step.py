@@ -38,7 +38,7 @@ from mdtree_jax.parallel import ordered_map
 
 STEPS = ("one", "random", "optimal")
 #: Methods that `mode=one_step` compares, beside the references `random` and `oracle`.
-ONE_STEP_METHODS = ("hyperparameter", "validation", "md_tree", "md_tree_exact")
+ONE_STEP_METHODS = ("hyperparameter", "validation", "md_tree", "md_tree_exact", "md_tree_robust")
 
 
 class Setting(NamedTuple):

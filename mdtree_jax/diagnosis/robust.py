@@ -42,15 +42,26 @@ from mdtree_jax.diagnosis.structures import Structure
 
 #: Features whose candidates are evenly spaced in ln(offset + |value|): they spread over orders of magnitude.
 LOGARITHMIC = {"train_error": 0.05, "mode_connectivity_peak": 0.3, "train_loss": 0.0}
-#: Prior: standard deviations from the initial value to each bound.
-BOUND_IN_SIGMAS = 3.0
 #: Beta prior of the probability that a leaf's verdict is right.
 RIGHT, WRONG = 9.0, 1.0
-#: Evidence: weight of one row, and the rows for which any number of them can count at most.
-ROW_WEIGHT, MOST_ROWS = 0.3, 200.0
 #: Share of a vote that goes to every class alike, and prior median and spread of the exponent of `RobustFit`.
 DOUBT, EXPONENT, EXPONENT_SPREAD = 0.1, 1.75, 0.3
 _MOST_CANDIDATES, _FEWEST_CANDIDATES, _CELLS = 40, 3, 70_000
+
+
+class Options(NamedTuple):
+    """What the prior and the evidence are like; the ablation switches them off one by one.
+
+    `bound_in_sigmas`: standard deviations of the prior from the initial value to each bound; 0 makes it flat.
+    `row_weight`: what a single row counts for; `most_rows`: what any number of rows counts for at most, in rows.
+    """
+
+    bound_in_sigmas: float = 3.0
+    row_weight: float = 0.3
+    most_rows: float = 200.0
+
+
+_DEFAULT = Options()
 
 
 class TreePosterior(NamedTuple):
@@ -92,7 +103,7 @@ def candidates_for_depth(depth: int) -> int:
 
 
 def threshold_prior(
-    feature: str, initial: float, low: float, high: float, number: int
+    feature: str, initial: float, low: float, high: float, number: int, bound_in_sigmas: float = 3.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a node's candidates (number,), ascending, and the logarithms of their prior weights, which sum to 1.
 
@@ -103,7 +114,7 @@ def threshold_prior(
     places = start + (np.arange(number) + 0.5) / number * (end - start)
     side = np.where(places < centre, centre - start, end - centre)
     # An initial value on a bound leaves no room on that side; no candidate is there either.
-    away = np.abs(places - centre) / np.where(side > 0, side, 1.0) * BOUND_IN_SIGMAS
+    away = np.abs(places - centre) / np.where(side > 0, side, 1.0) * bound_in_sigmas
     weight = np.exp(-0.5 * away**2)
     return from_scale(places), np.log(weight / weight.sum())
 
@@ -118,38 +129,46 @@ def _scale(feature: str, low: float, high: float):
     return (lambda v: v), (lambda u: u)
 
 
-def evidence_per_row(rows: int) -> float:
+def node_priors(structure: Structure, options: Options = _DEFAULT) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return each node's candidates and the logarithms of their prior weights, as `threshold_prior`."""
+    number = candidates_for_depth(max(len(path) for path in _paths(structure)))
+    return [
+        threshold_prior(n.feature, n.initial, n.low, n.high, number, options.bound_in_sigmas) for n in structure.nodes
+    ]
+
+
+def evidence_per_row(rows: int, options: Options = _DEFAULT) -> float:
     """Return ρ, what one of `rows` training rows counts for.
 
     >>> round(evidence_per_row(12) * 12, 2), round(evidence_per_row(1560) * 1560)
     (3.54, 140)
     """
-    return ROW_WEIGHT / (1 + ROW_WEIGHT * rows / MOST_ROWS)
+    return options.row_weight / (1 + options.row_weight * rows / options.most_rows)
 
 
-def fit_posterior(structure: Structure, X: np.ndarray, y: np.ndarray) -> TreePosterior:
+def fit_posterior(structure: Structure, X: np.ndarray, y: np.ndarray, options: Options = _DEFAULT) -> TreePosterior:
     """Return the posterior over a structure's thresholds.
 
     Args:
         structure: the tree without its thresholds.
         X: the structure's features in order, (rows, features) float, finite.
         y: (rows,) int, the place of each row's class among the structure's classes.
+        options: of prior and evidence.
     """
-    return _SumProduct(structure, X, y).solve()
+    return _SumProduct(structure, X, y, options).solve()
 
 
 class _SumProduct:
     """Messages over one tree; an axis of a message is a node of the path, its index a group of candidates."""
 
-    def __init__(self, structure: Structure, X: np.ndarray, y: np.ndarray):
+    def __init__(self, structure: Structure, X: np.ndarray, y: np.ndarray, options: Options):
         self.structure, self.y = structure, y
-        number = candidates_for_depth(max(len(path) for path in _paths(structure)))
-        priors = [threshold_prior(n.feature, n.initial, n.low, n.high, number) for n in structure.nodes]
+        priors = node_priors(structure, options)
         self.grids = tuple(grid for grid, _ in priors)
         self.shares, self.log_priors, self.places = [], [], []
         for (grid, log_prior), column in zip(priors, structure.node_columns, strict=True):
             self._group(grid, log_prior, X[:, column])
-        self.row_weight = evidence_per_row(len(y))
+        self.row_weight = evidence_per_row(len(y), options)
         self.log_beta = self._beta_tables(len(y))
         self.marginals: list[np.ndarray] = [np.empty(0)] * len(structure.nodes)
         self.tables: list[np.ndarray] = []
@@ -260,13 +279,16 @@ def threshold_intervals(posterior: TreePosterior, coverage: float = 0.9) -> np.n
     )
 
 
-def fit_robust(structures: Sequence[Structure], X: Sequence[np.ndarray], y: np.ndarray) -> RobustFit:
+def fit_robust(
+    structures: Sequence[Structure], X: Sequence[np.ndarray], y: np.ndarray, options: Options = _DEFAULT
+) -> RobustFit:
     """Return the average of one or more trees that ask the same question.
 
     Args:
         structures: the members; all have the same classes in the same order.
         X: for each member its features in order, (rows, features).
         y: (rows,) int, the place of each row's class among the classes.
+        options: of prior and evidence.
 
     Raises:
         UserError: the members' classes differ, or there is no member or no row.
@@ -275,8 +297,8 @@ def fit_robust(structures: Sequence[Structure], X: Sequence[np.ndarray], y: np.n
         raise UserError(f"fit='robust' needs one tree and one row at least, got {len(structures)} and {len(y)}")
     if any(s.classes != structures[0].classes for s in structures):
         raise UserError(f"the trees of a robust fit must have the same classes: {[s.classes for s in structures]}")
-    members = tuple(fit_posterior(s, values, y) for s, values in zip(structures, X, strict=True))
-    return RobustFit(members, _fit_exponent(_mean_vote(members, X), y))
+    members = tuple(fit_posterior(s, values, y, options) for s, values in zip(structures, X, strict=True))
+    return RobustFit(members, _fit_exponent(_mean_vote(members, X), y, options))
 
 
 def predict_proba(fit: RobustFit, X: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -304,10 +326,43 @@ def _sharpen(votes: np.ndarray, exponent: float) -> np.ndarray:
     return power / power.sum(axis=1, keepdims=True)
 
 
-def _fit_exponent(votes: np.ndarray, y: np.ndarray) -> float:
+def _fit_exponent(votes: np.ndarray, y: np.ndarray, options: Options) -> float:
     """Return the exponent of the highest posterior density: its evidence is discounted as the thresholds' is."""
-    options = EXPONENT * np.exp(EXPONENT_SPREAD * np.linspace(-3, 3, 61))
+    candidates = EXPONENT * np.exp(EXPONENT_SPREAD * np.linspace(-3, 3, 61))
     rows = np.arange(len(y))
-    likelihood = [np.log(_sharpen(votes, option)[rows, y]).sum() for option in options]
-    prior = -0.5 * (np.log(options / EXPONENT) / EXPONENT_SPREAD) ** 2
-    return float(options[np.argmax(evidence_per_row(len(y)) * np.array(likelihood) + prior)])
+    likelihood = [np.log(_sharpen(votes, exponent)[rows, y]).sum() for exponent in candidates]
+    prior = -0.5 * (np.log(candidates / EXPONENT) / EXPONENT_SPREAD) ** 2
+    return float(candidates[np.argmax(evidence_per_row(len(y), options) * np.array(likelihood) + prior)])
+
+
+def snap_rows(structures: Sequence[Structure], X: Sequence[np.ndarray], y: np.ndarray) -> dict:
+    """Return the training rows as plain lists, as coarse as the candidates are, so that a fit can be made again.
+
+    A value is kept as its place among all candidates of its feature; rows that fall together are counted.
+    """
+    values = {name: x[:, i] for s, x in zip(structures, X, strict=True) for i, name in enumerate(s.features)}
+    steps = _steps(structures)
+    codes = np.stack([*(np.searchsorted(steps[name], values[name]) for name in steps), y], axis=1)
+    rows, counts = np.unique(codes, axis=0, return_counts=True)
+    lines = [f"{' '.join(map(str, row[:-1]))} : {row[-1]} x {count}" for row, count in zip(rows, counts, strict=True)]
+    return {"features": list(steps), "rows": lines}
+
+
+def unsnap_rows(structures: Sequence[Structure], data: dict) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return (X of every member, y) that give the same fit as the rows that `snap_rows` wrote down."""
+    steps = _steps(structures)
+    parsed = [(*map(int, line.replace(":", "").replace("x", "").split()),) for line in data["rows"]]
+    table = np.array(parsed)
+    table = np.repeat(table[:, :-1], table[:, -1], axis=0)
+    # A value equal to a candidate has that candidate's place; one beyond the last has the last place.
+    values = {name: np.append(s, s[-1] + 1)[table[:, data["features"].index(name)]] for name, s in steps.items()}
+    return [np.stack([values[name] for name in s.features], axis=1) for s in structures], table[:, -1]
+
+
+def _steps(structures: Sequence[Structure]) -> dict[str, np.ndarray]:
+    """Return every feature's candidates in any node of any member, ascending."""
+    grids: dict[str, list[np.ndarray]] = {}
+    for structure in structures:
+        for node, (grid, _) in zip(structure.nodes, node_priors(structure), strict=True):
+            grids.setdefault(node.feature, []).append(grid)
+    return {name: np.unique(np.concatenate(parts)) for name, parts in grids.items()}

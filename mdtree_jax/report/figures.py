@@ -36,6 +36,7 @@ _STYLE = {
 _LINES = {
     "md_tree": ("#c53030", "-"),
     "md_tree_exact": ("#2b6cb0", "-"),
+    "md_tree_robust": ("#000000", "-"),
     "md_tree_similarity": ("#d69e2e", "-"),
     "initial_thresholds": ("#c53030", ":"),
     "landscape": ("#2f855a", "--"),
