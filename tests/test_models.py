@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.models import build_model, count_activations, count_flops, count_parameters, model_names
+from mdtree_jax.models import build_model, count_activations, count_flops, count_parameters, layers, model_names
 from mdtree_jax.models.layers import BatchNorm, convolve3x3
 
 PUBLISHED_PARAMETERS = {
@@ -33,7 +33,11 @@ def test_resnet18_has_the_published_parameter_counts():
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(10, 10), (5, 5), (3, 4), (1, 1)])
-def test_convolution_and_its_gradient_equal_the_compilers(size, stride):
+@pytest.mark.parametrize("whole_bytes", [2**24, 0])
+def test_convolution_and_its_gradient_equal_the_compilers(size, stride, whole_bytes, monkeypatch):
+    if not whole_bytes:  # cut into parts of one image
+        monkeypatch.setattr(layers, "WHOLE_BYTES", 0)
+        monkeypatch.setattr(layers, "PART_BYTES", 1)
     keys = jax.random.split(jax.random.key(0), 2)
     with jax.enable_x64(True):
         x = jax.random.normal(keys[0], (3, *size, 2), jnp.float64)

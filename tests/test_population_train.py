@@ -76,6 +76,8 @@ def compare_with_loop(choice, optimizer):
     trainer = make_trainer(
         model, batch_size=4, num_epochs=4, optimizer=optimizer, schedule="cosine", early_stop_min_epoch=2
     )
+    # Adam divides what is only rounding, as of a bias before BatchNorm, by its own size.
+    rtol = 1e-10 if optimizer == "sgd" else 1e-6
     x, y = jnp.array(data.x_train, jnp.float64), jnp.array(data.y_train)
     for row, member in list(enumerate(cohort.members))[:4]:
         key = member_key(3, member.seed, member.num_samples)
@@ -83,13 +85,13 @@ def compare_with_loop(choice, optimizer):
         hparams = Hyperparameters(jnp.array(key), jnp.int32(member.num_samples), *values)
         state = train_single(trainer, model.init(init_key(key)), hparams, x, y)
         jax.tree.map(
-            lambda a, b, row=row: np.testing.assert_allclose(a[row], b, rtol=1e-9, atol=1e-11),
+            lambda a, b, row=row: np.testing.assert_allclose(a[row], b, rtol=rtol, atol=rtol),
             trained.variables,
             state.kept,
         )
         assert trained.stop_epoch[row] == int(state.record.kept_epoch)
         loss, error = evaluate(model, state.kept, x, y, hparams.num_samples, 512)
-        np.testing.assert_allclose((trained.train_loss[row], trained.train_error[row]), (loss, error), rtol=1e-9)
+        np.testing.assert_allclose((trained.train_loss[row], trained.train_error[row]), (loss, error), rtol=rtol)
 
 
 def test_a_members_result_does_not_depend_on_the_others(strict64):
