@@ -67,8 +67,12 @@ def _check_grammar(overrides: list[str], keys: list[str]) -> None:
             if not swept:
                 known = ", ".join(keys)
                 raise UserError(f"'{override}' is no setting; write key=value; the keys are: {known}") from None
+        key, _, value = override.partition("=")
+        if override.startswith("~") or key.lstrip("+").split(".")[0] == "hydra":
+            raise UserError(f"'{override}' is not taken; write key=value; the keys are: {', '.join(keys)}")
+        if re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
+            raise UserError(f"'{override}' cannot be read; a list is written '{key}=[{value}]'")
         if swept:
-            key, value = override.split("=", 1)
             raise UserError(
                 f"'{override}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes "
                 f"within the quotes: '{key}=\"{value}\"'"
@@ -104,6 +108,12 @@ def explain_hydra_error(error: Exception, overrides: list[str], schema: type) ->
         for group, known in _groups(schema).items():
             kinds |= {f"{group}.{field.name}": field.type for field in dataclasses.fields(known)}
         return f"{given} does not fit: {key} takes {kinds.get(key, 'another type')}"
+    merged = re.search(r"Error merging override (\S+)", text)
+    if merged:
+        return f"{merged.group(1)} does not fit: a value of another type is asked for there"
+    twice = re.search(r"Could not append to config\. An item is already at '([^']+)'", text)
+    if twice:
+        return f"'{twice.group(1)}' is a setting already; write it without the plus sign"
     wrong = re.search(r"full_key: (\S+)", text)
     if wrong:
         return f"{wrong.group(1)}: {' '.join(str(error).split()).split(' full_key:')[0]}"

@@ -39,6 +39,8 @@ def as_list(value: Any) -> list | None:
     """
     if value is None:
         return None
+    if isinstance(value, (list, tuple)) and not value:
+        raise UserError("an empty list [] names nothing; leave the setting out for all")
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 

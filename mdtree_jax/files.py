@@ -11,20 +11,28 @@ from pathlib import Path
 from mdtree_jax.checks import UserError
 
 
-def check_writable_folder(path: str | os.PathLike) -> Path:
-    """Make the folder if it is not there and return it.
+@contextlib.contextmanager
+def output_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Make the folder if it is not there and yield it; folders made here that stay empty are removed again.
 
     Raises:
         UserError: it cannot be made or written to.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"cannot write to the folder '{path}': {error.strerror}; choose another by out=") from error
-    return folder
+        why = error.strerror or error
+        raise UserError(f"cannot write to the folder '{path}': {why}; choose another by out=") from error
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):  # not empty: there are results in it
+            for one in made:
+                one.rmdir()
 
 
 @contextlib.contextmanager

@@ -46,9 +46,9 @@ def main(config: TransferConfig) -> None:
     from mdtree_jax.diagnosis.classifier import FITS
     from mdtree_jax.diagnosis.experiments import MODES, Runner, experiments_of
     from mdtree_jax.diagnosis.methods import get_methods
-    from mdtree_jax.diagnosis.one_step import OneStepRunner, one_step_methods
+    from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS, OneStepRunner, one_step_methods
     from mdtree_jax.diagnosis.tasks import TASKS, get_task
-    from mdtree_jax.files import check_writable_folder
+    from mdtree_jax.files import output_folder
     from mdtree_jax.parallel import available_cores
     from mdtree_jax.report import tables
     from mdtree_jax.report.progress import make_console, progress
@@ -58,31 +58,38 @@ def main(config: TransferConfig) -> None:
     methods = get_methods(as_list(config.methods))
     tasks = [get_task(name).name for name in as_list(config.tasks) or TASKS]
     train, test = load_sides(config)
-    out = check_writable_folder(config.out or f"runs/transfer-{mode}")
     console, notes = make_console(), []
 
     def say(note: str) -> None:
         if note not in notes:
             notes.append(note)
 
+    for note in [n for side in (train, test) if side is not None for n in side.attrs["notes"]]:
+        say(note)
     experiments = experiments_of(mode, tasks)
     one_step = one_step_methods(methods, tasks) if mode in ("one_step", "all") else []
     if not experiments and not one_step:
-        raise UserError(f"mode={mode} has no experiment of the tasks {', '.join(tasks)}")
-    with progress(len(experiments) + 2 * bool(one_step)) as advance:
-        setup = {"train": train, "test": test, "seeds": seeds, "allow_missing": config.allow_missing}
-        setup |= {"k": as_list(config.k), "say": say, "advance": advance, "jobs": available_cores()}
-        results, thresholds = Runner(methods=methods, **setup).run(experiments)
-        gains, more = OneStepRunner(methods=one_step, **setup).run(tasks) if one_step else OneStepRunner.empty()
-    names = {"train": train.attrs["name"], "test": "its cells not sampled" if test is None else test.attrs["name"]}
-    written = tables.write_results(out, results, gains, thresholds, more, seeds=seeds, notes=notes, **names)
-    tables.print_results(console, results, gains, paper=tuple(names.values()) == tables.PUBLISHED_PAIR)
-    for note in notes:
-        console.print(f"note: {note}", style="yellow", highlight=False)
-    if config.figures:
-        from mdtree_jax.report.figures import write_figures
+        known = ", ".join(ONE_STEP_METHODS)
+        raise UserError(
+            f"mode={mode} has no experiment of the tasks {', '.join(tasks)} with these methods, only {known}"
+        )
+    if mode == "all" and not one_step:
+        say(f"one_step is left out: it has none of these tasks or methods ({', '.join(ONE_STEP_METHODS)})")
+    setup = {"train": train, "test": test, "seeds": seeds, "allow_missing": config.allow_missing}
+    setup |= {"k": as_list(config.k), "say": say, "jobs": available_cores()}
+    with output_folder(config.out or f"runs/transfer-{mode}") as out:
+        with progress(len(experiments) + 2 * bool(one_step)) as advance:
+            results, thresholds = Runner(methods=methods, advance=advance, **setup).run(experiments)
+            gains, more = OneStepRunner(methods=one_step, advance=advance, **setup).run(tasks if one_step else [])
+        names = {"train": train.attrs["name"], "test": "its cells not sampled" if test is None else test.attrs["name"]}
+        written = tables.write_results(out, results, gains, thresholds, more, seeds=seeds, notes=notes, **names)
+        tables.print_results(console, results, gains, paper=tuple(names.values()) == tables.PUBLISHED_PAIR)
+        for note in notes:
+            console.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
+        if config.figures:
+            from mdtree_jax.report.figures import write_figures
 
-        written += write_figures(out, results, [train] if test is None else [train, test], fit)
+            written += write_figures(out, results, [train] if test is None else [train, test], fit)
     console.print(f"written to {out}: {', '.join(written)}", highlight=False, soft_wrap=True)
 
 

@@ -209,7 +209,10 @@ def test_structures_that_are_no_tree(change, message):
             lambda F: MDTreeClassifier().fit(F[F.label_optimizer == "temperature_too_low"]),
             r"only one class is left to fit, class 'temperature_too_low' in 846 rows",
         ),
-        (lambda F: MDTreeClassifier().fit(F, F.label_size[:-1]), "they must be equal"),
+        (lambda F: MDTreeClassifier().fit(F, F.label_optimizer[:-1]), "they must be equal"),
+        (lambda F: MDTreeClassifier().fit(F, F.label_size), "this is the label of another task"),
+        (lambda F: MDTreeClassifier(structure="size").fit(F), "name the task that it belongs to by task="),
+        (lambda F: MDTreeClassifier(structure="size", similarity=True).fit(F), "give one of them"),
         (
             lambda F: MDTreeClassifier().fit(F.assign(train_error=F.train_error.mask(F.index == 4))),
             r"column 'train_error'.* holds 'nan' in the row of index 4 \(1 such of 1560 rows\)",

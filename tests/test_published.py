@@ -5,13 +5,17 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.tree import DecisionTreeClassifier
 
 from mdtree_jax import MDTreeClassifier
+from mdtree_jax.diagnosis.columns import feature_values
+from mdtree_jax.diagnosis.engine import predict_classes
 from mdtree_jax.diagnosis.experiments import EXPERIMENTS, PUBLISHED_SEEDS, Runner, experiments_of
 from mdtree_jax.diagnosis.grid import compute_labels, make_grid
 from mdtree_jax.diagnosis.methods import get_methods
 from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS, OneStepRunner
 from mdtree_jax.diagnosis.published import FILES, published_file
+from mdtree_jax.diagnosis.structures import STRUCTURES
 from mdtree_jax.report.paper import CASES
 from tests.conftest import SHARED
 
@@ -100,6 +104,84 @@ def test_references_that_need_no_fit(results):
     assert set(table[table.method == "majority"].accuracy.round(2)) >= {64.74, 53.55, 61.20}
 
 
+def literal_verdict(name, t, row):
+    """Return the verdict of a published tree, written out (facts: section 4)."""
+    error, peak, sharpness = row.train_error, row.mode_connectivity_peak, row.log_hessian_trace
+    if name.startswith("optimizer"):
+        if error <= t[0]:
+            return "temperature_too_low"
+        if peak > t[1]:
+            return "temperature_too_high"
+        if name == "optimizer":
+            return "temperature_too_high" if sharpness <= t[2] else "temperature_too_low"
+        return "temperature_too_low" if row.cka <= t[2] else "temperature_too_high"
+    if name == "size":
+        return "size" if peak <= (t[1] if error <= t[0] else t[2]) else "temperature"
+    if error <= t[0]:
+        return "data" if sharpness <= (t[4] if peak <= t[1] else t[2]) else "temperature"
+    if peak <= t[3]:
+        return "temperature"
+    return "data" if sharpness <= t[5] else "temperature"
+
+
+@pytest.mark.parametrize("name", ["optimizer", "optimizer_similarity", "size", "data"])
+@pytest.mark.parametrize("seed", range(3))
+def test_structures_are_the_published_trees(name, seed, collections):
+    structure = STRUCTURES[name]
+    both = pd.concat(collections)
+    rng = np.random.default_rng(seed)
+    columns = feature_values(both, structure.features)[:, structure.node_columns]
+    thresholds = np.array([rng.choice(column) for column in columns.T])  # values that occur, so that `<=` matters
+    predicted = predict_classes(structure, thresholds, feature_values(both, structure.features))
+    literal = [literal_verdict(name, thresholds, row) for row in both.itertuples()]
+    assert [structure.classes[i] for i in predicted] == literal
+    bounds = {"train_error": (0.5, 0, 1), "mode_connectivity_peak": (-10, -30, 0), "log_hessian_trace": (7, 4, 9)}
+    bounds["cka"] = (0.5, 0.2, 0.8)
+    assert all((n.initial, n.low, n.high) == bounds[n.feature] for n in structure.nodes)
+
+
+BASELINE_COLUMNS = {  # published names, in the published order
+    ("hyperparameter", "optimizer"): ["log_data_amount", "log_para_amount"],
+    ("hyperparameter", "size"): ["log_data_amount"],
+    ("hyperparameter", "data"): ["log_para_amount"],
+    ("validation", "any"): ["train_error", "train_loss", "test_loss", "test_error"],
+    ("landscape", "any"): ["train_error", "mode_connectivity_peak", "CKA", "hessian_t"],
+}
+
+
+def sampled(train, sampling, k, generator):
+    """Return the sample of a published frame, by its own columns (facts: section 5)."""
+    data, widths = sorted(train.data.unique()), sorted(train.width.unique())
+    if sampling == "random":
+        cells = [(d, w) for d in data for w in widths]
+        chosen = {cells[i] for i in generator.choice(list(range(len(cells))), size=k, replace=False)}
+        return train[[pair in chosen for pair in zip(train.data, train.width, strict=True)]]
+    if sampling.startswith("random"):
+        column, values = ("data", data) if sampling == "random_data" else ("width", widths)
+        return train[train[column].isin(generator.choice(values, k, replace=False))]
+    return train[train["data" if sampling == "data_limit" else "width"] <= k]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_baselines_equal_a_plain_loop_over_the_published_files(experiment, results):
+    task = EXPERIMENTS[experiment].task
+    label = {"optimizer": "bs_failure", "size": "width_vs_batch", "data": "data_vs_batch"}[task]
+    sides = [pd.read_csv(published_file(name)) for name in FILES]
+    sides = [f[(f[label] != "optimal") & (f.width >= (32 if task == "data" else 0))] for f in sides]
+    train, test = sides
+    table = results[0].set_index(["experiment", "method", "k", "seed"]).accuracy
+    k = {"q1_scale_width": 6, "q2_data_scale_width": 45}.get(experiment, 3)
+    for seed in (42, 72):
+        sample = sampled(train, EXPERIMENTS[experiment].sampling, k, np.random.RandomState(seed))
+        columns = {m: BASELINE_COLUMNS.get((m, task)) or BASELINE_COLUMNS[m, "any"] for m in ("hyperparameter",
+                   "validation", "landscape")}  # fmt: skip
+        columns["hyperparameter_validation"] = columns["hyperparameter"] + columns["validation"]
+        for method, names in columns.items():
+            tree = DecisionTreeClassifier(criterion="gini", max_depth=4, random_state=seed)
+            score = tree.fit(sample[names], sample[label]).score(test[names], test[label])
+            assert table[experiment, method, k, seed] == pytest.approx(100 * score, abs=1e-9), method
+
+
 def test_exact_fit_is_never_behind_the_published_one_in_training(collections):
     """On every sample of every experiment, in training accuracy."""
     train = collections[0]
@@ -138,6 +220,9 @@ def test_one_step_gains(collections):
         ("optimizer", "validation", "one"): 1.213,
         ("optimizer", "validation", "optimal"): 4.455,
     }
+    # The tree's own, worked out once more by a plain loop over the published files.
+    known |= {("optimizer", "md_tree", "one"): 1.342, ("optimizer", "md_tree", "optimal"): 5.518}
+    known |= {("size", "md_tree", "one"): 1.731, ("size", "md_tree", "optimal"): 8.097}
     for key, value in known.items():
         assert gain[key] == pytest.approx(value, abs=6e-4), key
     about = {

@@ -111,6 +111,9 @@ def test_manifest_says_what_ran_where(tmp_path):
     assert session["packages"]["numpy"] == np.__version__
     assert session["hardware"]["num_cpus"] >= 1
     assert session["hardware"]["devices"] == ["cpu:0"]
+    with run_folder(tmp_path) as folder:
+        finish(folder, COHORTS[:1])
+    assert read_part(tmp_path / "parts" / "w2-b16-e3.parquet")[1]["made_by"] == [session]
 
 
 HOLD = """

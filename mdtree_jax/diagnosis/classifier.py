@@ -24,7 +24,7 @@ from mdtree_jax.diagnosis.columns import (
 from mdtree_jax.diagnosis.companions import choose_members
 from mdtree_jax.diagnosis.grid import with_labels
 from mdtree_jax.diagnosis.structures import OPTIMIZER_SIMILARITY, STRUCTURES, Structure
-from mdtree_jax.diagnosis.tasks import OPTIMAL, PUBLISHED_LABELS, get_task, smallest_width
+from mdtree_jax.diagnosis.tasks import OPTIMAL, PUBLISHED_LABELS, TASKS, get_task, smallest_width
 from mdtree_jax.files import write_text
 
 #: Name -> function (structure, X, y) -> thresholds.
@@ -58,6 +58,8 @@ def choose_structure(task: str, *, similarity: bool = False, structure=None) -> 
         if similarity and task != "optimizer":
             raise UserError(f"similarity=True goes with task='optimizer' only, not with task='{task}'")
         return OPTIMIZER_SIMILARITY if similarity else STRUCTURES[task]
+    if similarity:
+        raise UserError("similarity=True names a structure, and structure= another; give one of them")
     if isinstance(structure, Structure):
         return structure
     if isinstance(structure, dict):
@@ -79,8 +81,8 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             `published` (one sweep of bounded scalar searches, the authors' numbers) or `exact` (highest training
             accuracy over all thresholds jointly).
         structure: another tree: a `Structure`, a dictionary, a YAML file, or the name of a published one.
-        min_width: rows of a collection with a smaller width take no part in `fit` and `score`; None is the task's
-            own (32 for `data`, as published; on a grid without such widths its five widest), 0 keeps all.
+        min_width: where y comes from the collection, rows with a smaller width take no part in `fit` and `score`; None
+            is the task's own (32 for `data`, as published; on a grid without such widths its five widest), 0 keeps all.
 
     Attributes:
         thresholds_: (nodes,), each in its feature's unit, in the order of `structure_.nodes`; for the robust fit the
@@ -320,7 +322,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
     def _labelled(self, X, y, structure: Structure):
         """Return the rows that take part and their classes."""
         if y is None:
-            X, y = self._collection_rows(X)
+            X, y = self._collection_rows(X, structure)
         else:
             y = column_or_1d(y, warn=True)
         keep = y.astype(object) != OPTIMAL
@@ -330,13 +332,18 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             X, y = (X[keep] if hasattr(X, "shape") else np.asarray(X)[keep]), y[keep]
         return X, y
 
-    def _collection_rows(self, X):
+    def _collection_rows(self, X, structure: Structure):
         if not isinstance(X, pd.DataFrame):
             raise UserError(
                 "this classifier requires y to be passed, but the target y is None: only a collection (a "
                 "DataFrame with its grid or labels) brings its own"
             )
         task = get_task(self.task)
+        if set(structure.classes) != set(task.classes):
+            raise UserError(
+                f"the tree '{structure.name}' tells {', '.join(structure.classes)} apart, task='{task.name}' "
+                f"{', '.join(task.classes)}; name the task that it belongs to by task="
+            )
         X = canonicalize(X)
         if task.label not in X:
             X = with_labels(X)
@@ -374,8 +381,14 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             raise UserError(
                 f"only one class is left to fit, {shown} in {len(y)} rows; a tree needs rows of two classes"
             )
+        ours = {name for task in TASKS.values() for name in task.classes}
         if set(found) <= set(structure.classes):
             found = np.array(sorted(structure.classes))
+        elif set(found) & ours:
+            raise UserError(
+                f"y holds {', '.join(map(str, found[:5]))}, and the tree '{structure.name}' tells "
+                f"{', '.join(structure.classes)} apart; this is the label of another task"
+            )
         elif len(found) != len(structure.classes):
             raise UserError(
                 f"Only binary classification is supported: y holds {len(found)} classes, "

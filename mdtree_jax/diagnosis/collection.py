@@ -37,18 +37,21 @@ def load_collection(
     Args:
         source: a name (`published/F`, `published/F_noise`), a `.csv` or `.parquet` file, a folder that holds
             `collection.parquet` or `collection.csv`, or a DataFrame. Published column names are understood.
-        allow_missing: go on without the cells that the grid lacks, and drop rows that hold a value that is not finite.
+        allow_missing: go on without the cells that the grid lacks. Rows without a finite test error are such cells; a
+            metric that is not finite elsewhere stays in the table, and whoever asks for it leaves the row out.
         published_dir: a local folder with the two published files.
 
     Returns:
-        A DataFrame; `attrs["name"]` is the source. Labels and RFI that the table does not hold are computed from its
-        grid; those that it holds are kept, so that a part of a larger grid keeps the labels of the whole.
+        A DataFrame with a fresh index; `attrs["name"]` is the source, `attrs["notes"]` says what is missing. Labels and
+        RFI that the table does not hold are computed from its grid; those that it holds are kept, so that a part of a
+        larger grid keeps the labels of the whole.
 
     Raises:
         UserError: unknown name, unreadable file, missing column, text or a value that is not finite in a number
             column, a configuration twice, or an incomplete grid.
     """
-    frame = canonicalize(_read(source, published_dir))
+    # Row labels of a file mean nothing here, and need not be unique.
+    frame = canonicalize(_read(source, published_dir).reset_index(drop=True))
     frame.attrs["name"] = "DataFrame" if isinstance(source, pd.DataFrame) else str(source)
     absent = missing_columns(frame, [*AXES, "test_error"])
     if absent:
@@ -58,9 +61,13 @@ def load_collection(
     grid = make_grid(frame, allow_missing=allow_missing)
     computed = compute_labels(grid).set_axis(frame.index)
     new = [column for column in computed if column not in frame]
-    name = frame.attrs["name"]
+    attributes = frame.attrs
     frame = frame.assign(**{column: computed[column] for column in new})
-    frame.attrs["name"] = name
+    holes = int(np.isnan(grid.test_error).sum())
+    attributes["notes"] = [
+        f"collection '{attributes['name']}' lacks {holes} of the {grid.test_error.size} configurations of its grid"
+    ] * bool(holes)
+    frame.attrs = attributes
     _check_label_values(frame)
     return frame
 
@@ -71,7 +78,9 @@ def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.Path
     name = str(source)
     if name in FILES:
         return pd.read_csv(published_file(name, published_dir))
-    path = Path(source)
+    if name in PAIRS:
+        raise UserError(f"'{name}' is a pair of collections, {' and '.join(PAIRS[name])}: give it as collection={name}")
+    path = Path(source).expanduser()
     if path.is_dir():
         found = [path / file for file in _TABLE_FILES if (path / file).is_file()]
         if not found:
@@ -80,32 +89,33 @@ def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.Path
     if not path.is_file():
         raise UserError(
             f"unknown collection '{name}'{nearest(name, [*FILES, *PAIRS])}: it is neither a name (there are: "
-            f"{', '.join(FILES)}) nor a file or folder here"
+            f"{', '.join([*FILES, *PAIRS])}) nor a file or folder here"
         )
     readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
-    if path.suffix not in readers:
+    if path.suffix.lower() not in readers:
         raise UserError(f"the collection '{path}' ends in '{path.suffix}'; a table is a .csv or a .parquet file")
     try:
-        return readers[path.suffix](path)
+        return readers[path.suffix.lower()](path)
     except (ValueError, OSError) as error:  # pandas' and Arrow's parse errors are ValueErrors
         raise UserError(f"the collection '{path}' cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _finite_rows(frame: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:
-    """Check every known number column; drop the rows that are not finite if that is allowed."""
+    """Check every known number column, or the coordinates and the test error only if the rest may be missing."""
     numbers = [c for c in frame.columns if c in COLUMN and c not in LABEL_COLUMNS]
     if allow_missing:
+        numbers = [*AXES, "test_error"]
         values = frame[numbers].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
-        frame = frame[np.isfinite(values).all(axis=1)]
+        frame = frame[np.isfinite(values).all(axis=1)].reset_index(drop=True)
         if not len(frame):
-            raise UserError(f"no row of collection '{frame.attrs['name']}' is finite in every column")
+            raise UserError(f"no row of collection '{frame.attrs['name']}' has coordinates and a test error")
     converted = {}
     for column in numbers:
         try:
             converted[column] = numeric_column(frame, column)
         except UserError as error:
             raise UserError(
-                f"collection '{frame.attrs['name']}': {error}; mend these rows, or drop them by allow_missing=true"
+                f"collection '{frame.attrs['name']}': {error}; mend these rows, or go on by allow_missing=true"
             ) from None
     name = frame.attrs["name"]
     # Counts stay integers where the file has them so.

@@ -29,11 +29,17 @@ class Column(NamedTuple):
 
 
 def _percent_complement(values: pd.Series) -> pd.Series:
+    if values.max() <= 1.0:
+        raise UserError(
+            f"accuracies are percentages, and the largest of column '{values.name}' is {values.max():g}: it seems to "
+            "hold fractions; multiply it by 100"
+        )
     return 100.0 - values
 
 
 def _tenths(values: pd.Series) -> pd.Series:
-    return values / 10.0
+    # The published column counts tenths, 1 to 10; a column of the same name that stays below 1 holds fractions.
+    return values if values.max() <= 1.0 and (values != 1.0).any() else values / 10.0
 
 
 def _published_label(values: pd.Series) -> pd.Series:
@@ -112,10 +118,24 @@ def canonicalize(frame: pd.DataFrame) -> pd.DataFrame:
         if target != name and (target in frame.columns or target in out):
             continue
         convert = COLUMN[target].aliases.get(name) if target in COLUMN else None
-        out[target] = convert(frame[name]) if convert else frame[name]
+        out[target] = convert(_without_text(frame, name, target)) if convert else frame[name]
     result = pd.DataFrame(out, index=frame.index)
     result.attrs.update(frame.attrs)
     return result
+
+
+def _without_text(frame: pd.DataFrame, name: str, target: str) -> pd.Series:
+    """Return a column that is about to be converted; raise `UserError` if it is a number column that holds text."""
+    if COLUMN[target].unit == "class":
+        return frame[name]
+    numbers = pd.to_numeric(frame[name], errors="coerce")
+    text = (numbers.isna() & frame[name].notna()).to_numpy()
+    if text.any():
+        row = int(np.argmax(text))
+        raise UserError(
+            f"column '{name}' holds '{frame[name].iloc[row]}' in the row of index {frame.index[row]}; it takes numbers"
+        )
+    return numbers
 
 
 def missing_columns(frame: pd.DataFrame, names: list[str] | tuple[str, ...]) -> list[str]:

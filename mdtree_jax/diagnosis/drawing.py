@@ -106,6 +106,9 @@ def draw_tree(tree, ax=None):
     ax.set_xlim(-0.6, len(structure.leaves) - 0.4)
     ax.set_ylim(-depth - 0.45, 0.4)
     ax.axis("off")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=class_colour(str(name))) for name in tree.classes_]
+    labels = [f"share of {str(name).replace('_', ' ')}" for name in tree.classes_]
+    ax.legend(handles, labels, loc="upper right", frameon=False, fontsize=8)
     if note := _average_note(tree):
         ax.text(0.5, -0.02, "\n".join(note), transform=ax.transAxes, ha="center", va="top", fontsize=8, color="#4a5568")
     return ax
@@ -120,7 +123,7 @@ def _draw_leaf(tree, ax, x: float, y: float, leaf: int) -> None:
     shares = tree.leaf_counts_[leaf] / max(total, 1)
     left = x - 0.4
     for name, part in zip(tree.classes_, shares, strict=True):
-        ax.barh(y - 0.36, 0.8 * part, height=0.07, left=left, color=class_colour(str(name)), zorder=3)
+        ax.barh(y - 0.3, 0.8 * part, height=0.07, left=left, color=class_colour(str(name)), zorder=3)
         left += 0.8 * part
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.diagnosis.columns import feature_values, missing_columns, missing_message
+from mdtree_jax.diagnosis.columns import feature_values, missing_columns, missing_message, sources
 from mdtree_jax.diagnosis.methods import Method
 from mdtree_jax.diagnosis.sampling import SAMPLINGS, Sampling
 from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS, Task, smallest_width
@@ -63,6 +63,20 @@ def task_rows(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
     return frame[keep]
 
 
+def finite_rows(frame: pd.DataFrame, task: Task, methods: Sequence[Method], say: Callable[[str], None]) -> pd.DataFrame:
+    """Return the rows on which every feature of every method is finite, so that all methods see the same rows."""
+    names = dict.fromkeys(source for m in methods for name in m.features(task) for source in sources(name))
+    values = frame[list(names)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    finite = np.isfinite(values).all(axis=1)
+    if finite.all():
+        return frame
+    if not finite.any():
+        raise UserError(f"{_collection(frame)} has no row for task '{task.name}' on which every metric is finite")
+    left_out = f"{len(frame) - finite.sum()} of {len(frame)} rows of {_collection(frame)}"
+    say(f"task {task.name}: {left_out} are left out, where a metric is not finite")
+    return frame[finite]
+
+
 def check_two_classes(frame: pd.DataFrame, task: Task) -> None:
     """Raise `UserError` if the rows of a task, as `task_rows` returns them, are all of one class."""
     classes = frame[task.label].unique()
@@ -100,7 +114,7 @@ def usable_methods(
     Raises:
         UserError: none is left.
     """
-    usable, reasons = [], []
+    usable, skipped = [], {}
     for method in methods:
         if task.name not in method.tasks:
             continue
@@ -113,12 +127,13 @@ def usable_methods(
         lacking = [(f, lack) for f in frames if (lack := missing_columns(f, method.features(task)))]
         if lacking:
             frame, names = lacking[0]
-            reasons.append(missing_message(frame, names))
-            say(f"method {method.name} is skipped in task {task.name}: {reasons[-1]}")
+            skipped.setdefault(missing_message(frame, names), []).append(method.name)
         else:
             usable.append(method)
-    if not usable and reasons:
-        raise UserError(f"no method is left for task '{task.name}': {reasons[0]}")
+    for reason, names in skipped.items():
+        say(f"task {task.name} goes without {', '.join(names)}: {reason}")
+    if not usable and skipped:
+        raise UserError(f"no method is left for task '{task.name}': {next(iter(skipped))}")
     return usable
 
 
@@ -187,12 +202,13 @@ class Runner(Setup):
         results, thresholds, notes = [], [], []
         task, sampling = TASKS[experiment.task], SAMPLINGS[experiment.sampling]
         frames = [task_rows(frame, task) for frame in self.collections]
-        check_two_classes(frames[0], task)
         if task.min_width and (smallest := frames[0]["width"].min()) < task.min_width:
             notes.append(
                 f"{experiment.name}: no width is {task.min_width} or more; the widths from {smallest:g} are used"
             )
         methods = usable_methods(frames, task, self.methods, notes.append)
+        frames = [finite_rows(frame, task, methods, notes.append) for frame in frames]
+        check_two_classes(frames[0], task)
         sides = [make_side(frame, task, methods) for frame in frames]
         memory: dict = {}
         for k in choose_sizes(frames[0], sampling, self.k, experiment.name, notes.append):
@@ -252,6 +268,8 @@ def choose_sizes(
     if wanted is None:
         return list(sampling.sizes(frame))
     low, high = sampling.limits(frame)
+    if not wanted:
+        raise UserError("k=[] names no sample size; leave k out for those of the paper")
     sizes = []
     for k in wanted:
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:

@@ -73,7 +73,8 @@ def _diagnostic_tree(name: str, label: str, fit: Callable, structure: Callable[[
         # The structure's classes may stand in another order than the task's.
         place = np.array([task.classes.index(name) for name in tree.classes])
         thresholds = fit(tree, X_train, np.argsort(place)[y_train])
-        return place[engine.predict_classes(tree, thresholds, X_test)], thresholds
+        fitted = None if fit is _initial else thresholds
+        return place[engine.predict_classes(tree, thresholds, X_test)], fitted
 
     return Method(name, label, lambda task: structure(task).features, predict, structure=structure, **options)
 

@@ -16,6 +16,7 @@ from mdtree_jax.diagnosis.experiments import (
     Setup,
     Side,
     check_two_classes,
+    finite_rows,
     make_side,
     threshold_rows,
     usable_methods,
@@ -103,45 +104,26 @@ def advice_to_direction(advice: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def one_step_methods(methods: Sequence[Method], tasks: Sequence[str]) -> list[Method]:
-    """Return those of the methods that take part in the one-step experiment, none where it has none of the tasks.
-
-    Raises:
-        UserError: none of the methods takes part.
-    """
+    """Return those of the methods that take part in the one-step experiment, none where it has none of the tasks."""
     if not any(setting.task in tasks for setting in SETTINGS):
         return []
-    chosen = [method for method in methods if method.name in ONE_STEP_METHODS]
-    if not chosen:
-        raise UserError(
-            f"none of the methods {', '.join(m.name for m in methods)} takes part in one_step; there are: "
-            + ", ".join(ONE_STEP_METHODS)
-        )
-    return chosen
+    return [method for method in methods if method.name in ONE_STEP_METHODS]
 
 
 @dataclass
 class OneStepRunner(Setup):
     """Runs the one-step experiments; `test` None means the configurations of `train` that were not sampled."""
 
-    def run(self, tasks: Sequence[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def run(self, tasks: Sequence[str] = tuple(TASKS)) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the tables one_step (task, method, step, seed, gain, gain_unclipped) and thresholds of its trees."""
         rows, thresholds = [], []
-        settings = [s for s in SETTINGS if s.task in (tasks or TASKS)]
+        settings = [s for s in SETTINGS if s.task in tasks]
         for gains, fitted, notes in ordered_map(self._run, settings, self.jobs):
             rows += gains
             thresholds += fitted
             for note in notes:
                 self.say(note)
             self.advance(1)
-        return self._tables(rows, thresholds)
-
-    @classmethod
-    def empty(cls) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return what `run` returns where there is nothing to run."""
-        return cls._tables([], [])
-
-    @staticmethod
-    def _tables(rows: list, thresholds: list) -> tuple[pd.DataFrame, pd.DataFrame]:
         table = pd.DataFrame(rows, columns=["task", "method", "step", "seed", "gain", "gain_unclipped"])
         return table, pd.DataFrame(thresholds, columns=THRESHOLD_COLUMNS)
 
@@ -152,8 +134,11 @@ class OneStepRunner(Setup):
         frames = [_clear_rows(frame, tasks) for frame in self.collections]
         methods = self.methods
         for task in tasks:
-            check_two_classes(frames[0], task)
             methods = usable_methods(frames, task, methods, notes.append)
+        for task in tasks:
+            frames = [finite_rows(frame, task, methods, notes.append) for frame in frames]
+        for task in tasks:
+            check_two_classes(frames[0], task)
         sides = {task.name: [make_side(frame, task, methods) for frame in frames] for task in tasks}
         table = GainTable(setting, self.collections[-1], frames[-1], allow_missing=self.allow_missing)
         sampling = SAMPLINGS[setting.sampling]
@@ -166,7 +151,9 @@ class OneStepRunner(Setup):
             notes.append(f"{where}: k={setting.k} ({sampling.unit}) is beyond the grid and is clipped to {k}")
         for seed in self.seeds:
             sampled = sampling.mask(frames[0], k, seed)
-            tested = ~sampled if self.test is None else np.ones(len(frames[1]), dtype=bool)
+            tested = table.is_complete & (~sampled if self.test is None else True)
+            if not tested.any():
+                raise UserError(f"{where}: no configuration is left to test on whose neighbours are all there")
             advised = {name: weights[tested] for name, weights in table.references().items()}
             for method in methods:
                 advice = {}
@@ -200,7 +187,7 @@ class GainTable:
 
     def __init__(self, setting: Setting, collection: pd.DataFrame, rows: pd.DataFrame, *, allow_missing: bool):
         grid = make_grid(collection, allow_missing=allow_missing)
-        here = collection.index.isin(rows.index)
+        here = collection.index.isin(rows.index)  # a loaded collection's index is unique
         self.setting = setting
         self.room = np.stack([grid.at_rows(room_for_improvement(grid, d))[here] for d in setting.directions], axis=1)
         cubes = [step_gains(grid, direction) for direction in setting.directions]
@@ -208,6 +195,8 @@ class GainTable:
             step: [np.stack([grid.at_rows(cube[step][i])[here] for cube in cubes], axis=1) for i in (0, 1)]
             for step in STEPS
         }
+        # The same rows for every method and the references, whichever way they advise.
+        self.is_complete = np.all([np.isfinite(g).all(axis=1) for pair in self.gains.values() for g in pair], axis=0)
 
     def references(self) -> dict[str, np.ndarray]:
         """Return the advice of chance and of the oracle as weights (rows, directions)."""
@@ -218,7 +207,6 @@ class GainTable:
         """Return (step, gain, gain_unclipped), means over the tested rows under weights (tested, directions)."""
         out = []
         for step, pair in self.gains.items():
-            # 0 * NaN would spread a missing neighbour to rows whose advice does not go there.
-            means = [np.nanmean(np.where(weights > 0, weights * gains[tested], 0).sum(axis=1)) for gains in pair]
+            means = [np.mean((weights * gains[tested]).sum(axis=1)) for gains in pair]
             out.append((step, *map(float, means)))
         return out

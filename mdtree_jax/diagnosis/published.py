@@ -41,7 +41,7 @@ def published_file(name: str, published_dir: str | os.PathLike | None = None) ->
     folder = published_dir or os.environ.get(ENVIRONMENT_VARIABLE)
     if not folder:
         return _download(file, sha256)
-    path = Path(folder) / file
+    path = Path(folder).expanduser() / file
     if not path.is_file():
         raise UserError(
             f"the folder '{folder}' (published_dir= or {ENVIRONMENT_VARIABLE}) has no file {file}; put it there from "

@@ -61,6 +61,8 @@ class Structure:
     leaves: tuple[tuple[int, int], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
+        object.__setattr__(self, "nodes", tuple(_in_our_names(node) for node in self.nodes))
+        object.__setattr__(self, "classes", tuple(PUBLISHED_LABELS.get(name, name) for name in self.classes))
         _check(self)
         object.__setattr__(self, "leaves", tuple(self._walk(0)))
 
@@ -123,13 +125,8 @@ class Structure:
                 raise UserError(
                     f"node {number} of the tree structure must have exactly {', '.join(Node._fields)}: {row}"
                 )
-            row = {
-                key: PUBLISHED_LABELS.get(value, value) if key in ("left", "right") else value
-                for key, value in row.items()
-            }
-            nodes.append(Node(**row | {"feature": canonical_name(row["feature"])}))
-        classes = tuple(PUBLISHED_LABELS.get(name, name) for name in data["classes"])
-        return cls(str(data.get("name", "custom")), tuple(nodes), classes)
+            nodes.append(Node(**row))
+        return cls(str(data.get("name", "custom")), tuple(nodes), tuple(data["classes"]))
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike) -> Structure:
@@ -145,6 +142,12 @@ class Structure:
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"the tree structure '{path}' cannot be read: {str(error).splitlines()[0]}") from error
         return cls.from_dict(data)
+
+
+def _in_our_names(node: Node) -> Node:
+    """Return the node with published feature and class names turned into ours."""
+    left, right = (PUBLISHED_LABELS.get(end, end) if isinstance(end, str) else end for end in (node.left, node.right))
+    return node._replace(feature=canonical_name(node.feature), left=left, right=right)
 
 
 def _check(structure: Structure) -> None:

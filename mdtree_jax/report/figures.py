@@ -21,7 +21,7 @@ from mdtree_jax.diagnosis.drawing import class_colour
 from mdtree_jax.diagnosis.experiments import EXPERIMENTS, task_rows
 from mdtree_jax.diagnosis.methods import METHODS
 from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS, Task, smallest_width
-from mdtree_jax.files import check_writable_folder, written_aside
+from mdtree_jax.files import output_folder, written_aside
 from mdtree_jax.report.statistics import over_seeds
 
 _STYLE = {
@@ -81,7 +81,7 @@ def accuracy_curves(results: pd.DataFrame, experiment: str) -> Figure:
     ax.set_xlabel("number of training models")
     ax.set_ylabel("correctly diagnosed, %")
     seeds = part["seed"].nunique()
-    ax.set_title(f"{experiment} ({about.figure}): task {about.task}, mean ± s.d. over {seeds} seed{'s' * (seeds > 1)}",
+    ax.set_title(f"{experiment} ({about.figure})\ntask {about.task}, mean ± s.d. over {seeds} seed{'s' * (seeds > 1)}",
                  loc="left", fontsize=9.5)  # fmt: skip
     ax.grid(alpha=0.25)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
@@ -227,9 +227,12 @@ def tree_features(tree: MDTreeClassifier) -> tuple[str, ...]:
 
 def write_figures(out: Path, results: pd.DataFrame, collections: Sequence[pd.DataFrame], fit: str) -> list[str]:
     """Write every figure to `out`/figures as PNG and SVG; return the names, one a figure."""
-    folder = check_writable_folder(out / "figures")
     names = []
-    for name, figure in make_figures(results, collections, fit):
-        save(figure, folder, name)
-        names.append(f"figures/{name}")
+    with output_folder(out / "figures") as folder:
+        stale = {path for kind in ("png", "svg") for path in folder.glob(f"*_*.{kind}")}
+        for name, figure in make_figures(results, collections, fit):
+            stale -= set(save(figure, folder, name))
+            names.append(f"figures/{name}")
+        for path in stale:  # of an earlier run into the same folder
+            path.unlink()
     return names

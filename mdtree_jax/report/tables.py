@@ -126,7 +126,9 @@ def write_results(
     `about` is what `tables_markdown` takes beside the tables.
     """
     files = {"results.csv": results, "one_step.csv": one_step, "thresholds.csv": pd.concat(thresholds)}
-    files = {name: table for name, table in files.items() if len(table)}
+    for name in [name for name, table in files.items() if not len(table)]:
+        del files[name]
+        (out / name).unlink(missing_ok=True)  # of an earlier run into the same folder
     for name, table in files.items():
         with written_aside(out / name) as aside:
             table.to_csv(aside, index=False)

@@ -106,9 +106,13 @@ class RunFolder:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def finish(self, key: str, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:
-        """Commit the cohort: its rows become a part; from here on it is never trained again."""
+        """Commit the cohort: its rows become a part; from here on it is never trained again.
+
+        The part says on what it was made, so that it still does in another folder.
+        """
+        session = self._manifest["sessions"][-1:]
         with self._writing():
-            write_table(self._part(key), rows, {**metadata, **self._identity(key)})
+            write_table(self._part(key), rows, {**metadata, "made_by": session, **self._identity(key)})
             self._parts[key] = rows
             self.forget_unfinished(key)
 
