@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,15 +37,17 @@ def compose(name: str, overrides: list[str]):
     from omegaconf.errors import OmegaConfBaseException
 
     schema = SCHEMAS[name]
-    _check_grammar(overrides, [field.name for field in dataclasses.fields(schema)])
+    _check_grammar(overrides, _keys(schema))
+    _check_groups_chosen(schema, overrides)
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = hydra.compose(name, overrides)
-        keys = [field.name for field in dataclasses.fields(schema)]
-        strange = [key for key in config if key not in keys]  # +key=value adds what no schema knows
-        if strange:
-            raise UserError(_unknown_setting(strange[0], keys))
+        for part, known in ((config, schema), *((config[key], group) for key, group in _groups(schema).items())):
+            keys = _keys(known)
+            strange = [key for key in part if key not in keys]  # +key=value adds what no schema knows
+            if strange:
+                raise UserError(_unknown_setting(strange[0], keys))
         return OmegaConf.to_object(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain_hydra_error(error, overrides, schema)) from error
@@ -82,10 +85,12 @@ def explain_hydra_error(error: Exception, overrides: list[str], schema: type) ->
     while chain[-1].__cause__ or chain[-1].__context__:
         chain.append(chain[-1].__cause__ or chain[-1].__context__)
     text = " ".join(" ".join(str(part) for part in chain).split())
-    keys = [field.name for field in dataclasses.fields(schema)]
+    keys = _keys(schema)
     unknown = re.search(r"Key '([^']+)' (?:is not|not) in", text)
     if unknown:
-        return _unknown_setting(unknown.group(1), keys)
+        full = re.search(r"full_key: (\w+)\.", text)
+        group = _groups(schema).get(full.group(1)) if full else None
+        return _unknown_setting(unknown.group(1), keys if group is None else _keys(group))
     group = re.search(r"Could not override '([^']+)'\. No match in the defaults list", text)
     if group:
         name = group.group(1)
@@ -97,9 +102,12 @@ def explain_hydra_error(error: Exception, overrides: list[str], schema: type) ->
         return f"there is no configuration '{absent.group(1)}'{listed}"
     typed = re.search(r"(?:Value '([^']*)'|Invalid value) .*?full_key: (\S+)", text)
     if typed:
-        given = next((o for o in overrides[::-1] if o.lstrip("+").startswith(typed.group(2) + "=")), typed.group(2))
-        kind = {field.name: field.type for field in dataclasses.fields(schema)}.get(typed.group(2), "another type")
-        return f"{given} does not fit: {typed.group(2)} takes {kind}"
+        key = typed.group(2).partition("[")[0]
+        given = next((o for o in overrides[::-1] if o.lstrip("+").startswith(key + "=")), key)
+        kinds = {field.name: field.type for field in dataclasses.fields(schema)}
+        for group, known in _groups(schema).items():
+            kinds |= {f"{group}.{field.name}": field.type for field in dataclasses.fields(known)}
+        return f"{given} does not fit: {key} takes {kinds.get(key, 'another type')}"
     merged = re.search(r"Error merging override (\S+)", text)
     if merged:
         return f"{merged.group(1)} does not fit: a value of another type is asked for there"
@@ -112,6 +120,29 @@ def explain_hydra_error(error: Exception, overrides: list[str], schema: type) ->
     return " ".join(str(error).split())
 
 
+def _keys(schema: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(schema)]
+
+
+def _groups(schema: type) -> dict[str, type]:
+    """Return the settings of a schema that are schemas themselves: groups, chosen as +group=NAME."""
+    kinds = typing.get_type_hints(schema)
+    return {key: kind for key, kind in kinds.items() if dataclasses.is_dataclass(kind)}
+
+
+def _group_names(group: str) -> list[str]:
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def _check_groups_chosen(schema: type, overrides: list[str]) -> None:
+    """Raise `UserError` if a group is left out, with what there is to choose from."""
+    for group in _groups(schema):
+        if not any(override.startswith((f"+{group}=", f"{group}=")) for override in overrides):
+            raise UserError(
+                f"no {group} is chosen; add +{group}=NAME, where there are: {', '.join(_group_names(group))}"
+            )
+
+
 def _unknown_setting(key: str, keys: list[str]) -> str:
     return f"unknown setting '{key}'{nearest(key, keys)}; there are: {', '.join(keys)}"
 
@@ -121,7 +152,11 @@ def help_text(name: str, what: str) -> str:
     lines = (conf_dir() / f"{name}.yaml").read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("  - _self_")) + 1
     settings = "\n".join(lines[start:]).strip("\n")
-    return f"{what.strip()}\n\nSettings, as key=value, with their defaults:\n\n{settings}\n"
+    text = f"{what.strip()}\n\nSettings, as key=value, with their defaults:\n\n{settings}\n"
+    for group, schema in _groups(SCHEMAS[name]).items():
+        names, keys = ", ".join(_group_names(group)), "\n".join(f"  {group}.{key}" for key in _keys(schema))
+        text += f"\n+{group}=NAME, one of: {names}; what is in it can be set too:\n{keys}\n"
+    return text
 
 
 def run(name: str, what: str, main: Callable[[object], int | None], argv: list[str] | None = None) -> int:

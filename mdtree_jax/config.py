@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.population.schema import SweepConfig
 
 
 @dataclass
@@ -27,7 +28,7 @@ class TransferConfig:
     allow_missing: bool = False
 
 
-SCHEMAS = {"transfer": TransferConfig}
+SCHEMAS = {"transfer": TransferConfig, "sweep": SweepConfig}
 
 
 def as_list(value: Any) -> list | None:

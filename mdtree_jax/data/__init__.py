@@ -1,0 +1,8 @@
+"""Data sets as NumPy arrays: load, check, normalise, redraw labels. No JAX.
+
+`load_dataset` is the one entry; a member of a population trains on a prefix of the training arrays.
+"""
+
+from mdtree_jax.data.dataset import DATASETS, Dataset, DatasetShape, dataset_shape, load_dataset, redraw_labels
+
+__all__ = ["DATASETS", "Dataset", "DatasetShape", "dataset_shape", "load_dataset", "redraw_labels"]

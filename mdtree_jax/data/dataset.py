@@ -1,0 +1,159 @@
+"""The data set type, its checks, label noise, and the table of loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.data.cifar import load_cifar10, load_cifar100
+from mdtree_jax.data.digits import load_digits
+from mdtree_jax.data.idx import load_fashion_mnist, load_mnist
+from mdtree_jax.data.npz import load_npz
+from mdtree_jax.data.source import RawDataset, Source
+
+
+class DatasetShape(NamedTuple):
+    """Sizes of a data set; `image_shape` is (height, width, channels)."""
+
+    num_train: int
+    num_test: int
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+
+class Dataset(NamedTuple):
+    """Images and labels, ready to train on.
+
+    `x_train` (n, h, w, c) and `x_test` (m, h, w, c) float32, normalised; `y_train` (n,) and `y_test` (m,) int32 in
+    0 … `num_classes` − 1. Label noise, if any, is in `y_train` already; the test labels are always clean.
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    num_classes: int
+    name: str
+
+    @property
+    def shape(self) -> DatasetShape:
+        """The sizes of the data set."""
+        return DatasetShape(len(self.x_train), len(self.x_test), self.x_train.shape[1:], self.num_classes)
+
+
+DATASETS: dict[str, Callable[[Source], RawDataset]] = {
+    "digits": load_digits,
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "mnist": load_mnist,
+    "fashion_mnist": load_fashion_mnist,
+    "npz": load_npz,
+}
+
+
+_OFFICIAL_SHAPES = {
+    "digits": DatasetShape(3200, 5120, (10, 10, 1), 10),
+    "cifar10": DatasetShape(50_000, 10_000, (32, 32, 3), 10),
+    "cifar100": DatasetShape(50_000, 10_000, (32, 32, 3), 100),
+    "mnist": DatasetShape(60_000, 10_000, (28, 28, 1), 10),
+    "fashion_mnist": DatasetShape(60_000, 10_000, (28, 28, 1), 10),
+}
+
+
+def dataset_shape(name: str, *, data_dir: str | None = None, data_file: str | None = None) -> DatasetShape:
+    """Return the sizes of a data set, without a download where they are known.
+
+    >>> dataset_shape("cifar10").num_train
+    50000
+    """
+    check_choice("data set", name, DATASETS)
+    if name in _OFFICIAL_SHAPES and data_dir is None:
+        return _OFFICIAL_SHAPES[name]
+    return load_dataset(name, data_dir=data_dir, data_file=data_file).shape
+
+
+def load_dataset(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    data_file: str | None = None,
+    label_noise_fraction: float = 0.0,
+    label_noise_seed: int = 0,
+) -> Dataset:
+    """Load the data set called `name`.
+
+    `digits` is embedded. `cifar10`, `cifar100`, `mnist` and `fashion_mnist` are read from `data_dir` where one is
+    given (the official files, packed or not), else downloaded once with a checksum and cached. `npz` reads the
+    arrays `x_train, y_train, x_test, y_test` of `data_file`.
+
+    `label_noise_fraction` of all training labels are redrawn by `redraw_labels` before anybody takes a prefix.
+    Raises `UserError` for an unknown name, a missing or damaged file, images of an unexpected shape, labels out of
+    range and a noise fraction outside [0, 1].
+
+    >>> data = load_dataset("digits")
+    >>> data.x_train.shape, data.x_test.shape, data.num_classes
+    ((3200, 10, 10, 1), (5120, 10, 10, 1), 10)
+    """
+    check_choice("data set", name, DATASETS)
+    if not 0.0 <= label_noise_fraction <= 1.0:
+        raise UserError(f"label_noise_fraction={label_noise_fraction:g} is outside [0, 1]")
+    raw = DATASETS[name](Source(name, data_dir, data_file))
+    x_train, x_test = _check_images(name, raw)
+    y_train = _check_labels(name, "training", raw.y_train, len(x_train), raw.num_classes)
+    y_test = _check_labels(name, "test", raw.y_test, len(x_test), raw.num_classes)
+    if label_noise_fraction > 0.0:
+        y_train = redraw_labels(y_train, raw.num_classes, label_noise_fraction, label_noise_seed)
+    return Dataset(x_train, y_train, x_test, y_test, raw.num_classes, name)
+
+
+def redraw_labels(labels: np.ndarray, num_classes: int, fraction: float, seed: int) -> np.ndarray:
+    """Return a copy of `labels` in which round(fraction · n) entries are redrawn uniformly over all classes.
+
+    A redrawn label may fall on its old value, so about fraction · (1 − 1 / num_classes) of the labels end up wrong.
+    The list depends on n, `fraction` and `seed` alone: all models of a grid share it.
+
+    >>> noisy = redraw_labels(np.zeros(1000, np.int32), 10, 0.1, seed=0)
+    >>> bool(70 < (noisy != 0).sum() <= 100)
+    True
+    """
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(labels))[: round(fraction * len(labels))]
+    redrawn = np.array(labels)
+    redrawn[chosen] = rng.integers(0, num_classes, size=len(chosen))
+    return redrawn
+
+
+def _check_images(name: str, raw: RawDataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return both image arrays as contiguous float32, or raise: four axes, the same image shape, finite, not empty."""
+    for side, images in (("training", raw.x_train), ("test", raw.x_test)):
+        if images.ndim != 4 or 0 in images.shape:
+            raise UserError(
+                f"the {side} images of data set '{name}' have shape {images.shape}; "
+                "wanted (number, height, width, channels), none of them zero"
+            )
+        if not np.isfinite(images).all():
+            raise UserError(f"the {side} images of data set '{name}' hold NaN or infinite values")
+    if raw.x_train.shape[1:] != raw.x_test.shape[1:]:
+        raise UserError(
+            f"data set '{name}' has training images of shape {raw.x_train.shape[1:]} "
+            f"but test images of shape {raw.x_test.shape[1:]}"
+        )
+    return np.ascontiguousarray(raw.x_train, np.float32), np.ascontiguousarray(raw.x_test, np.float32)
+
+
+def _check_labels(name: str, side: str, labels: np.ndarray, num_images: int, num_classes: int) -> np.ndarray:
+    """Return the labels as int32, or raise: one integer per image, each in 0 … num_classes − 1."""
+    labels = np.asarray(labels)
+    if labels.shape != (num_images,):
+        raise UserError(
+            f"the {side} labels of data set '{name}' have shape {labels.shape}; wanted ({num_images},), one per image"
+        )
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"the {side} labels of data set '{name}' are of type {labels.dtype}; wanted integers")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        bad = int(labels.min()) if labels.min() < 0 else int(labels.max())
+        raise UserError(f"a {side} label of data set '{name}' is {bad}; wanted 0 to {num_classes - 1}")
+    return labels.astype(np.int32)

@@ -1,0 +1,60 @@
+"""A user's own arrays, from one `.npz` file."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.data.source import RawDataset, Source
+
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def load_npz(source: Source) -> RawDataset:
+    """Read `x_train, y_train, x_test, y_test` from `data_file`.
+
+    Images are (n, h, w, c) or (n, h, w). Bytes (uint8) are scaled to [0, 1] and then standardised with the training
+    set's mean and standard deviation per channel; floating-point images are taken as they are. The number of
+    classes is the largest label plus one. Nothing pickled is read.
+    """
+    if source.data_file is None:
+        raise UserError("dataset 'npz' needs data_file=PATH, an .npz with x_train, y_train, x_test, y_test")
+    path = Path(source.data_file).expanduser()
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [key for key in _KEYS if key not in archive]
+            if missing:
+                raise UserError(f"{path} has no array '{missing[0]}'; wanted {', '.join(_KEYS)}")
+            arrays = [archive[key] for key in _KEYS]
+    except FileNotFoundError as error:
+        raise UserError(f"data_file='{source.data_file}' does not exist") from error
+    except UserError:
+        raise
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged or not an .npz of plain arrays ({error})") from error
+    x_train, y_train, x_test, y_test = arrays
+    x_train, x_test = _normalise(path, x_train, x_test)
+    labels = [y for y in (y_train, y_test) if y.size and y.dtype.kind in "iu"]
+    num_classes = max([int(y.max()) + 1 for y in labels], default=1)
+    return RawDataset(x_train, y_train, x_test, y_test, max(num_classes, 2))
+
+
+def _normalise(path: Path, x_train: np.ndarray, x_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Add a channel axis where there is none, and standardise bytes with the training set's statistics."""
+    for x in (x_train, x_test):
+        if x.dtype.kind not in "fu" or (x.dtype.kind == "u" and x.dtype != np.uint8):
+            raise UserError(f"{path} holds images of type {x.dtype}; wanted uint8 or floating point")
+    if x_train.dtype.kind != x_test.dtype.kind:
+        raise UserError(f"{path} holds training images of type {x_train.dtype} but test images of {x_test.dtype}")
+    x_train, x_test = (x[..., None] if x.ndim == 3 else x for x in (x_train, x_test))
+    if x_train.dtype == np.uint8 and x_train.ndim == 4 and x_train.size:
+        x_train, x_test = x_train / np.float32(255), x_test / np.float32(255)
+        mean = x_train.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
+        std = x_train.std(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
+        std = np.where(std > 0, std, np.float32(1))  # a constant channel stays constant
+        x_train, x_test = (x_train - mean) / std, (x_test - mean) / std
+    return x_train, x_test

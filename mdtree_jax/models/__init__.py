@@ -1,0 +1,22 @@
+"""Networks behind `Model(init, apply)`; Flax lives here only.
+
+Every module of this folder is imported, so that an architecture registers itself by being there.
+"""
+
+import importlib
+import pkgutil
+
+from mdtree_jax.models.base import (
+    Model,
+    build_model,
+    count_activations,
+    count_flops,
+    count_parameters,
+    model_names,
+    register,
+)
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["Model", "build_model", "count_activations", "count_flops", "count_parameters", "model_names", "register"]

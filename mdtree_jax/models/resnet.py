@@ -1,0 +1,74 @@
+"""Residual networks for small images (He et al., 2016): `resnet18` and the smaller `resnet8`. JAX, Flax Linen.
+
+A 3x3 stem of k channels at stride 1 without pooling, stages of basic blocks of k, 2k, 4k, ... channels at strides
+1, 2, 2, ...; a 1x1 convolution with BatchNorm where the shape changes; average pool; a linear layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mdtree_jax.models.base import register
+from mdtree_jax.models.layers import BatchNorm, Conv1x1, Conv3x3, Linear
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with BatchNorm and a shortcut."""
+
+    features: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Return the block's output for (channels, height, width, batch)."""
+        y = Conv3x3(self.features, self.stride, self.dtype)(x)
+        y = nn.relu(BatchNorm(dtype=self.dtype)(y, train))
+        y = Conv3x3(self.features, 1, self.dtype)(y)
+        y = BatchNorm(dtype=self.dtype)(y, train)
+        if self.stride != 1 or x.shape[0] != self.features:
+            x = Conv1x1(self.features, self.stride, self.dtype, name="shortcut")(x)
+            x = BatchNorm(dtype=self.dtype, name="shortcut_norm")(x, train)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """A residual network; `blocks[i]` basic blocks of `width * 2**i` channels in stage i."""
+
+    width: int
+    num_classes: int
+    blocks: tuple[int, ...]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return logits (batch, classes) and named activations of images (batch, height, width, channels)."""
+        intermediates = {}
+        x = Conv3x3(self.width, 1, self.dtype, name="stem")(x.transpose(3, 1, 2, 0))
+        x = nn.relu(BatchNorm(dtype=self.dtype, name="stem_norm")(x, train))
+        intermediates["stem"] = x.transpose(3, 1, 2, 0)
+        for stage, num_blocks in enumerate(self.blocks):
+            for index in range(num_blocks):
+                name = f"stage{stage + 1}_block{index + 1}"
+                stride = 2 if stage > 0 and index == 0 else 1
+                x = BasicBlock(self.width * 2**stage, stride, self.dtype, name=name)(x, train)
+                intermediates[name] = x.transpose(3, 1, 2, 0)
+        features = x.mean((1, 2))
+        intermediates["features"] = features.T
+        return Linear(self.num_classes, self.dtype, name="head")(features).T, intermediates
+
+
+@register("resnet18")
+def resnet18(width: int, num_classes: int, dtype: Any) -> ResNet:
+    """Return the CIFAR ResNet-18: four stages of two blocks."""
+    return ResNet(width, num_classes, (2, 2, 2, 2), dtype)
+
+
+@register("resnet8")
+def resnet8(width: int, num_classes: int, dtype: Any) -> ResNet:
+    """Return a ResNet of three stages of one block, for images of about 10x10 pixels."""
+    return ResNet(width, num_classes, (1, 1, 1), dtype)

@@ -1,0 +1,118 @@
+"""How a cohort is executed: how many members a device steps at once, by a stated rule and a memory budget. JAX.
+
+A device has one or more *lanes*, stepped together by `vmap`; a lane trains its members one after the other, so that
+members with little data do not idle while others finish. With one lane the members of a device follow each other
+(`map`), with as many lanes as members all go at once (`vmap`), in between the members go in `chunks`.
+
+The rule. On CPU a step of one member fills a core unless the network is tiny: one lane where the activations of a
+step exceed `CPU_LANE_BYTES`, else up to `CPU_MAX_LANES`. On an accelerator, as many lanes as the memory allows. Then
+the number of lanes is reduced until at least `MIN_BALANCE` of the lane steps are steps of a member.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.models import build_model, count_activations, count_parameters
+from mdtree_jax.population.cohort import Cohort, Recipe
+from mdtree_jax.population.passes import balance
+
+CPU_LANE_BYTES = 2**18
+CPU_MAX_LANES = 8
+MIN_BALANCE = 0.92
+
+
+@dataclass(frozen=True)
+class ExecutorChoice:
+    """How a cohort is executed; plain values, for the manifest.
+
+    Attributes:
+        kind: `map`, `vmap` or `chunks`; follows from the numbers.
+        platform: of the devices, `cpu` or `gpu`.
+        num_devices: over which the members are spread.
+        lanes_per_device: members stepped together on a device.
+        members_per_pass: members held in memory at once; the cohort takes as many passes as needed.
+    """
+
+    kind: str
+    platform: str
+    num_devices: int
+    lanes_per_device: int
+    members_per_pass: int
+
+
+def configure_devices(num_cpu_devices: int | None = None, cache_dir: str | os.PathLike | None = None) -> None:
+    """Give JAX one CPU device a core, or `num_cpu_devices`, and a persistent compilation cache.
+
+    To be called before JAX is first used; later, the devices stay as they are.
+    """
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", num_cpu_devices or len(os.sched_getaffinity(0)))
+    if cache_dir is not None:
+        jax.config.update("jax_compilation_cache_dir", os.fspath(cache_dir))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def member_bytes(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> tuple[int, int]:
+    """Return the bytes of one network's variables, and of everything one lane needs to train it (an upper estimate)."""
+    model = build_model(recipe.model, cohort.width, recipe.num_classes, tuple(recipe.image_shape), dtype)
+    itemsize = np.dtype(dtype).itemsize
+    stored = count_parameters(model) * itemsize
+    copies = 4 + (2 if recipe.optimizer == "adamw" else 1)
+    activations = count_activations(model, tuple(recipe.image_shape), cohort.batch_size) * itemsize
+    return stored, copies * stored + 2 * activations
+
+
+def choose_executor(
+    recipe: Recipe,
+    cohort: Cohort,
+    memory_budget_bytes: int,
+    devices: Sequence[Any] | None = None,
+    dtype: str = "float32",
+) -> ExecutorChoice:
+    """Return how to execute the cohort on the devices (all of JAX's by default) within a memory budget for all.
+
+    Raises:
+        UserError: not even one member fits.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    stored, lane_bytes = member_bytes(recipe, cohort, dtype)
+    num_members = len(cohort.members)
+    num_devices = min(len(devices), num_members)
+    if stored + lane_bytes > memory_budget_bytes:
+        raise UserError(
+            f"memory budget {memory_budget_bytes} bytes is too small for one network of cohort {cohort.key}, which "
+            f"takes about {stored + lane_bytes}"
+        )
+    num_devices = min(num_devices, memory_budget_bytes // (stored + lane_bytes))
+    budget = memory_budget_bytes // num_devices
+    most = max(1, (budget - stored) // lane_bytes, 1)
+    platform = devices[0].platform
+    if platform == "cpu":
+        _, small = member_bytes(recipe, cohort, dtype)
+        most = min(most, CPU_MAX_LANES if small <= CPU_LANE_BYTES else 1)
+    costs = [member.num_samples for member in cohort.members]
+    per_device = -(-num_members // num_devices)
+    lanes = max(
+        n for n in range(1, min(most, per_device) + 1) if n == 1 or balance(costs, n * num_devices) >= MIN_BALANCE
+    )
+    held = max(lanes, (budget - lanes * lane_bytes) // max(stored, 1)) * num_devices
+    held = min(num_members, int(held))
+    kind = "map" if lanes == 1 else "vmap" if lanes * num_devices >= num_members else "chunks"
+    return ExecutorChoice(kind, platform, int(num_devices), int(lanes), held)
+
+
+def compiler_options(platform: str) -> dict[str, Any]:
+    """Return XLA's options for a population program.
+
+    On CPU every device is one core with members of its own: XLA's threads inside a product would only compete.
+    """
+    return {"xla_cpu_multi_thread_eigen": False} if platform == "cpu" else {}

@@ -1,0 +1,183 @@
+"""The compiled program that trains a population: lanes of members, stepped together, each with a queue. JAX.
+
+One call runs every device for a given number of steps, then gives the state back (donated, so in place). Devices run
+on their own, without talking to each other. A lane that ends an epoch applies the early-stop rule and draws the next
+order; one whose member is done writes its network to the slot it came from and starts the next of its queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+from mdtree_jax.training import Hyperparameters, Trainer, TrainState
+from mdtree_jax.training.early_stop import EarlyStop
+
+AXIS = "population"
+
+
+class PopulationState(NamedTuple):
+    """A population under training; every array has lanes, slots or devices as first axis, split over the devices.
+
+    Attributes:
+        lanes: training state of the member of every lane.
+        slot: slot, on its device, of the lane's member; -1 before the first.
+        position: next entry of the lane's queue.
+        is_idle: whether the lane's queue is done.
+        variables: networks by slot: initial before, chosen by the early-stop rule after training.
+        records: early-stop records by slot, at the end of training.
+        steps: steps each device has run.
+    """
+
+    lanes: TrainState
+    slot: jax.Array
+    position: jax.Array
+    is_idle: jax.Array
+    variables: Any
+    records: EarlyStop
+    steps: jax.Array
+
+
+def start_population(
+    trainer: Trainer, variables: Any, hparams: Hyperparameters, queue: jax.Array, num_train: int, num_devices: int
+) -> PopulationState:
+    """Return the state before the first step.
+
+    Args:
+        trainer: of one network.
+        variables: initial networks by slot, (num_devices * slots, ...).
+        hparams: by slot.
+        queue: (num_devices * lanes, length) slots on the lane's device in order, -1 where none follows.
+        num_train: size of the training set.
+        num_devices: over which the first axes are split, in equal parts.
+    """
+    num_lanes, num_slots = queue.shape[0], hparams.num_samples.shape[0]
+    first = jax.tree.map(lambda leaf: leaf[0], (variables, hparams))
+    lane = jax.eval_shape(lambda v, h: trainer.start(v, h, num_train), *first)
+
+    # The first turn of a lane discards what is in it. NumPy, because each small JAX operation would be compiled.
+    def zeros(tree: Any, count: int) -> Any:
+        return jax.tree.map(lambda leaf: np.zeros((count, *leaf.shape), leaf.dtype), tree)
+
+    return PopulationState(
+        lanes=zeros(lane, num_lanes),
+        slot=np.full(num_lanes, -1, np.int32),
+        position=np.zeros(num_lanes, np.int32),
+        is_idle=np.zeros(num_lanes, bool),
+        variables=variables,
+        records=zeros(lane.record, num_slots),
+        steps=np.zeros(num_devices, np.int32),
+    )
+
+
+def make_run(trainer: Trainer, mesh: Mesh) -> Callable[..., PopulationState]:
+    """Return `run(state, hparams, queue, x_train, y_train, max_steps) -> state`, to be compiled once per cohort.
+
+    Each device runs until it has done `max_steps` more steps or its lanes are idle.
+    """
+    split, whole = PartitionSpec(AXIS), PartitionSpec()
+
+    def run(
+        state: PopulationState,
+        hparams: Hyperparameters,
+        queue: jax.Array,
+        x_train: jax.Array,
+        y_train: jax.Array,
+        max_steps: jax.Array,
+    ) -> PopulationState:
+        last = state.steps[0] + max_steps
+
+        def body(state: PopulationState) -> PopulationState:
+            state = lax.while_loop(
+                lambda s: jnp.any(_is_due(trainer, s, hparams)), lambda s: _turn(trainer, s, hparams, queue), state
+            )
+            left = jnp.where(state.is_idle, last, _steps_left(trainer, state, hparams)).min()
+            left = jnp.where(state.is_idle.all(), 0, jnp.minimum(left, last - state.steps[0]))
+            return _advance(trainer, state, hparams, x_train, y_train, left)
+
+        return lax.while_loop(lambda s: (s.steps[0] < last) & ~s.is_idle.all(), body, state)
+
+    in_specs = (split, split, split, whole, whole, whole)
+    return jax.shard_map(run, mesh=mesh, in_specs=in_specs, out_specs=split, check_vma=False)
+
+
+def _steps_left(trainer: Trainer, state: PopulationState, hparams: Hyperparameters) -> jax.Array:
+    num_samples = hparams.num_samples[jnp.maximum(state.slot, 0)]
+    return jnp.where(state.slot < 0, 0, trainer.steps_per_epoch(num_samples) - state.lanes.step)
+
+
+def _is_due(trainer: Trainer, state: PopulationState, hparams: Hyperparameters) -> jax.Array:
+    return (_steps_left(trainer, state, hparams) <= 0) & ~state.is_idle
+
+
+def _advance(
+    trainer: Trainer,
+    state: PopulationState,
+    hparams: Hyperparameters,
+    x_train: jax.Array,
+    y_train: jax.Array,
+    num_steps: jax.Array,
+) -> PopulationState:
+    """Step all lanes `num_steps` times; none of them reaches beyond the end of its epoch."""
+    hparams = jax.tree.map(lambda leaf: leaf[jnp.maximum(state.slot, 0)], hparams)
+    step, lanes = trainer.step, state.lanes
+    if state.slot.shape[0] == 1:  # without vmap the program is smaller and the products are not batched
+        hparams, lanes = jax.tree.map(lambda leaf: leaf[0], (hparams, lanes))
+    else:
+        step = jax.vmap(step, in_axes=(0, 0, None, None))
+    lanes = lax.fori_loop(
+        jnp.zeros_like(num_steps), num_steps, lambda _, lanes: step(lanes, hparams, x_train, y_train), lanes
+    )
+    if state.slot.shape[0] == 1:
+        lanes = jax.tree.map(lambda leaf: leaf[None], lanes)
+    return state._replace(lanes=lanes, steps=state.steps + num_steps)
+
+
+def _turn(trainer: Trainer, state: PopulationState, hparams: Hyperparameters, queue: jax.Array) -> PopulationState:
+    """End the epoch of the first lane that is due, and begin its next one, of this member or of the next in its queue.
+
+    One lane at a time, and only rows are read and written: an epoch's end costs the same however many members there
+    are, and the population is never copied.
+    """
+
+    def take(tree: Any, row: jax.Array) -> Any:
+        return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, row, keepdims=False), tree)
+
+    def put(tree: Any, value: Any, row: jax.Array) -> Any:
+        return jax.tree.map(lambda leaf, new: lax.dynamic_update_index_in_dim(leaf, new, row, 0), tree, value)
+
+    def select(condition: jax.Array, new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+    index = jnp.argmax(_is_due(trainer, state, hparams)).astype(jnp.int32)
+    slot, position, lane = take((state.slot, state.position, state.lanes), index)
+    row = jnp.maximum(slot, 0)
+    lane = trainer.end_epoch(lane, take(hparams, row))
+    is_done = lane.record.is_done | (slot < 0)
+    is_written = is_done & (slot >= 0)
+    stored = take((state.variables, state.records), row)
+    stored = select(is_written, (lane.kept, lane.record), stored)
+    variables, records = put((state.variables, state.records), stored, row)
+
+    length = queue.shape[1]
+    following = take(take(queue, index), jnp.minimum(position, length - 1))
+    following = jnp.where(position < length, following, -1)
+    new_slot = jnp.where(is_done & (following >= 0), following, slot)
+    new_row = jnp.maximum(new_slot, 0)
+    new_hparams = take(hparams, new_row)
+    fresh = trainer.start(take(variables, new_row), new_hparams, lane.order.shape[0])
+    lane = trainer.begin_epoch(select(is_done, fresh, lane), new_hparams)
+    return state._replace(
+        lanes=put(state.lanes, lane, index),
+        slot=put(state.slot, new_slot, index),
+        position=put(state.position, position + is_done.astype(jnp.int32), index),
+        is_idle=put(state.is_idle, is_done & (following < 0), index),
+        variables=variables,
+        records=records,
+    )

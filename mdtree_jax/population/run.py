@@ -1,0 +1,175 @@
+"""Trains the unfinished cohorts of a run folder, one after the other, and keeps its tables up to date.
+
+No JAX at import: the trainer is handed in, and checkpoints are imported when the first is written.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.checks import check_choice
+from mdtree_jax.population.cohort import Cohort, Recipe
+from mdtree_jax.population.progress import Monitor, ScalarLog
+from mdtree_jax.population.schema import KEEP
+from mdtree_jax.store.folder import RunFolder
+from mdtree_jax.store.tables import DIVERGED, OK, typed_members
+
+
+class Trainer(NamedTuple):
+    """What `run_sweep` needs to train a cohort.
+
+    `choose(recipe, cohort)` returns how the cohort is executed; `encode` and `decode` turn that into plain JSON values
+    and back (None if this machine cannot do it: then it is chosen anew). `train(recipe, cohort, data, executor=,
+    progress=, checkpoint=, resume=)` returns a `TrainedCohort`. From time to time it may call `checkpoint` with a flat
+    dictionary of arrays; of a cohort that was killed, the last of them comes back as `resume`.
+    """
+
+    choose: Callable[[Recipe, Cohort], Any]
+    train: Callable[..., Any]
+    encode: Callable[[Any], dict[str, Any]]
+    decode: Callable[[dict[str, Any]], Any]
+
+
+class SweepSummary(NamedTuple):
+    """What `run_sweep` did: cohorts trained now, configurations and networks in all, and how many diverged."""
+
+    num_trained_cohorts: int
+    num_configurations: int
+    num_members: int
+    num_diverged: int
+    seconds: float
+
+
+def run_sweep(
+    recipe: Recipe,
+    cohorts: Sequence[Cohort],
+    data: Any,
+    folder: RunFolder,
+    trainer: Trainer,
+    monitor: Monitor,
+    *,
+    keep: str = "all",
+    csv: bool = False,
+    scalars: ScalarLog | None = None,
+) -> SweepSummary:
+    """Train every cohort that `folder` (entered, so locked) does not have yet.
+
+    The executor of a cohort is written to the manifest before its first step, and taken from there when the run is
+    continued. A member that diverges stays as a row with status `diverged`. Raises `UserError` on a full disk;
+    whatever stops it, the cohorts finished so far are kept.
+    """
+    check_choice("keep", keep, KEEP)
+    start, finished = time.perf_counter(), set(folder.finished)
+    pending = [cohort for cohort in cohorts if cohort.key not in finished]
+    folder.write_tables(csv)  # a killed process may have left them behind its parts
+    for cohort in pending:
+        monitor.start_cohort(cohort.key)
+        rows = _train_one(recipe, cohort, data, folder, trainer, monitor, keep)
+        folder.write_tables(csv)
+        monitor.finish_cohort(rows)
+        if scalars is not None:
+            scalars.write(len(folder.finished), rows)
+    members = folder.members
+    return SweepSummary(
+        num_trained_cohorts=len(pending),
+        num_configurations=members["configuration"].nunique(),
+        num_members=len(members),
+        num_diverged=int((members["status"] != OK).sum()),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _train_one(
+    recipe: Recipe, cohort: Cohort, data: Any, folder: RunFolder, trainer: Trainer, monitor: Monitor, keep: str
+) -> pd.DataFrame:
+    """Train one cohort and commit it: executor, then networks, then the part that says it is finished."""
+    recorded = folder.executor(cohort.key)
+    choice = None if recorded is None else trainer.decode(recorded)
+    if choice is None:
+        folder.forget_unfinished(cohort.key)  # a state goes with its executor
+        choice = trainer.choose(recipe, cohort)
+        folder.record_executor(cohort.key, trainer.encode(choice))
+    unfinished = folder.unfinished_path(cohort.key)
+    trained = trainer.train(
+        recipe,
+        cohort,
+        data,
+        executor=choice,
+        progress=monitor.progress,
+        checkpoint=functools.partial(_save_state, unfinished),
+        resume=_load_state(unfinished),
+    )
+    rows = member_rows(cohort, trained)
+    if keep == "all":
+        from mdtree_jax.store.checkpoint import save_population
+
+        members = [(member.index, member.seed) for member in cohort.members]
+        save_population(folder.checkpoint_path(cohort.key), trained.variables, members)
+    metadata = {
+        "executor": trainer.encode(choice),
+        "useful_step_fraction": float(trained.useful_step_fraction),
+        "num_compilations": int(trained.num_compilations),
+        "compile_seconds": float(trained.compile_seconds),
+    }
+    folder.finish(cohort.key, rows, metadata)
+    return rows
+
+
+def _save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    from mdtree_jax.store.checkpoint import save_state
+
+    save_state(path, state)
+
+
+def _load_state(path: Path) -> dict[str, np.ndarray] | None:
+    if not any(path.parent.glob(f"{path.name}*")):
+        return None
+    from mdtree_jax.store.checkpoint import load_state
+
+    return load_state(path)
+
+
+def member_rows(cohort: Cohort, trained: Any) -> pd.DataFrame:
+    """Return the per-seed rows of a trained cohort, in the order of its members."""
+    per_member = {
+        name: np.asarray(getattr(trained, name))
+        for name in ("train_error", "test_error", "train_loss", "test_loss", "stop_epoch", "train_seconds")
+    }
+    members = cohort.members
+    rows = pd.DataFrame(
+        {
+            "configuration": [member.index for member in members],
+            "seed": [member.seed for member in members],
+            "status": np.where(np.asarray(trained.is_finite), OK, DIVERGED),
+            "cohort": cohort.key,
+            "width": cohort.width,
+            "batch_size": cohort.batch_size,
+            "data_fraction": [member.data_fraction for member in members],
+            "num_samples": [member.num_samples for member in members],
+            "num_parameters": count_parameters(trained.variables["params"]),
+            "learning_rate": [member.learning_rate for member in members],
+            "weight_decay": [member.weight_decay for member in members],
+            "train_epochs": cohort.train_epochs,
+            **per_member,
+            "train_flops": np.asarray(trained.train_flops),
+        }
+    )
+    return typed_members(rows)
+
+
+def count_parameters(stacked: Any) -> int:
+    """Return the number of parameters of one member of a nested dict of arrays (members, …).
+
+    >>> count_parameters({"dense": {"kernel": np.zeros((7, 4, 3)), "bias": np.zeros((7, 3))}})
+    15
+    """
+    if isinstance(stacked, Mapping):
+        return sum(count_parameters(value) for value in stacked.values())
+    return int(np.prod(stacked.shape[1:]))

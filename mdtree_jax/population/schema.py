@@ -1,0 +1,108 @@
+"""Schemas of `conf/sweep.yaml` and `conf/grid/*.yaml`. No JAX, so `--help` is fast.
+
+What is under `grid` decides the numbers and is compared when a run is continued; the rest says how and where to run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.population.cohort import Recipe
+from mdtree_jax.population.grid import AXES, Grid
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "step", "cosine")
+DTYPES = ("float32", "float64")
+KEEP = ("all", "metrics_only")
+
+
+@dataclass
+class GridConfig:
+    """A grid: its axes (lists), its seeds, and the recipe all its members share."""
+
+    name: str = MISSING
+    dataset: str = "digits"
+    model: str = "resnet8"
+    width: list[int] = MISSING
+    batch_size: list[int] = MISSING
+    data_fraction: list[float] = field(default_factory=lambda: [1.0])
+    learning_rate: list[float] = field(default_factory=lambda: [0.05])
+    weight_decay: list[float] = field(default_factory=lambda: [5e-4])
+    train_epochs: list[int] = field(default_factory=lambda: [50])
+    num_seeds: int = 1
+    seed: int = 0
+    label_noise_fraction: float = 0.0
+    label_noise_seed: int = 0
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    schedule: str = "constant"
+    early_stop: bool = True
+    early_stop_min_epoch: int = 30
+    early_stop_patience: int = 5
+    early_stop_tolerance: float = 1e-4
+    augment: bool = False
+    eval_batch_size: int = 512
+    dtype: str = "float32"
+
+
+@dataclass
+class SweepConfig:
+    """One invocation of `python -m mdtree_jax.sweep`."""
+
+    grid: GridConfig = MISSING
+    out: str = "runs/${grid.name}"
+    data_dir: str | None = None
+    data_file: str | None = None
+    dry_run: bool = False
+    keep: str = "all"
+    checkpoint_minutes: float = 15.0
+    memory_gb: float | None = None
+    num_devices: int | None = None
+    csv: bool = False
+    tensorboard: bool = False
+    export_to: str | None = None
+    import_from: str | None = None
+
+
+def make_grid(config: GridConfig) -> Grid:
+    """Return the frozen axes of `config`; raises `UserError` for values out of range."""
+    axes = {axis: tuple(getattr(config, axis)) for axis in AXES}
+    return Grid(**axes, num_seeds=config.num_seeds, seed=config.seed)
+
+
+def make_recipe(config: GridConfig, num_classes: int, image_shape: tuple[int, int, int]) -> Recipe:
+    """Return the frozen recipe of `config` for images of `image_shape` (height, width, channels)."""
+    shared = {name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)}
+    return Recipe(**shared, num_classes=num_classes, image_shape=image_shape)
+
+
+def resolved_config(config: GridConfig) -> dict[str, Any]:
+    """Return what decides the numbers of a run, as plain values: the grid without its name."""
+    values = asdict(config)
+    del values["name"]
+    return values
+
+
+def check_settings(config: SweepConfig) -> None:
+    """Raise `UserError` for a choice that does not exist or a number out of range; the axes check themselves."""
+    grid = config.grid
+    check_choice("optimizer", grid.optimizer, OPTIMIZERS)
+    check_choice("schedule", grid.schedule, SCHEDULES)
+    check_choice("dtype", grid.dtype, DTYPES)
+    check_choice("keep", config.keep, KEEP)
+    for name, value, good, wanted in (
+        ("grid.momentum", grid.momentum, 0.0 <= grid.momentum < 1.0, "in [0, 1)"),
+        ("grid.early_stop_min_epoch", grid.early_stop_min_epoch, grid.early_stop_min_epoch >= 1, "at least 1"),
+        ("grid.early_stop_patience", grid.early_stop_patience, grid.early_stop_patience >= 1, "at least 1"),
+        ("grid.early_stop_tolerance", grid.early_stop_tolerance, grid.early_stop_tolerance >= 0.0, "0 or above"),
+        ("grid.eval_batch_size", grid.eval_batch_size, grid.eval_batch_size >= 1, "at least 1"),
+        ("checkpoint_minutes", config.checkpoint_minutes, config.checkpoint_minutes > 0.0, "above 0"),
+        ("memory_gb", config.memory_gb, config.memory_gb is None or config.memory_gb > 0.0, "above 0"),
+        ("num_devices", config.num_devices, config.num_devices is None or config.num_devices >= 1, "at least 1"),
+    ):
+        if not good:
+            raise UserError(f"{name}={value:g} is out of range; wanted {wanted}")

@@ -1,0 +1,325 @@
+"""Trains a cohort: one compiled program, members over all devices, in blocks that can be watched and resumed. JAX.
+
+A member's result depends on its own seed and hyperparameters, not on who shares its cohort. Bit for bit that holds for
+one executor; with another number of lanes, sums are rounded in another order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.models import Model, build_model, count_flops
+from mdtree_jax.population.cohort import Cohort, Recipe
+from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options
+from mdtree_jax.population.lanes import AXIS, PopulationState, make_run, start_population
+from mdtree_jax.population.passes import Pass, plan_passes
+from mdtree_jax.training import Hyperparameters, Trainer, evaluate, make_trainer
+from mdtree_jax.training.train import init_key
+
+DEFAULT_BUDGET_BYTES = 4 * 2**30
+BLOCK_SECONDS = 5.0
+METRICS = ("train_loss", "train_error", "test_loss", "test_error")
+
+
+class TrainedCohort(NamedTuple):
+    """A trained population, on the host; first axis = member, in the order of the cohort.
+
+    Attributes:
+        variables: `{"params", "batch_stats"}`, NumPy arrays.
+        train_loss: nats, mean over the member's subset, BatchNorm in eval mode; float64, as all metrics.
+        train_error: percent.
+        test_loss: nats, over the whole test set.
+        test_error: percent.
+        stop_epoch: number, from 1, of the epoch whose network was kept.
+        num_epochs: epochs trained.
+        is_finite: whether the losses of all epochs were; if not, the network kept is of an epoch before.
+        train_seconds: the member's share, by steps, of the time for training, without compilation.
+        train_flops: matrix products of forward and backward passes, 2 per multiply-add.
+        useful_step_fraction: steps of members over lane steps; a lane whose queue is done idles until the last ends.
+        num_compilations: of the training program in this call: 1, or 0 if an equal cohort was trained before.
+        compile_seconds: for the training program, or to fetch it from the persistent cache.
+    """
+
+    variables: Any
+    train_loss: np.ndarray
+    train_error: np.ndarray
+    test_loss: np.ndarray
+    test_error: np.ndarray
+    stop_epoch: np.ndarray
+    num_epochs: np.ndarray
+    is_finite: np.ndarray
+    train_seconds: np.ndarray
+    train_flops: np.ndarray
+    useful_step_fraction: float
+    num_compilations: int
+    compile_seconds: float
+
+
+def train_cohort(
+    recipe: Recipe,
+    cohort: Cohort,
+    data: Any,
+    *,
+    executor: ExecutorChoice | None = None,
+    dtype: str = "float32",
+    grid_seed: int = 0,
+    progress: Callable[[float, str], None] | None = None,
+    checkpoint: Callable[[dict[str, np.ndarray]], None] | None = None,
+    checkpoint_seconds: float = 900.0,
+    resume: Mapping[str, np.ndarray] | None = None,
+) -> TrainedCohort:
+    """Train and evaluate all members of a cohort.
+
+    Args:
+        recipe: what the grid has in common.
+        cohort: static shape and members.
+        data: `x_train` (n, height, width, channels), `y_train` (n,), `x_test`, `y_test`; a member's subset is a prefix.
+        executor: from `choose_executor`; chosen here if absent.
+        dtype: `float32` or `float64` (with x64 enabled).
+        grid_seed: with `member.seed` and `member.num_samples`, all that a member's randomness depends on.
+        progress: called after every block with the fraction of steps done and a message.
+        checkpoint: called with the whole state, a flat dictionary of NumPy arrays, after `checkpoint_seconds` each.
+        checkpoint_seconds: least time between two checkpoints.
+        resume: such a state, of the same cohort and executor; the results are those of an uninterrupted run.
+
+    Raises:
+        UserError: no members, an unknown model or optimizer, a batch larger than a subset, a subset larger than the
+            training set, images of another shape than the recipe's, too few devices, a state of another cohort.
+    """
+    recipe = dataclasses.replace(recipe, image_shape=tuple(recipe.image_shape))
+    _check(recipe, cohort, data)
+    executor = executor or choose_executor(recipe, cohort, DEFAULT_BUDGET_BYTES, dtype=dtype)
+    run = _CohortRun(recipe, cohort, data, executor, dtype, grid_seed)
+    if resume is not None:
+        run.restore(resume)
+    last_checkpoint = time.perf_counter()
+    while run.pass_index < len(run.passes):
+        run.run_block()
+        if progress is not None:
+            progress(run.fraction_done(), f"{cohort.key}: {executor.kind}")
+        if checkpoint is not None and time.perf_counter() - last_checkpoint >= checkpoint_seconds:
+            checkpoint(run.snapshot())
+            last_checkpoint = time.perf_counter()
+    return run.finish()
+
+
+def _check(recipe: Recipe, cohort: Cohort, data: Any) -> None:
+    if not cohort.members:
+        raise UserError(f"cohort {cohort.key} has no members")
+    num_train, shape = len(data.x_train), tuple(data.x_train.shape[1:])
+    if shape != recipe.image_shape:
+        raise UserError(f"images of shape {shape} do not fit the recipe's image_shape {recipe.image_shape}")
+    for member in cohort.members:
+        if not cohort.batch_size <= member.num_samples <= num_train:
+            raise UserError(
+                f"num_samples {member.num_samples} in cohort {cohort.key} must be at least the batch size "
+                f"{cohort.batch_size} and at most the training set's {num_train}"
+            )
+
+
+def member_key(grid_seed: int, seed: int, num_samples: int) -> np.ndarray:
+    """Return the raw key data, (2,) uint32, of all of a member's randomness."""
+    key = jax.random.key(grid_seed, impl="threefry2x32")
+    for value in (seed, num_samples):
+        key = jax.random.fold_in(key, value)
+    return np.asarray(jax.random.key_data(key))
+
+
+@functools.lru_cache(maxsize=4)
+def _make_trainer(recipe: Recipe, width: int, batch_size: int, num_epochs: int, dtype: str) -> tuple[Model, Trainer]:
+    model = build_model(recipe.model, width, recipe.num_classes, recipe.image_shape, dtype)
+    names = ("optimizer", "schedule", "momentum", "augment")
+    names += ("early_stop", "early_stop_min_epoch", "early_stop_patience", "early_stop_tolerance")
+    options = {name: getattr(recipe, name) for name in names}
+    return model, make_trainer(model, batch_size=batch_size, num_epochs=num_epochs, **options)
+
+
+@functools.lru_cache(maxsize=4)
+def _jit_run(trainer: Trainer, mesh: Mesh) -> Any:
+    options = compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(make_run(trainer, mesh), donate_argnums=0, compiler_options=options)
+
+
+@functools.lru_cache(maxsize=4)
+def _jit_init(model: Model) -> Any:
+    return jax.jit(lambda key: model.init(init_key(key)))
+
+
+@functools.lru_cache(maxsize=4)
+def _jit_evaluate(model: Model, mesh: Mesh, batch_size: int, lanes: int) -> Any:
+    def per_device(variables: Any, num_samples: jax.Array, train: Any, test: Any) -> Any:
+        def one(member: tuple[Any, jax.Array]) -> tuple[jax.Array, ...]:
+            variables, count = member
+            on_test = evaluate(model, variables, *test, jnp.full_like(count, test[1].shape[0]), batch_size)
+            return *evaluate(model, variables, *train, count, batch_size), *on_test
+
+        return lax.map(one, (variables, num_samples), batch_size=lanes if lanes > 1 else None)
+
+    split, whole = PartitionSpec(AXIS), PartitionSpec()
+    specs = (split, split, whole, whole)
+    mapped = jax.shard_map(per_device, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
+    return jax.jit(mapped, compiler_options=compiler_options(mesh.devices.flat[0].platform))
+
+
+class _CohortRun:
+    """The host's side of one cohort: passes, blocks, results so far."""
+
+    def __init__(
+        self, recipe: Recipe, cohort: Cohort, data: Any, executor: ExecutorChoice, dtype: str, grid_seed: int
+    ) -> None:
+        devices = jax.devices()
+        if len(devices) < executor.num_devices:
+            raise UserError(f"executor for {executor.num_devices} devices, but JAX has {len(devices)}")
+        self.recipe, self.cohort, self.executor, self.dtype, self.grid_seed = recipe, cohort, executor, dtype, grid_seed
+        self.mesh = Mesh(np.array(devices[: executor.num_devices]), (AXIS,))
+        self.split, self.whole = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
+        self.model, self.trainer = _make_trainer(recipe, cohort.width, cohort.batch_size, cohort.train_epochs, dtype)
+        self.jit_run = _jit_run(self.trainer, self.mesh)
+        arrays = [(data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32)]
+        self.data = [jax.device_put(np.asarray(array, kind), self.whole) for array, kind in arrays]
+        counts = [member.num_samples for member in cohort.members]
+        self.steps_per_epoch = np.array([self.trainer.steps_per_epoch(count) for count in counts])
+        self.passes = plan_passes(counts, executor.members_per_pass, executor.num_devices, executor.lanes_per_device)
+        self.pass_index, self.state, self.max_steps = 0, None, 1
+        self.num_compilations, self.compile_seconds = 0, 0.0
+        shapes = jax.eval_shape(_jit_init(self.model), np.zeros(2, np.uint32))
+        num = len(counts)
+        self.results = {name: np.zeros(num) for name in METRICS}
+        self.results |= {name: np.zeros(num, np.int64) for name in ("stop_epoch", "num_epochs")}
+        self.results["is_finite"] = np.zeros(num, bool)
+        self.results["seconds"] = np.zeros(())
+        self.results["lane_steps"] = np.zeros((), np.int64)
+        self.variables = jax.tree.map(lambda leaf: np.zeros((num, *leaf.shape), leaf.dtype), shapes)
+
+    def hyperparameters(self, group: Pass) -> Hyperparameters:
+        """Return the hyperparameters by slot; an empty slot repeats the first member's."""
+        members = [self.cohort.members[max(index, 0)] for index in group.members]
+        return Hyperparameters(
+            key=np.stack([member_key(self.grid_seed, m.seed, m.num_samples) for m in members]),
+            num_samples=np.array([m.num_samples for m in members], np.int32),
+            learning_rate=np.array([m.learning_rate for m in members], self.dtype),
+            weight_decay=np.array([m.weight_decay for m in members], self.dtype),
+        )
+
+    def start_pass(self) -> None:
+        """Put the members of the current pass on the devices, and compile if this is the first pass."""
+        group = self.passes[self.pass_index]
+        hparams = self.hyperparameters(group)
+        networks = [_jit_init(self.model)(key) for key in hparams.key]
+        variables = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
+        state = start_population(
+            self.trainer, variables, hparams, group.queue, len(self.data[0]), self.executor.num_devices
+        )
+        self.state = jax.device_put(state, self.split)
+        self.inputs = jax.device_put((hparams, group.queue), self.split)
+        start, compiled = time.perf_counter(), self.jit_run._cache_size()
+        self.state = jax.block_until_ready(self.call(0))
+        self.num_compilations += self.jit_run._cache_size() - compiled
+        self.compile_seconds += time.perf_counter() - start
+
+    def call(self, max_steps: int) -> PopulationState:
+        """Run the compiled program; the old state is given away."""
+        steps = jax.device_put(np.int32(max_steps), self.whole)
+        return self.jit_run(self.state, *self.inputs, *self.data[:2], steps)
+
+    def run_block(self) -> None:
+        """Run for about `BLOCK_SECONDS`; at the end of a pass, evaluate it."""
+        if self.state is None:
+            self.start_pass()
+        start = time.perf_counter()
+        self.state = jax.block_until_ready(self.call(self.max_steps))
+        seconds = time.perf_counter() - start
+        self.results["seconds"] += seconds
+        # A short block times its own start as well, so the length grows by a bounded factor.
+        factor = min(max(BLOCK_SECONDS / max(seconds, 1e-6), 0.1), 16.0)
+        self.max_steps = int(min(max(1, self.max_steps * factor), 2**30))
+        if np.asarray(self.state.is_idle).all():
+            self.end_pass()
+
+    def end_pass(self) -> None:
+        """Evaluate the networks of the pass and bring everything to the host."""
+        group, state = self.passes[self.pass_index], self.state
+        evaluate_all = _jit_evaluate(self.model, self.mesh, self.recipe.eval_batch_size, self.executor.lanes_per_device)
+        metrics = evaluate_all(state.variables, self.inputs[0].num_samples, tuple(self.data[:2]), tuple(self.data[2:]))
+        is_used = group.members >= 0
+        rows = group.members[is_used]
+        records = state.records
+        found = dict(zip(METRICS, metrics, strict=True))
+        found |= {"stop_epoch": records.kept_epoch, "num_epochs": records.epoch, "is_finite": records.is_finite}
+        for name, values in found.items():
+            self.results[name][rows] = np.asarray(values)[is_used]
+        for stored, leaf in zip(jax.tree.leaves(self.variables), jax.tree.leaves(state.variables), strict=True):
+            stored[rows] = np.asarray(leaf)[is_used]
+        self.results["lane_steps"] += int(np.asarray(state.steps).max()) * group.queue.shape[0]
+        self.pass_index += 1
+        self.state = None
+
+    def fraction_done(self) -> float:
+        """Return the fraction of steps done; a member that stops early counts as whole."""
+        counts = self.steps_per_epoch
+        total = counts.sum() * self.cohort.train_epochs
+        done = sum(int(counts[group.members[group.members >= 0]].sum()) for group in self.passes[: self.pass_index])
+        done *= self.cohort.train_epochs
+        if self.state is not None:
+            done += int(np.asarray(self.state.steps).sum()) * self.executor.lanes_per_device
+        return min(done / total, 1.0)
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Return everything that `restore` needs, as a flat dictionary of NumPy arrays."""
+        leaves = {f"result_{name}": values for name, values in self.results.items()}
+        leaves |= {f"network_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(self.variables))}
+        leaves |= {"pass_index": np.asarray(self.pass_index), "max_steps": np.asarray(self.max_steps)}
+        if self.state is not None:
+            leaves |= {f"state_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(self.state))}
+        return {name: np.array(leaf) for name, leaf in leaves.items()}
+
+    def restore(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Go on from a snapshot.
+
+        Raises:
+            UserError: the arrays are not those of this cohort.
+        """
+        self.pass_index = int(saved["pass_index"])
+        if self.pass_index < len(self.passes) and "state_0" in saved:
+            self.start_pass()
+        own = self.snapshot()
+        if {n: v.shape for n, v in own.items()} != {n: np.shape(v) for n, v in saved.items()}:
+            raise UserError(f"the saved state is not of cohort {self.cohort.key} with this executor")
+        self.max_steps = int(saved["max_steps"])
+        self.results = {name: np.array(saved[f"result_{name}"]) for name in self.results}
+        self.variables = _refill(self.variables, "network", saved)
+        if self.state is not None:
+            self.state = jax.device_put(_refill(self.state, "state", saved), self.split)
+
+    def finish(self) -> TrainedCohort:
+        """Return the results of all passes."""
+        results = dict(self.results)
+        seconds, lane_steps = float(results.pop("seconds")), int(results.pop("lane_steps"))
+        steps = self.steps_per_epoch * results["num_epochs"]
+        flops = count_flops(self.model, self.recipe.image_shape, self.dtype)
+        return TrainedCohort(
+            variables=self.variables,
+            **results,
+            train_seconds=seconds * steps / steps.sum(),
+            train_flops=3.0 * flops * self.cohort.batch_size * steps,
+            useful_step_fraction=float(steps.sum() / lane_steps),
+            num_compilations=self.num_compilations,
+            compile_seconds=self.compile_seconds,
+        )
+
+
+def _refill(tree: Any, prefix: str, saved: Mapping[str, np.ndarray]) -> Any:
+    """Return the tree with its leaves taken from `saved`."""
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, [np.array(saved[f"{prefix}_{i}"]) for i in range(len(leaves))])

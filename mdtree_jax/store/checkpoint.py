@@ -1,0 +1,198 @@
+"""Trained networks on disk, with Orbax: one checkpoint per cohort, every array with the members as leading axis.
+
+The one importer of Orbax. Arrays go through NumPy on the way in and out, so a checkpoint does not remember the devices
+it was made on. Orbax writes to a temporary folder and renames it: a checkpoint is whole or absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from orbax.checkpoint import v1 as ocp
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.store.atomic import one_sentence_on_write_failure
+
+# The interface's verbs were renamed within 0.12.
+_save: Callable = getattr(ocp, "save", None) or ocp.save_pytree
+_load: Callable = getattr(ocp, "load", None) or ocp.load_pytree
+_metadata: Callable = getattr(ocp, "metadata", None) or ocp.pytree_metadata
+_GROUP_BYTES = 256 * 2**20  # how much of a stacked checkpoint is in memory at once while one member is read
+
+
+def save_population(path: Path, variables: Any, members: Sequence[tuple[int, int]]) -> None:
+    """Write the networks of a cohort to `path`, over what is there.
+
+    `variables` is a nested dict of arrays (members, …); `members` their (configuration, seed), in the same order.
+    Raises `UserError` on a full disk.
+    """
+    variables = jax.tree.map(np.asarray, variables)
+    wrong = [leaf.shape for leaf in jax.tree.leaves(variables) if leaf.shape[:1] != (len(members),)]
+    if wrong:
+        raise ValueError(f"an array of shape {wrong[0]} has no leading axis of {len(members)} members")
+    _write(path, variables, {"members": [[int(c), int(s)] for c, s in members]})
+
+
+def load_population(path: Path) -> tuple[dict[str, Any], list[tuple[int, int]]]:
+    """Return the stacked networks (NumPy) at `path` and the (configuration, seed) of each, in order."""
+    metadata = _read_metadata(path)
+    return _read(path, metadata.metadata), _members(metadata)
+
+
+def load_member(path: Path, configuration: int, seed: int) -> dict[str, Any]:
+    """Return one network of the cohort at `path`, without the leading axis.
+
+    The stacked arrays are read in groups of at most 256 MiB (or one array, if that is larger) and cut at once, so a
+    single network of a large cohort fits wherever that much does. Raises `UserError` if the member is not there.
+    """
+    metadata = _read_metadata(path)
+    members = _members(metadata)
+    if (configuration, seed) not in members:
+        raise UserError(f"{path} has no network of configuration {configuration} and seed {seed}")
+    row = members.index((configuration, seed))
+    leaves, structure = jax.tree.flatten(metadata.metadata)
+    cut: list[np.ndarray | None] = [None] * len(leaves)
+    for group in _groups([int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in leaves]):
+        wanted = [leaf if i in group else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
+        loaded = structure.flatten_up_to(_read(path, jax.tree.unflatten(structure, wanted)))
+        for i in group:
+            cut[i] = np.array(loaded[i][row])
+    return jax.tree.unflatten(structure, cut)
+
+
+def load_network(run: str | Path, *, seed: int, **selection: float) -> tuple[dict[str, Any], pd.Series]:
+    """Return the network of the run folder `run` with this `seed` and configuration, and its row of the table.
+
+    `selection` names as many columns of `members.parquet` as it takes, `width=8, batch_size=64, data_fraction=0.5`
+    or `configuration=17`. Raises `UserError` if no network, or more than one, fits, or checkpoints were not kept.
+    """
+    run = Path(run).expanduser().absolute()
+    try:
+        members = pd.read_parquet(run / "members.parquet")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run} is no run folder with finished networks ({error})") from error
+    selection = {**selection, "seed": seed}
+    unknown = [name for name in selection if name not in members]
+    if unknown:
+        raise UserError(f"unknown column '{unknown[0]}'; there are: {', '.join(members)}")
+    fits = np.ones(len(members), bool)
+    for name, value in selection.items():
+        fits &= np.isclose(members[name].to_numpy(float), value, rtol=1e-9, atol=0)
+    said = ", ".join(f"{name}={value:g}" for name, value in selection.items())
+    if fits.sum() != 1:
+        raise UserError(f"{fits.sum()} networks of {run} have {said}; wanted exactly one")
+    row = members[fits].iloc[0]
+    path = run / "checkpoints" / row["cohort"]
+    if not path.is_dir():
+        raise UserError(
+            f"{run} has no checkpoint of cohort {row['cohort']}: it was run with keep=metrics_only or imported"
+        )
+    return load_member(path, int(row["configuration"]), seed), row
+
+
+def save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    """Write a flat dictionary of arrays: the state inside a cohort that takes long.
+
+    The old state stays readable until the new one is complete. Raises `UserError` on a full disk.
+    """
+    fresh, old = (path.with_name(f"{path.name}.{suffix}") for suffix in ("new", "old"))
+    arrays = {name: np.asarray(array) for name, array in state.items()}
+    described = [[name, list(array.shape), array.dtype.str] for name, array in arrays.items()]
+    # Orbax refuses arrays without elements; their description says all there is to know.
+    full = {f"array{i:05d}": array for i, array in enumerate(arrays.values()) if array.size}
+    _write(fresh, full, {"arrays": described})
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_state(path: Path) -> dict[str, np.ndarray] | None:
+    """Return the state that `save_state` wrote to `path`, None if there is none that can be read."""
+    # Killed between the two renames of save_state, the whole states are .new and .old; the newer one counts.
+    for candidate in (path, *(path.with_name(f"{path.name}.{suffix}") for suffix in ("new", "old"))):
+        if (candidate / "orbax.checkpoint").exists():
+            try:
+                metadata = _read_metadata(candidate)
+                arrays = _read(candidate, metadata.metadata)
+            except UserError:  # what cannot be read is of no use; the cohort starts over
+                continue
+            described = metadata.custom_metadata["arrays"]
+            return {
+                name: arrays[f"array{i:05d}"] if f"array{i:05d}" in arrays else np.empty(shape, dtype)
+                for i, (name, shape, dtype) in enumerate(described)
+            }
+    return None
+
+
+def _write(path: Path, tree: Any, custom_metadata: dict[str, Any]) -> None:
+    """Save `tree` at `path`, over what is there, after clearing what a killed process left beside it."""
+    path = path.absolute()
+    with one_sentence_on_write_failure(path), _quiet():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        _save(path, tree, overwrite=True, custom_metadata=custom_metadata)
+
+
+def _read(path: Path, wanted: Any) -> Any:
+    """Load the arrays `wanted` (abstract, or placeholders) and make sure that none was cast."""
+    with _quiet():
+        try:
+            loaded = _load(path.absolute(), wanted)
+        except Exception as error:  # a damaged checkpoint can raise nearly anything
+            raise UserError(f"the checkpoint {path} is damaged ({type(error).__name__})") from error
+    for abstract, leaf in zip(jax.tree.leaves(wanted), jax.tree.leaves(loaded), strict=True):
+        if abstract is not ocp.PLACEHOLDER and (leaf.dtype != abstract.dtype or leaf.shape != abstract.shape):
+            raise UserError(f"the checkpoint {path} holds {leaf.dtype}{leaf.shape}, not what it says it holds")
+    return loaded
+
+
+def _read_metadata(path: Path) -> Any:
+    """Return the checkpoint's metadata, or raise `UserError` that there is none."""
+    with _quiet():
+        try:
+            return _metadata(path.absolute())
+        except Exception as error:
+            raise UserError(f"{path} is not a checkpoint, or is damaged ({type(error).__name__})") from error
+
+
+def _members(metadata: Any) -> list[tuple[int, int]]:
+    return [(int(c), int(s)) for c, s in metadata.custom_metadata["members"]]
+
+
+def _groups(sizes: Sequence[int]) -> list[list[int]]:
+    """Cut indices into runs whose sizes add up to at most `_GROUP_BYTES`, or that hold one index."""
+    groups: list[list[int]] = []
+    total = 0
+    for i, size in enumerate(sizes):
+        if not groups or total + size > _GROUP_BYTES:
+            groups.append([])
+            total = 0
+        groups[-1].append(i)
+        total += size
+    return groups
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep the library's advice off the terminal while inside."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,229 @@
+"""The run folder of a sweep: what is finished, what was decided, and the tables made from it.
+
+```
+runs/digits/
+  manifest.json         resolved config, sessions (code, packages, machine), executor of each cohort
+  run.lock              held while a process works here
+  parts/<cohort>.parquet        rows of a finished cohort: its existence says that the cohort is finished
+  checkpoints/<cohort>/         the trained networks, stacked (keep=all)
+  unfinished/<cohort>/          state inside a cohort that takes long
+  members.parquet, collection.parquet   made from the parts after every cohort
+```
+Every file is written whole or not at all, and a part comes after its checkpoint, so killing the process at any moment
+loses at most the cohort it was at.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.store.atomic import TEMPORARY_SUFFIX, one_sentence_on_write_failure, write_atomically
+from mdtree_jax.store.lock import FolderLock
+from mdtree_jax.store.manifest import check_same_config, config_hash, new_manifest, read_manifest, write_manifest
+from mdtree_jax.store.tables import collect, join_members, read_part, write_table
+
+
+class RunFolder:
+    """A run folder at `path` for the sweep that `config` (resolved, plain values) describes.
+
+    `cohorts` gives for every cohort's key its members as pairs (configuration, seed), in the order of the grid.
+
+    Use it as a context manager: entering takes the folder's lock, refuses a folder made with another config, makes a
+    new one, and clears what a killed process left behind. All methods raise `UserError` on a full disk.
+    """
+
+    def __init__(self, path: str | Path, config: dict[str, Any], cohorts: Mapping[str, Iterable[tuple[int, int]]]):
+        self.path = Path(path).expanduser().absolute()
+        self.config = config
+        self.cohorts = {key: frozenset(members) for key, members in cohorts.items()}
+        self._lock = FolderLock(self.path)
+        self._manifest: dict[str, Any] = {}
+        self._parts: dict[str, pd.DataFrame] = {}
+
+    def __enter__(self) -> RunFolder:
+        check_folder(self.path, self.config)  # before anything is made in somebody else's folder
+        self._lock.__enter__()
+        try:
+            with self._writing():
+                manifest = read_manifest(self.path / "manifest.json")
+                if manifest is None:
+                    manifest = new_manifest(self.config)
+                    write_manifest(self.path / "manifest.json", manifest)
+                check_same_config(self.path, manifest["config"], self.config)
+                self._manifest = manifest
+                self._clear_leftovers()
+            self._parts = {key: self._read_own_part(key) for key in self.cohorts if self._part(key).exists()}
+        except BaseException:
+            self._lock.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._lock.__exit__(*exception)
+
+    @property
+    def finished(self) -> tuple[str, ...]:
+        """Keys of the finished cohorts, in the order of the grid."""
+        return tuple(key for key in self.cohorts if key in self._parts)
+
+    @property
+    def members(self) -> pd.DataFrame:
+        """The per-seed table of all finished cohorts."""
+        return join_members([self._parts[key] for key in self.finished])
+
+    def begin_session(self, session: dict[str, Any]) -> None:
+        """Add to the manifest what this process runs on."""
+        self._manifest["sessions"].append(session)
+        self._write_manifest()
+
+    def executor(self, key: str) -> dict[str, Any] | None:
+        """Return the executor chosen for the cohort, None if none was yet."""
+        return self._manifest["executors"].get(key)
+
+    def record_executor(self, key: str, choice: dict[str, Any]) -> None:
+        """Write the executor chosen for the cohort into the manifest, before its first step."""
+        self._manifest["executors"][key] = choice
+        self._write_manifest()
+
+    def checkpoint_path(self, key: str) -> Path:
+        """Where the stacked networks of the cohort are kept."""
+        return self.path / "checkpoints" / key
+
+    def unfinished_path(self, key: str) -> Path:
+        """Where the state inside a long cohort is kept until the cohort is finished."""
+        return self.path / "unfinished" / key
+
+    def forget_unfinished(self, key: str) -> None:
+        """Remove the state inside the cohort."""
+        path = self.unfinished_path(key)
+        for leftover in (path, *path.parent.glob(f"{key}.*")):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def finish(self, key: str, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:
+        """Commit the cohort: its rows become a part; from here on it is never trained again.
+
+        The part says on what it was made, so that it still does in another folder.
+        """
+        session = self._manifest["sessions"][-1:]
+        with self._writing():
+            write_table(self._part(key), rows, {**metadata, "made_by": session, **self._identity(key)})
+            self._parts[key] = rows
+            self.forget_unfinished(key)
+
+    def write_tables(self, csv: bool = False) -> None:
+        """Write `members.parquet` and `collection.parquet` (and the same as CSV) from the finished cohorts."""
+        members = self.members
+        with self._writing():
+            for name, table in (("members", members), ("collection", collect(members))):
+                write_table(self.path / f"{name}.parquet", table)
+                if csv:
+                    write_atomically(
+                        self.path / f"{name}.csv", lambda temporary, table=table: table.to_csv(temporary, index=False)
+                    )
+
+    def export_parts(self, target: str | Path) -> int:
+        """Copy the parts of all finished cohorts into the folder `target`; return how many."""
+        target = Path(target).expanduser()
+        with one_sentence_on_write_failure(target):
+            for key in self.finished:
+                write_atomically(
+                    target / f"{key}.parquet", lambda temporary, key=key: shutil.copyfile(self._part(key), temporary)
+                )
+        return len(self.finished)
+
+    def import_parts(self, source: str | Path) -> tuple[int, int]:
+        """Take over the parts in `source` (exported ones, or a run folder); return how many were new and known.
+
+        All are checked before the first is taken. Raises `UserError` for a folder without parts, a part of another
+        config, and a part whose members are not those of this grid.
+        """
+        source = Path(source).expanduser()
+        folder = source / "parts" if (source / "parts").is_dir() else source
+        paths = sorted(folder.glob("*.parquet"))
+        if not paths:
+            raise UserError(f"import_from='{source}' holds no parts (*.parquet)")
+        new: dict[str, tuple[Path, pd.DataFrame]] = {}
+        for path in paths:
+            rows, metadata = read_part(path)
+            self._check_part(path, path.stem, rows, metadata)
+            if path.stem not in self._parts:
+                new[path.stem] = path, rows
+        with self._writing():
+            for key, (path, rows) in new.items():
+                write_atomically(self._part(key), lambda temporary, path=path: shutil.copyfile(path, temporary))
+                self._parts[key] = rows
+        return len(new), len(paths) - len(new)
+
+    def _part(self, key: str) -> Path:
+        return self.path / "parts" / f"{key}.parquet"
+
+    def _identity(self, key: str) -> dict[str, Any]:
+        return {"cohort": key, "config_hash": config_hash(self.config)}
+
+    def _writing(self):
+        return one_sentence_on_write_failure(self.path)
+
+    def _write_manifest(self) -> None:
+        with self._writing():
+            write_manifest(self.path / "manifest.json", self._manifest)
+
+    def _read_own_part(self, key: str) -> pd.DataFrame:
+        rows, metadata = read_part(self._part(key))
+        self._check_part(self._part(key), key, rows, metadata)
+        return rows
+
+    def _check_part(self, path: Path, key: str, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:
+        """Raise `UserError` unless the part was made with this config and holds just the cohort's members."""
+        if key not in self.cohorts or {name: metadata.get(name) for name in self._identity(key)} != self._identity(key):
+            raise UserError(f"{path} is of a sweep with another config than {self.path}")
+        wanted = self.cohorts[key]
+        if len(rows) != len(wanted) or set(zip(rows["configuration"], rows["seed"], strict=True)) != wanted:
+            raise UserError(f"{path} does not hold the members of cohort {key}; it is damaged")
+
+    def _clear_leftovers(self) -> None:
+        """Remove temporary files, and checkpoints of unfinished cohorts, that a killed process left behind."""
+        for folder in (self.path, self.path / "parts"):
+            for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
+                path.unlink(missing_ok=True)
+        for path in self.path.glob("checkpoints/*"):
+            if path.name not in self.cohorts or not self._part(path.name).exists():
+                shutil.rmtree(path, ignore_errors=True)
+        for key in self.cohorts:
+            if self._part(key).exists():
+                self.forget_unfinished(key)
+
+
+def check_folder(path: Path, config: dict[str, Any]) -> None:
+    """Raise `UserError` unless a run of `config` can start or go on at `path`.
+
+    That is: nothing there, an empty folder, or a run folder made with the same config.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"out={path} is a file; wanted a folder")
+    manifest = read_manifest(path / "manifest.json")
+    if manifest is not None:
+        check_same_config(path, manifest["config"], config)
+    elif path.is_dir() and any(not _may_be_alone(entry.name) for entry in path.iterdir()):
+        raise UserError(f"{path} is not empty and has no manifest.json, so it is no run folder; choose another out=")
+
+
+def read_members(path: str | Path, config: dict[str, Any]) -> pd.DataFrame | None:
+    """Return the per-seed table at `path` if that is a run of `config`, None otherwise; takes no lock."""
+    path = Path(path).expanduser()
+    manifest = read_manifest(path / "manifest.json")
+    table = path / "members.parquet"
+    if manifest is None or not table.exists():
+        return None
+    there = {key: manifest["config"].get(key) for key in config}
+    return pd.read_parquet(table) if config_hash(there) == config_hash(config) else None
+
+
+def _may_be_alone(name: str) -> bool:
+    """Whether a process killed before it wrote the manifest may have left a file of this name."""
+    return name == "run.lock" or name.endswith(TEMPORARY_SUFFIX)

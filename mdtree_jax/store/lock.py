@@ -1,0 +1,46 @@
+"""One process per run folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.store.atomic import one_sentence_on_write_failure
+
+
+class FolderLock:
+    """Context manager that holds the lock of a run folder, and refuses if another process does.
+
+    The system's own file lock is used: it vanishes with its process however that ends, so there are no stale locks
+    to clean up. What is written in the file is for the message only. Raises `UserError` if the lock is taken or the
+    folder cannot be written.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = Path(folder) / "run.lock"
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> FolderLock:
+        with one_sentence_on_write_failure(self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise UserError(
+                f"{self.path.parent} is in use by {holder}; wait for it, stop it, or choose another out="
+            ) from error
+        self._descriptor = descriptor
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        # The file stays: removing it would let a third process lock a new file while a second waits on this one.
+        os.close(self._descriptor)
+        self._descriptor = None

@@ -1,0 +1,101 @@
+"""Train every network of a grid, as populations, and record them in a table. Kill it, and the same command goes on.
+
+  python -m mdtree_jax.sweep +grid=digits_tiny                 # a couple of minutes on 2 CPU cores, embedded data
+  python -m mdtree_jax.sweep +grid=digits                      # 1690 configurations x 3 seeds on embedded data
+  python -m mdtree_jax.sweep +grid=cifar dry_run=true          # what the paper's collection would cost here
+  python -m mdtree_jax.sweep +grid=digits_tiny grid.width=[2,4] grid.batch_size=[16,64] grid.num_seeds=2 out=runs/mine
+
+Every key of a grid can be set, as grid.key=value. Writes collection.parquet (one row per configuration),
+members.parquet (one per network), manifest.json and the networks to the folder `out`: a collection for transfer.
+Exit code 3: some networks diverged; they are rows with status `diverged`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from mdtree_jax.cli import run
+from mdtree_jax.population.schema import SweepConfig
+
+EXIT_SOME_DIVERGED = 3
+
+
+def main(config: SweepConfig) -> int:
+    """Plan, move parts, or train, as the configuration says; return the exit code."""
+    from rich.console import Console
+
+    from mdtree_jax.data import dataset_shape, load_dataset
+    from mdtree_jax.population.grid import make_cohorts
+    from mdtree_jax.population.jax_side import set_up_jax
+    from mdtree_jax.population.schema import check_settings, make_grid, make_recipe, resolved_config
+    from mdtree_jax.store.folder import RunFolder
+    from mdtree_jax.store.manifest import data_hash
+
+    console, wanted = Console(), config.grid
+    check_settings(config)
+    set_up_jax(config)
+    files = {"data_dir": config.data_dir, "data_file": config.data_file}
+    grid = make_grid(wanted)
+    if config.dry_run:
+        shape = dataset_shape(wanted.dataset, **files)
+        return _show_plan(config, make_cohorts(grid, shape.num_train), shape, console)
+    noise = {"label_noise_fraction": wanted.label_noise_fraction, "label_noise_seed": wanted.label_noise_seed}
+    data = load_dataset(wanted.dataset, **files, **noise)
+    cohorts = make_cohorts(grid, len(data.x_train))
+    recipe = make_recipe(wanted, data.num_classes, data.shape.image_shape)
+    members = {cohort.key: [(m.index, m.seed) for m in cohort.members] for cohort in cohorts}
+    with RunFolder(config.out, resolved_config(wanted) | {"data_hash": data_hash(*data[:4])}, members) as folder:
+        if config.import_from is not None or config.export_to is not None:
+            return _move_parts(config, folder, console)
+        return _train(config, recipe, cohorts, data, folder, console)
+
+
+def _show_plan(config: SweepConfig, cohorts, shape, console) -> int:
+    from mdtree_jax.population.jax_side import plan_here
+    from mdtree_jax.population.progress import plan_table
+    from mdtree_jax.population.schema import resolved_config
+    from mdtree_jax.store.folder import read_members
+
+    members = read_members(config.out, resolved_config(config.grid))
+    console.print(plan_table(plan_here(config, cohorts, shape, members), config.grid.name))
+    return 0
+
+
+def _move_parts(config: SweepConfig, folder, console) -> int:
+    if config.import_from is not None:
+        new, known = folder.import_parts(config.import_from)
+        folder.write_tables(config.csv)
+        console.print(f"imported {new} cohorts into {folder.path}, {known} were there", highlight=False)
+    if config.export_to is not None:
+        number = folder.export_parts(config.export_to)
+        console.print(f"exported {number} of {len(folder.cohorts)} cohorts to {config.export_to}", highlight=False)
+    return 0
+
+
+def _train(config: SweepConfig, recipe, cohorts, data, folder, console) -> int:
+    from mdtree_jax.population.jax_side import describe_devices, jax_trainer, plan_here
+    from mdtree_jax.population.progress import Monitor, ScalarLog, duration
+    from mdtree_jax.population.run import run_sweep
+    from mdtree_jax.store.manifest import describe_session
+
+    scalars = ScalarLog(folder.path / "tensorboard") if config.tensorboard else None
+    trainer = jax_trainer(config)
+    folder.begin_session(describe_session(describe_devices()))
+    plan = plan_here(config, cohorts, data.shape, folder.members)
+    pending = plan[~plan["finished"]].set_index("cohort")["estimated_seconds"].to_dict()
+    with Monitor(console, pending, len(folder.finished)) as monitor:
+        summary = run_sweep(
+            recipe, cohorts, data, folder, trainer, monitor, keep=config.keep, csv=config.csv, scalars=scalars
+        )
+    diverged = f", {summary.num_diverged} diverged" if summary.num_diverged else ""
+    console.print(
+        f"{summary.num_configurations} configurations, {summary.num_members} networks{diverged}; "
+        f"{summary.num_trained_cohorts} cohorts trained in {duration(summary.seconds)}; tables in {folder.path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return EXIT_SOME_DIVERGED if summary.num_diverged else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run("sweep", __doc__, main))

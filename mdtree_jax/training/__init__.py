@@ -1,0 +1,19 @@
+"""Training one network as pure functions: loss, optimizer, schedule, early-stop rule, `make_trainer`. JAX."""
+
+from mdtree_jax.training.early_stop import EarlyStop
+from mdtree_jax.training.loss import cross_entropy, error_count
+from mdtree_jax.training.optimizer import make_optimizer
+from mdtree_jax.training.train import Hyperparameters, Trainer, TrainState, evaluate, make_trainer, train_single
+
+__all__ = [
+    "EarlyStop",
+    "Hyperparameters",
+    "TrainState",
+    "Trainer",
+    "cross_entropy",
+    "error_count",
+    "evaluate",
+    "make_optimizer",
+    "make_trainer",
+    "train_single",
+]

@@ -1,0 +1,61 @@
+"""Optimizer and learning-rate schedule from optax, with learning rate and weight decay as traced values. JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mdtree_jax.checks import check_choice
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "step", "cosine")
+
+
+def make_optimizer(
+    optimizer: str,
+    schedule: str,
+    momentum: float,
+    learning_rate: Any,
+    weight_decay: Any,
+    num_steps: Any,
+) -> optax.GradientTransformation:
+    """Return the gradient transformation of one network.
+
+    - `sgd`: g + weight_decay * w enters the momentum buffer (no damping, no Nesterov), then times the rate; the
+      decay acts on every parameter, as in PyTorch.
+    - `adamw`: decoupled decay (Loshchilov and Hutter, 2019), `momentum` is beta1, beta2 = 0.999.
+
+    Args:
+        optimizer: `sgd` or `adamw`.
+        schedule: `constant`; `step`, times 0.1 after a half and again after three quarters of the steps; `cosine` to 0.
+        momentum: static.
+        learning_rate: scalar, may be traced; of the first step.
+        weight_decay: scalar, may be traced.
+        num_steps: scalar, may be traced; length of the schedule.
+
+    Raises:
+        UserError: an unknown optimizer or schedule.
+    """
+    check_choice("optimizer", optimizer, OPTIMIZERS)
+    check_choice("schedule", schedule, SCHEDULES)
+    rate = _make_schedule(schedule, learning_rate, num_steps)
+    if optimizer == "adamw":
+        return optax.adamw(rate, b1=momentum, weight_decay=weight_decay)
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=momentum))
+
+
+def _make_schedule(schedule: str, learning_rate: Any, num_steps: Any) -> Callable[[jax.Array], jax.Array]:
+    def rate(count: jax.Array) -> jax.Array:
+        dtype = jnp.result_type(learning_rate)
+        done = count.astype(dtype) / jnp.asarray(num_steps).astype(dtype)
+        if schedule == "constant":
+            return jnp.asarray(learning_rate)
+        if schedule == "step":
+            return learning_rate * 0.1 ** ((done >= 0.5).astype(dtype) + (done >= 0.75).astype(dtype))
+        return learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * done))
+
+    return rate

@@ -1,0 +1,47 @@
+"""A trainer that trains nothing: numbers that follow from the member alone, as those of the real one must."""
+
+import types
+
+import numpy as np
+
+from mdtree_jax.population.cohort import Recipe
+from mdtree_jax.population.grid import Grid, make_cohorts
+from mdtree_jax.population.run import Trainer
+from mdtree_jax.store.folder import RunFolder
+
+RECIPE = Recipe("digits", "mlp", num_classes=10, image_shape=(10, 10, 1))
+GRID = Grid((2, 4), (16, 32), data_fraction=(0.3, 1.0), learning_rate=(0.05, 0.1), train_epochs=(3,), num_seeds=3)
+COHORTS = make_cohorts(GRID, 200)
+CONFIG = {"width": [2, 4], "learning_rate": [0.05, 0.1], "num_seeds": 3, "optimizer": "sgd"}
+CHOICE = {"name": "map", "chunk": 4}
+
+
+def run_folder(path, config=CONFIG, cohorts=COHORTS):
+    return RunFolder(path, config, {c.key: [(m.index, m.seed) for m in c.members] for c in cohorts})
+
+
+def train(recipe, cohort, data, *, executor, progress, checkpoint, resume, diverged=()):
+    values = np.array([np.random.default_rng([m.index, m.seed]).random(4) for m in cohort.members])
+    is_finite = np.array([(m.index, m.seed) not in diverged for m in cohort.members])
+    for block in range(3):
+        progress((block + 1) / 3, f"epoch {block + 1}")
+    metrics = np.where(is_finite[:, None], values, np.nan)
+    n = len(cohort.members)
+    return types.SimpleNamespace(
+        variables={"params": {"w": np.repeat(values[:, :1], cohort.width, 1).astype(np.float32)}, "batch_stats": {}},
+        train_error=100 * metrics[:, 0],
+        test_error=100 * metrics[:, 1],
+        train_loss=metrics[:, 2].astype(np.float32),
+        test_loss=metrics[:, 3],
+        stop_epoch=np.full(n, 3, np.int32),
+        is_finite=is_finite,
+        train_seconds=np.random.default_rng().random(n),  # the one thing that differs between runs
+        train_flops=np.full(n, 1e6 * cohort.width),
+        useful_step_fraction=0.97,
+        num_compilations=1,
+        compile_seconds=0.0,
+    )
+
+
+def trainer(train=train, choose=lambda recipe, cohort: dict(CHOICE)):
+    return Trainer(choose=choose, train=train, encode=dict, decode=dict)

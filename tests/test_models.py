@@ -1,0 +1,105 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.models import build_model, count_activations, count_flops, count_parameters, layers, model_names
+from mdtree_jax.models.layers import BatchNorm, convolve3x3
+
+PUBLISHED_PARAMETERS = {
+    2: 11420,
+    3: 25297,
+    4: 44622,
+    6: 99616,
+    8: 176402,
+    11: 332441,
+    16: 701466,
+    23: 1446917,
+    32: 2797610,
+    45: 5527675,
+    64: 11173962,
+    91: 22580841,
+    128: 44662922,
+}
+
+
+def test_resnet18_has_the_published_parameter_counts():
+    counts = {w: count_parameters(build_model("resnet18", w, 10, (32, 32, 3))) for w in PUBLISHED_PARAMETERS}
+    assert counts == PUBLISHED_PARAMETERS
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(10, 10), (5, 5), (3, 4), (1, 1)])
+@pytest.mark.parametrize("whole_bytes", [2**24, 0])
+def test_convolution_and_its_gradient_equal_the_compilers(size, stride, whole_bytes, monkeypatch):
+    if not whole_bytes:  # cut into parts of one image
+        monkeypatch.setattr(layers, "WHOLE_BYTES", 0)
+        monkeypatch.setattr(layers, "PART_BYTES", 1)
+    keys = jax.random.split(jax.random.key(0), 2)
+    with jax.enable_x64(True):
+        x = jax.random.normal(keys[0], (3, *size, 2), jnp.float64)
+        kernel = jax.random.normal(keys[1], (3, 3, 3, 5), jnp.float64)
+
+        def reference(x, kernel):
+            dims = ("CHWN", "HWIO", "CHWN")
+            return lax.conv_general_dilated(x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=dims)
+
+        expected = reference(x, kernel)
+        np.testing.assert_allclose(convolve3x3(x, kernel, stride), expected, rtol=1e-12, atol=1e-12)
+        weight = jnp.cos(jnp.arange(expected.size, dtype=jnp.float64)).reshape(expected.shape)
+        got = jax.grad(lambda x, k: (convolve3x3(x, k, stride) * weight).sum(), (0, 1))(x, kernel)
+        want = jax.grad(lambda x, k: (reference(x, k) * weight).sum(), (0, 1))(x, kernel)
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_batchnorm_equals_flax():
+    x = jax.random.normal(jax.random.key(0), (4, 3, 3, 8)) * 2 + 1
+    ours, theirs = BatchNorm(), nn.BatchNorm(momentum=0.9, epsilon=1e-5, axis=0)
+    variables = ours.init(jax.random.key(1), x, True)
+    for _ in range(2):
+        y, updated = ours.apply(variables, x, True, mutable=["batch_stats"])
+        expected, wanted = theirs.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updated, wanted)
+        variables = {**variables, **updated}
+    expected = theirs.apply(variables, x, use_running_average=True)
+    np.testing.assert_allclose(ours.apply(variables, x, False), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_apply_gives_logits_named_intermediates_and_statistics(name):
+    model = build_model(name, 3, 7, (8, 8, 2))
+    variables = model.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (5, 8, 8, 2))
+    logits, intermediates, stats = model.apply(variables, x, True)
+    assert logits.shape == (5, 7)
+    assert intermediates["features"].shape[0] == 5
+    assert all(value.shape[0] == 5 for value in intermediates.values())
+    assert jax.tree.structure(stats) == jax.tree.structure(variables["batch_stats"])
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), stats, variables["batch_stats"])
+    assert all(jax.tree.leaves(moved))
+    # In eval mode an image's logits do not depend on its batch, and nothing moves.
+    alone, _, unchanged = model.apply(variables, x[:1], False)
+    np.testing.assert_allclose(alone[0], model.apply(variables, x, False)[0][0], rtol=1e-4, atol=1e-5)
+    assert unchanged is variables["batch_stats"]
+
+
+def test_flops_are_those_of_the_layers():
+    # Stem, two, two and two 3x3 convolutions, two 1x1 and the head, counted by hand for 10x10 -> 5x5 -> 3x3 pixels.
+    w = 4
+    stages = 100 * 9 * w + 100 * 9 * 2 * w * w + 25 * (9 * (2 + 4) + 2) * w * w + 9 * (9 * (8 + 16) + 8) * w * w
+    assert count_flops(build_model("resnet8", w, 10, (10, 10, 1)), (10, 10, 1)) == 2 * (stages + 40 * w)
+    model = build_model("resnet8", w, 10, (10, 10, 1))
+    small, large = (count_activations(model, (10, 10, 1), batch) for batch in (16, 32))
+    assert 1.8 * small < large < 2 * small
+
+
+def test_bad_names_and_widths_are_one_sentence():
+    with pytest.raises(UserError, match=r"unknown model 'resnet19' .*there are: mlp, resnet18, resnet8"):
+        build_model("resnet19", 4, 10, (32, 32, 3))
+    with pytest.raises(UserError, match="width 0 of model 'mlp' must be at least 1"):
+        build_model("mlp", 0, 10, (32, 32, 3))

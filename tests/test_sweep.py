@@ -1,0 +1,253 @@
+"""The command line: every mistake is one sentence and exit code 2, before anything is written."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mdtree_jax import sweep
+from mdtree_jax.cli import compose, run
+from mdtree_jax.cli import conf_dir as conf
+from tests.conftest import ROOT
+
+GRIDS = "cifar, cifar_noisy, digits, digits_noisy, digits_tiny"
+
+
+def call(capsys, *overrides):
+    code = run("sweep", sweep.__doc__, sweep.main, list(overrides))
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], f"no grid is chosen; add +grid=NAME, where there are: {GRIDS}"),
+        (["grid.width=[2]"], f"no grid is chosen; add +grid=NAME, where there are: {GRIDS}"),
+        (["grid=digits"], "'grid' is chosen with a plus sign: +grid=NAME"),
+        (["+grid=digit"], f"there is no configuration 'grid/digit'; there are: {GRIDS}"),
+        (["+grid=digits", "grid.widht=[2]"], "unknown setting 'widht' (did you mean 'width'?)"),
+        (["+grid=digits", "+grid.depth=2"], "unknown setting 'depth'"),
+        (["+grid=digits", "grid.width=[a]"], "grid.width=[a] does not fit: grid.width takes list[int]"),
+        (
+            ["+grid=digits", "grid.dataset=cifar"],
+            "unknown data set 'cifar' (did you mean 'cifar10'?); there are: digits,",
+        ),
+        (["+grid=digits", "grid.model=resnet9"], "unknown model 'resnet9'"),
+        (
+            ["+grid=digits", "grid.optimizer=adam"],
+            "unknown optimizer 'adam' (did you mean 'adamw'?); there are: sgd, adamw",
+        ),
+        (["+grid=digits", "grid.schedule=linear"], "unknown schedule 'linear'; there are: constant, step, cosine"),
+        (["+grid=digits", "grid.batch_size=[512]"], "batch_size=512 is larger than the subset of data_fraction=0.1"),
+        (["+grid=digits", "grid.data_fraction=[0,1]"], "data_fraction=0 is out of range; wanted in (0, 1]"),
+        (["+grid=digits", "grid.label_noise_fraction=2"], "label_noise_fraction=2 is outside [0, 1]"),
+        (["+grid=digits", "keep=some"], "unknown keep 'some'; there are: all, metrics_only"),
+        (["+grid=digits", "checkpoint_minutes=0"], "checkpoint_minutes=0 is out of range; wanted above 0"),
+        (["+grid=digits", "out=/dev/null/run"], "cannot write to /dev/null/run: a part of the path is a file"),
+        (["+grid=digits", "out=/proc/run"], "cannot write to /proc/run: the folder is not there and cannot be made"),
+        (["+grid=cifar", "data_dir=nowhere"], "data_dir='nowhere' is not a folder"),
+        (["+grid=digits", "grid.dataset=npz"], "dataset 'npz' needs data_file=PATH"),
+    ],
+)
+def test_mistakes(capsys, tmp_path, overrides, message):
+    code, out, err = call(capsys, *overrides)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", sorted((conf() / "grid").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_grid_composes_and_opens_as_a_lab_note(path):
+    config = compose("sweep", [f"+grid={path.stem}"])
+    assert config.grid.name == path.stem
+    assert config.out == f"runs/{path.stem}"
+    text = path.read_text()
+    assert text.startswith(f"# python -m mdtree_jax.sweep +grid={path.stem}\n")
+    if not path.stem.endswith("_noisy"):
+        assert config.grid.label_noise_fraction == 0.0
+        return
+    clean = compose("sweep", [f"+grid={path.stem.removesuffix('_noisy')}"]).grid
+    differing = {key for key, value in vars(config.grid).items() if value != getattr(clean, key)}
+    assert differing == {"name", "label_noise_fraction"}
+
+
+def test_help_is_fast_and_names_every_grid():
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "mdtree_jax.sweep", "--help"], capture_output=True, text=True, check=True
+    )
+    assert time.perf_counter() - start < 2
+    assert GRIDS in done.stdout
+    assert not re.search(r"\bgrid: ", done.stdout)
+
+
+SMALL = [
+    *("+grid=digits_tiny", "grid.model=mlp", "grid.width=[4]", "grid.batch_size=[32,64]", "out=run"),
+    *("grid.data_fraction=[0.1,0.3]", "grid.train_epochs=[2]", "grid.num_seeds=2"),
+]
+
+
+def process(folder, *overrides, **options):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    command = [sys.executable, "-m", "mdtree_jax.sweep", *overrides]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, **pipes, **options)
+
+
+def finish(folder, *overrides):
+    running = process(folder, *overrides)
+    out, err = running.communicate(timeout=300)
+    return running.returncode, out, err
+
+
+def tables(path):
+    return [
+        pd.read_parquet(path / f"{name}.parquet").drop(columns="train_seconds") for name in ("members", "collection")
+    ]
+
+
+def assert_same_tables(a, b):
+    for one, other in zip(tables(a), tables(b), strict=True):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    code, out, err = finish(folder, *SMALL)
+    assert code == 0, err
+    return folder, out
+
+
+def test_a_small_grid_from_end_to_end(small_run):
+    folder, out = small_run
+    lines = out.splitlines()
+    assert [line.split()[:2] for line in lines[:2]] == [["1/2", "w4-b32-e2:"], ["2/2", "w4-b64-e2:"]]
+    assert lines[2].startswith("4 configurations, 8 networks; 2 cohorts trained in")
+    members, collection = tables(folder / "run")
+    assert members["status"].tolist() == ["ok"] * 8
+    assert collection["num_finite"].tolist() == [2] * 4
+    assert collection["num_samples"].tolist() == [320, 960] * 2
+    assert not collection.isna().any(axis=None)
+
+
+def test_a_network_loaded_alone_has_the_errors_of_its_row(small_run):
+    from mdtree_jax.data import load_dataset
+    from mdtree_jax.models import build_model
+    from mdtree_jax.store.checkpoint import load_network
+
+    network, row = load_network(small_run[0] / "run", seed=1, batch_size=32, data_fraction=0.3)
+    data = load_dataset("digits")
+    logits, _, _ = build_model("mlp", 4, 10, (10, 10, 1)).apply(network, data.x_test, False)
+    logits = np.asarray(logits, np.float64)
+    assert 100 * np.mean(logits.argmax(1) != data.y_test) == pytest.approx(row["test_error"], abs=0.03)
+    log_probability = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    loss = -log_probability[np.arange(len(data.y_test)), data.y_test].mean()
+    assert loss == pytest.approx(row["test_loss"], rel=1e-5)
+
+
+def test_the_same_command_goes_on_and_another_config_is_refused(small_run, capsys, monkeypatch):
+    folder, _ = small_run
+    monkeypatch.chdir(folder)
+    code, out, _ = call(capsys, *SMALL, "csv=true")
+    assert code == 0
+    assert "0 cohorts trained" in out
+    assert (folder / "run" / "collection.csv").exists()
+    code, _, err = call(capsys, *SMALL, "grid.num_seeds=3", "grid.schedule=cosine")
+    assert code == 2
+    assert "num_seeds is 2 there, 3 here; schedule is constant there, cosine here" in err
+    code, out, _ = call(capsys, *SMALL, "dry_run=true")
+    assert code == 0
+    assert "2 cohorts, 2 finished" in out
+
+
+def test_parts_move_to_another_folder(small_run, capsys, monkeypatch):
+    folder, _ = small_run
+    monkeypatch.chdir(folder)
+    code, out, _ = call(capsys, *SMALL, "export_to=parts")
+    assert code == 0
+    assert "exported 2 of 2 cohorts to parts" in out
+    for wanted in ("imported 2 cohorts", "imported 0 cohorts"):
+        code, out, _ = call(capsys, *SMALL, "out=other", "import_from=parts")
+        assert code == 0
+        assert wanted in out
+    assert_same_tables(folder / "run", folder / "other")
+
+
+def test_diverged_networks_are_rows_and_the_exit_code_says_so(tmp_path):
+    code, out, err = finish(tmp_path, *SMALL, "grid.learning_rate=[0.05,1e25]", "grid.batch_size=[64]")
+    assert code == 3, err
+    assert "4 diverged" in out
+    members, collection = tables(tmp_path / "run")
+    assert (members["status"] == "diverged").tolist() == (members["learning_rate"] > 1).tolist()
+    assert collection["num_finite"].tolist() == [2, 0, 2, 0]
+    assert collection["test_error"].isna().tolist() == [False, True, False, True]
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_folder_and_kill_minus_nine(tmp_path):
+    long = [*SMALL, "grid.model=resnet8", "grid.width=[1,2]", "grid.train_epochs=[12]", "checkpoint_minutes=0.002"]
+    assert finish(tmp_path, *long, "out=whole")[0] == 0
+    for seconds in (7, 9, 11, 13):
+        running = process(tmp_path, *long)
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run" / "manifest.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1)
+        if running.poll() is None:
+            code, _, err = finish(tmp_path, *long)
+            assert code == 2
+            assert f"is in use by process {running.pid}" in err
+        time.sleep(seconds - 6)
+        running.kill()
+        running.communicate()
+    assert finish(tmp_path, *long)[0] == 0
+    assert_same_tables(tmp_path / "run", tmp_path / "whole")
+    assert not list((tmp_path / "run" / "unfinished").glob("*"))
+
+
+def test_interrupted_inside_a_cohort_it_goes_on_from_the_state_on_disk(tmp_path, monkeypatch):
+    from mdtree_jax.population.progress import Monitor
+    from mdtree_jax.store import checkpoint
+
+    long = [*SMALL, "grid.batch_size=[32]", "grid.train_epochs=[40]", "checkpoint_minutes=1e-9"]
+    config = compose("sweep", long)
+    progress, load_state, fractions, loaded = Monitor.progress, checkpoint.load_state, [], []
+
+    def interrupted(self, fraction, message=""):
+        progress(self, fraction, message)
+        fractions.append(fraction)
+        if len(fractions) in (3, 6):
+            raise KeyboardInterrupt
+
+    def load(path):
+        loaded.append(load_state(path))
+        return loaded[-1]
+
+    monkeypatch.setattr("mdtree_jax.population.train.BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr(Monitor, "progress", interrupted)
+    monkeypatch.setattr(checkpoint, "load_state", load)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            sweep.main(config)
+    assert 0 < fractions[2] < fractions[5] < 1
+    assert sweep.main(config) == 0
+    assert len(loaded) == 2
+    assert all("pass_index" in state for state in loaded)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(compose("sweep", [*long, "out=whole"])) == 0
+    assert_same_tables(tmp_path / "run", tmp_path / "whole")

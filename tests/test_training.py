@@ -1,0 +1,144 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.models import build_model
+from mdtree_jax.training import EarlyStop, Hyperparameters, cross_entropy, evaluate, make_optimizer, make_trainer
+from mdtree_jax.training.early_stop import update_early_stop
+from mdtree_jax.training.train import random_order, shift_and_mirror, train_single
+
+
+def expected_stop(losses, min_epoch, patience, tolerance):
+    """The rule as it is stated, on a whole list: (epoch kept, epochs trained), numbered from 1."""
+    for epoch in range(1, len(losses) + 1):
+        if not np.isfinite(losses[epoch - 1]):
+            before = losses[: epoch - 1]
+            return (int(np.argmin(before)) + 1 if before else epoch), epoch
+        changes = np.abs(np.diff(losses[:epoch]))
+        if epoch >= min_epoch and len(changes) >= patience and (changes[-patience:] <= tolerance).all():
+            return epoch, epoch
+    return int(np.argmin(losses)) + 1, len(losses)
+
+
+CALM = [1.0, 0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.3]
+CASES = [
+    (CALM, 1, 5),  # stops at the fifth calm change
+    (CALM, 9, 5),  # calm long before the first allowed epoch
+    (CALM, 1, 50),  # never calm long enough: lowest loss
+    ([1.0, 0.2, 0.5, 0.2, 0.9], 1, 5),  # the first of equal losses
+    ([1.0, 0.2, np.nan, 0.1], 1, 5),  # diverges
+    ([np.inf, 0.1], 1, 5),  # diverges at once
+]
+
+
+@pytest.mark.parametrize(("losses", "min_epoch", "patience"), CASES)
+def test_early_stop_follows_the_stated_rule(losses, min_epoch, patience):
+    record = EarlyStop.start(jnp.float32)
+    kept = None
+    for loss in losses:
+        record, keep = update_early_stop(
+            record, jnp.float32(loss), num_epochs=len(losses), min_epoch=min_epoch, patience=patience, tolerance=1e-4
+        )
+        kept = int(record.epoch) if keep else kept
+        if record.is_done:
+            break
+    assert (kept, int(record.epoch)) == expected_stop(losses, min_epoch, patience, 1e-4)
+    assert kept == int(record.kept_epoch)
+    assert bool(record.is_finite) == bool(np.isfinite(losses[: int(record.epoch)]).all())
+
+
+def test_without_early_stop_the_last_epoch_is_kept():
+    record = EarlyStop.start(jnp.float32)
+    for loss in (0.1, 0.5, 0.5):
+        record, keep = update_early_stop(
+            record, jnp.float32(loss), num_epochs=3, enabled=False, min_epoch=1, patience=1
+        )
+        assert keep
+    assert record.is_done
+    assert int(record.kept_epoch) == 3
+
+
+def test_sgd_equals_pytorchs_formula():
+    params, velocity = np.array([1.0, -2.0]), np.zeros(2)
+    optimizer = make_optimizer("sgd", "constant", 0.9, 0.1, 0.01, 10)
+    ours, state = jnp.array(params), optimizer.init(jnp.array(params))
+    for step in range(5):
+        gradient = np.array([0.3, 0.1]) * (step + 1)
+        velocity = 0.9 * velocity + gradient + 0.01 * params
+        params = params - 0.1 * velocity
+        updates, state = optimizer.update(jnp.array(gradient), state, ours)
+        ours = ours + updates
+    np.testing.assert_allclose(ours, params, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [("constant", [1, 1, 1, 1]), ("step", [1, 1, 0.1, 0.01]), ("cosine", [1, 0.8535534, 0.5, 0.1464466])],
+)
+def test_schedules(schedule, rates):
+    optimizer = make_optimizer("sgd", schedule, 0.0, jnp.float32(1.0), jnp.float32(0.0), jnp.int32(4))
+    state = optimizer.init(jnp.ones(1))
+    steps = []
+    for _ in rates:
+        updates, state = optimizer.update(jnp.ones(1), state, jnp.ones(1))
+        steps.append(-float(updates[0]))
+    np.testing.assert_allclose(steps, rates, rtol=1e-5)
+
+
+def test_unknown_optimizer_and_schedule():
+    model = build_model("mlp", 2, 3, (4, 4, 1))
+    with pytest.raises(UserError, match=r"unknown optimizer 'adam' .*there are: sgd, adamw"):
+        make_trainer(model, batch_size=4, num_epochs=1, optimizer="adam")
+    with pytest.raises(UserError, match="unknown schedule 'linear'; there are: constant, step, cosine"):
+        make_trainer(model, batch_size=4, num_epochs=1, schedule="linear")
+
+
+def test_order_is_a_permutation_of_the_prefix_and_uniform():
+    orders = jax.vmap(lambda key: random_order(key, jnp.int32(5), 8))(jax.random.split(jax.random.key(0), 4000))
+    assert (np.sort(orders[:, :5], axis=1) == np.arange(5)).all()
+    counts = np.stack([np.bincount(orders[:, place], minlength=5)[:5] for place in range(5)])
+    deviation = np.abs(counts - 800) / np.sqrt(4000 * 0.2 * 0.8)
+    assert deviation.max() < 4.5
+    assert (np.abs(counts * np.linspace(0.7, 1.3, 5) - 800) / np.sqrt(640)).max() > 4.5
+
+
+def test_augmentation_shifts_and_mirrors():
+    x = jnp.arange(1.0, 1 + 6 * 6).reshape(1, 6, 6, 1)
+    out = np.asarray(shift_and_mirror(jax.random.key(0), jnp.repeat(x, 200, axis=0), pixels=1))[..., 0]
+    padded = np.pad(np.asarray(x)[0, :, :, 0], 1)
+    views = [padded[i : i + 6, j : j + 6] for i in range(3) for j in range(3)]
+    views += [view[:, ::-1] for view in views]
+    hits = np.array([[(image == view).all() for view in views] for image in out])
+    assert (hits.sum(1) == 1).all()
+    assert hits.any(0).all()
+
+
+def test_evaluation_counts_the_prefix_once_whatever_the_batch():
+    model = build_model("mlp", 4, 3, (2, 2, 1))
+    variables = model.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (23, 2, 2, 1))
+    y = jax.random.randint(jax.random.key(2), (23,), 0, 3)
+    for count in (1, 10, 20, 23):
+        logits = np.asarray(model.apply(variables, x[:count], False)[0], np.float64)
+        expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(count), y[:count]])
+        np.testing.assert_allclose(cross_entropy(jnp.array(logits), y[:count]).mean(), expected, rtol=1e-5)
+        for batch_size in (1, 7, 10, 100):
+            loss, error = evaluate(model, variables, x, y, jnp.int32(count), batch_size)
+            np.testing.assert_allclose(loss, expected, rtol=1e-4)
+            np.testing.assert_allclose(error, 100 * np.mean(logits.argmax(1) != y[:count]), rtol=1e-5)
+
+
+def test_training_learns_and_keeps_the_best_epoch():
+    model = build_model("mlp", 8, 2, (2, 1, 1))
+    rng = np.random.default_rng(0)
+    x = jnp.array(rng.normal(size=(64, 2, 1, 1)), jnp.float32)
+    y = jnp.array((x[:, 0, 0, 0] * x[:, 1, 0, 0] > 0), jnp.int32)
+    trainer = make_trainer(model, batch_size=8, num_epochs=40)
+    key = jax.random.key_data(jax.random.key(3))
+    hparams = Hyperparameters(key, jnp.int32(64), jnp.float32(0.1), jnp.float32(0.0))
+    state = train_single(trainer, model.init(jax.random.key(0)), hparams, x, y)
+    assert float(evaluate(model, state.kept, x, y, jnp.int32(64), 64)[1]) < 25
+    assert bool(state.record.is_finite)
+    assert 1 <= int(state.record.kept_epoch) <= int(state.record.epoch) <= 40
