@@ -6,6 +6,7 @@ rule) goes to the constructor; learning rate, weight decay, subset size and key 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -106,66 +107,91 @@ def make_trainer(
         UserError: an unknown optimizer or schedule.
     """
 
-    def steps_per_epoch(num_samples: Any) -> Any:
-        return num_samples // batch_size
-
-    def transformation(hparams: Hyperparameters) -> optax.GradientTransformation:
-        num_steps = steps_per_epoch(hparams.num_samples) * num_epochs
-        return make_optimizer(
-            optimizer, schedule, momentum, hparams.learning_rate, hparams.weight_decay, jnp.maximum(num_steps, 1)
-        )
-
-    def start(variables: Any, hparams: Hyperparameters, num_train: int) -> TrainState:
-        dtype = jax.tree.leaves(variables["params"])[0].dtype
-        return TrainState(
-            variables=variables,
-            opt_state=transformation(hparams).init(variables["params"]),
-            order=jnp.zeros(num_train, jnp.int32),
-            step=jnp.zeros((), jnp.int32),
-            loss_sum=jnp.zeros((), dtype),
-            record=EarlyStop.start(dtype),
-            kept=variables,
-        )
-
-    def begin_epoch(state: TrainState, hparams: Hyperparameters) -> TrainState:
-        key = _epoch_key(hparams, state.record.epoch)
-        order = random_order(key, hparams.num_samples, state.order.shape[0])
-        return state._replace(order=order, step=jnp.zeros_like(state.step), loss_sum=jnp.zeros_like(state.loss_sum))
-
-    def loss(params: Any, batch_stats: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:
-        logits, _, batch_stats = model.apply({"params": params, "batch_stats": batch_stats}, x, True)
-        return cross_entropy(logits, y).mean(), batch_stats
-
-    def step(state: TrainState, hparams: Hyperparameters, x_train: jax.Array, y_train: jax.Array) -> TrainState:
-        rows = lax.dynamic_slice_in_dim(state.order, state.step * batch_size, batch_size)
-        x, y = (a.at[rows].get(mode="promise_in_bounds") for a in (x_train, y_train))
-        if augment:
-            key = jax.random.fold_in(_epoch_key(hparams, state.record.epoch), 1 + state.step)
-            x = shift_and_mirror(key, x)
-        params, batch_stats = state.variables["params"], state.variables["batch_stats"]
-        (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(params, batch_stats, x, y)
-        updates, opt_state = transformation(hparams).update(gradient, state.opt_state, params)
-        variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
-        return state._replace(
-            variables=variables, opt_state=opt_state, step=state.step + 1, loss_sum=state.loss_sum + value
-        )
-
-    def end_epoch(state: TrainState, hparams: Hyperparameters) -> TrainState:
-        num_steps = steps_per_epoch(hparams.num_samples)
-        record, keep = update_early_stop(
-            state.record,
-            state.loss_sum / jnp.maximum(num_steps, 1).astype(state.loss_sum.dtype),
+    static = _Static(
+        model=model,
+        batch_size=batch_size,
+        num_epochs=num_epochs,
+        make_optimizer=functools.partial(make_optimizer, optimizer, schedule, momentum),
+        update_early_stop=functools.partial(
+            update_early_stop,
             num_epochs=num_epochs,
             enabled=early_stop,
             min_epoch=early_stop_min_epoch,
             patience=early_stop_patience,
             tolerance=early_stop_tolerance,
-        )
-        kept = jax.tree.map(lambda new, old: jnp.where(keep, new, old), state.variables, state.kept)
-        return state._replace(record=record, kept=kept)
+        ),
+        augment=augment,
+    )
+    static.make_optimizer(0.1, 0.0, 1)  # a wrong name is refused now, not at the first step
+    step, end_epoch = functools.partial(_step, static), functools.partial(_end_epoch, static)
+    return Trainer(functools.partial(_start, static), _begin_epoch, step, end_epoch, static.steps_per_epoch)
 
-    make_optimizer(optimizer, schedule, momentum, 0.1, 0.0, 1)
-    return Trainer(start, begin_epoch, step, end_epoch, steps_per_epoch)
+
+class _Static(NamedTuple):
+    """What the functions of a trainer share."""
+
+    model: Model
+    batch_size: int
+    num_epochs: int
+    make_optimizer: Callable[..., optax.GradientTransformation]
+    update_early_stop: Callable[..., tuple[EarlyStop, jax.Array]]
+    augment: bool
+
+    def steps_per_epoch(self, num_samples: Any) -> Any:
+        return num_samples // self.batch_size
+
+    def optimizer(self, hparams: Hyperparameters) -> optax.GradientTransformation:
+        num_steps = jnp.maximum(self.steps_per_epoch(hparams.num_samples) * self.num_epochs, 1)
+        return self.make_optimizer(hparams.learning_rate, hparams.weight_decay, num_steps)
+
+
+def _start(static: _Static, variables: Any, hparams: Hyperparameters, num_train: int) -> TrainState:
+    dtype = jax.tree.leaves(variables["params"])[0].dtype
+    return TrainState(
+        variables=variables,
+        opt_state=static.optimizer(hparams).init(variables["params"]),
+        order=jnp.zeros(num_train, jnp.int32),
+        step=jnp.zeros((), jnp.int32),
+        loss_sum=jnp.zeros((), dtype),
+        record=EarlyStop.start(dtype),
+        kept=variables,
+    )
+
+
+def _begin_epoch(state: TrainState, hparams: Hyperparameters) -> TrainState:
+    key = _epoch_key(hparams, state.record.epoch)
+    order = random_order(key, hparams.num_samples, state.order.shape[0])
+    return state._replace(order=order, step=jnp.zeros_like(state.step), loss_sum=jnp.zeros_like(state.loss_sum))
+
+
+def _step(
+    static: _Static, state: TrainState, hparams: Hyperparameters, x_train: jax.Array, y_train: jax.Array
+) -> TrainState:
+    rows = lax.dynamic_slice_in_dim(state.order, state.step * static.batch_size, static.batch_size)
+    x, y = (a.at[rows].get(mode="promise_in_bounds") for a in (x_train, y_train))
+    if static.augment:
+        key = jax.random.fold_in(_epoch_key(hparams, state.record.epoch), 1 + state.step)
+        x = shift_and_mirror(key, x)
+
+    def loss(params: Any) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": state.variables["batch_stats"]}
+        logits, _, batch_stats = static.model.apply(variables, x, True)
+        return cross_entropy(logits, y).mean(), batch_stats
+
+    params = state.variables["params"]
+    (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    updates, opt_state = static.optimizer(hparams).update(gradient, state.opt_state, params)
+    variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
+    return state._replace(
+        variables=variables, opt_state=opt_state, step=state.step + 1, loss_sum=state.loss_sum + value
+    )
+
+
+def _end_epoch(static: _Static, state: TrainState, hparams: Hyperparameters) -> TrainState:
+    num_steps = jnp.maximum(static.steps_per_epoch(hparams.num_samples), 1)
+    record, keep = static.update_early_stop(state.record, state.loss_sum / num_steps.astype(state.loss_sum.dtype))
+    kept = jax.tree.map(lambda new, old: jnp.where(keep, new, old), state.variables, state.kept)
+    return state._replace(record=record, kept=kept)
 
 
 def _epoch_key(hparams: Hyperparameters, epoch: jax.Array) -> jax.Array:
