@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mdtree_jax.checks import UserError
+
+_MARK = ".partial"
 
 
 @contextlib.contextmanager
@@ -35,6 +38,25 @@ def output_folder(path: str | os.PathLike) -> Iterator[Path]:
                 one.rmdir()
 
 
+def is_temporary(name: str) -> bool:
+    """Return whether a file of this name was left behind by a process that was killed while it wrote."""
+    return _MARK in name
+
+
+@contextlib.contextmanager
+def _renamed_at_the_end(path: Path) -> Iterator[Path]:
+    # The ending stays, because some writers choose their format by it.
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}{_MARK}{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as stream:  # the rename must not reach the disk before the content
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def written_aside(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
@@ -42,18 +64,68 @@ def written_aside(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
         UserError: the file cannot be written (a full disk, a missing or read-only folder).
     """
-    path = Path(path)
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        yield aside
-        os.replace(aside, path)
+        with _renamed_at_the_end(Path(path)) as temporary:
+            yield temporary
     except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
+        raise UserError(f"cannot write '{path}': {_write_failure(error) or error}") from error
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file in one piece."""
+    """Write a text file in UTF-8, in one piece."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Call `write` with a temporary path beside `path`, in a folder made if need be, then rename the result to `path`.
+
+    A reader, or a process killed at any moment, sees the old file or the new one, never a part. Errors pass through;
+    see `one_sentence_on_write_failure`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _renamed_at_the_end(path) as temporary:
+        write(temporary)
+
+
+@contextlib.contextmanager
+def one_sentence_on_write_failure(folder: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written, found while inside, into a `UserError`.
+
+    Libraries wrap the system's error in types of their own, so the chain of causes and the text are looked at too.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _write_failure(error)
+        if reason is None:
+            raise
+        raise UserError(
+            f"cannot write to {folder}: {reason}; what was finished before is intact, "
+            "and the same command goes on from there"
+        ) from error
+
+
+def _write_failure(error: BaseException | None) -> str | None:
+    """Return in words why writing failed, None if `error` is about something else."""
+    words = {
+        errno.ENOSPC: "no space left on the disk",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EFBIG: "the file is larger than the system allows",
+        errno.EACCES: "permission denied",
+        errno.EPERM: "permission denied",
+        errno.EROFS: "the disk is read-only",
+        errno.ENOTDIR: "a part of the path is a file",
+        errno.EEXIST: "a part of the path is a file",
+        errno.ENOENT: "the folder is not there and cannot be made",
+    }
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in words:
+            return words[error.errno]
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if os.strerror(code).lower() in str(error).lower():
+                return words[code]
+        error = error.__cause__ or error.__context__
+    return None

@@ -10,9 +10,9 @@ import sys
 
 from rich.console import Console
 
+from mdtree_jax import files
 from mdtree_jax.population.progress import Monitor
 from mdtree_jax.population.run import run_sweep
-from mdtree_jax.store import atomic
 from tests.fake_training import COHORTS, RECIPE, run_folder, train, trainer
 
 
@@ -38,7 +38,7 @@ def sweep(path, die_at):
         def progress(self, fraction, message=""):
             moment()
 
-    atomic.os = FatalOs()
+    files.os = FatalOs()
     monitor = FatalMonitor(Console(quiet=True), {c.key: 1.0 for c in COHORTS})
     with run_folder(path) as folder:
         return run_sweep(RECIPE, COHORTS, None, folder, trainer(train), monitor, keep="metrics_only")

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mdtree_jax import files
 from mdtree_jax.checks import UserError
 from mdtree_jax.population.run import member_rows
-from mdtree_jax.store import atomic
 from mdtree_jax.store.lock import FolderLock
 from mdtree_jax.store.manifest import data_hash, describe_session
 from mdtree_jax.store.tables import collect, read_part
@@ -66,7 +66,7 @@ def test_a_part_holds_the_numbers_bit_for_bit(tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "run" / "members.parquet"), fresh, check_exact=True)
     read = pd.read_csv(tmp_path / "run" / "collection.csv")
     pd.testing.assert_frame_equal(read, collect(fresh), check_exact=True)
-    assert not list((tmp_path / "run").rglob("*.partial"))
+    assert not list((tmp_path / "run").rglob("*.partial*"))
 
 
 def test_another_config_is_refused_with_the_keys_named(tmp_path):
@@ -183,7 +183,7 @@ def test_a_full_disk_leaves_earlier_results_intact(tmp_path, monkeypatch, code):
         def full(descriptor):
             raise OSError(code, os.strerror(code))
 
-        monkeypatch.setattr(atomic.os, "fsync", full)
+        monkeypatch.setattr(files.os, "fsync", full)
         with pytest.raises(UserError, match=r"cannot write to .*; what was finished before is intact, and the same"):
             finish(folder, COHORTS[1:2])
         with pytest.raises(UserError, match="cannot write to"):
@@ -193,11 +193,11 @@ def test_a_full_disk_leaves_earlier_results_intact(tmp_path, monkeypatch, code):
     with run_folder(tmp_path) as folder:
         pd.testing.assert_frame_equal(folder.members, before, check_exact=True)
         assert folder.finished == (COHORTS[0].key,)
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.partial*"))
 
 
 def test_other_errors_are_not_taken_for_a_full_disk():
-    with pytest.raises(ZeroDivisionError), atomic.one_sentence_on_write_failure("."):
+    with pytest.raises(ZeroDivisionError), files.one_sentence_on_write_failure("."):
         1 / 0  # noqa: B018
 
 
@@ -205,7 +205,7 @@ def test_leftovers_of_a_killed_process_are_cleared(tmp_path):
     with run_folder(tmp_path) as folder:
         finish(folder, COHORTS[:1])
     done, undone = COHORTS[0].key, COHORTS[1].key
-    (tmp_path / "parts" / f"{undone}.parquet.partial").write_bytes(b"half")
+    (tmp_path / "parts" / f"{undone}.partial.parquet").write_bytes(b"half")
     for name in (done, undone, f"{undone}.orbax-checkpoint-tmp-1"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
         (tmp_path / "unfinished" / name).mkdir(parents=True)

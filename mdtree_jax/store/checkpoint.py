@@ -20,7 +20,7 @@ import pandas as pd
 from orbax.checkpoint import v1 as ocp
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.store.atomic import one_sentence_on_write_failure
+from mdtree_jax.files import one_sentence_on_write_failure
 
 # The interface's verbs were renamed within 0.12.
 _save: Callable = getattr(ocp, "save", None) or ocp.save_pytree

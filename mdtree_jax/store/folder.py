@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.store.atomic import TEMPORARY_SUFFIX, one_sentence_on_write_failure, write_atomically
+from mdtree_jax.files import is_temporary, one_sentence_on_write_failure, write_atomically
 from mdtree_jax.store.lock import FolderLock
 from mdtree_jax.store.manifest import check_same_config, config_hash, new_manifest, read_manifest, write_manifest
 from mdtree_jax.store.tables import collect, join_members, read_part, write_table
@@ -145,7 +145,7 @@ class RunFolder:
         """
         source = Path(source).expanduser()
         folder = source / "parts" if (source / "parts").is_dir() else source
-        paths = sorted(folder.glob("*.parquet"))
+        paths = sorted(path for path in folder.glob("*.parquet") if not is_temporary(path.name))
         if not paths:
             raise UserError(f"import_from='{source}' holds no parts (*.parquet)")
         new: dict[str, tuple[Path, pd.DataFrame]] = {}
@@ -189,8 +189,9 @@ class RunFolder:
     def _clear_leftovers(self) -> None:
         """Remove temporary files, and checkpoints of unfinished cohorts, that a killed process left behind."""
         for folder in (self.path, self.path / "parts"):
-            for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
-                path.unlink(missing_ok=True)
+            for path in folder.glob("*"):
+                if is_temporary(path.name):
+                    path.unlink(missing_ok=True)
         for path in self.path.glob("checkpoints/*"):
             if path.name not in self.cohorts or not self._part(path.name).exists():
                 shutil.rmtree(path, ignore_errors=True)
@@ -226,4 +227,4 @@ def read_members(path: str | Path, config: dict[str, Any]) -> pd.DataFrame | Non
 
 def _may_be_alone(name: str) -> bool:
     """Whether a process killed before it wrote the manifest may have left a file of this name."""
-    return name == "run.lock" or name.endswith(TEMPORARY_SUFFIX)
+    return name == "run.lock" or is_temporary(name)

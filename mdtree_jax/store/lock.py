@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.store.atomic import one_sentence_on_write_failure
+from mdtree_jax.files import one_sentence_on_write_failure
 
 
 class FolderLock:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.store.atomic import write_text
+from mdtree_jax.files import write_atomically
 
 FORMAT = 1
 _PACKAGES = (
@@ -84,7 +84,8 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """Write `manifest` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(manifest, indent=1, sort_keys=False) + "\n")
+    text = json.dumps(manifest, indent=1, sort_keys=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def check_same_config(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:

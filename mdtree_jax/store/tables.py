@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.store.atomic import write_atomically
+from mdtree_jax.files import write_atomically
 
 OK, DIVERGED = "ok", "diverged"
 CONFIGURATION_COLUMNS = (
