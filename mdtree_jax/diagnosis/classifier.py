@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from types import MethodType
 
 import numpy as np
@@ -23,6 +22,7 @@ from mdtree_jax.diagnosis.columns import (
 )
 from mdtree_jax.diagnosis.companions import choose_members
 from mdtree_jax.diagnosis.grid import with_labels
+from mdtree_jax.diagnosis.saved import read_tree, tree_to_dict
 from mdtree_jax.diagnosis.structures import OPTIMIZER_SIMILARITY, STRUCTURES, Structure
 from mdtree_jax.diagnosis.tasks import OPTIMAL, PUBLISHED_LABELS, TASKS, get_task, smallest_width
 from mdtree_jax.files import write_text
@@ -30,7 +30,6 @@ from mdtree_jax.files import write_text
 #: Name -> function (structure, X, y) -> thresholds.
 _THRESHOLD_FITS = {"published": engine.fit_published, "exact": engine.fit_exact}
 FITS = ("robust", *_THRESHOLD_FITS)
-_FORMAT = "mdtree_jax tree 1"
 
 
 class _FitMethod:
@@ -240,22 +239,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
     def save(self, path: str | os.PathLike) -> None:
         """Write the fitted tree to a small readable JSON file (written aside, then renamed)."""
         self._fitted()
-        parameters = {k: v for k, v in self.get_params().items() if k != "structure"}
-        data = {
-            "format": _FORMAT,
-            "parameters": parameters,
-            "structure": self.structure_.to_dict(),
-            "thresholds": self.thresholds_.tolist(),
-            "classes": self.classes_.tolist(),
-            "leaf_counts": self.leaf_counts_.tolist(),
-            "num_features_in": int(self.n_features_in_),
-            "agreement": self.agreement_,
-        }
-        if self._average is not None:
-            data["companions"] = [member.to_dict() for member in self.members_[1:]]
-            data["exponent"] = self._average.exponent
-            data["training"] = self._rows
-        write_text(path, json.dumps(data, indent=1) + "\n")
+        write_text(path, json.dumps(tree_to_dict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> MDTreeClassifier:
@@ -264,33 +248,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             UserError: the file is missing, is no JSON, or holds no tree.
         """
-        try:
-            data = json.loads(Path(path).read_text())
-            if data.get("format") != _FORMAT:
-                raise UserError(f"'{path}' is no saved tree: its format is {data.get('format')!r}, not '{_FORMAT}'")
-            structure = Structure.from_dict(data["structure"])
-            tree = cls(**data["parameters"], structure=None if structure in STRUCTURES.values() else structure)
-            tree.structure_ = structure
-            tree._set_thresholds(structure, np.array(data["thresholds"], dtype=float))
-            if "training" in data:
-                members = [structure, *map(Structure.from_dict, data["companions"])]
-                average = robust.fit_robust(members, *robust.unsnap_rows(members, data["training"]))
-                tree._set_average(members, average._replace(exponent=float(data["exponent"])))
-                tree._rows = data["training"]
-            tree.agreement_ = float(data["agreement"])
-            tree.leaf_counts_ = np.array(data["leaf_counts"], dtype=int)
-            tree._set_classes(np.array(data["classes"]))
-            tree.n_features_in_ = int(data["num_features_in"])
-        except UserError:
-            raise
-        except (OSError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-            raise UserError(f"the saved tree '{path}' cannot be read: {type(error).__name__} {error}") from error
-        expected = (len(structure.nodes),), (len(structure.leaves), len(tree.classes_))
-        if (tree.thresholds_.shape, tree.leaf_counts_.shape) != expected:
-            raise UserError(
-                f"the saved tree '{path}' does not hold together: thresholds and leaf counts must be {expected}"
-            )
-        return tree
+        return read_tree(cls, path)
 
     def _fitted(self) -> None:
         check_is_fitted(self, "thresholds_")
