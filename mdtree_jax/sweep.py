@@ -45,9 +45,9 @@ def main(config: SweepConfig) -> int:
     recipe = make_recipe(wanted, data.num_classes, data.shape.image_shape)
     members = {cohort.key: [(m.index, m.seed) for m in cohort.members] for cohort in cohorts}
     with RunFolder(config.out, resolved_config(wanted) | {"data_hash": data_hash(*data[:4])}, members) as folder:
-        if config.import_from is not None or config.export_to is not None:
-            return _move_parts(config, folder, console)
-        return _train(config, recipe, cohorts, data, folder, console)
+        if config.import_from is None and config.export_to is None:
+            return _train(config, recipe, cohorts, data, folder, console)
+        return _move_parts(config, folder, console)
 
 
 def _show_plan(config: SweepConfig, cohorts, shape, console) -> int:
@@ -79,14 +79,12 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console) -> int:
     from mdtree_jax.store.manifest import describe_session
 
     scalars = ScalarLog(folder.path / "tensorboard") if config.tensorboard else None
-    trainer = jax_trainer(config)
     folder.begin_session(describe_session(describe_devices()))
     plan = plan_here(config, cohorts, data.shape, folder.members)
     pending = plan[~plan["finished"]].set_index("cohort")["estimated_seconds"].to_dict()
     with Monitor(console, pending, len(folder.finished)) as monitor:
-        summary = run_sweep(
-            recipe, cohorts, data, folder, trainer, monitor, keep=config.keep, csv=config.csv, scalars=scalars
-        )
+        options = {"keep": config.keep, "csv": config.csv, "scalars": scalars}
+        summary = run_sweep(recipe, cohorts, data, folder, jax_trainer(config), monitor, **options)
     diverged = f", {summary.num_diverged} diverged" if summary.num_diverged else ""
     console.print(
         f"{summary.num_configurations} configurations, {summary.num_members} networks{diverged}; "
