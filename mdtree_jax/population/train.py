@@ -255,7 +255,10 @@ class _CohortRun:
         is_used = group.members >= 0
         rows = group.members[is_used]
         records = state.records
-        found = dict(zip(METRICS, metrics, strict=True))
+        train_loss, train_wrong, test_loss, test_wrong = (np.asarray(values, np.float64) for values in metrics)
+        found = {"train_loss": train_loss, "test_loss": test_loss}
+        found["train_error"] = 100 * train_wrong / np.asarray(self.inputs[0].num_samples)
+        found["test_error"] = 100 * test_wrong / len(self.data[3])
         found |= {"stop_epoch": records.kept_epoch, "num_epochs": records.epoch, "is_finite": records.is_finite}
         for name, values in found.items():
             self.results[name][rows] = np.asarray(values)[is_used]

@@ -3,6 +3,7 @@
     python tests/benchmarks/training_throughput.py                 # all sizes, some 15 minutes on 2 cores
     python tests/benchmarks/training_throughput.py --only digits   # or resnet18
     python tests/benchmarks/training_throughput.py --only resnet8:4:16 resnet18:8:64   # network:width:batch
+    python tests/benchmarks/training_throughput.py --estimate table.md   # the whole digits grid, from printed tables
 
 PyTorch is not a dependency; its column needs `pip install torch==2.13.0`, else it stays empty. Every side may use all
 cores: ours has one device a core, XLA its threads, PyTorch the better of one thread and one a core, since its threads
@@ -19,6 +20,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -33,7 +35,7 @@ from mdtree_jax.population.cohort import Cohort, Member, Recipe
 from mdtree_jax.population.executor import choose_executor, configure_devices
 from mdtree_jax.training import Hyperparameters, make_trainer
 
-DIGITS = [("resnet8", w, b) for w in (1, 2, 4, 8) for b in (4, 16, 64, 288)]
+DIGITS = [("resnet8", w, b) for w in (1, 2, 4, 8, 13) for b in (4, 16, 64, 288)]
 RESNET18 = [("resnet18", w, b) for w in (2, 8, 16) for b in (16, 64, 256)]
 SHAPES = {"resnet8": (10, 10, 1), "resnet18": (32, 32, 3)}
 NUM_TRAIN = {"resnet8": 3200, "resnet18": 512}
@@ -176,6 +178,37 @@ def peak_flops(seconds: float = 0.5) -> float:
     return 2 * size**3 * count * len(arrays) / best
 
 
+def whole_grid(lines: list[str]) -> str:
+    """Return what the whole `digits` grid takes, from the rows of a printed table: hours of ours and of PyTorch.
+
+    Seconds per sample are interpolated between the measured sizes in the logarithms of width and batch size.
+    """
+    from scipy.interpolate import RegularGridInterpolator
+
+    from mdtree_jax.cli import compose
+
+    found = {}
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if cells[0].startswith("resnet8 w"):
+            found[int(cells[0].removeprefix("resnet8 w")), int(cells[1])] = float(cells[3]), float(cells[5])
+    widths, batches = (sorted({key[i] for key in found}) for i in (0, 1))
+    grid = compose("sweep", ["+grid=digits"]).grid
+    hours = []
+    for side in (0, 1):
+        seconds = [[-np.log(found[w, b][side]) for b in batches] for w in widths]
+        at = RegularGridInterpolator((np.log(widths), np.log(batches)), seconds)
+        total = 0.0
+        for w in grid.width:
+            for b in grid.batch_size:
+                steps = sum(int(3200 * fraction) // b for fraction in grid.data_fraction)
+                samples = steps * b * grid.num_seeds * grid.train_epochs[0]
+                total += samples * float(np.exp(at((np.log(w), np.log(b))))[0])
+        hours.append(total / 3600)
+    ours, torch = hours
+    return f"whole digits grid, without compilation: {ours:.1f} h, PyTorch {torch:.1f} h, {torch / ours:.1f} times"
+
+
 def parse_sizes(word: str) -> list[tuple[str, int, int]]:
     if word in ("digits", "resnet18"):
         return {"digits": DIGITS, "resnet18": RESNET18}[word]
@@ -188,7 +221,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=["digits", "resnet18"], help="digits, resnet18 or sizes")
     parser.add_argument("--seconds", type=float, default=0.7, help="of one turn of one side")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--estimate", help="a file that holds printed tables: print what the whole digits grid takes")
     options = parser.parse_args()
+    if options.estimate:
+        print(whole_grid(Path(options.estimate).read_text().splitlines()))
+        return
     configure_devices()
     peak = peak_flops()
     devices = jax.devices()
