@@ -94,6 +94,8 @@ def explain_hydra_error(error: Exception, overrides: list[str], schema: type) ->
     group = re.search(r"Could not override '([^']+)'\. No match in the defaults list", text)
     if group:
         name = group.group(1)
+        if name not in _groups(schema):
+            return _unknown_setting(name, keys)
         return f"'{name}' is chosen with a plus sign: +{name}=NAME"
     absent = re.search(r"Could not find '([^']+)'", text) or re.search(r"In '[^']+': Could not load '([^']+)'", text)
     if absent:

@@ -203,7 +203,7 @@ def whole_grid(lines: list[str]) -> str:
             for b in grid.batch_size:
                 steps = sum(int(3200 * fraction) // b for fraction in grid.data_fraction)
                 samples = steps * b * grid.num_seeds * grid.train_epochs[0]
-                total += samples * float(np.exp(at((np.log(w), np.log(b))))[0])
+                total += samples * float(np.exp(at([[np.log(w), np.log(b)]])[0]))
         hours.append(total / 3600)
     ours, torch = hours
     return f"whole digits grid, without compilation: {ours:.1f} h, PyTorch {torch:.1f} h, {torch / ours:.1f} times"
