@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -27,10 +28,18 @@ def ordered_map(work: Callable[[Any], Any], pieces: Sequence[Any], jobs: int) ->
         return
     _work = work
     try:
-        with multiprocessing.get_context("fork").Pool(min(jobs, len(pieces))) as pool:
+        with multiprocessing.get_context("fork").Pool(min(jobs, len(pieces)), _start_worker) as pool:
             yield from pool.imap(_call, pieces)
     finally:
         _work = None
+
+
+def _start_worker() -> None:
+    """Keep a process to one core: the threads of small matrix products would only wait for each other."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
+    gc.freeze()  # what was inherited is never garbage here; scanning it would copy its pages
 
 
 def _call(piece: Any) -> Any:

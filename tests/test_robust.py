@@ -69,6 +69,7 @@ def _enumerate(structure, X, y, X_new):
 @pytest.mark.parametrize("structure", [CHAIN, BUSHY], ids=lambda s: s.name)
 def test_sum_product_equals_enumeration(structure, monkeypatch):
     monkeypatch.setattr(robust, "_MOST_CANDIDATES", 7)
+    robust.node_priors.cache_clear()
     X, y = _sample(structure, 40)
     X_new, _ = _sample(structure, 60, seed=1)
     marginals, shares, log_evidence = _enumerate(structure, X, y, X_new)

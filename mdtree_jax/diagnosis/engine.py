@@ -102,7 +102,7 @@ class _ExactSearch:
 
     #: Elements of one (candidates x rows) block; larger problems are bounded and searched instead of enumerated.
     _BLOCK = 400_000
-    _BATCH = 16
+    _BATCH = 32
 
     def __init__(self, structure: Structure, X: np.ndarray, y: np.ndarray):
         self.structure = structure

@@ -177,6 +177,7 @@ class Runner(Setup):
     def run(self, experiments: Sequence[Experiment]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the tables `results` and `thresholds` of the experiments, one row each as documented in the README."""
         pieces = [(e, seeds) for e in experiments for seeds in self._split_seeds(SAMPLINGS[e.sampling])]
+        pieces.sort(key=lambda piece: SAMPLINGS[piece[0].sampling].random)  # the large pieces first
         results, thresholds, notes = [], [], {}
         for piece, done in zip(pieces, ordered_map(self._run, pieces, self.jobs), strict=True):
             results += done[0]

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import sklearn
+from sklearn.tree import DecisionTreeClassifier
 
 from mdtree_jax.checks import check_choice
 from mdtree_jax.diagnosis import engine, robust
@@ -48,9 +50,6 @@ class Method(NamedTuple):
 
 def _decision_tree(task, X_train, y_train, X_test, seed):
     """A free scikit-learn tree, as published: Gini, depth at most 4, the run's seed."""
-    import sklearn
-    from sklearn.tree import DecisionTreeClassifier
-
     tree = DecisionTreeClassifier(criterion="gini", max_depth=4, random_state=seed)
     # float32 is what scikit-learn trees work in; converting here skips its input checks.
     with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):
@@ -94,7 +93,8 @@ def robust_method(
         trees, names = members(task), features(task)
         columns = [[names.index(name) for name in tree.features] for tree in trees]
         place = np.array([task.classes.index(name) for name in trees[0].classes])
-        fit = robust.fit_robust(trees, [X_train[:, c] for c in columns], np.argsort(place)[y_train], options)
+        trained = robust.fit_members(trees, [X_train[:, c] for c in columns], np.argsort(place)[y_train], options)
+        fit = robust.RobustFit(trained, robust.EXPONENT)  # the exponent changes probabilities, never the verdict
         votes = robust.predict_proba(fit, [X_test[:, c] for c in columns])
         return place[votes.argmax(axis=1)], robust.threshold_intervals(fit.members[0])[:, 0]
 

@@ -32,6 +32,7 @@ Bayesian" (2012).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import lgamma
 from typing import NamedTuple
 
@@ -129,6 +130,7 @@ def _scale(feature: str, low: float, high: float):
     return (lambda v: v), (lambda u: u)
 
 
+@lru_cache(maxsize=256)
 def node_priors(structure: Structure, options: Options = DEFAULT) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return each node's candidates and the logarithms of their prior weights, as `threshold_prior`."""
     number = candidates_for_depth(max(len(path) for path in _paths(structure)))
@@ -158,6 +160,15 @@ def fit_posterior(structure: Structure, X: np.ndarray, y: np.ndarray, options: O
     return _SumProduct(structure, X, y, options).solve()
 
 
+@lru_cache(maxsize=256)
+def _beta_tables(rows: int, row_weight: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ln Γ(prior + ρ count) - ln Γ(prior) for every count of rows: right ones, wrong ones, all."""
+    counts = (row_weight * np.arange(rows + 1)).tolist()
+    return tuple(
+        np.array([lgamma(prior + c) - lgamma(prior) for c in counts]) for prior in (RIGHT, WRONG, RIGHT + WRONG)
+    )
+
+
 class _SumProduct:
     """Messages over one tree; an axis of a message is a node of the path, its index a group of candidates."""
 
@@ -169,7 +180,7 @@ class _SumProduct:
         for (grid, log_prior), column in zip(priors, structure.node_columns, strict=True):
             self._group(grid, log_prior, X[:, column])
         self.row_weight = evidence_per_row(len(y), options)
-        self.log_beta = self._beta_tables(len(y))
+        self.log_beta = _beta_tables(len(y), self.row_weight)
         self.marginals: list[np.ndarray] = [np.empty(0)] * len(structure.nodes)
         self.tables: list[np.ndarray] = []
 
@@ -186,12 +197,6 @@ class _SumProduct:
         self.log_priors.append(np.log(member.sum(axis=0)))
         self.shares.append(member / member.sum(axis=0))
         self.places.append(group[place])
-
-    def _beta_tables(self, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        counts = (self.row_weight * np.arange(rows + 1)).tolist()
-        return tuple(
-            np.array([lgamma(prior + c) - lgamma(prior) for c in counts]) for prior in (RIGHT, WRONG, RIGHT + WRONG)
-        )
 
     def solve(self) -> TreePosterior:
         log_evidence, tree = self._up(0, ())
@@ -293,12 +298,19 @@ def fit_robust(
     Raises:
         UserError: the members' classes differ, or there is no member or no row.
     """
+    members = fit_members(structures, X, y, options)
+    return RobustFit(members, _fit_exponent(_mean_vote(members, X), y, options))
+
+
+def fit_members(
+    structures: Sequence[Structure], X: Sequence[np.ndarray], y: np.ndarray, options: Options = DEFAULT
+) -> tuple[TreePosterior, ...]:
+    """Return the posteriors of the members: all that a verdict needs; arguments and errors as `fit_robust`."""
     if not structures or len(y) == 0:
         raise UserError(f"fit='robust' needs one tree and one row at least, got {len(structures)} and {len(y)}")
     if any(s.classes != structures[0].classes for s in structures):
         raise UserError(f"the trees of a robust fit must have the same classes: {[s.classes for s in structures]}")
-    members = tuple(fit_posterior(s, values, y, options) for s, values in zip(structures, X, strict=True))
-    return RobustFit(members, _fit_exponent(_mean_vote(members, X), y, options))
+    return tuple(fit_posterior(s, values, y, options) for s, values in zip(structures, X, strict=True))
 
 
 def predict_proba(fit: RobustFit, X: Sequence[np.ndarray | None]) -> np.ndarray:

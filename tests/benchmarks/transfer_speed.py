@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 AUTHORS_SECONDS = 95.0
 RUNS = {
     "mode=all, 5 seeds, no figures": (["mode=all", "figures=false"], 5, AUTHORS_SECONDS / 20),
-    "mode=all, 5 seeds, figures": (["mode=all"], 3, AUTHORS_SECONDS / 20 + 15),
-    "mode=all, 50 seeds, no figures": (["mode=all", "seeds=50", "figures=false"], 3, 40.0),
+    "mode=all, 5 seeds, figures": (["mode=all"], 1, AUTHORS_SECONDS / 20 + 15),
+    "mode=all, 50 seeds, no figures": (["mode=all", "seeds=50", "figures=false"], 1, 40.0),
     "--help": (["--help"], 5, 1.0),
 }
 
