@@ -43,14 +43,20 @@ def compose(name: str, overrides: list[str]):
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = hydra.compose(name, overrides)
-        for part, known in ((config, schema), *((config[key], group) for key, group in _groups(schema).items())):
-            keys = _keys(known)
-            strange = [key for key in part if key not in keys]  # +key=value adds what no schema knows
-            if strange:
-                raise UserError(_unknown_setting(strange[0], keys))
+        _check_known(config, schema)
         return OmegaConf.to_object(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain_hydra_error(error, overrides, schema)) from error
+
+
+def _check_known(config: typing.Any, schema: type) -> None:
+    """Raise `UserError` for a key that `+key=value` added and no schema knows, at any depth."""
+    keys = _keys(schema)
+    strange = [key for key in config if key not in keys]
+    if strange:
+        raise UserError(_unknown_setting(strange[0], keys))
+    for key, inner in _groups(schema).items():
+        _check_known(config[key], inner)
 
 
 def _check_grammar(overrides: list[str], keys: list[str]) -> None:
@@ -88,9 +94,10 @@ def explain_hydra_error(error: Exception, overrides: list[str], schema: type) ->
     keys = _keys(schema)
     unknown = re.search(r"Key '([^']+)' (?:is not|not) in", text)
     if unknown:
-        full = re.search(r"full_key: (\w+)\.", text)
-        group = _groups(schema).get(full.group(1)) if full else None
-        return _unknown_setting(unknown.group(1), keys if group is None else _keys(group))
+        full = re.search(r"full_key: (\S+)", text)
+        for key in full.group(1).split(".")[:-1] if full else []:
+            schema = _groups(schema).get(key, schema)
+        return _unknown_setting(unknown.group(1), _keys(schema))
     group = re.search(r"Could not override '([^']+)'\. No match in the defaults list", text)
     if group:
         name = group.group(1)
@@ -106,9 +113,7 @@ def explain_hydra_error(error: Exception, overrides: list[str], schema: type) ->
     if typed:
         key = typed.group(2).partition("[")[0]
         given = next((o for o in overrides[::-1] if o.lstrip("+").startswith(key + "=")), key)
-        kinds = {field.name: field.type for field in dataclasses.fields(schema)}
-        for group, known in _groups(schema).items():
-            kinds |= {f"{group}.{field.name}": field.type for field in dataclasses.fields(known)}
+        kinds = {path: field.type for path, field in _all_fields(schema)}
         return f"{given} does not fit: {key} takes {kinds.get(key, 'another type')}"
     merged = re.search(r"Error merging override (\S+)", text)
     if merged:
@@ -130,6 +135,17 @@ def _groups(schema: type) -> dict[str, type]:
     """Return the settings of a schema that are schemas themselves: groups, chosen as +group=NAME."""
     kinds = typing.get_type_hints(schema)
     return {key: kind for key, kind in kinds.items() if dataclasses.is_dataclass(kind)}
+
+
+def _all_fields(schema: type, prefix: str = "") -> list[tuple[str, dataclasses.Field]]:
+    """Return every setting with its dotted name, those within groups included."""
+    found, groups = [], _groups(schema)
+    for one in dataclasses.fields(schema):
+        path = prefix + one.name
+        found.append((path, one))
+        if one.name in groups:
+            found += _all_fields(groups[one.name], f"{path}.")
+    return found
 
 
 def _group_names(group: str) -> list[str]:
@@ -156,7 +172,10 @@ def help_text(name: str, what: str) -> str:
     settings = "\n".join(lines[start:]).strip("\n")
     text = f"{what.strip()}\n\nSettings, as key=value, with their defaults:\n\n{settings}\n"
     for group, schema in _groups(SCHEMAS[name]).items():
-        names, keys = ", ".join(_group_names(group)), "\n".join(f"  {group}.{key}" for key in _keys(schema))
+        names = ", ".join(_group_names(group))
+        paths = [path for path, _ in _all_fields(schema, f"{group}.")]
+        inner = {f"{group}.{key}" for key in _groups(schema)}
+        keys = "\n".join(f"  {path}" for path in paths if path not in inner)
         text += f"\n+{group}=NAME, one of: {names}; what is in it can be set too:\n{keys}\n"
     return text
 

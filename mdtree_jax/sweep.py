@@ -1,4 +1,4 @@
-"""Train every network of a grid, as populations, and record them in a table. Kill it, and the same command goes on.
+"""Train and measure every network of a grid, as populations, in tables. Kill it, and the same command goes on.
 
   python -m mdtree_jax.sweep +grid=digits_tiny                 # a couple of minutes on 2 CPU cores, embedded data
   python -m mdtree_jax.sweep +grid=digits                      # 1690 configurations x 3 seeds on embedded data
@@ -73,7 +73,7 @@ def _move_parts(config: SweepConfig, folder, console) -> int:
 
 
 def _train(config: SweepConfig, recipe, cohorts, data, folder, console) -> int:
-    from mdtree_jax.population.jax_side import describe_devices, jax_trainer, plan_here
+    from mdtree_jax.population.jax_side import describe_devices, jax_measurer, jax_trainer, plan_here
     from mdtree_jax.population.progress import Monitor, ScalarLog, duration
     from mdtree_jax.population.run import run_sweep
     from mdtree_jax.store.manifest import describe_session
@@ -83,12 +83,15 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console) -> int:
     plan = plan_here(config, cohorts, data.shape, folder.members)
     pending = plan[~plan["finished"]].set_index("cohort")["estimated_seconds"].to_dict()
     with Monitor(console, pending, len(folder.finished)) as monitor:
-        options = {"keep": config.keep, "csv": config.csv, "scalars": scalars}
-        summary = run_sweep(recipe, cohorts, data, folder, jax_trainer(config), monitor, **options)
+        trainer = jax_trainer(config) if "train" in config.stages else None
+        measurer = jax_measurer(config) if "measure" in config.stages else None
+        options = {"measurer": measurer, "keep": config.keep, "csv": config.csv, "scalars": scalars}
+        summary = run_sweep(recipe, cohorts, data, folder, trainer, monitor, **options)
     diverged = f", {summary.num_diverged} diverged" if summary.num_diverged else ""
     console.print(
         f"{summary.num_configurations} configurations, {summary.num_members} networks{diverged}; "
-        f"{summary.num_trained_cohorts} cohorts trained in {duration(summary.seconds)}; tables in {folder.path}",
+        f"{summary.num_trained_cohorts} cohorts trained and {summary.num_measured_cohorts} measured in "
+        f"{duration(summary.seconds)}; tables in {folder.path}",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,12 +1,13 @@
-"""A trainer that trains nothing: numbers that follow from the member alone, as those of the real one must."""
+"""A trainer that trains nothing and a measurer that measures nothing: numbers that follow from the member alone."""
 
 import types
 
 import numpy as np
+import pandas as pd
 
 from mdtree_jax.population.cohort import Recipe
 from mdtree_jax.population.grid import Grid, make_cohorts
-from mdtree_jax.population.run import Trainer
+from mdtree_jax.population.run import Measurer, Trainer
 from mdtree_jax.store.folder import RunFolder
 
 RECIPE = Recipe("digits", "mlp", num_classes=10, image_shape=(10, 10, 1))
@@ -45,3 +46,39 @@ def train(recipe, cohort, data, *, executor, progress, checkpoint, resume, diver
 
 def trainer(train=train, choose=lambda recipe, cohort: dict(CHOICE)):
     return Trainer(choose=choose, train=train, encode=dict, decode=dict)
+
+
+def measure(recipe, cohort, data, variables, is_finite, *, progress, checkpoint, resume):
+    members = [m for m, finite in zip(cohort.members, is_finite, strict=True) if finite]
+    weights = dict(zip([(m.index, m.seed) for m in cohort.members], variables["params"]["w"][:, 0], strict=True))
+    rows = [
+        {
+            "configuration": m.index,
+            "seed": m.seed,
+            "hessian_trace": 100 * float(weights[m.index, m.seed]),
+            "a_seconds": 1.0,
+        }
+        for m in members
+    ]
+    frame = pd.DataFrame({"configuration": [m.index for m in cohort.members], "seed": [m.seed for m in cohort.members]})
+    pairs = [
+        {"configuration": a.index, "seed_a": a.seed, "seed_b": b.seed, "cka": np.exp(-a.seed - b.seed)}
+        for a in members
+        for b in members
+        if a.index == b.index and a.seed < b.seed
+    ]
+    layers = [{**row, "layer": "w"} for row in rows]
+    for block in range(3):
+        progress((block + 1) / 3, f"chunk {block + 1}")
+    return types.SimpleNamespace(
+        members=frame.merge(pd.DataFrame(rows), "left", on=["configuration", "seed"]),
+        pairs=pd.DataFrame(pairs),
+        layers=pd.DataFrame(layers)[["configuration", "seed", "layer", "hessian_trace"]],
+        choices={},
+        num_compilations=1,
+        compile_seconds=0.0,
+    )
+
+
+def measurer(measure=measure, config=None):
+    return Measurer(config=config or {"metrics": ["hessian"], "seed": 0}, measure=measure)

@@ -19,8 +19,10 @@ from mdtree_jax.data import DatasetShape
 from mdtree_jax.models import build_model, count_flops, count_parameters, model_names
 from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, configure_devices
+from mdtree_jax.population.measure import measure_cohort
+from mdtree_jax.population.measure_settings import resolve
 from mdtree_jax.population.plan import ModelCost, make_plan, measure_peak_flops
-from mdtree_jax.population.run import Trainer
+from mdtree_jax.population.run import Measurer, Trainer
 from mdtree_jax.population.schema import GridConfig, SweepConfig
 from mdtree_jax.population.train import train_cohort
 
@@ -63,6 +65,23 @@ def jax_trainer(config: SweepConfig) -> Trainer:
 
     train = functools.partial(train_cohort, dtype=dtype, checkpoint_seconds=seconds)
     return Trainer(choose=choose, train=train, encode=dataclasses.asdict, decode=decode)
+
+
+def jax_measurer(config: SweepConfig) -> Measurer:
+    """Return the measurer that `run_sweep` calls; raises `UserError` for settings out of range."""
+    settings = resolve(config.grid.measure)
+
+    def measure(*arguments: Any, **options: Any) -> Any:
+        return measure_cohort(
+            *arguments,
+            settings,
+            memory_budget_bytes=memory_budget_bytes(config),
+            dtype=config.grid.dtype,
+            checkpoint_seconds=60.0 * config.checkpoint_minutes,
+            **options,
+        )
+
+    return Measurer(config=dataclasses.asdict(settings), measure=measure)
 
 
 def describe_devices() -> list[str]:

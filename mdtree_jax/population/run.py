@@ -1,6 +1,6 @@
-"""Trains the unfinished cohorts of a run folder, one after the other, and keeps its tables up to date.
+"""Trains and measures the cohorts of a run folder, one after the other, and keeps its tables up to date.
 
-No JAX at import: the trainer is handed in, and checkpoints are imported when the first is written.
+No JAX at import: trainer and measurer are handed in, and checkpoints are imported when the first is written.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.checks import check_choice
+from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.progress import Monitor, ScalarLog
 from mdtree_jax.population.schema import KEEP
@@ -37,10 +37,22 @@ class Trainer(NamedTuple):
     decode: Callable[[dict[str, Any]], Any]
 
 
+class Measurer(NamedTuple):
+    """What `run_sweep` needs to measure a cohort.
+
+    `config` are the settings as plain JSON values. `measure(recipe, cohort, data, variables, is_finite, progress=,
+    checkpoint=, resume=)` returns a `MeasuredCohort`; `checkpoint` and `resume` are as of a `Trainer`.
+    """
+
+    config: dict[str, Any]
+    measure: Callable[..., Any]
+
+
 class SweepSummary(NamedTuple):
-    """What `run_sweep` did: cohorts trained now, configurations and networks in all, and how many diverged."""
+    """What `run_sweep` did: cohorts trained and measured now, configurations and networks in all, diverged ones."""
 
     num_trained_cohorts: int
+    num_measured_cohorts: int
     num_configurations: int
     num_members: int
     num_diverged: int
@@ -52,33 +64,51 @@ def run_sweep(
     cohorts: Sequence[Cohort],
     data: Any,
     folder: RunFolder,
-    trainer: Trainer,
+    trainer: Trainer | None,
     monitor: Monitor,
     *,
+    measurer: Measurer | None = None,
     keep: str = "all",
     csv: bool = False,
     scalars: ScalarLog | None = None,
 ) -> SweepSummary:
-    """Train every cohort that `folder` (entered, so locked) does not have yet.
+    """Train and measure every cohort of which `folder` (entered, so locked) does not have that yet.
 
-    The executor of a cohort is written to the manifest before its first step, and taken from there when the run is
-    continued. A member that diverges stays as a row with status `diverged`. Raises `UserError` on a full disk;
-    whatever stops it, the cohorts finished so far are kept.
+    Without a `trainer` nothing is trained, without a `measurer` nothing measured. The executor of a cohort is written
+    to the manifest before its first step, and taken from there when the run is continued. A member that diverges stays
+    as a row with status `diverged`. Raises `UserError` on a full disk, and for trained cohorts that are to be measured
+    but whose networks are gone; whatever stops it, what was finished so far is kept.
     """
     check_choice("keep", keep, KEEP)
-    start, finished = time.perf_counter(), set(folder.finished)
-    pending = [cohort for cohort in cohorts if cohort.key not in finished]
+    start = time.perf_counter()
+    to_train = {cohort.key for cohort in cohorts if trainer is not None and cohort.key not in folder.finished}
+    to_measure = set()
+    if measurer is not None:
+        folder.use_measurement(measurer.config)
+        trained = to_train | set(folder.finished)
+        to_measure = {cohort.key for cohort in cohorts if cohort.key in trained and cohort.key not in folder.measured}
+        _check_networks_are_there(folder, sorted(to_measure - to_train))
     folder.write_tables(csv)  # a killed process may have left them behind its parts
-    for cohort in pending:
+    for cohort in (cohort for cohort in cohorts if cohort.key in to_train | to_measure):
         monitor.start_cohort(cohort.key)
-        rows = _train_one(recipe, cohort, data, folder, trainer, monitor, keep)
+        is_measured_next = cohort.key in to_measure
+        variables = None
+        if cohort.key in to_train:
+            keep_networks = keep == "all" or is_measured_next
+            variables = _train_one(recipe, cohort, data, folder, trainer, monitor, keep_networks)
+        if is_measured_next:
+            _measure_one(recipe, cohort, data, folder, measurer, monitor, variables)
+            if keep != "all":
+                folder.forget_checkpoint(cohort.key)
+        rows = folder.trained_rows(cohort.key)
         folder.write_tables(csv)
         monitor.finish_cohort(rows)
         if scalars is not None:
             scalars.write(len(folder.finished), rows)
     members = folder.members
     return SweepSummary(
-        num_trained_cohorts=len(pending),
+        num_trained_cohorts=len(to_train),
+        num_measured_cohorts=len(to_measure),
         num_configurations=members["configuration"].nunique(),
         num_members=len(members),
         num_diverged=int((members["status"] != OK).sum()),
@@ -86,10 +116,23 @@ def run_sweep(
     )
 
 
+def _check_networks_are_there(folder: RunFolder, keys: Sequence[str]) -> None:
+    missing = [key for key in keys if not folder.checkpoint_path(key).is_dir()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} trained cohorts of {folder.path} are not measured and their networks are gone (first: "
+            f"{missing[0]}), because they were imported or trained with keep=metrics_only and stages=[train]; measure "
+            "where they were trained, or train them again under another out="
+        )
+
+
 def _train_one(
-    recipe: Recipe, cohort: Cohort, data: Any, folder: RunFolder, trainer: Trainer, monitor: Monitor, keep: str
-) -> pd.DataFrame:
-    """Train one cohort and commit it: executor, then networks, then the part that says it is finished."""
+    recipe: Recipe, cohort: Cohort, data: Any, folder: RunFolder, trainer: Trainer, monitor: Monitor, keep: bool
+) -> Any:
+    """Train one cohort and commit it: executor, then networks, then the part that says it is finished.
+
+    Returns the trained variables of all members.
+    """
     recorded = folder.executor(cohort.key)
     choice = None if recorded is None else trainer.decode(recorded)
     if choice is None:
@@ -107,7 +150,7 @@ def _train_one(
         resume=_load_state(unfinished),
     )
     rows = member_rows(cohort, trained)
-    if keep == "all":
+    if keep:
         from mdtree_jax.store.checkpoint import save_population
 
         members = [(member.index, member.seed) for member in cohort.members]
@@ -119,7 +162,39 @@ def _train_one(
         "compile_seconds": float(trained.compile_seconds),
     }
     folder.finish(cohort.key, rows, metadata)
-    return rows
+    return trained.variables
+
+
+def _measure_one(
+    recipe: Recipe, cohort: Cohort, data: Any, folder: RunFolder, measurer: Measurer, monitor: Monitor, variables: Any
+) -> None:
+    """Measure one trained cohort and commit the tables; `variables` are read from disk if they are None."""
+    if variables is None:
+        from mdtree_jax.store.checkpoint import load_population
+
+        variables, members = load_population(folder.checkpoint_path(cohort.key))
+        if members != [(member.index, member.seed) for member in cohort.members]:
+            raise UserError(f"{folder.checkpoint_path(cohort.key)} does not hold the members of cohort {cohort.key}")
+    unfinished = folder.unfinished_path(f"measured-{cohort.key}")
+    rows = folder.trained_rows(cohort.key).set_index(["configuration", "seed"])["status"]
+    is_finite = [rows[member.index, member.seed] == OK for member in cohort.members]
+    measured = measurer.measure(
+        recipe,
+        cohort,
+        data,
+        variables,
+        is_finite,
+        progress=monitor.progress,
+        checkpoint=functools.partial(_save_state, unfinished),
+        resume=_load_state(unfinished),
+    )
+    tables = {"members": measured.members, "pairs": measured.pairs, "layers": measured.layers}
+    metadata = {
+        "choices": measured.choices,
+        "num_compilations": int(measured.num_compilations),
+        "compile_seconds": float(measured.compile_seconds),
+    }
+    folder.finish_measurement(cohort.key, tables, metadata)
 
 
 def _save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:

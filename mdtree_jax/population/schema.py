@@ -13,11 +13,13 @@ from omegaconf import MISSING
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.population.cohort import Recipe
 from mdtree_jax.population.grid import AXES, Grid
+from mdtree_jax.population.measure_settings import PAIR_METRICS, MeasureConfig, resolve
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
 DTYPES = ("float32", "float64")
 KEEP = ("all", "metrics_only")
+STAGES = ("train", "measure")
 
 
 @dataclass
@@ -47,6 +49,7 @@ class GridConfig:
     augment: bool = False
     eval_batch_size: int = 512
     dtype: str = "float32"
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
 
 
 @dataclass
@@ -54,6 +57,7 @@ class SweepConfig:
     """One invocation of `python -m mdtree_jax.sweep`."""
 
     grid: GridConfig = MISSING
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
     out: str = "runs/${grid.name}"
     data_dir: str | None = None
     data_file: str | None = None
@@ -81,9 +85,9 @@ def make_recipe(config: GridConfig, num_classes: int, image_shape: tuple[int, in
 
 
 def resolved_config(config: GridConfig) -> dict[str, Any]:
-    """Return what decides the numbers of a run, as plain values: the grid without its name."""
+    """Return what decides the trained networks of a run, as plain values: the grid without name and measurement."""
     values = asdict(config)
-    del values["name"]
+    del values["name"], values["measure"]
     return values
 
 
@@ -94,6 +98,18 @@ def check_settings(config: SweepConfig) -> None:
     check_choice("schedule", grid.schedule, SCHEDULES)
     check_choice("dtype", grid.dtype, DTYPES)
     check_choice("keep", config.keep, KEEP)
+    for stage in config.stages:
+        check_choice("stage", stage, STAGES)
+    if not config.stages:
+        raise UserError(f"stages=[] does nothing; there are: {', '.join(STAGES)}")
+    if "measure" in config.stages:
+        of_pairs = [metric for metric in resolve(grid.measure).metrics if metric in PAIR_METRICS]
+        if of_pairs and grid.num_seeds < 2:
+            raise UserError(
+                f"grid.num_seeds={grid.num_seeds} trains one network a configuration, and the metrics "
+                f"{', '.join(of_pairs)} compare two; set grid.num_seeds=2 or more, or grid.measure.metrics="
+                "[hessian,sharpness], or stages=[train]"
+            )
     for name, value, good, wanted in (
         ("grid.momentum", grid.momentum, 0.0 <= grid.momentum < 1.0, "in [0, 1)"),
         ("grid.early_stop_min_epoch", grid.early_stop_min_epoch, grid.early_stop_min_epoch >= 1, "at least 1"),

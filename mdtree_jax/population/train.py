@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdtree_jax.checks import UserError
@@ -23,6 +22,7 @@ from mdtree_jax.models import Model, build_model, count_flops
 from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options
 from mdtree_jax.population.lanes import AXIS, PopulationState, make_run, start_population
+from mdtree_jax.population.mapped import jit_over_members
 from mdtree_jax.population.passes import Pass, plan_passes
 from mdtree_jax.training import Hyperparameters, Trainer, evaluate, make_trainer
 from mdtree_jax.training.train import init_key
@@ -158,18 +158,13 @@ def _jit_init(model: Model) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _jit_evaluate(model: Model, mesh: Mesh, batch_size: int, lanes: int) -> Any:
-    def per_device(variables: Any, num_samples: jax.Array, train: Any, test: Any) -> Any:
-        def one(member: tuple[Any, jax.Array]) -> tuple[jax.Array, ...]:
-            variables, count = member
-            on_test = evaluate(model, variables, *test, jnp.full_like(count, test[1].shape[0]), batch_size)
-            return *evaluate(model, variables, *train, count, batch_size), *on_test
+    def one(member: tuple[Any, jax.Array], data: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        (variables, count), (x_train, y_train, x_test, y_test) = member, data
+        num_test = jnp.full_like(count, len(y_test))
+        on_test = evaluate(model, variables, x_test, y_test, num_test, batch_size)
+        return *evaluate(model, variables, x_train, y_train, count, batch_size), *on_test
 
-        return lax.map(one, (variables, num_samples), batch_size=lanes if lanes > 1 else None)
-
-    split, whole = PartitionSpec(AXIS), PartitionSpec()
-    specs = (split, split, whole, whole)
-    mapped = jax.shard_map(per_device, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
-    return jax.jit(mapped, compiler_options=compiler_options(mesh.devices.flat[0].platform))
+    return jit_over_members(one, mesh, lanes)
 
 
 class _CohortRun:
@@ -251,7 +246,7 @@ class _CohortRun:
         """Evaluate the networks of the pass and bring everything to the host."""
         group, state = self.passes[self.pass_index], self.state
         evaluate_all = _jit_evaluate(self.model, self.mesh, self.recipe.eval_batch_size, self.executor.lanes_per_device)
-        metrics = evaluate_all(state.variables, self.inputs[0].num_samples, tuple(self.data[:2]), tuple(self.data[2:]))
+        metrics = evaluate_all((state.variables, self.inputs[0].num_samples), tuple(self.data))
         is_used = group.members >= 0
         rows = group.members[is_used]
         records = state.records

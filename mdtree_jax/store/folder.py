@@ -4,17 +4,19 @@
 runs/digits/
   manifest.json         resolved config, sessions (code, packages, machine), executor of each cohort
   run.lock              held while a process works here
-  parts/<cohort>.parquet        rows of a finished cohort: its existence says that the cohort is finished
-  checkpoints/<cohort>/         the trained networks, stacked (keep=all)
-  unfinished/<cohort>/          state inside a cohort that takes long
-  members.parquet, collection.parquet   made from the parts after every cohort
+  parts/<cohort>.parquet        rows of a trained cohort: its existence says that the cohort is trained
+  parts/<table>/<cohort>.parquet        the same of a measured cohort: layers, pairs and, last, members
+  checkpoints/<cohort>/         the trained networks, stacked (keep=all, and until they are measured)
+  unfinished/<cohort>/          state inside a cohort that takes long; measured-<cohort> while it is measured
+  members.parquet, pairs.parquet, layers.parquet, collection.parquet    made from the parts after every cohort
 ```
 Every file is written whole or not at all, and a part comes after its checkpoint, so killing the process at any moment
-loses at most the cohort it was at.
+loses at most the training or the measurement of the cohort it was at.
 """
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,7 +28,10 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.files import is_temporary, one_sentence_on_write_failure, write_atomically
 from mdtree_jax.store.lock import FolderLock
 from mdtree_jax.store.manifest import check_same_config, config_hash, new_manifest, read_manifest, write_manifest
-from mdtree_jax.store.tables import collect, join_members, read_part, write_table
+from mdtree_jax.store.tables import collect, join_members, join_parts, read_part, write_table
+
+#: The tables of a measurement; the last one says that the cohort is measured.
+MEASURED = ("layers", "pairs", "members")
 
 
 class RunFolder:
@@ -45,6 +50,7 @@ class RunFolder:
         self._lock = FolderLock(self.path)
         self._manifest: dict[str, Any] = {}
         self._parts: dict[str, pd.DataFrame] = {}
+        self._measured: dict[str, dict[str, pd.DataFrame]] = {}
 
     def __enter__(self) -> RunFolder:
         check_folder(self.path, self.config)  # before anything is made in somebody else's folder
@@ -58,7 +64,7 @@ class RunFolder:
                 check_same_config(self.path, manifest["config"], self.config)
                 self._manifest = manifest
                 self._clear_leftovers()
-            self._parts = {key: self._read_own_part(key) for key in self.cohorts if self._part(key).exists()}
+            self._read_parts()
         except BaseException:
             self._lock.__exit__()
             raise
@@ -73,9 +79,30 @@ class RunFolder:
         return tuple(key for key in self.cohorts if key in self._parts)
 
     @property
+    def measured(self) -> tuple[str, ...]:
+        """Keys of the measured cohorts, in the order of the grid."""
+        return tuple(key for key in self.cohorts if key in self._measured)
+
+    @property
     def members(self) -> pd.DataFrame:
         """The per-seed table of all finished cohorts."""
-        return join_members([self._parts[key] for key in self.finished])
+        measured = [self._measured[key]["members"] for key in self.measured]
+        return join_members([self._parts[key] for key in self.finished], measured)
+
+    def trained_rows(self, key: str) -> pd.DataFrame:
+        """Return the rows of a trained cohort, by configuration and seed."""
+        return self._parts[key]
+
+    def use_measurement(self, config: dict[str, Any]) -> None:
+        """Say how this run measures, before the first measurement; raises `UserError` if the folder has another."""
+        there = self._manifest.get("measure")
+        if there is not None and self._measured:
+            check_same_config(self.path, there, config)
+        elif there is not None and config_hash(there) != config_hash(config):
+            for key in self.cohorts:  # what was begun was measured otherwise
+                self.forget_unfinished(f"measured-{key}")
+        self._manifest["measure"] = config
+        self._write_manifest()
 
     def begin_session(self, session: dict[str, Any]) -> None:
         """Add to the manifest what this process runs on."""
@@ -116,11 +143,31 @@ class RunFolder:
             self._parts[key] = rows
             self.forget_unfinished(key)
 
-    def write_tables(self, csv: bool = False) -> None:
-        """Write `members.parquet` and `collection.parquet` (and the same as CSV) from the finished cohorts."""
-        members = self.members
+    def finish_measurement(self, key: str, tables: dict[str, pd.DataFrame], metadata: dict[str, Any]) -> None:
+        """Commit the measurement of a trained cohort, its `layers`, `pairs` and `members`; never measured again."""
+        session = self._manifest["sessions"][-1:]
+        measure = {"measure_hash": config_hash(self._manifest["measure"]), "measure": self._manifest["measure"]}
         with self._writing():
-            for name, table in (("members", members), ("collection", collect(members))):
+            for kind in MEASURED:
+                described = {**metadata, "made_by": session, **measure, **self._identity(key)}
+                write_table(self._part(key, kind), tables[kind], described)
+            self._measured[key] = {kind: tables[kind] for kind in MEASURED}
+            self.forget_unfinished(f"measured-{key}")
+
+    def forget_checkpoint(self, key: str) -> None:
+        """Remove the networks of the cohort."""
+        shutil.rmtree(self.checkpoint_path(key), ignore_errors=True)
+
+    def write_tables(self, csv: bool = False) -> None:
+        """Write the tables of the finished cohorts (and the same as CSV); the module says which."""
+        members = self.members
+        pairs, layers = (
+            join_parts([self._measured[k][kind] for k in self.measured], kind) for kind in ("pairs", "layers")
+        )
+        tables = {"members": members, "collection": collect(members, pairs)}
+        tables |= {"pairs": pairs, "layers": layers} if self._measured else {}
+        with self._writing():
+            for name, table in tables.items():
                 write_table(self.path / f"{name}.parquet", table)
                 if csv:
                     write_atomically(
@@ -128,13 +175,13 @@ class RunFolder:
                     )
 
     def export_parts(self, target: str | Path) -> int:
-        """Copy the parts of all finished cohorts into the folder `target`; return how many."""
+        """Copy the parts of all finished cohorts into the folder `target`; return how many cohorts."""
         target = Path(target).expanduser()
         with one_sentence_on_write_failure(target):
             for key in self.finished:
-                write_atomically(
-                    target / f"{key}.parquet", lambda temporary, key=key: shutil.copyfile(self._part(key), temporary)
-                )
+                for path in self._part_paths(key):
+                    copy = functools.partial(shutil.copyfile, path)
+                    write_atomically(target / path.relative_to(self.path / "parts"), copy)
         return len(self.finished)
 
     def import_parts(self, source: str | Path) -> tuple[int, int]:
@@ -145,23 +192,49 @@ class RunFolder:
         """
         source = Path(source).expanduser()
         folder = source / "parts" if (source / "parts").is_dir() else source
-        paths = sorted(path for path in folder.glob("*.parquet") if not is_temporary(path.name))
-        if not paths:
+        found = [path for path in folder.rglob("*.parquet") if not is_temporary(path.name)]
+        found = [path for path in found if path.parent == folder or path.parent.name in MEASURED]
+        if not found:
             raise UserError(f"import_from='{source}' holds no parts (*.parquet)")
-        new: dict[str, tuple[Path, pd.DataFrame]] = {}
-        for path in paths:
-            rows, metadata = read_part(path)
-            self._check_part(path, path.stem, rows, metadata)
-            if path.stem not in self._parts:
-                new[path.stem] = path, rows
+        # In the order in which they are committed: trained, then layers, pairs and members.
+        kinds = ("trained", *MEASURED)
+        paths = [(path, path.parent.name if path.parent != folder else "trained") for path in sorted(found)]
+        paths.sort(key=lambda item: kinds.index(item[1]))
+        trained, measured = ({path.stem for path, kind in paths if kind == which} for which in ("trained", "members"))
+        paths = [(path, kind) for path, kind in paths if kind == "trained" or path.stem in measured]
+        alone = sorted(measured - trained - set(self._parts))
+        if alone:
+            raise UserError(f"import_from='{source}' holds measurements of cohort {alone[0]}, but not its training")
+        new = []
+        for path, kind in paths:
+            rows, metadata = read_part(path, kind)
+            self._check_part(path, path.stem, kind, rows, metadata)
+            if not self._part(path.stem, kind).exists():
+                new.append((path, kind))
         with self._writing():
-            for key, (path, rows) in new.items():
-                write_atomically(self._part(key), lambda temporary, path=path: shutil.copyfile(path, temporary))
-                self._parts[key] = rows
-        return len(new), len(paths) - len(new)
+            for path, kind in new:
+                write_atomically(self._part(path.stem, kind), functools.partial(shutil.copyfile, path))
+        self._read_parts()
+        self._write_manifest()  # how the measurements that came were made is now how this folder measures
+        fresh = {path.stem for path, _ in new}
+        return len(fresh), len({path.stem for path, _ in paths} - fresh)
 
-    def _part(self, key: str) -> Path:
-        return self.path / "parts" / f"{key}.parquet"
+    def _read_parts(self) -> None:
+        """Read and check all parts that are there."""
+        self._parts = {key: self._read_own_part(key, "trained") for key in self.cohorts if self._part(key).exists()}
+        self._measured = {
+            key: {kind: self._read_own_part(key, kind) for kind in MEASURED}
+            for key in self._parts
+            if self._part(key, MEASURED[-1]).exists()
+        }
+
+    def _part(self, key: str, kind: str = "trained") -> Path:
+        folder = self.path / "parts" if kind == "trained" else self.path / "parts" / kind
+        return folder / f"{key}.parquet"
+
+    def _part_paths(self, key: str) -> list[Path]:
+        kinds = ("trained", *MEASURED) if key in self._measured else ("trained",)
+        return [self._part(key, kind) for kind in kinds]
 
     def _identity(self, key: str) -> dict[str, Any]:
         return {"cohort": key, "config_hash": config_hash(self.config)}
@@ -173,22 +246,30 @@ class RunFolder:
         with self._writing():
             write_manifest(self.path / "manifest.json", self._manifest)
 
-    def _read_own_part(self, key: str) -> pd.DataFrame:
-        rows, metadata = read_part(self._part(key))
-        self._check_part(self._part(key), key, rows, metadata)
+    def _read_own_part(self, key: str, kind: str) -> pd.DataFrame:
+        rows, metadata = read_part(self._part(key, kind), kind)
+        self._check_part(self._part(key, kind), key, kind, rows, metadata)
         return rows
 
-    def _check_part(self, path: Path, key: str, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:
-        """Raise `UserError` unless the part was made with this config and holds just the cohort's members."""
+    def _check_part(self, path: Path, key: str, kind: str, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:
+        """Raise `UserError` unless the part was made with this config and holds just the cohort's members.
+
+        One with measurements must be made as this folder's measurements are.
+        """
         if key not in self.cohorts or {name: metadata.get(name) for name in self._identity(key)} != self._identity(key):
             raise UserError(f"{path} is of a sweep with another config than {self.path}")
         wanted = self.cohorts[key]
-        if len(rows) != len(wanted) or set(zip(rows["configuration"], rows["seed"], strict=True)) != wanted:
-            raise UserError(f"{path} does not hold the members of cohort {key}; it is damaged")
+        if kind in ("trained", "members"):
+            members = set(zip(rows["configuration"], rows["seed"], strict=True))
+            if len(rows) != len(wanted) or members != wanted:
+                raise UserError(f"{path} does not hold the members of cohort {key}; it is damaged")
+        if kind != "trained":
+            self._manifest.setdefault("measure", metadata.get("measure"))
+            check_same_config(path, metadata.get("measure") or {}, self._manifest["measure"])
 
     def _clear_leftovers(self) -> None:
         """Remove temporary files, and checkpoints of unfinished cohorts, that a killed process left behind."""
-        for folder in (self.path, self.path / "parts"):
+        for folder in (self.path, self.path / "parts", *(self.path / "parts" / kind for kind in MEASURED)):
             for path in folder.glob("*"):
                 if is_temporary(path.name):
                     path.unlink(missing_ok=True)
@@ -198,6 +279,8 @@ class RunFolder:
         for key in self.cohorts:
             if self._part(key).exists():
                 self.forget_unfinished(key)
+            if self._part(key, MEASURED[-1]).exists():
+                self.forget_unfinished(f"measured-{key}")
 
 
 def check_folder(path: Path, config: dict[str, Any]) -> None:

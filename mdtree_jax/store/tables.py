@@ -1,12 +1,15 @@
-"""Tables of trained members: one part per finished cohort, the per-seed table, and the collection.
+"""Tables of trained and measured members: parts per finished cohort, the per-seed tables, and the collection.
 
 | table | rows | values |
 |---|---|---|
 | part, `members.parquet` | one per configuration and seed | as measured; `status` is ok or diverged |
-| `collection.parquet` | one per configuration | means over the finite seeds, and `<column>_se`, their standard errors |
+| `pairs.parquet` | one per pair of finite networks of a configuration | metrics of two networks, curves |
+| `layers.parquet` | one per network and parameter array | its share of the Hessian trace |
+| `collection.parquet` | one per configuration | means over the finite seeds or pairs, and `<column>_se` |
 
 Errors are percent, losses nats, both with BatchNorm in evaluation mode, over the whole training subset (labels as
-trained on, noise included) and the whole test set. `train_seconds` and `train_flops` are per network.
+trained on, noise included) and the whole test set. Columns that end in `_seconds` and `_flops` are costs per network,
+or per pair.
 """
 
 from __future__ import annotations
@@ -47,6 +50,13 @@ MEMBER_COLUMNS = (
 _TEXT_COLUMNS = ("status", "cohort")
 _FLOAT_COLUMNS = ("data_fraction", "learning_rate", "weight_decay", *METRIC_COLUMNS, *COST_COLUMNS)
 _METADATA_KEY = b"mdtree_jax"
+#: Metrics whose logarithm is a feature: `log_<name>` of their mean over the networks.
+LOGARITHMIC = ("hessian_trace", "hessian_max_eigenvalue", "scale_invariant_trace")
+_COST_ENDINGS = ("_seconds", "_flops")
+_DETAIL_ENDINGS = ("_residual", "_converged", "_products")  # how a kernel ended: of one network, without a mean
+_NOT_METRICS = ("_se", *_DETAIL_ENDINGS, *_COST_ENDINGS)
+_KEYS = {"members": ("configuration", "seed"), "pairs": ("configuration", "seed_a", "seed_b")}
+_KEYS["layers"] = ("configuration", "seed", "layer")
 
 
 def typed_members(rows: pd.DataFrame) -> pd.DataFrame:
@@ -69,44 +79,125 @@ def write_table(path: Path, table: pd.DataFrame, metadata: dict[str, Any] | None
     write_atomically(path, lambda temporary: pyarrow.parquet.write_table(arrow, temporary))
 
 
-def read_part(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the rows and the metadata of a part; raises `UserError` if the file is damaged or no part."""
+def read_part(path: Path, kind: str = "trained") -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the rows and the metadata of a part; raises `UserError` if the file is damaged or no part.
+
+    `kind` is `trained`, or the table of measurements it is a part of: `members`, `pairs` or `layers`.
+    """
     import pyarrow
     import pyarrow.parquet
 
     try:
         arrow = pyarrow.parquet.read_table(path)
         metadata = json.loads(arrow.schema.metadata[_METADATA_KEY])
-        table = typed_members(arrow.to_pandas())
+        table = arrow.to_pandas()
+        table = typed_members(table) if kind == "trained" else table
+        table = table.sort_values(list(_KEYS.get(kind, ("configuration", "seed"))), kind="stable", ignore_index=True)
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+        again = "trained" if kind == "trained" else "measured"
         raise UserError(
-            f"{path} is damaged or no part of a sweep; delete it, and its cohort is trained again"
+            f"{path} is damaged or no part of a sweep; delete it, and its cohort is {again} again"
         ) from error
     return table, metadata
 
 
-def join_members(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """Return all rows of `parts` in the order of the grid, whatever order the cohorts finished in."""
-    if not parts:
+def join_members(trained: list[pd.DataFrame], measured: list[pd.DataFrame] = ()) -> pd.DataFrame:
+    """Return all rows of the parts in the order of the grid, whatever order the cohorts finished in.
+
+    Columns of `measured` are NaN for members of cohorts that were not measured yet.
+    """
+    if not trained:
         return typed_members(pd.DataFrame(columns=list(MEMBER_COLUMNS)))
-    return pd.concat(parts, ignore_index=True).sort_values(["configuration", "seed"], ignore_index=True)
+    members = pd.concat(trained, ignore_index=True)
+    if measured:
+        members = members.merge(pd.concat(measured, ignore_index=True), "left", on=["configuration", "seed"])
+    return members.sort_values(["configuration", "seed"], ignore_index=True)
 
 
-def collect(members: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per configuration of the per-seed table `members`.
+def join_parts(parts: list[pd.DataFrame], kind: str) -> pd.DataFrame:
+    """Return all rows of the parts of a table of pairs or layers, in the order of the grid."""
+    keys = list(_KEYS[kind])
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return pd.DataFrame(columns=keys)
+    return pd.concat(parts, ignore_index=True).sort_values(keys, kind="stable", ignore_index=True)
 
-    Means of errors and losses are over the finite members only, NaN where all diverged; the standard error is the
-    sample standard deviation over √(number of finite members), NaN for fewer than two. Costs are means over all
-    members, `num_finite` counts the finite ones.
+
+def collect(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return one row per configuration of the per-seed table `members` and the table of `pairs`.
+
+    Means are over the finite members only, NaN where all diverged; the standard error is the sample standard deviation
+    over √(number of finite members); with one member it is that of the estimate itself, where there is one, else NaN.
+    Over pairs, which share networks, it is a jackknife that leaves out one network at a time (Efron and Stein, 1981),
+    NaN with fewer than three networks. Costs are means over all members or pairs, `num_finite` counts the finite ones.
+
+    A logarithm is that of the mean over networks. A mean that is below its standard error, or not positive, is a
+    measurement of nothing but "small": its logarithm is that of the standard error, or `SMALLEST` if that is 0 or NaN.
     """
     by_configuration = members.groupby("configuration", sort=True)
     collection = by_configuration[list(CONFIGURATION_COLUMNS)].first()
-    finite = members[members["status"] == OK].groupby("configuration", sort=True)[list(METRIC_COLUMNS)]
-    collection = collection.join(finite.mean()).join(finite.sem(ddof=1).add_suffix("_se"))
-    counts = (members["status"] == OK).groupby(members["configuration"]).sum()
-    collection["num_finite"] = counts.astype(np.int64)
-    collection = collection.join(by_configuration[list(COST_COLUMNS)].mean())
+    is_finite = members["status"] == OK
+    measured = [c for c in members.columns if c not in MEMBER_COLUMNS and not c.endswith(_NOT_METRICS)]
+    metrics = [*METRIC_COLUMNS, *measured]
+    finite = members[is_finite].groupby("configuration", sort=True)
+    means, errors = finite[metrics].mean(), finite[metrics].sem(ddof=1)
+    for column in measured:
+        if f"{column}_se" in members:
+            own = finite[f"{column}_se"].mean()
+            errors[column] = errors[column].where(finite[column].count() > 1, own)
+    if pairs is not None and len(pairs):
+        more = pair_means(pairs)
+        means, errors = means.join(more[0], how="outer"), errors.join(more[1], how="outer")
+    columns = {}
+    for column in means:
+        columns |= {column: means[column], f"{column}_se": errors[column]}
+        if column in LOGARITHMIC:
+            columns[f"log_{column}"], columns[f"log_{column}_se"] = log_feature(means[column], errors[column])
+    collection = collection.join(pd.DataFrame(columns))
+    collection["num_finite"] = is_finite.groupby(members["configuration"]).sum().astype(np.int64)
+    costs = [column for column in members.columns if column.endswith(_COST_ENDINGS)]
+    collection = collection.join(by_configuration[costs].mean())
+    if pairs is not None and len(pairs):
+        costs += (of_pairs := [column for column in pairs.columns if column.endswith(_COST_ENDINGS)])
+        collection = collection.join(pairs.groupby("configuration")[of_pairs].mean())
     first = [c for c in CONFIGURATION_COLUMNS if c not in ("learning_rate", "weight_decay", "train_epochs")]
-    metrics = [name for column in METRIC_COLUMNS for name in (column, f"{column}_se")]
-    last = ["num_finite", "learning_rate", "weight_decay", "train_epochs", *COST_COLUMNS]
-    return collection[[*first, *metrics, *last]].reset_index(drop=True)
+    last = ["num_finite", "learning_rate", "weight_decay", "train_epochs", *costs]
+    return collection[[*first, *columns, *last]].reset_index(drop=True)
+
+
+SMALLEST = 1e-6
+
+
+def log_feature(mean: pd.Series, standard_error: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Return ln of a mean that may be noise, and its standard error; see `collect` for the rule.
+
+    >>> value, error = log_feature(pd.Series([100.0, -3.0, np.nan]), pd.Series([10.0, 2.0, np.nan]))
+    >>> value.round(3).tolist(), error.round(3).tolist()
+    ([4.605, 0.693, nan], [0.1, 1.0, nan])
+    """
+    floor = standard_error.fillna(0.0).clip(lower=SMALLEST)
+    used = mean.where(mean.isna() | (mean >= floor), floor)
+    return np.log(used), standard_error / used
+
+
+def pair_means(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return means over the pairs of each configuration, and jackknife standard errors, of every metric of `pairs`."""
+    names = [column for column in pairs.columns if column not in _KEYS["pairs"] and not column.endswith(_COST_ENDINGS)]
+    names = [column for column in names if pd.api.types.is_numeric_dtype(pairs[column])]
+    values = pairs[names]
+    total, count = (table.groupby(pairs["configuration"]).sum() for table in (values.fillna(0.0), values.notna()))
+    means = total / count.where(count > 0)
+    ends = [pairs[["configuration", end]].set_axis(["configuration", "seed"], axis=1) for end in ("seed_a", "seed_b")]
+    keys = pd.MultiIndex.from_frame(pd.concat(ends, ignore_index=True))
+    doubled = pd.concat([values, values], ignore_index=True)
+    doubled.index = keys
+    with_one, with_count = (t.groupby(level=[0, 1]).sum() for t in (doubled.fillna(0.0), doubled.notna()))
+    configuration = with_one.index.get_level_values("configuration")
+    left = count.loc[configuration].to_numpy() - with_count.to_numpy()
+    without = (total.loc[configuration].to_numpy() - with_one.to_numpy()) / np.where(left > 0, left, np.nan)
+    # A network that is in no measured pair changes nothing when it is left out, and does not count.
+    is_used = with_count.to_numpy() > 0
+    deviation = pd.DataFrame(without - means.loc[configuration].to_numpy(), index=configuration, columns=names)
+    squares = (deviation**2).where(is_used).groupby(level=0).sum(min_count=1)
+    used = pd.DataFrame(is_used, index=configuration, columns=names).groupby(level=0).sum()
+    return means, np.sqrt(squares * (used - 1) / used.where(used >= 3))

@@ -1,0 +1,472 @@
+"""Measures the landscape of a trained cohort: every kernel over all its networks and pairs, in resumable chunks. JAX.
+
+A network's numbers depend on its own seed and subset, not on who shares its cohort. Networks that diverged are left out
+and stay NaN. Seconds are shares of the wall time of a chunk, without compilation.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mdtree_jax import landscape
+from mdtree_jax.checks import UserError
+from mdtree_jax.models import Model, build_model, count_activations, count_flops, permutation_spec
+from mdtree_jax.population import measures
+from mdtree_jax.population.cohort import Cohort, Recipe
+from mdtree_jax.population.lanes import AXIS
+from mdtree_jax.population.mapped import jit_over_members
+from mdtree_jax.population.measure_cost import MeasureCost
+from mdtree_jax.population.measure_settings import PAIR_METRICS, MeasureSettings, chosen_pairs
+
+BLOCK_OF_PRODUCTS = 8
+
+
+class MeasuredCohort(NamedTuple):
+    """What was measured, as tables.
+
+    Attributes:
+        members: one row per network: configuration, seed, metrics of one network, their costs.
+        pairs: one row per pair of finite networks of a configuration: configuration, seed_a, seed_b, metrics of two,
+            their costs; NaN where a curve or line was not measured for the pair.
+        layers: one row per network and parameter array: configuration, seed, layer, hessian_trace and its standard
+            error.
+        num_compilations: of programs in this call.
+        compile_seconds: for them, or to fetch them from the persistent cache.
+        choices: what was decided by memory, for the record.
+    """
+
+    members: pd.DataFrame
+    pairs: pd.DataFrame
+    layers: pd.DataFrame
+    num_compilations: int
+    compile_seconds: float
+    choices: dict[str, Any]
+
+
+def measure_cohort(
+    recipe: Recipe,
+    cohort: Cohort,
+    data: Any,
+    variables: Any,
+    is_finite: Sequence[bool],
+    settings: MeasureSettings,
+    *,
+    memory_budget_bytes: int,
+    dtype: str = "float32",
+    progress: Callable[[float, str], None] | None = None,
+    checkpoint: Callable[[dict[str, np.ndarray]], None] | None = None,
+    checkpoint_seconds: float = 900.0,
+    resume: Mapping[str, np.ndarray] | None = None,
+) -> MeasuredCohort:
+    """Measure the networks of a trained cohort.
+
+    Args:
+        recipe: what the grid has in common.
+        cohort: static shape and members.
+        data: `x_train`, `y_train`, `x_test`, `y_test`, as in training.
+        variables: of all members, stacked along the first axis, in the order of the cohort.
+        is_finite: whether each member's training went well; the others are not measured.
+        settings: what to measure, and how finely.
+        memory_budget_bytes: for all devices together; decides how many images and networks are held at once.
+        dtype: of the arithmetic.
+        progress: called after every chunk with the fraction done and a message.
+        checkpoint: called with what is measured so far, a flat dictionary of arrays, after `checkpoint_seconds` each.
+        checkpoint_seconds: least time between two checkpoints.
+        resume: such a dictionary, of the same cohort and settings; the results are those of an uninterrupted run.
+
+    Raises:
+        UserError: a model whose outputs depend on the rest of the batch or change from call to call; a `resume` of
+            another cohort.
+    """
+    run = _Measurement(recipe, cohort, data, variables, is_finite, settings, memory_budget_bytes, dtype)
+    run.resume = dict(resume or {})
+    last = [time.perf_counter()]
+
+    def after_chunk(message: str) -> None:
+        if progress is not None:
+            progress(run.fraction_done(), f"{cohort.key}: {message}")
+        if checkpoint is not None and time.perf_counter() - last[0] >= checkpoint_seconds:
+            checkpoint(run.snapshot())
+            last[0] = time.perf_counter()
+
+    run.measure(after_chunk)
+    return run.tables()
+
+
+def measure_key(*values: int) -> np.ndarray:
+    """Return raw key data, (2,) uint32, that depends on all of `values`."""
+    key = jax.random.key(values[0], impl="threefry2x32")
+    for value in values[1:]:
+        key = jax.random.fold_in(key, value)
+    return np.asarray(jax.random.key_data(key))
+
+
+class Program:
+    """A compiled function of (items, data), with the count and seconds of its compilations."""
+
+    def __init__(self, function: Callable[..., measures.Results], mesh: Mesh, lanes: int):
+        self._jitted = jit_over_members(function, mesh, lanes)
+        self._executables: dict[Any, Any] = {}
+        self.num_compilations, self.compile_seconds = 0, 0.0
+
+    def prepare(self, items: Any, data: Any) -> Callable[..., measures.Results]:
+        """Return the executable for arrays of these shapes."""
+        key = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((items, data)))
+        if key not in self._executables:
+            start = time.perf_counter()
+            self._executables[key] = self._jitted.lower(items, data).compile()
+            self.num_compilations += 1
+            self.compile_seconds += time.perf_counter() - start
+        return self._executables[key]
+
+
+_MAKERS = {
+    "hessian": measures.make_hessian,
+    "sharpness": measures.make_sharpness,
+    "similarity": measures.make_outputs,
+    "barrier": measures.make_barrier,
+    "aligned": measures.make_barrier,
+    "connectivity": measures.make_curve,
+}
+
+
+@functools.lru_cache(maxsize=12)
+def _program(
+    stage: str, model: Model, settings: MeasureSettings, mesh: Mesh, lanes: int, options: tuple[tuple[str, Any], ...]
+) -> Program:
+    return Program(_MAKERS[stage](model, settings, **dict(options)), mesh, lanes)
+
+
+@functools.cache
+def _jit_similarities() -> Any:
+    return jax.jit(measures.similarities)
+
+
+@functools.cache
+def _check_model(model: Model, dtype: str, image_shape: tuple[int, int, int]) -> None:
+    """Raise `UserError` unless a network's outputs are functions of its parameters and each image alone; once each."""
+    variables = jax.jit(model.init)(jax.random.key(0))
+    images = np.random.default_rng(0).standard_normal((8, *image_shape)).astype(dtype)
+    apply = jax.jit(lambda params, x: model.apply({**variables, "params": params}, x, False)[0])
+    landscape.check_apply(apply, variables["params"], images)
+
+
+class Choices(NamedTuple):
+    """What memory decides: images held at a time by a Hessian product, XTrace or Hutchinson, networks at once."""
+
+    hessian_batch_size: int
+    use_xtrace: bool
+    lanes: int
+
+
+def choose(
+    model: Model, image_shape: tuple[int, int, int], settings: MeasureSettings, budget: int, platform: str, dtype: str
+) -> Choices:
+    """Return how to measure within `budget` bytes on one device.
+
+    A Hessian product holds the activations of its images for the linear map and for a block of tangents. XTrace holds
+    two vectors per product and is used if they take at most a quarter. On CPU networks follow each other; on an
+    accelerator as many go together as fit.
+    """
+    itemsize = np.dtype(dtype).itemsize
+    stored = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))) * itemsize
+    per_image = count_activations(model, image_shape, 1, dtype) * itemsize * (3 + BLOCK_OF_PRODUCTS)
+    vectors = 2 * settings.trace_products * stored
+    use_xtrace = vectors <= budget // 4
+    room = budget - (vectors if use_xtrace else 4 * BLOCK_OF_PRODUCTS * stored)
+    images = settings.hessian_images
+    batch_size = next(n for n in range(images, 0, -1) if images % n == 0 and (n == 1 or n * per_image <= room))
+    lane = batch_size * per_image + (vectors if use_xtrace else 4 * BLOCK_OF_PRODUCTS * stored)
+    lanes = 1 if platform == "cpu" else max(1, budget // lane)
+    return Choices(batch_size, use_xtrace, int(lanes))
+
+
+class _Measurement:
+    """The host's side: items of every stage, results so far."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        cohort: Cohort,
+        data: Any,
+        variables: Any,
+        is_finite: Sequence[bool],
+        settings: MeasureSettings,
+        budget: int,
+        dtype: str,
+    ) -> None:
+        self.recipe, self.cohort, self.settings, self.dtype = recipe, cohort, settings, dtype
+        shape = tuple(recipe.image_shape)
+        self.model = build_model(recipe.model, cohort.width, recipe.num_classes, shape, dtype)
+        _check_model(self.model, dtype, shape)
+        self.variables = jax.tree.map(np.asarray, variables)
+        self.is_finite = np.asarray(is_finite, bool)
+        self.counts = np.array([member.num_samples for member in cohort.members], np.int32)
+        devices = jax.devices()
+        self.mesh = Mesh(np.array(devices), (AXIS,))
+        self.split, self.whole = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
+        self.choices = choose(self.model, shape, settings, budget // len(devices), devices[0].platform, dtype)
+        arrays = ((data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32))
+        self.data = measures.Data(*(jax.device_put(np.asarray(array, kind), self.whole) for array, kind in arrays))
+        self.cost = MeasureCost(settings, float(count_flops(self.model, shape, dtype)), len(data.y_test))
+        self.results: dict[str, dict[str, np.ndarray]] = {}
+        self.num_done: dict[str, int] = {}
+        self.resume: dict[str, np.ndarray] = {}
+        self.num_compilations, self.compile_seconds = 0, 0.0
+        # The largest subsets first, so that the networks of a chunk take equally long.
+        self.rows = [int(row) for row in np.argsort(-self.counts, kind="stable") if self.is_finite[row]]
+        self.configurations = self._rows_by_configuration()
+        self.all_pairs = self._pairs("all")
+        self.pairs = self._pairs(settings.pairs)
+
+    def _takes_pairs(self) -> list[str]:
+        return [metric for metric in self.settings.metrics if metric in PAIR_METRICS]
+
+    def _rows_by_configuration(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for row, member in enumerate(self.cohort.members):
+            found.setdefault(member.index, []).append(row)
+        return found
+
+    def _pairs(self, which: str) -> list[tuple[int, int]]:
+        pairs = [
+            (rows[a], rows[b])
+            for rows in self.configurations.values()
+            for a, b in chosen_pairs([self.is_finite[row] for row in rows], which)
+        ]
+        return sorted(pairs, key=lambda pair: -self.counts[pair[0]])
+
+    # What runs
+
+    def measure(self, after_chunk: Callable[[str], None]) -> None:
+        """Run every stage from where it stands."""
+        metrics, networks = self.settings.metrics, self.rows
+        options = self.choices._asdict()
+        lanes = options.pop("lanes")
+        if "hessian" in metrics:
+            named = {"batch_size": options["hessian_batch_size"], "use_xtrace": options["use_xtrace"]}
+            self._run("hessian", networks, self._network_items, lanes, named, after_chunk)
+        if "sharpness" in metrics:
+            self._run("sharpness", networks, self._network_items, lanes, {}, after_chunk)
+        if "similarity" in metrics:
+            self._run("similarity", networks, self._similarity_items, lanes, {}, after_chunk)
+        if "barrier" in metrics:
+            self._run("barrier", self.pairs, self._pair_items, lanes, {}, after_chunk)
+            if permutation_spec(self.recipe.model, self._network(0)) is not None:
+                self._run("aligned", self.pairs, self._aligned_items, lanes, {}, after_chunk)
+        if "connectivity" in metrics:
+            self._run("connectivity", self.pairs, self._pair_items, lanes, {}, after_chunk)
+
+    def _run(
+        self,
+        stage: str,
+        items: Sequence[Any],
+        make_items: Callable[[Sequence[Any]], Any],
+        lanes: int,
+        options: dict[str, Any],
+        after_chunk: Callable[[str], None],
+    ) -> None:
+        size = lanes * self.mesh.size
+        program = _program(stage, self.model, self.settings, self.mesh, lanes, tuple(options.items()))
+        self._restore(stage, len(items))
+        for start in range(self.num_done[stage], len(items), size):
+            chunk = list(items[start : start + size])
+            padded = chunk + [chunk[-1]] * (size - len(chunk))
+            arguments = jax.device_put(make_items(padded), self.split), self.data
+            before = program.num_compilations, program.compile_seconds
+            executable = program.prepare(*arguments)
+            self.num_compilations += program.num_compilations - before[0]
+            self.compile_seconds += program.compile_seconds - before[1]
+            begin = time.perf_counter()
+            found = {name: np.asarray(value) for name, value in executable(*arguments).items()}
+            found["seconds"] = np.full(size, (time.perf_counter() - begin) / len(chunk))
+            for name, value in found.items():
+                kept = self.results[stage].setdefault(name, np.full((len(items), *value.shape[1:]), np.nan))
+                kept[start : start + len(chunk)] = value[: len(chunk)]
+            self.num_done[stage] = start + len(chunk)
+            after_chunk(stage)
+
+    def _restore(self, stage: str, num_items: int) -> None:
+        prefix = f"{stage}/"
+        saved = {name.removeprefix(prefix): np.array(a) for name, a in self.resume.items() if name.startswith(prefix)}
+        self.num_done[stage] = int(saved.pop("num_done", 0))
+        if any(len(array) != num_items for array in saved.values()):
+            raise UserError(f"the saved measurements are not of cohort {self.cohort.key} with these settings")
+        self.results[stage] = saved
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Return what is measured so far, as a flat dictionary of arrays."""
+        arrays = {f"{s}/{name}": array for s, found in self.results.items() for name, array in found.items()}
+        return arrays | {f"{stage}/num_done": np.asarray(done) for stage, done in self.num_done.items()}
+
+    def fraction_done(self) -> float:
+        """Return the share of the work that is done, by the estimate of its operations."""
+        networks = [float(self.counts[row]) for row in self.rows]
+        pairs = [float(self.counts[row]) for row, _ in self.pairs]
+        total = done = 0.0
+        for metric in self.settings.metrics:
+            for stage in ("barrier", "aligned") if metric == "barrier" else (metric,):
+                counts = pairs if metric in ("barrier", "connectivity") else networks
+                flops = np.array([self.cost.flops(metric, count) for count in counts])
+                total += flops.sum()
+                done += flops[: self.num_done.get(stage, 0)].sum()
+        return done / max(total, 1.0)
+
+    # The arrays of a chunk
+
+    def _network(self, row: int) -> Any:
+        return jax.tree.map(lambda leaf: leaf[row], self.variables)
+
+    def _networks(self, rows: Sequence[int]) -> Any:
+        return jax.tree.map(lambda leaf: leaf[np.asarray(rows)], self.variables)
+
+    def _network_items(self, rows: Sequence[int]) -> measures.NetworkItem:
+        seeds = [self.cohort.members[row].seed for row in rows]
+        counts = self.counts[np.asarray(rows)]
+        keys = [measure_key(self.settings.seed, 0, seed, n) for seed, n in zip(seeds, counts, strict=True)]
+        return measures.NetworkItem(self._networks(rows), counts, np.stack(keys))
+
+    def _similarity_items(self, rows: Sequence[int]) -> measures.NetworkItem:
+        counts = self.counts[np.asarray(rows)]
+        keys = [measure_key(self.settings.seed, 1, n) for n in counts]  # the same images for all seeds
+        return measures.NetworkItem(self._networks(rows), counts, np.stack(keys))
+
+    def _pair_items(self, pairs: Sequence[tuple[int, int]]) -> measures.PairItem:
+        first, second = (list(rows) for rows in zip(*pairs, strict=True))
+        members = self.cohort.members
+        keys = [measure_key(self.settings.seed, 2, members[a].seed, members[b].seed, self.counts[a]) for a, b in pairs]
+        return measures.PairItem(
+            self._networks(first), self._networks(second), self.counts[np.asarray(first)], np.stack(keys)
+        )
+
+    def _aligned_items(self, pairs: Sequence[tuple[int, int]]) -> measures.PairItem:
+        items = self._pair_items(pairs)
+        aligned = []
+        for first, second in pairs:
+            reference, network = self._network(first), self._network(second)
+            aligned.append(landscape.align(permutation_spec(self.recipe.model, network), reference, network))
+        return items._replace(second=jax.tree.map(lambda *leaves: np.stack(leaves), *aligned))
+
+    # The tables
+
+    def tables(self) -> MeasuredCohort:
+        """Return everything measured, in the order of the cohort."""
+        layers = self._layers()
+        return MeasuredCohort(
+            members=self._member_table(),
+            pairs=self._pair_table(),
+            layers=layers,
+            num_compilations=self.num_compilations,
+            compile_seconds=self.compile_seconds,
+            choices=self.choices._asdict(),
+        )
+
+    def _identities(self) -> dict[str, list[int]]:
+        members = self.cohort.members
+        return {"configuration": [m.index for m in members], "seed": [m.seed for m in members]}
+
+    def _member_table(self) -> pd.DataFrame:
+        table = pd.DataFrame(self._identities())
+        rows = np.asarray(self.rows, int)
+        for stage in ("hessian", "sharpness", "similarity"):
+            found = self.results.get(stage, {})
+            for name, values in found.items():
+                if values.ndim > 1:
+                    continue
+                column = f"{stage}_seconds" if name == "seconds" else name
+                table[column] = _scatter(values, rows, len(table))
+            if found:
+                products = found.get("hessian_products", np.zeros(len(rows)))
+                counts = self.counts[rows]
+                flops = [self.cost.flops(stage, n, p) for n, p in zip(counts, products, strict=True)]
+                table[f"{stage}_flops"] = _scatter(np.array(flops), rows, len(table))
+        return table
+
+    def _pair_table(self) -> pd.DataFrame:
+        members = self.cohort.members
+        table = pd.DataFrame(
+            {
+                "configuration": np.array([members[a].index for a, _ in self.all_pairs], np.int64),
+                "seed_a": np.array([members[a].seed for a, _ in self.all_pairs], np.int64),
+                "seed_b": np.array([members[b].seed for _, b in self.all_pairs], np.int64),
+            }
+        )
+        if not self._takes_pairs():
+            return table.iloc[:0]
+        position = {pair: index for index, pair in enumerate(self.all_pairs)}
+        at = np.array([position[pair] for pair in self.pairs], int)
+        if "similarity" in self.settings.metrics:
+            for name, values in self._similarities().items():
+                table[name] = values
+        for stage, prefix in (("barrier", ""), ("aligned", "aligned_"), ("connectivity", "")):
+            for name, values in self.results.get(stage, {}).items():
+                column = f"{stage}_seconds" if name == "seconds" else prefix + name
+                table[column] = _scatter(values, at, len(table))
+            if self.results.get(stage):
+                metric = "barrier" if stage == "aligned" else stage
+                flops = np.array([self.cost.flops(metric, self.counts[a]) for a, _ in self.pairs])
+                table[f"{stage}_flops"] = _scatter(flops, at, len(table))
+        return table.sort_values(["configuration", "seed_a", "seed_b"], ignore_index=True)
+
+    def _similarities(self) -> dict[str, np.ndarray]:
+        """Return CKA, agreement and distance of every pair of finite networks, in the order of `all_pairs`."""
+        logits = self.results["similarity"]["logits"]
+        place = {row: index for index, row in enumerate(self.rows)}
+        found: dict[str, np.ndarray] = {}
+        position = {pair: index for index, pair in enumerate(self.all_pairs)}
+        for rows in self.configurations.values():
+            # Diverged networks take part with whatever they hold, so that the shapes are always the same.
+            outputs = np.stack([logits[place.get(row, 0)] for row in rows]).astype(self.dtype)
+            matrices = _jit_similarities()(outputs, self._networks(rows)["params"])
+            for name, matrix in matrices.items():
+                values = found.setdefault(name, np.full(len(self.all_pairs), np.nan))
+                for a, first in enumerate(rows):
+                    for b, second in enumerate(rows):
+                        if (first, second) in position:
+                            values[position[first, second]] = matrix[a, b]
+        return found
+
+    def _layers(self) -> pd.DataFrame:
+        columns = ["configuration", "seed", "layer", "hessian_trace", "hessian_trace_se"]
+        found = self.results.get("hessian")
+        if not found:
+            return pd.DataFrame(columns=columns)
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(self.variables["params"])]
+        names = ["/".join(str(getattr(key, "key", key)) for key in path) for path in paths]
+        frames = [
+            pd.DataFrame(
+                {
+                    "configuration": self.cohort.members[row].index,
+                    "seed": self.cohort.members[row].seed,
+                    "layer": names,
+                    "hessian_trace": found["layer_traces"][index],
+                    "hessian_trace_se": found["layer_traces_se"][index],
+                }
+            )
+            for index, row in enumerate(self.rows)
+        ]
+        if not frames:
+            return pd.DataFrame(columns=columns)
+        return pd.concat(frames, ignore_index=True).sort_values(
+            ["configuration", "seed"], kind="stable", ignore_index=True
+        )
+
+
+def _scatter(values: np.ndarray, rows: np.ndarray, length: int) -> Any:
+    """Return `values` at `rows` of a column of `length`, NaN (or None for arrays) elsewhere."""
+    if values.ndim == 1:
+        column = np.full(length, np.nan)
+        column[rows] = values
+        return column
+    column = [None] * length
+    for row, value in zip(rows, values, strict=True):
+        column[row] = value
+    return column

@@ -1,0 +1,189 @@
+"""What is measured of trained networks, and how finely. No JAX, so that `--help` is fast.
+
+`MeasureConfig` is what a grid's file may set; `resolve` turns it into `MeasureSettings`, every number decided.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from mdtree_jax.checks import UserError, check_choice
+
+#: Groups of metrics, in the order in which they are measured; the first two are of one network, the others of two.
+METRICS = ("hessian", "sharpness", "similarity", "barrier", "connectivity")
+PAIR_METRICS = ("similarity", "barrier", "connectivity")
+PAIRS = ("first", "ring", "all")
+
+#: What an effort stands for; a number that a grid sets itself stays. `curve_steps` is a share of the grid's.
+EFFORTS: dict[str, dict[str, Any]] = {
+    "fast": {
+        "trace_products": 30,
+        "trace_relative_error": 0.10,
+        "eigenvalue_steps": 24,
+        "eigenvalue_tolerance": 1e-2,
+        "ball_steps": 3,
+        "barrier_points": 3,
+        "curve_share": 0.5,
+        "curve_points": 5,
+    },
+    "standard": {
+        "trace_products": 100,
+        "trace_relative_error": 0.03,
+        "eigenvalue_steps": 48,
+        "eigenvalue_tolerance": 1e-3,
+        "ball_steps": 5,
+        "barrier_points": 5,
+        "curve_share": 1.0,
+        "curve_points": 5,
+    },
+    "exact": {
+        "trace_products": 1000,
+        "trace_relative_error": 0.005,
+        "eigenvalue_steps": 200,
+        "eigenvalue_tolerance": 1e-5,
+        "ball_steps": 20,
+        "barrier_points": 25,
+        "curve_share": 4.0,
+        "curve_points": 25,
+    },
+}
+
+
+@dataclass
+class MeasureConfig:
+    """What a grid's file says of measuring; None leaves a number to `effort`."""
+
+    metrics: list[str] = dataclasses.field(default_factory=lambda: list(METRICS))
+    effort: str = "standard"
+    pairs: str = "ring"
+    seed: int = 0
+    hessian_images: int = 200
+    trace_products: int | None = None
+    trace_relative_error: float | None = None
+    eigenvalue_steps: int | None = None
+    eigenvalue_tolerance: float | None = None
+    ball_radius: float = 0.05
+    ball_steps: int | None = None
+    similarity_images: int = 768
+    mixup_alpha: float = 16.0
+    barrier_points: int | None = None
+    curve_steps: int = 19_000
+    curve_batch_size: int = 128
+    curve_learning_rate: float = 0.01
+    curve_momentum: float = 0.9
+    curve_weight_decay: float = 5e-4
+    curve_points: int | None = None
+    curve_init: str = "linear"
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """Every number of a measurement, decided; hashable, so that compiled programs can be found by it.
+
+    Attributes:
+        metrics: groups of `METRICS`.
+        pairs: which pairs of a configuration's networks: the `first`, a `ring` (each network in two), or `all`; the
+            similarity is always over all.
+        seed: of probes, mixed-up images and curve batches.
+        hessian_images: training images, the first of the subset, on which Hessian and sharpness are measured.
+        trace_products: most Hessian-vector products for a trace.
+        trace_relative_error: relative standard error at which a trace stops.
+        eigenvalue_steps: most Lanczos steps.
+        eigenvalue_tolerance: relative residual at which they stop.
+        ball_radius: of the worst case around the parameters, as a share of their norm.
+        ball_steps: ascent steps to find it.
+        similarity_images: mixed-up training images on which outputs are compared.
+        mixup_alpha: of the Beta distribution of the mixture.
+        barrier_points: equally spaced points of a straight line, ends included.
+        curve_steps: training steps of a curve's middle point.
+        curve_batch_size: images of a step, and of a batch by which BatchNorm statistics are recomputed.
+        curve_learning_rate: of the first half of the steps.
+        curve_momentum: of SGD.
+        curve_weight_decay: on the point of the curve, as a term of the loss.
+        curve_points: equally spaced points at which a curve is evaluated, ends included.
+        curve_init: start of the middle point.
+    """
+
+    metrics: tuple[str, ...]
+    pairs: str
+    seed: int
+    hessian_images: int
+    trace_products: int
+    trace_relative_error: float
+    eigenvalue_steps: int
+    eigenvalue_tolerance: float
+    ball_radius: float
+    ball_steps: int
+    similarity_images: int
+    mixup_alpha: float
+    barrier_points: int
+    curve_steps: int
+    curve_batch_size: int
+    curve_learning_rate: float
+    curve_momentum: float
+    curve_weight_decay: float
+    curve_points: int
+    curve_init: str
+
+
+def resolve(config: MeasureConfig) -> MeasureSettings:
+    """Return the settings of `config`, with what it leaves open filled in by its effort.
+
+    Raises `UserError` for an unknown metric, effort or choice of pairs, and for a number out of range.
+
+    >>> resolve(MeasureConfig(effort="fast", curve_steps=600)).curve_steps
+    300
+    """
+    preset = dict(EFFORTS[check_choice("effort", config.effort, EFFORTS)])
+    for metric in config.metrics:
+        check_choice("metric", metric, METRICS)
+    check_choice("choice of pairs", config.pairs, PAIRS)
+    values = dataclasses.asdict(config)
+    del values["effort"]
+    values["metrics"] = tuple(metric for metric in METRICS if metric in config.metrics)
+    values["curve_steps"] = max(1, round(config.curve_steps * preset.pop("curve_share")))
+    values |= {name: number for name, number in preset.items() if values[name] is None}
+    settings = MeasureSettings(**values)
+    _check_ranges(settings)
+    return settings
+
+
+def _check_ranges(settings: MeasureSettings) -> None:
+    if not settings.metrics:
+        raise UserError(f"grid.measure.metrics is empty; there are: {', '.join(METRICS)}")
+    for name, value in dataclasses.asdict(settings).items():
+        if isinstance(value, (tuple, str)):
+            continue
+        least, strict = (0, False) if name in ("seed", "curve_momentum", "curve_weight_decay") else (0, True)
+        if value < least or (strict and value <= least):
+            raise UserError(
+                f"grid.measure.{name}={value:g} is out of range; wanted {'above' if strict else 'at least'} 0"
+            )
+    if settings.curve_momentum >= 1.0:
+        raise UserError(f"grid.measure.curve_momentum={settings.curve_momentum:g} is out of range; wanted in [0, 1)")
+    if settings.barrier_points < 3:
+        raise UserError(f"grid.measure.barrier_points={settings.barrier_points} is too few; wanted at least 3")
+    if settings.curve_points % 4 != 1:
+        raise UserError(
+            f"grid.measure.curve_points={settings.curve_points} misses the quarters of the curve; wanted 5, 9, 13, …"
+        )
+
+
+def chosen_pairs(is_finite: list[bool], pairs: str) -> list[tuple[int, int]]:
+    """Return the pairs (a < b) of a configuration's networks on which a curve is trained; only finite ones take part.
+
+    >>> chosen_pairs([True, True, True, True], "ring")
+    [(0, 1), (1, 2), (2, 3), (0, 3)]
+    >>> chosen_pairs([True, False, True], "first"), chosen_pairs([True, False, False], "all")
+    ([(0, 2)], [])
+    """
+    there = [index for index, finite in enumerate(is_finite) if finite]
+    every = [(a, b) for position, a in enumerate(there) for b in there[position + 1 :]]
+    if pairs == "first":
+        return every[:1]
+    if pairs == "all" or len(there) < 4:
+        return every
+    around = zip(there, there[1:] + there[:1], strict=True)
+    return [(min(pair), max(pair)) for pair in around]

@@ -1,0 +1,213 @@
+"""What is measured of one network, or of two, as pure functions: the landscape kernels meet our models here. JAX.
+
+Each `make_…(model, settings, …)` returns `measure(item, data) -> results`, for `jit_over_members`: `item` holds the
+arrays of one network or pair, `data` the training and test set that all share, `results` is a flat dictionary of
+arrays. Losses are mean cross-entropies without weight decay; labels are those trained on; BatchNorm is in evaluation
+mode but while a curve is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mdtree_jax import landscape
+from mdtree_jax.models import Model
+from mdtree_jax.population.measure_settings import MeasureSettings
+from mdtree_jax.training import cross_entropy, evaluate
+from mdtree_jax.training.train import random_order
+
+Results = dict[str, jax.Array]
+
+
+class Data(NamedTuple):
+    """The arrays that all networks share: (n, h, w, c), (n,), (m, h, w, c), (m,)."""
+
+    x_train: jax.Array
+    y_train: jax.Array
+    x_test: jax.Array
+    y_test: jax.Array
+
+
+class NetworkItem(NamedTuple):
+    """One network: its variables, the size of its training subset, and raw key data (2,) uint32."""
+
+    variables: Any
+    num_samples: jax.Array
+    key: jax.Array
+
+
+class PairItem(NamedTuple):
+    """Two networks of one configuration: the variables of both, the size of their subset, raw key data."""
+
+    first: Any
+    second: Any
+    num_samples: jax.Array
+    key: jax.Array
+
+
+def first_rows(num_rows: int, num_samples: jax.Array) -> jax.Array:
+    """Return the first `num_rows` indices of a subset of `num_samples`, starting over at its end; (num_rows,) int32."""
+    return jnp.arange(num_rows, dtype=jnp.int32) % num_samples
+
+
+def make_loss(model: Model, batch_stats: Any) -> Callable[[Any, tuple[jax.Array, jax.Array]], jax.Array]:
+    """Return `loss(params, (x, y))`: the mean cross-entropy in nats, BatchNorm in evaluation mode."""
+
+    def loss(params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+        logits, _, _ = model.apply({"params": params, "batch_stats": batch_stats}, batch[0], False)
+        return cross_entropy(logits, batch[1]).mean()
+
+    return loss
+
+
+def _hessian_batch(item: NetworkItem, data: Data, settings: MeasureSettings) -> tuple[jax.Array, jax.Array]:
+    rows = first_rows(settings.hessian_images, item.num_samples)
+    return data.x_train[rows], data.y_train[rows]
+
+
+def make_hessian(model: Model, settings: MeasureSettings, batch_size: int, use_xtrace: bool) -> Callable[..., Results]:
+    """Return the measurement of trace, its shares by layer, scale-invariant trace and dominant eigenvalue.
+
+    `batch_size` images are in memory at a time; `use_xtrace` says whether there is room for its vectors.
+    """
+    make_trace = landscape.xtrace if use_xtrace else landscape.hutchinson
+    trace = make_trace(settings.trace_products, relative_error=settings.trace_relative_error)
+    eigenvalue = landscape.lanczos(
+        1, max_steps=settings.eigenvalue_steps, relative_tolerance=settings.eigenvalue_tolerance
+    )
+
+    def measure(item: NetworkItem, data: Data) -> Results:
+        params = item.variables["params"]
+        loss, batch = make_loss(model, item.variables["batch_stats"]), _hessian_batch(item, data, settings)
+        product = landscape.hvp(loss, params, batch, batch_size=batch_size)
+        trace_key, eigenvalue_key = jax.random.split(jax.random.wrap_key_data(item.key))
+        found = trace(product, trace_key, params, weights=jax.tree.map(jnp.square, params))
+        top = eigenvalue(product, eigenvalue_key, params)
+        return {
+            "hessian_trace": found.mean,
+            "hessian_trace_se": found.standard_error,
+            "scale_invariant_trace": found.weighted_mean,
+            "scale_invariant_trace_se": found.weighted_standard_error,
+            "hessian_max_eigenvalue": top.values[0],
+            "hessian_max_eigenvalue_residual": top.residuals[0],
+            "hessian_max_eigenvalue_converged": top.converged[0],
+            "hessian_products": found.num_products + top.num_products,
+            "layer_traces": jnp.stack(jax.tree.leaves(found.leaf_traces)),
+            "layer_traces_se": jnp.stack(jax.tree.leaves(found.leaf_standard_errors)),
+        }
+
+    return measure
+
+
+def make_sharpness(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
+    """Return the measurement of the worst-case loss increase in a ball of `ball_radius` times the parameters' norm."""
+    kernel = landscape.ball_sharpness(radius=settings.ball_radius, num_steps=settings.ball_steps, relative=True)
+
+    def measure(item: NetworkItem, data: Data) -> Results:
+        loss, batch = make_loss(model, item.variables["batch_stats"]), _hessian_batch(item, data, settings)
+        return {"ball_sharpness": kernel(lambda params: loss(params, batch), item.variables["params"]).increase}
+
+    return measure
+
+
+def make_outputs(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
+    """Return the logits of a network on mixed-up training images; equal keys and subsets give equal images."""
+
+    def measure(item: NetworkItem, data: Data) -> Results:
+        key = jax.random.wrap_key_data(item.key)
+        options = {"num_images": settings.similarity_images, "alpha": settings.mixup_alpha}
+        images = landscape.mixup(key, data.x_train, item.num_samples, **options)
+        return {"logits": model.apply(item.variables, images, False)[0]}
+
+    return measure
+
+
+def similarities(logits: jax.Array, params: Any) -> Results:
+    """Return the similarity of all pairs among k networks, (k, k) each, from logits (k, n, classes) and parameters."""
+    return {
+        "cka": landscape.linear_cka(jax.nn.softmax(logits)),
+        "agreement": landscape.agreement(logits),
+        "l2_distance": landscape.l2_distance(params),
+    }
+
+
+def make_point_evaluation(
+    model: Model, settings: MeasureSettings, num_samples: jax.Array, data: Data, batch_stats: Any, on_test: bool
+) -> Callable[[Any], Results]:
+    """Return `evaluate(params)` of a point between networks: errors (%) and losses (nats), statistics recomputed.
+
+    The BatchNorm statistics are averages over the batches of `curve_batch_size` images that the subset holds.
+    """
+    size = settings.curve_batch_size
+    num_batches = jnp.maximum(num_samples // size, 1)
+
+    def draw(index: jax.Array) -> jax.Array:
+        return data.x_train[(index * size + jnp.arange(size, dtype=jnp.int32)) % num_samples]
+
+    def apply_train(variables: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+        logits, _, stats = model.apply(variables, x, True)
+        return logits, {**variables, "batch_stats": stats}
+
+    def evaluate_point(params: Any) -> Results:
+        variables = {"params": params, "batch_stats": batch_stats}
+        variables["batch_stats"] = landscape.recompute_batch_stats(apply_train, variables, draw, num_batches)
+        sides = {"train": (data.x_train, data.y_train, num_samples)}
+        if on_test:
+            sides["test"] = (data.x_test, data.y_test, jnp.full_like(num_samples, len(data.y_test)))
+        found = {}
+        for side, (x, y, count) in sides.items():
+            loss, errors = evaluate(model, variables, x, y, count, 512)
+            found[f"{side}_loss"] = loss
+            found[f"{side}_error"] = 100 * errors.astype(loss.dtype) / count.astype(loss.dtype)
+        return found
+
+    return evaluate_point
+
+
+def make_curve(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
+    """Return the measurement of mode connectivity along a trained Bézier curve."""
+    connect = landscape.bezier_connectivity(
+        num_steps=settings.curve_steps,
+        learning_rate=settings.curve_learning_rate,
+        momentum=settings.curve_momentum,
+        weight_decay=settings.curve_weight_decay,
+        num_points=settings.curve_points,
+        init=settings.curve_init,
+    )
+
+    def measure(item: PairItem, data: Data) -> Results:
+        batch_stats = item.first["batch_stats"]
+        train_key, batch_key = jax.random.split(jax.random.wrap_key_data(item.key))
+
+        def loss(params: Any, step: jax.Array, key: jax.Array) -> jax.Array:
+            del key  # every step draws its own batch without replacement
+            order = random_order(jax.random.fold_in(batch_key, step), item.num_samples, len(data.y_train))
+            rows = order[first_rows(settings.curve_batch_size, item.num_samples)]
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits, _, _ = model.apply(variables, data.x_train[rows], True)
+            return cross_entropy(logits, data.y_train[rows]).mean()
+
+        evaluate_point = make_point_evaluation(model, settings, item.num_samples, data, batch_stats, True)
+        curve = connect(item.first["params"], item.second["params"], loss, evaluate_point, train_key)
+        found = {"mode_connectivity": curve.mode_connectivity, "mode_connectivity_peak": curve.mode_connectivity_peak}
+        names = ("train_error", "train_loss", "test_error", "test_loss")
+        return found | {f"curve_{name}": getattr(curve, name) for name in names}
+
+    return measure
+
+
+def make_barrier(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
+    """Return the measurement of the straight line's barrier in training error (points) and loss (nats)."""
+    kernel = landscape.linear_barrier(num_points=settings.barrier_points)
+
+    def measure(item: PairItem, data: Data) -> Results:
+        stats = item.first["batch_stats"]
+        evaluate_point = make_point_evaluation(model, settings, item.num_samples, data, stats, False)
+        barrier = kernel(item.first["params"], item.second["params"], evaluate_point)
+        return {"barrier": barrier.train_error_barrier, "barrier_loss": barrier.train_loss_barrier}
+
+    return measure
