@@ -1,0 +1,72 @@
+"""BatchNorm statistics of given weights, recomputed over batches. JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mdtree_jax.checks import UserError
+
+
+def recompute_batch_stats(
+    apply_train: Callable[[Any, Any], tuple[Any, Any]],
+    variables: Any,
+    draw: Callable[[jax.Array], Any],
+    num_batches: int | jax.Array,
+) -> Any:
+    """Return BatchNorm statistics as the average over batches of each batch's mean and variance.
+
+    Weights between two networks have no running averages of their own, and those of the ends do not fit: they are
+    made again before the weights are evaluated (Izmailov et al., 2018, section 3.2; Garipov et al., 2018, A.2).
+
+    Any model will do whose running averages move by new = m * old + (1 - m) * batch in training mode. The momentum m
+    of each leaf is found from two calls on the first batch, with old = 0 and with old = s, a number of the batch's
+    size so that nothing is lost to rounding: m = (new(s) - new(0)) / s. Every batch then gives batch = new(0) /
+    (1 - m). A leaf that does not move (m = 1) is returned as it is. Costs num_batches + 1 forward passes.
+
+    Args:
+        apply_train: `apply_train(variables, x) -> (outputs, updated)` in training mode, where
+            `updated["batch_stats"]` are the running averages after the batch.
+        variables: `{"params": ..., "batch_stats": ...}`; running averages only serve as shapes.
+        draw: `draw(index) -> x`, the batch of that number, int32 from 0; all of the same size.
+        num_batches: at least 1; may be traced.
+
+    Returns:
+        The new `batch_stats`; an empty tree if the model has none, without a call.
+
+    Raises:
+        UserError: a static `num_batches` below 1.
+    """
+    stats = variables.get("batch_stats", {})
+    if not jax.tree.leaves(stats):
+        return stats
+    if not isinstance(num_batches, jax.Array) and num_batches < 1:
+        raise UserError(f"num_batches {num_batches} must be at least 1")
+    num_batches = jnp.asarray(num_batches, jnp.int32)
+
+    def step(old: Any, x: Any) -> Any:
+        return apply_train({**variables, "batch_stats": old}, x)[1]["batch_stats"]
+
+    zeros = jax.tree.map(jnp.zeros_like, stats)
+    first = draw(jnp.int32(0))
+    total = step(zeros, first)
+    scale = jax.tree.map(lambda new: jnp.maximum(jnp.abs(new).max(), 1), total)
+    moved = step(jax.tree.map(lambda s, old: jnp.full_like(old, s), scale, stats), first)
+    # The mean over channels: one momentum a leaf, less rounding.
+    momentum = jax.tree.map(lambda new, new0, s: ((new - new0) / s).mean(), moved, total, scale)
+
+    def add(index: jax.Array, total: Any) -> Any:
+        return jax.tree.map(jnp.add, total, step(zeros, draw(index)))
+
+    total = lax.fori_loop(jnp.ones_like(num_batches), num_batches, add, total)
+
+    def average(total: jax.Array, m: jax.Array, old: jax.Array) -> jax.Array:
+        is_fixed = jnp.abs(1 - m) < 16 * jnp.finfo(m.dtype).eps
+        weight = jnp.where(is_fixed, 1, 1 - m) * num_batches.astype(m.dtype)
+        return jnp.where(is_fixed, old, total / weight)
+
+    return jax.tree.map(average, total, momentum, stats)
