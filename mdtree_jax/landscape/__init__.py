@@ -10,15 +10,21 @@ from mdtree_jax.landscape.curves import (
     bezier_connectivity,
     curve_training,
 )
+from mdtree_jax.landscape.similarity import agreement, l2_distance, linear_cka, mean_over_pairs, mixup
 
 __all__ = [
     "CurveResult",
     "CurveState",
     "CurveTraining",
     "LinearBarrier",
+    "agreement",
     "bezier",
     "bezier_connectivity",
     "curve_training",
+    "l2_distance",
     "linear_barrier",
+    "linear_cka",
+    "mean_over_pairs",
+    "mixup",
     "recompute_batch_stats",
 ]
