@@ -84,7 +84,7 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console) -> int:
     pending = plan[~plan["finished"]].set_index("cohort")["estimated_seconds"].to_dict()
     with Monitor(console, pending, len(folder.finished)) as monitor:
         options = {"keep": config.keep, "csv": config.csv, "scalars": scalars}
-        summary = run_sweep(recipe, cohorts, data, folder, jax_trainer(config), monitor, **options)
+        summary = run_sweep(recipe, cohorts, data, folder, jax_trainer(config, data.shape), monitor, **options)
     diverged = f", {summary.num_diverged} diverged" if summary.num_diverged else ""
     console.print(
         f"{summary.num_configurations} configurations, {summary.num_members} networks{diverged}; "
