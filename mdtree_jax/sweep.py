@@ -83,7 +83,7 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console) -> int:
     plan = plan_here(config, cohorts, data.shape, folder.members)
     pending = plan[~plan["finished"]].set_index("cohort")["estimated_seconds"].to_dict()
     with Monitor(console, pending, len(folder.finished)) as monitor:
-        trainer = jax_trainer(config) if "train" in config.stages else None
+        trainer = jax_trainer(config, data.shape) if "train" in config.stages else None
         measurer = jax_measurer(config) if "measure" in config.stages else None
         options = {"measurer": measurer, "keep": config.keep, "csv": config.csv, "scalars": scalars}
         summary = run_sweep(recipe, cohorts, data, folder, trainer, monitor, **options)

@@ -233,6 +233,7 @@ def test_npz_bytes_are_standardised_and_floats_kept(tmp_path):
         ({"y_train": np.arange(9) - 1}, "a training label of data set 'npz' is -1"),
         ({"y_train": np.arange(9) / 2}, "labels of data set 'npz' are of type float64; wanted integers"),
         ({"x_train": np.zeros((9, 5, 4, 3)) * np.nan, "x_test": np.zeros((6, 5, 4, 3))}, "NaN or infinite"),
+        ({"x_train": np.full((9, 5, 4, 3), 1e300), "x_test": np.zeros((6, 5, 4, 3))}, "NaN or infinite"),
         ({"x_train": np.zeros((9, 5, 4, 3), np.int64)}, "images of type int64; wanted uint8 or floating point"),
         ({"y_train": np.array([object()] * 9)}, "damaged or not an .npz of plain arrays"),
     ],

@@ -1,16 +1,24 @@
 """Axes to configurations to cohorts; schemas; what a sweep will cost."""
 
 import dataclasses
+import re
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.population.cohort import Cohort, Member, Recipe
 from mdtree_jax.population.grid import AXES, Grid, configurations, make_cohorts
-from mdtree_jax.population.plan import COMPILE_SECONDS, ModelCost, cohort_flops, make_plan, measure_peak_flops
+from mdtree_jax.population.plan import (
+    COHORT_SECONDS,
+    Machine,
+    ModelCost,
+    cohort_flops,
+    cpu_machine,
+    make_plan,
+)
 from mdtree_jax.population.schema import GridConfig, SweepConfig, make_grid, make_recipe
+from tests.conftest import ROOT
 
 
 def test_every_combination_is_trained_once_with_each_seed():
@@ -90,21 +98,77 @@ def test_plan_counts_by_hand():
     # 3 whole batches of 32 in 100 images, 6 in 200; a step is three passes; then the subset and 50 test images
     by_hand = 7.0 * (3 * 96 * 10 + 100 + 50 + 3 * 192 * 10 + 200 + 50)
     assert cohort_flops(cohorts[0], 7.0, num_test=50) == by_hand
-    cost = {2: ModelCost(100, 480, 7.0), 8: ModelCost(1600, 6800, 112.0)}.__getitem__
-    plan = make_plan(cohorts, cost, num_test=50, keep_checkpoints=True, peak_flops=1e3)
+    cost = {2: ModelCost(100, 480, 7.0, 5.0), 8: ModelCost(1600, 6800, 112.0, 20.0)}.__getitem__
+    options = {"num_test": 50, "machine": Machine(2, 1e3, 0.5, 1e2, 1e1, 140.0)}
+    plan = make_plan(cohorts, cost, keep_checkpoints=True, **options)
     assert plan["train_flops"][0] == by_hand
     assert plan["checkpoint_bytes"].tolist() == [960, 13600]
     assert plan["num_parameters"].tolist() == [100, 1600]
     assert not plan["finished"].any()
-    assert (plan["estimated_seconds"] > plan["train_flops"] / 1e3).all()
-    finished = pd.DataFrame(
-        {"cohort": "w2-b32-e10", "width": 2, "batch_size": 32, "train_flops": [6.0, 6.0], "train_seconds": [2.0, 1.0]}
-    )
-    plan = make_plan(cohorts, cost, num_test=50, keep_checkpoints=False, peak_flops=1e3, finished=finished)
+    # 32 images hold 160 bytes, 20 of them far; an evaluation is one step of 512 images: 2560 bytes, 2420 far
+    step = 0.5 + 160 / 1e2 + 20 / 1e1 + 3 * 32 * 7.0 / 1e3
+    evaluation = 4 * (0.5 + 2560 / 1e2 + 2420 / 1e1 + 3 * 512 * 7.0 / 1e3) / 3
+    assert plan["estimated_seconds"][0] == pytest.approx(COHORT_SECONDS + (90 * step + evaluation) / 2)
+    finished = pd.DataFrame({"cohort": "w2-b32-e10", "train_seconds": [60 * step, 30 * step]})  # twice the estimate
+    plan = make_plan(cohorts, cost, keep_checkpoints=False, finished=finished, **options)
     assert plan["finished"].tolist() == [True, False]
-    np.testing.assert_allclose(plan["estimated_seconds"], COMPILE_SECONDS + plan["train_flops"] / 4.0)
+    assert plan["estimated_seconds"][0] == pytest.approx(COHORT_SECONDS + (2 * 90 * step + evaluation) / 2)
     assert plan["checkpoint_bytes"].sum() == 0
 
 
-def test_the_measured_peak_is_a_plausible_rate():
-    assert 1e9 < measure_peak_flops(256, 2) < 1e13
+@pytest.fixture(scope="module")
+def digits():
+    """The cohorts of the grid `digits` and the cost of a network by width, with the recorded machine's constants."""
+    from mdtree_jax.cli import compose
+    from mdtree_jax.data import dataset_shape
+    from mdtree_jax.population.jax_side import model_cost
+
+    grid, shape = compose("sweep", ["+grid=digits"]).grid, dataset_shape("digits")
+    costs = {width: model_cost(grid, shape, width) for width in grid.width}
+    options = {"num_test": shape.num_test, "keep_checkpoints": True, "machine": cpu_machine(405e9 / 2, 2)}
+    return make_cohorts(make_grid(grid), shape.num_train), costs.__getitem__, options
+
+
+def recorded_throughput():
+    """Return model x samples per second by width and batch size, as measured with `resnet8` on two cores."""
+    text = (ROOT / "tests" / "benchmarks" / "results" / "training_throughput.md").read_text()
+    rows = re.findall(r"^\| resnet8 w(\d+) \| (\d+) \| map 1 \| (\d+) \|", text, re.MULTILINE)
+    return {(int(width), int(batch)): float(rate) for width, batch, rate in rows}
+
+
+def test_estimated_time_of_the_digits_grid_is_the_measured_one(digits):
+    cohorts, cost, options = digits
+    rates = recorded_throughput()
+    assert len(rates) == 20
+    for (width, batch_size), rate in rates.items():
+        ratio = options["machine"].step(cost(width), batch_size) / (2 * batch_size / rate)
+        assert 0.75 < ratio < 1.6, (width, batch_size, ratio)
+    plan = make_plan(cohorts, cost, **options)
+    hours = (plan["estimated_seconds"].sum() - len(plan) * COHORT_SECONDS) / 3600
+    assert 2.7 / 1.3 < hours < 2.7 * 1.3  # the whole grid without compilation, from the same table
+
+
+def test_time_left_is_sane_from_the_first_cohort_on(digits):
+    # The recorded sizes are the truth; a machine of half the speed works through them in the order of the grid.
+    cohorts, cost, options = digits
+    rates = recorded_throughput()
+    cohorts = [cohort for cohort in cohorts if (cohort.width, cohort.batch_size) in rates]
+    truth = {}
+    for cohort in cohorts:
+        images = sum(m.num_samples // cohort.batch_size for m in cohort.members) * cohort.batch_size * 50
+        truth[cohort.key] = 2 * images / rates[cohort.width, cohort.batch_size]
+    for done in range(1, len(cohorts) - 1):
+        keys = [cohort.key for cohort in cohorts[:done]]
+        finished = pd.DataFrame({"cohort": keys, "train_seconds": [truth[key] for key in keys]})
+        plan = make_plan(cohorts, cost, finished=finished, **options).set_index("cohort")
+        left = plan["estimated_seconds"].drop(keys)
+        wanted = sum(truth.values()) - sum(truth[key] for key in keys)
+        assert 1 / 1.35 < left.sum() / (wanted + COHORT_SECONDS * len(left)) < 1.35, done
+
+
+def test_the_measured_rate_of_this_machine_is_plausible():
+    from mdtree_jax.population.jax_side import this_machine
+
+    single, double = this_machine("float32"), this_machine("float64")
+    assert 1e9 < single.flops_per_second < 1e13
+    assert double.flops_per_second < single.flops_per_second

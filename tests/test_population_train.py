@@ -13,7 +13,8 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.models import build_model
 from mdtree_jax.population import train as population_train
 from mdtree_jax.population.cohort import Cohort, Member, Recipe
-from mdtree_jax.population.executor import ExecutorChoice, choose_executor, configure_devices, member_bytes
+from mdtree_jax.population.executor import ExecutorChoice, choose_executor, configure_devices
+from mdtree_jax.population.memory import memory_needs
 from mdtree_jax.population.passes import balance, plan_passes
 from mdtree_jax.population.train import member_key, train_cohort
 from mdtree_jax.training import Hyperparameters, evaluate, make_trainer
@@ -188,10 +189,9 @@ def test_choice_of_executor():
     assert (many.kind, many.members_per_pass) == ("chunks", 30)
     assert many.lanes_per_device >= 15
     assert balance([member.num_samples for member in members], many.lanes_per_device) > 0.9
-    stored, lane = member_bytes(recipe, cohort)
-    tight = choose_executor(recipe, cohort, 3 * lane + 10 * stored, gpu)
-    assert tight.lanes_per_device <= 3
-    assert tight.members_per_pass * stored + tight.lanes_per_device * lane <= 3 * lane + 10 * stored
+    needs = memory_needs(recipe, cohort)
+    tight = choose_executor(recipe, cohort, needs.total(1, 3, 10), gpu)
+    assert (tight.lanes_per_device, tight.members_per_pass) == (3, 10)
     equal = dataclasses.replace(cohort, members=tuple(dataclasses.replace(m, num_samples=3200) for m in members))
     assert choose_executor(recipe, equal, 2**36, gpu).kind == "vmap"
     with pytest.raises(UserError, match="memory budget 1000 bytes is too small for one network of cohort w8-b64-e50"):

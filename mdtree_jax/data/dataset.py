@@ -128,7 +128,9 @@ def redraw_labels(labels: np.ndarray, num_classes: int, fraction: float, seed: i
 
 def _check_images(name: str, raw: RawDataset) -> tuple[np.ndarray, np.ndarray]:
     """Return both image arrays as contiguous float32, or raise: four axes, the same image shape, finite, not empty."""
-    for side, images in (("training", raw.x_train), ("test", raw.x_test)):
+    with np.errstate(over="ignore"):  # what is too large for float32 is found as infinite
+        x_train, x_test = (np.ascontiguousarray(images, np.float32) for images in (raw.x_train, raw.x_test))
+    for side, images in (("training", x_train), ("test", x_test)):
         if images.ndim != 4 or 0 in images.shape:
             raise UserError(
                 f"the {side} images of data set '{name}' have shape {images.shape}; "
@@ -136,12 +138,12 @@ def _check_images(name: str, raw: RawDataset) -> tuple[np.ndarray, np.ndarray]:
             )
         if not np.isfinite(images).all():
             raise UserError(f"the {side} images of data set '{name}' hold NaN or infinite values")
-    if raw.x_train.shape[1:] != raw.x_test.shape[1:]:
+    if x_train.shape[1:] != x_test.shape[1:]:
         raise UserError(
-            f"data set '{name}' has training images of shape {raw.x_train.shape[1:]} "
-            f"but test images of shape {raw.x_test.shape[1:]}"
+            f"data set '{name}' has training images of shape {x_train.shape[1:]} "
+            f"but test images of shape {x_test.shape[1:]}"
         )
-    return np.ascontiguousarray(raw.x_train, np.float32), np.ascontiguousarray(raw.x_test, np.float32)
+    return x_train, x_test
 
 
 def _check_labels(name: str, side: str, labels: np.ndarray, num_images: int, num_classes: int) -> np.ndarray:

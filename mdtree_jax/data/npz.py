@@ -21,7 +21,7 @@ def load_npz(source: Source) -> RawDataset:
     set's mean and standard deviation per channel; floating-point images are taken as they are. The number of
     classes is the largest label plus one. Nothing pickled is read.
     """
-    if source.data_file is None:
+    if not source.data_file:
         raise UserError("dataset 'npz' needs data_file=PATH, an .npz with x_train, y_train, x_test, y_test")
     path = Path(source.data_file).expanduser()
     try:

@@ -4,9 +4,12 @@ A device has one or more *lanes*, stepped together by `vmap`; a lane trains its 
 members with little data do not idle while others finish. With one lane the members of a device follow each other
 (`map`), with as many lanes as members all go at once (`vmap`), in between the members go in `chunks`.
 
-The rule. On CPU a step of one member fills a core unless the network is tiny: one lane where the activations of a
-step exceed `CPU_LANE_BYTES`, else up to `CPU_MAX_LANES`. On an accelerator, as many lanes as the memory allows. Then
-the number of lanes is reduced until at least `MIN_BALANCE` of the lane steps are steps of a member.
+The rule. On CPU a step of one member fills a core unless the network is tiny: one lane where what a step computes
+(`step_bytes`) exceeds `CPU_LANE_BYTES`, else up to `CPU_MAX_LANES`. On an accelerator, as many lanes as the memory
+allows. Then the number of lanes is reduced until at least `MIN_BALANCE` of the lane steps are steps of a member.
+
+The budget covers what training and evaluation allocate (`mdtree_jax.population.memory`), data set on every device and
+networks waiting included; the interpreter, JAX and its compiler come on top, some hundred megabytes.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import numpy as np
 from mdtree_jax.checks import UserError
 from mdtree_jax.models import build_model, count_activations, count_parameters
 from mdtree_jax.population.cohort import Cohort, Recipe
+from mdtree_jax.population.memory import memory_needs
 from mdtree_jax.population.passes import balance
 
 CPU_LANE_BYTES = 2**18
@@ -61,14 +65,15 @@ def configure_devices(num_cpu_devices: int | None = None, cache_dir: str | os.Pa
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def member_bytes(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> tuple[int, int]:
-    """Return the bytes of one network's variables, and of everything one lane needs to train it (an upper estimate)."""
+def step_bytes(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> int:
+    """Return the size of a training step of one network, by which lanes are chosen: parameters and activations.
+
+    A measure of work, not of memory: an array counts whether or not it is ever written.
+    """
     model = build_model(recipe.model, cohort.width, recipe.num_classes, tuple(recipe.image_shape), dtype)
-    itemsize = np.dtype(dtype).itemsize
-    stored = count_parameters(model) * itemsize
     copies = 4 + (2 if recipe.optimizer == "adamw" else 1)
-    activations = count_activations(model, tuple(recipe.image_shape), cohort.batch_size) * itemsize
-    return stored, copies * stored + 2 * activations
+    activations = count_activations(model, tuple(recipe.image_shape), cohort.batch_size)
+    return (copies * count_parameters(model) + 2 * activations) * np.dtype(dtype).itemsize
 
 
 def choose_executor(
@@ -77,37 +82,45 @@ def choose_executor(
     memory_budget_bytes: int,
     devices: Sequence[Any] | None = None,
     dtype: str = "float32",
+    num_train: int | None = None,
+    num_test: int = 0,
 ) -> ExecutorChoice:
     """Return how to execute the cohort on the devices (all of JAX's by default) within a memory budget for all.
+
+    `num_train` (the largest subset if it is None) and `num_test` are the images of the data set, which every device
+    holds.
 
     Raises:
         UserError: not even one member fits.
     """
     devices = jax.devices() if devices is None else list(devices)
-    stored, lane_bytes = member_bytes(recipe, cohort, dtype)
-    num_members = len(cohort.members)
-    num_devices = min(len(devices), num_members)
-    if stored + lane_bytes > memory_budget_bytes:
+    needs = memory_needs(recipe, cohort, dtype, num_train, num_test)
+    costs = [member.num_samples for member in cohort.members]
+    smallest = needs.total(1, 1, 1)
+    if smallest > memory_budget_bytes:
         raise UserError(
             f"memory budget {memory_budget_bytes} bytes is too small for one network of cohort {cohort.key}, which "
-            f"takes about {stored + lane_bytes}"
+            f"takes about {smallest}"
         )
-    num_devices = min(num_devices, memory_budget_bytes // (stored + lane_bytes))
-    budget = memory_budget_bytes // num_devices
-    most = max(1, (budget - stored) // lane_bytes, 1)
-    platform = devices[0].platform
-    if platform == "cpu":
-        _, small = member_bytes(recipe, cohort, dtype)
-        most = min(most, CPU_MAX_LANES if small <= CPU_LANE_BYTES else 1)
-    costs = [member.num_samples for member in cohort.members]
-    per_device = -(-num_members // num_devices)
-    lanes = max(
-        n for n in range(1, min(most, per_device) + 1) if n == 1 or balance(costs, n * num_devices) >= MIN_BALANCE
+    num_devices = max(
+        n for n in range(1, min(len(devices), len(costs)) + 1) if needs.total(n, 1, n) <= memory_budget_bytes
     )
-    held = max(lanes, (budget - lanes * lane_bytes) // max(stored, 1)) * num_devices
-    held = min(num_members, int(held))
-    kind = "map" if lanes == 1 else "vmap" if lanes * num_devices >= num_members else "chunks"
-    return ExecutorChoice(kind, platform, int(num_devices), int(lanes), held)
+    platform = devices[0].platform
+    most = -(-len(costs) // num_devices)
+    if platform == "cpu":
+        most = min(most, CPU_MAX_LANES if step_bytes(recipe, cohort, dtype) <= CPU_LANE_BYTES else 1)
+
+    def fits(lanes: int) -> bool:
+        return needs.total(num_devices, lanes, lanes * num_devices) <= memory_budget_bytes
+
+    def is_good(lanes: int) -> bool:
+        return lanes == 1 or (fits(lanes) and balance(costs, lanes * num_devices) >= MIN_BALANCE)
+
+    lanes = max(filter(is_good, range(1, most + 1)))
+    left = memory_budget_bytes - needs.total(num_devices, lanes, 0)
+    held = min(len(costs), max(lanes * num_devices, left // needs.total(0, 0, 1)))
+    kind = "map" if lanes == 1 else "vmap" if lanes * num_devices >= len(costs) else "chunks"
+    return ExecutorChoice(kind, platform, num_devices, lanes, int(held))
 
 
 def compiler_options(platform: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -16,12 +16,12 @@ import pandas as pd
 
 from mdtree_jax.checks import check_choice
 from mdtree_jax.data import DatasetShape
-from mdtree_jax.models import build_model, count_flops, count_parameters, model_names
+from mdtree_jax.models import build_model, count_activations, count_flops, count_parameters, model_names
 from mdtree_jax.population.cohort import Cohort, Recipe
-from mdtree_jax.population.executor import ExecutorChoice, choose_executor, configure_devices
+from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
 from mdtree_jax.population.measure import measure_cohort
 from mdtree_jax.population.measure_settings import resolve
-from mdtree_jax.population.plan import ModelCost, make_plan, measure_peak_flops
+from mdtree_jax.population.plan import Machine, ModelCost, cpu_machine, make_plan
 from mdtree_jax.population.run import Measurer, Trainer
 from mdtree_jax.population.schema import GridConfig, SweepConfig
 from mdtree_jax.population.train import train_cohort
@@ -51,12 +51,13 @@ def memory_budget_bytes(config: SweepConfig) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
-def jax_trainer(config: SweepConfig) -> Trainer:
-    """Return the trainer that `run_sweep` calls."""
+def jax_trainer(config: SweepConfig, shape: DatasetShape) -> Trainer:
+    """Return the trainer that `run_sweep` calls with a data set of this shape."""
     dtype, seconds = config.grid.dtype, 60.0 * config.checkpoint_minutes
 
     def choose(recipe: Recipe, cohort: Cohort) -> ExecutorChoice:
-        return choose_executor(recipe, cohort, memory_budget_bytes(config), dtype=dtype)
+        sizes = {"num_train": shape.num_train, "num_test": shape.num_test}
+        return choose_executor(recipe, cohort, memory_budget_bytes(config), dtype=dtype, **sizes)
 
     def decode(values: dict[str, Any]) -> ExecutorChoice | None:
         choice, devices = ExecutorChoice(**values), jax.devices()
@@ -94,22 +95,38 @@ def model_cost(grid: GridConfig, shape: DatasetShape, width: int) -> ModelCost:
     model = build_model(grid.model, width, shape.num_classes, tuple(shape.image_shape), grid.dtype)
     leaves = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))
     num_bytes = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
-    return ModelCost(count_parameters(model), num_bytes, count_flops(model, tuple(shape.image_shape), grid.dtype))
+    image_shape = tuple(shape.image_shape)
+    activations = count_activations(model, image_shape, 1, grid.dtype) * np.dtype(grid.dtype).itemsize
+    return ModelCost(count_parameters(model), num_bytes, count_flops(model, image_shape, grid.dtype), activations)
 
 
-def _peak_flops(size: int = 4096) -> float:
-    """Return the rate of a float32 matrix product, operations/s: of the processor, or of all accelerators together."""
-    devices = jax.devices()
+def this_machine(dtype: str) -> Machine:
+    """Return what time depends on here; an accelerator's rates are measured too, but were never checked in training."""
+    devices, slower = jax.devices(), np.dtype(dtype).itemsize / 4
     if devices[0].platform == "cpu":
-        return measure_peak_flops()
-    matrix = jax.device_put(np.ones((size, size), np.float32), devices[0])
-    product = jax.jit(lambda a: a @ a)
-    product(matrix).block_until_ready()
-    start = time.perf_counter()
-    for _ in range(10):
-        result = product(matrix)
-    result.block_until_ready()
-    return 10 * 2.0 * size**3 / (time.perf_counter() - start) * len(devices)
+        return cpu_machine(_product_flops(512) / slower, len(devices))
+    size = 4096
+    num_bytes = 2.0 * 4 * size**2 / _best_seconds(lambda a: a + 1, size)
+    return Machine(len(devices), 0.35 * _product_flops(size) / slower, 0.0, num_bytes)
+
+
+def _product_flops(size: int) -> float:
+    """Return the operations/s of one device in a float32 matrix product."""
+    return 2.0 * size**3 / _best_seconds(lambda a: a @ a, size)
+
+
+def _best_seconds(function: Callable[[jax.Array], jax.Array], size: int, patience: float = 0.3) -> float:
+    """Return the least time that a function of a square matrix takes: near that of an idle machine."""
+    device = jax.devices()[0]
+    matrix = jax.device_put(np.ones((size, size), np.float32), device)
+    compiled = jax.jit(function, compiler_options=compiler_options(device.platform))
+    compiled(matrix).block_until_ready()
+    best, end = math.inf, time.perf_counter() + patience
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        compiled(matrix).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return best
 
 
 def plan_here(
@@ -122,6 +139,7 @@ def plan_here(
         costs.__getitem__,
         num_test=shape.num_test,
         keep_checkpoints=config.keep == "all",
-        peak_flops=_peak_flops(),
+        machine=this_machine(config.grid.dtype),
+        eval_batch_size=config.grid.eval_batch_size,
         finished=finished,
     )

@@ -4,15 +4,19 @@ Floating-point operations count a multiplication and an addition as two. A train
 (one forward, two backward) of its batch; at the end each network is evaluated once on its subset and the test set.
 Early stopping can only make it less.
 
-Time is operations over the rate of this machine. Where the run folder holds finished cohorts, the rate is that of the
-finished cohort nearest in log width and log batch size. Otherwise it is the measured float32 matrix-product peak of
-this machine's processor times an efficiency that grows with the width, `EFFICIENCY` · min(1, width / 8)^0.75, as
-measured with `resnet8` on 2 cores. Either way a cohort adds `COMPILE_SECONDS` (less when the cache knows it).
+Time. A training step of one network on one device takes a constant, the overhead of some hundred small operations,
+plus the bytes of its activations over a bandwidth (a smaller one for what exceeds the shared cache), plus its
+operations over the rate of a device: see `Machine`. A step of evaluation takes a third, a cohort adds
+`COHORT_SECONDS`. The constants of `cpu_machine` are fitted to the 29 sizes of
+tests/benchmarks/results/training_throughput.md: root mean square error 20 %, at most a factor 1.6.
+
+Where the run folder holds finished cohorts, the training time is scaled by what they took over their own estimates,
+averaged with weights 1 / (0.1 + squared distance in log width and log batch size): so other load on the machine and
+early stopping enter.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -21,27 +25,48 @@ import pandas as pd
 
 from mdtree_jax.population.cohort import Cohort
 
-EFFICIENCY = 0.35
-COMPILE_SECONDS = 10.0
+COHORT_SECONDS = 7.0  # compile, initialise, write; less when the compilation cache knows the cohort
 
 
 class ModelCost(NamedTuple):
-    """One network: parameters, bytes of all its stored variables, operations of a forward pass of one image."""
+    """One network: parameters, bytes of all its variables; operations and bytes of one image's forward pass."""
 
     num_parameters: int
     num_bytes: int
     forward_flops: float
+    activation_bytes: float
 
 
-def measure_peak_flops(size: int = 1024, repeats: int = 5) -> float:
-    """Return this machine's rate (operations/s) at a float32 matrix product of `size`, the best of `repeats`."""
-    matrix = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)
-    seconds = []
-    for _ in range(repeats + 1):  # the first warms up
-        start = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - start)
-    return 2.0 * size**3 / min(seconds)
+class Machine(NamedTuple):
+    """What time on a machine depends on.
+
+    Attributes:
+        num_devices: over which members are spread.
+        flops_per_second: of one device, while training.
+        step_seconds: of a training step of no size.
+        bytes_per_second: of activations, per device.
+        far_bytes_per_second: how much more the bytes of a step beyond `near_bytes` take.
+        near_bytes: what fits the cache.
+    """
+
+    num_devices: int
+    flops_per_second: float
+    step_seconds: float
+    bytes_per_second: float
+    far_bytes_per_second: float = np.inf
+    near_bytes: float = 0.0
+
+    def step(self, cost: ModelCost, batch_size: int) -> float:
+        """Return the seconds of one training step of one network on one device."""
+        num_bytes = cost.activation_bytes * batch_size
+        far = max(0.0, num_bytes - self.near_bytes) / self.far_bytes_per_second
+        flops = 3.0 * cost.forward_flops * batch_size
+        return self.step_seconds + num_bytes / self.bytes_per_second + far + flops / self.flops_per_second
+
+
+def cpu_machine(core_flops: float, num_devices: int) -> Machine:
+    """Return a machine with a core for each device, which does `core_flops` operations/s in a large matrix product."""
+    return Machine(num_devices, 0.67 * core_flops, 1.1e-4, 2.9e10, 1.2e10, 2**25)
 
 
 def cohort_flops(cohort: Cohort, forward_flops: float, num_test: int) -> float:
@@ -59,7 +84,8 @@ def make_plan(
     *,
     num_test: int,
     keep_checkpoints: bool,
-    peak_flops: float,
+    machine: Machine,
+    eval_batch_size: int = 512,
     finished: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return one row per cohort: its shape, members, costs, and whether it is finished.
@@ -68,11 +94,9 @@ def make_plan(
     Columns: cohort, width, batch_size, train_epochs, num_members, num_parameters (one network), train_flops and
     checkpoint_bytes (all members), estimated_seconds, finished.
     """
-    rates = _recorded_rates(finished)
     rows = []
     for cohort in cohorts:
         cost = model_cost(cohort.width)
-        flops = cohort_flops(cohort, cost.forward_flops, num_test)
         rows.append(
             {
                 "cohort": cohort.key,
@@ -81,29 +105,36 @@ def make_plan(
                 "train_epochs": cohort.train_epochs,
                 "num_members": len(cohort.members),
                 "num_parameters": cost.num_parameters,
-                "train_flops": flops,
+                "train_flops": cohort_flops(cohort, cost.forward_flops, num_test),
                 "checkpoint_bytes": cost.num_bytes * len(cohort.members) if keep_checkpoints else 0,
-                "estimated_seconds": _seconds(cohort, flops, peak_flops, rates),
-                "finished": rates is not None and cohort.key in rates.index,
+                "training": training_seconds(cohort, cost, machine),
+                "evaluation": evaluation_seconds(cohort, cost, machine, num_test, eval_batch_size),
             }
         )
-    return pd.DataFrame(rows)
+    plan = pd.DataFrame(rows)
+    took = pd.Series(dtype=float) if finished is None else finished.groupby("cohort")["train_seconds"].sum()
+    seconds = COHORT_SECONDS + plan.pop("evaluation") + plan["training"] * _scale(plan, took)
+    return plan.drop(columns="training").assign(estimated_seconds=seconds, finished=plan["cohort"].isin(took.index))
 
 
-def _recorded_rates(members: pd.DataFrame | None) -> pd.DataFrame | None:
-    """Return width, batch size and operations/s of every finished cohort, by key; None without any."""
-    if members is None or not len(members):
-        return None
-    sums = members.groupby("cohort").agg(
-        {"width": "first", "batch_size": "first", "train_flops": "sum", "train_seconds": "sum"}
-    )
-    return sums.assign(rate=sums["train_flops"] / sums["train_seconds"].clip(lower=1e-9))
+def training_seconds(cohort: Cohort, cost: ModelCost, machine: Machine) -> float:
+    """Return the estimated time to train all members of `cohort` for all epochs."""
+    steps = sum(member.num_samples // cohort.batch_size for member in cohort.members) * cohort.train_epochs
+    return steps * machine.step(cost, cohort.batch_size) / min(machine.num_devices, len(cohort.members))
 
 
-def _seconds(cohort: Cohort, flops: float, peak_flops: float, rates: pd.DataFrame | None) -> float:
-    """Return the estimated time of one cohort; the module says how."""
-    if rates is None:
-        efficiency = EFFICIENCY * min(1.0, cohort.width / 8) ** 0.75
-        return COMPILE_SECONDS + flops / (efficiency * peak_flops)
-    distance = np.hypot(np.log(rates["width"] / cohort.width), np.log(rates["batch_size"] / cohort.batch_size))
-    return COMPILE_SECONDS + flops / float(rates["rate"].iloc[int(np.argmin(distance))])
+def evaluation_seconds(cohort: Cohort, cost: ModelCost, machine: Machine, num_test: int, batch_size: int) -> float:
+    """Return the estimated time to evaluate all members of `cohort` on their subsets and the test set."""
+    steps = sum(-(-count // batch_size) for m in cohort.members for count in (m.num_samples, num_test))
+    return steps * machine.step(cost, batch_size) / 3 / min(machine.num_devices, len(cohort.members))
+
+
+def _scale(plan: pd.DataFrame, took: pd.Series) -> np.ndarray:
+    """Return for every cohort what to multiply its training time with, from what the finished ones took (seconds)."""
+    known = plan[plan["cohort"].isin(took.index)]
+    if not len(known):
+        return np.ones(len(plan))
+    ratios = np.log(took[known["cohort"]].clip(lower=1e-9).to_numpy() / known["training"].to_numpy())
+    places, known_places = (np.log(table[["width", "batch_size"]].to_numpy(float)) for table in (plan, known))
+    weights = 1 / (0.1 + ((places[:, None] - known_places[None]) ** 2).sum(-1))
+    return np.exp(weights @ ratios / weights.sum(1))

@@ -115,6 +115,7 @@ def check_settings(config: SweepConfig) -> None:
         ("grid.early_stop_min_epoch", grid.early_stop_min_epoch, grid.early_stop_min_epoch >= 1, "at least 1"),
         ("grid.early_stop_patience", grid.early_stop_patience, grid.early_stop_patience >= 1, "at least 1"),
         ("grid.early_stop_tolerance", grid.early_stop_tolerance, grid.early_stop_tolerance >= 0.0, "0 or above"),
+        ("grid.label_noise_seed", grid.label_noise_seed, grid.label_noise_seed >= 0, "0 or above"),
         ("grid.eval_batch_size", grid.eval_batch_size, grid.eval_batch_size >= 1, "at least 1"),
         ("checkpoint_minutes", config.checkpoint_minutes, config.checkpoint_minutes > 0.0, "above 0"),
         ("memory_gb", config.memory_gb, config.memory_gb is None or config.memory_gb > 0.0, "above 0"),

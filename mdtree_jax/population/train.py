@@ -99,7 +99,9 @@ def train_cohort(
     """
     recipe = dataclasses.replace(recipe, image_shape=tuple(recipe.image_shape))
     _check(recipe, cohort, data)
-    executor = executor or choose_executor(recipe, cohort, DEFAULT_BUDGET_BYTES, dtype=dtype)
+    if executor is None:
+        sizes = {"num_train": len(data.x_train), "num_test": len(data.x_test)}
+        executor = choose_executor(recipe, cohort, DEFAULT_BUDGET_BYTES, dtype=dtype, **sizes)
     run = _CohortRun(recipe, cohort, data, executor, dtype, grid_seed)
     if resume is not None:
         run.restore(resume)

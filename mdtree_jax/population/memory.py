@@ -1,0 +1,115 @@
+"""How much memory the training of a cohort takes, from the traced programs, before anything is compiled. JAX.
+
+The operations of a traced step are gone through in order; an array lives from the operation that makes it to the last
+one that reads it, and a loop adds the most that its body holds. The compiler does better, since it fuses
+operations and lets arrays take each other's place, but it also copies; `MARGIN` covers that.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+from mdtree_jax.models import build_model
+from mdtree_jax.population.cohort import Cohort, Recipe
+from mdtree_jax.training import Hyperparameters, evaluate, make_trainer
+
+MARGIN = 1.15
+STORED_COPIES = 4  # of a network beside its lane: on its device, and in between and at last on the host
+
+
+class MemoryNeeds(NamedTuple):
+    """Bytes: of one network's variables, of a lane that trains and evaluates, of the data set on one device."""
+
+    stored: int
+    lane: int
+    data: int
+
+    def total(self, num_devices: int, lanes_per_device: int, num_held: int) -> int:
+        """Return what a cohort takes with so many devices, lanes on each, and networks in memory at once."""
+        lanes = num_devices * lanes_per_device
+        return num_devices * self.data + lanes * self.lane + STORED_COPIES * num_held * self.stored
+
+
+def memory_needs(
+    recipe: Recipe, cohort: Cohort, dtype: str = "float32", num_train: int | None = None, num_test: int = 0
+) -> MemoryNeeds:
+    """Return an upper estimate of the memory of a cohort; `num_train` is the largest subset where it is not given."""
+    num_train = num_train or max(member.num_samples for member in cohort.members)
+    return _memory_needs(recipe, cohort.width, cohort.batch_size, dtype, num_train, max(num_test, 1))
+
+
+@functools.lru_cache(maxsize=256)
+def _memory_needs(
+    recipe: Recipe, width: int, batch_size: int, dtype: str, num_train: int, num_test: int
+) -> MemoryNeeds:
+    shape = tuple(recipe.image_shape)
+    model = build_model(recipe.model, width, recipe.num_classes, shape, dtype)
+    options = {name: getattr(recipe, name) for name in ("optimizer", "schedule", "momentum", "augment")}
+    trainer = make_trainer(model, batch_size=batch_size, num_epochs=1, **options)
+    images, labels = jax.ShapeDtypeStruct((num_train, *shape), dtype), jax.ShapeDtypeStruct((num_train,), jnp.int32)
+    number, count = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((), jnp.int32)
+    hparams = Hyperparameters(jax.ShapeDtypeStruct((2,), jnp.uint32), count, number, number)
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    state = jax.eval_shape(lambda v, h: trainer.start(v, h, num_train), variables, hparams)
+
+    def test(variables: Any, x: jax.Array, y: jax.Array, count: jax.Array) -> Any:
+        return evaluate(model, variables, x, y, count, recipe.eval_batch_size)
+
+    training = jax.make_jaxpr(trainer.step)(state, hparams, images, labels)
+    epoch = jax.make_jaxpr(trainer.begin_epoch)(state, hparams)
+    evaluation = peak_bytes(jax.make_jaxpr(test)(variables, images, labels, count).jaxpr)
+    if num_test <= recipe.eval_batch_size:  # a loop of one turn is no loop: it may run beside the one on training data
+        evaluation *= 2
+    held = sum(_bytes(leaf) for leaf in jax.tree.leaves(state))
+    transient = max(peak_bytes(training.jaxpr), peak_bytes(epoch.jaxpr), evaluation)
+    num_images = num_train + num_test
+    data = num_images * (math.prod(shape) * np.dtype(dtype).itemsize + 4)
+    stored = sum(_bytes(leaf) for leaf in jax.tree.leaves(variables))
+    # Twice the state: what a step or an epoch's end reads, and what it makes of it.
+    return MemoryNeeds(stored, int(MARGIN * (2 * held + transient)) + 2**16, data)
+
+
+def peak_bytes(jaxpr: Any) -> int:
+    """Return the most bytes that the arrays made inside a traced program take at one time, each with its own memory.
+
+    >>> import jax, jax.numpy as jnp
+    >>> peak_bytes(jax.make_jaxpr(lambda x: jnp.sin(x) + jnp.cos(x))(jnp.zeros(1000, jnp.float32)).jaxpr)
+    12000
+    """
+    last_use: dict[Any, int] = {}
+    for index, equation in enumerate(jaxpr.eqns):
+        for variable in (*equation.invars, *equation.outvars):
+            if not isinstance(variable, Literal):
+                last_use[variable] = index
+    for variable in jaxpr.outvars:
+        if not isinstance(variable, Literal):
+            last_use[variable] = len(jaxpr.eqns)
+    made = {variable for equation in jaxpr.eqns for variable in equation.outvars}
+    live = peak = 0
+    for index, equation in enumerate(jaxpr.eqns):
+        live += sum(_bytes(variable.aval) for variable in equation.outvars)
+        peak = max(peak, live + max(map(peak_bytes, _inner(equation)), default=0))
+        ended = {v for v in (*equation.invars, *equation.outvars) if not isinstance(v, Literal)}
+        live -= sum(_bytes(v.aval) for v in ended if v in made and last_use[v] == index)
+    return peak
+
+
+def _inner(equation: Any) -> list[Any]:
+    """Return the traced programs inside an operation: bodies of loops, branches, calls."""
+    values = [v for value in equation.params.values() for v in (value if isinstance(value, tuple) else (value,))]
+    inner = [getattr(value, "jaxpr", value) for value in values]
+    return [program for program in inner if hasattr(program, "eqns")]
+
+
+def _bytes(array: Any) -> int:
+    try:
+        return math.prod(array.shape) * np.dtype(array.dtype).itemsize
+    except TypeError:  # a random key
+        return 16 * math.prod(array.shape)

@@ -1,0 +1,270 @@
+"""Measuring of cohorts, against dense Hessians and rewrites in NumPy; chunks, resume, diverged members, devices."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.data import Dataset
+from mdtree_jax.models import build_model
+from mdtree_jax.population.cohort import Cohort, Member, Recipe
+from mdtree_jax.population.measure import choose, measure_cohort
+from mdtree_jax.population.measure_settings import METRICS, MeasureConfig, chosen_pairs, resolve
+
+SHAPE, CLASSES = (3, 3, 1), 3
+RECIPE = Recipe("digits", "mlp", num_classes=CLASSES, image_shape=SHAPE)
+CONFIG = MeasureConfig(
+    hessian_images=20,
+    trace_products=400,
+    trace_relative_error=1e-6,
+    eigenvalue_tolerance=1e-8,
+    eigenvalue_steps=80,
+    similarity_images=64,
+    barrier_points=5,
+    curve_steps=5,
+    curve_batch_size=8,
+)
+SETTINGS = resolve(CONFIG)
+BUDGET = 2**30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((100, *SHAPE)), rng.integers(0, CLASSES, 100).astype(np.int32)
+    return Dataset(x[:40], y[:40], x[40:], y[40:], CLASSES, "random")
+
+
+def make_cohort(seeds=(0, 1, 2), sizes=(16, 40)):
+    """Return a cohort of two configurations and untrained networks, BatchNorm statistics at random."""
+    members = [Member(i, seed, n, n / 40, 0.1, 0.0) for i, n in enumerate(sizes) for seed in seeds]
+    model = build_model("mlp", 2, CLASSES, SHAPE, "float64")
+    networks = [model.init(jax.random.key(10 * m.index + m.seed)) for m in members]
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
+    variables["params"] = jax.tree.map(lambda a: a + 0.3 * rng.standard_normal(a.shape), variables["params"])
+    variables["batch_stats"] = jax.tree.map(lambda a: a + 0.5 * rng.random(a.shape), variables["batch_stats"])
+    return Cohort(2, 8, 1, tuple(members)), variables
+
+
+def measure(cohort, variables, data, is_finite=None, settings=SETTINGS, **options):
+    is_finite = [True] * len(cohort.members) if is_finite is None else is_finite
+    options = {"memory_budget_bytes": BUDGET, "dtype": "float64"} | options
+    return measure_cohort(RECIPE, cohort, data, variables, is_finite, settings, **options)
+
+
+def without_seconds(table):
+    return table[[column for column in table if not column.endswith("_seconds")]]
+
+
+def assert_same(left, right, **options):
+    for name in ("members", "pairs", "layers"):
+        one, other = (without_seconds(getattr(side, name)) for side in (left, right))
+        for column in one:
+            if column.startswith("curve_"):
+                np.testing.assert_allclose(np.stack(one[column]), np.stack(other[column]), **options)
+            elif one[column].dtype == float:
+                np.testing.assert_allclose(one[column], other[column], **options)
+            else:
+                pd.testing.assert_series_equal(one[column], other[column])
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return make_cohort()
+
+
+@pytest.fixture(scope="module")
+def measured(cohort, data):
+    return measure(*cohort, data)
+
+
+def test_hessian_metrics_are_those_of_the_dense_hessian(cohort, data, measured):
+    members, variables = cohort[0].members, cohort[1]
+    model = build_model("mlp", 2, CLASSES, SHAPE, "float64")
+    for row, member in enumerate(members):
+        network = jax.tree.map(lambda leaf, row=row: jnp.asarray(leaf[row]), variables)
+        flat, unravel = jax.flatten_util.ravel_pytree(network["params"])
+        images = np.arange(20) % member.num_samples
+
+        def loss(flat, network=network, unravel=unravel, images=images):
+            logits = model.apply({**network, "params": unravel(flat)}, data.x_train[images], False)[0]
+            return -jax.nn.log_softmax(logits)[np.arange(20), data.y_train[images]].mean()
+
+        hessian = jax.hessian(loss)(flat)
+        eigenvalues = np.linalg.eigvalsh(hessian)
+        dominant = eigenvalues[np.argmax(np.abs(eigenvalues))]
+        found = measured.members.iloc[row]
+        assert found["hessian_max_eigenvalue"] == pytest.approx(dominant, rel=1e-6)
+        assert found["hessian_trace"] == pytest.approx(np.trace(hessian), rel=1e-6, abs=1e-6)
+        spread = 6 * found["scale_invariant_trace_se"]
+        assert found["scale_invariant_trace"] == pytest.approx(flat**2 @ np.diag(hessian), abs=spread)
+        layers = measured.layers.query("configuration == @member.index and seed == @member.seed").set_index("layer")
+        diagonal = unravel(jnp.diag(hessian))
+        head = layers.loc["head/kernel"]
+        assert head["hessian_trace"] == pytest.approx(
+            diagonal["head"]["kernel"].sum(), abs=6 * head["hessian_trace_se"]
+        )
+        assert len(layers) == len(jax.tree.leaves(network["params"]))
+        assert found["ball_sharpness"] >= 0
+
+
+def test_similarity_is_that_of_a_rewrite_in_numpy(cohort, data, measured):
+    from mdtree_jax import landscape
+    from mdtree_jax.population.measure import measure_key
+
+    members, variables = cohort[0].members, cohort[1]
+    model = build_model("mlp", 2, CLASSES, SHAPE, "float64")
+    outputs, flat = {}, {}
+    for row, member in enumerate(members):
+        network = jax.tree.map(lambda leaf, row=row: jnp.asarray(leaf[row]), variables)
+        key = jax.random.wrap_key_data(measure_key(0, 1, member.num_samples))
+        images = landscape.mixup(key, jnp.asarray(data.x_train), member.num_samples, num_images=64, alpha=16.0)
+        outputs[row] = np.asarray(jax.nn.softmax(model.apply(network, images, False)[0]))
+        flat[row] = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(network["params"])])
+    expected = []
+    for a, b in itertools.combinations(range(len(members)), 2):
+        if members[a].index == members[b].index:
+            x, y = (outputs[row] - outputs[row].mean(0) for row in (a, b))
+            hsic = [np.trace(p @ p.T @ q @ q.T) for p, q in ((x, y), (x, x), (y, y))]
+            agreement = (outputs[a].argmax(1) == outputs[b].argmax(1)).mean()
+            distance = np.linalg.norm(flat[a] - flat[b])
+            expected.append([hsic[0] / np.sqrt(hsic[1] * hsic[2]), agreement, distance])
+    np.testing.assert_allclose(measured.pairs[["cka", "agreement", "l2_distance"]], expected, rtol=1e-9)
+
+
+def test_a_network_is_measured_the_same_alone_and_in_any_company(cohort, data, measured):
+    whole, variables = cohort
+    keep = [row for row, member in enumerate(whole.members) if member.seed != 1 and member.index == 1]
+    part = dataclasses.replace(whole, members=tuple(whole.members[row] for row in keep))
+    alone = measure(part, jax.tree.map(lambda leaf: leaf[keep], variables), data)
+    members = measured.members.query("configuration == 1 and seed != 1").reset_index(drop=True)
+    np.testing.assert_allclose(without_seconds(alone.members), without_seconds(members), rtol=1e-9, atol=1e-12)
+    pair = measured.pairs.query("configuration == 1 and seed_a == 0 and seed_b == 2").iloc[0]
+    for name in ("cka", "barrier", "aligned_barrier_loss", "mode_connectivity_peak", "mode_connectivity"):
+        assert alone.pairs[name].iloc[0] == pytest.approx(pair[name], rel=1e-9, abs=1e-12)
+
+
+def test_a_diverged_network_is_nan_and_harms_no_other(cohort, data, measured):
+    whole, variables = cohort
+    broken = jax.tree.map(
+        lambda leaf: np.where(np.arange(6).reshape(6, *[1] * (leaf.ndim - 1)) == 1, np.nan, leaf), variables
+    )
+    found = measure(whole, broken, data, is_finite=[True, False, True, True, True, True])
+    assert found.members.iloc[1].drop(["configuration", "seed"]).isna().all()
+    rest = [0, 2, 3, 4, 5]
+    np.testing.assert_array_equal(
+        without_seconds(found.members).iloc[rest], without_seconds(measured.members).iloc[rest]
+    )
+    assert found.pairs["configuration"].tolist() == [0, 1, 1, 1]
+    np.testing.assert_allclose(found.pairs["cka"].iloc[1:], measured.pairs["cka"].iloc[3:], rtol=1e-12)
+    # Marked finite, its own numbers are NaN, and the programs end.
+    marked = measure(whole, broken, data)
+    assert np.isnan(
+        marked.members.loc[1, ["hessian_trace", "hessian_max_eigenvalue", "ball_sharpness"]].astype(float)
+    ).all()
+    np.testing.assert_array_equal(
+        without_seconds(marked.members).iloc[rest], without_seconds(measured.members).iloc[rest]
+    )
+
+
+def test_interrupted_anywhere_the_tables_are_the_same(cohort, data, measured):
+    saved = []
+
+    def stop_after(count):
+        def checkpoint(state):
+            saved.append(state)
+            if len(saved) == count:
+                raise KeyboardInterrupt
+
+        return checkpoint
+
+    resume = None
+    for _ in range(3):
+        saved.clear()
+        with pytest.raises(KeyboardInterrupt):
+            measure(*cohort, data, checkpoint=stop_after(4), checkpoint_seconds=0.0, resume=resume)
+        resume = saved[-1]
+    fractions = []
+    again = measure(*cohort, data, resume=resume, progress=lambda fraction, message: fractions.append(fraction))
+    assert_same(again, measured, rtol=0, atol=0)
+    assert fractions[0] > 0.2
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1.0)
+    other = dataclasses.replace(cohort[0], members=cohort[0].members[:3])
+    with pytest.raises(UserError, match="not of cohort w2-b8-e1"):
+        measure(other, jax.tree.map(lambda leaf: leaf[:3], cohort[1]), data, resume=resume)
+
+
+def test_one_compilation_a_program_and_none_the_second_time(data):
+    cohort, variables = make_cohort()
+    settings = resolve(dataclasses.replace(CONFIG, curve_steps=6))
+    first = measure(cohort, variables, data, settings=settings)
+    assert first.num_compilations == 6  # Hessian, sharpness, outputs, barrier, aligned barrier, curve
+    assert measure(cohort, variables, data, settings=settings).num_compilations == 0
+    other = dataclasses.replace(cohort, batch_size=4)
+    assert measure(other, variables, data, settings=settings).num_compilations == 0
+
+
+def test_identical_networks_have_no_barrier(data):
+    cohort, variables = make_cohort(seeds=(0, 1), sizes=(40,))
+    twins = jax.tree.map(lambda leaf: np.stack([leaf[0], leaf[0]]), variables)
+    pair = measure(cohort, twins, data).pairs.iloc[0]
+    assert pair["cka"] == pytest.approx(1.0, abs=1e-12)
+    assert pair[["l2_distance", "barrier", "barrier_loss", "aligned_barrier"]].abs().max() < 1e-9
+    assert pair["agreement"] == 1.0
+
+
+def test_some_metrics_alone(cohort, data, measured):
+    found = measure(*cohort, data, settings=resolve(dataclasses.replace(CONFIG, metrics=["sharpness"])))
+    assert "hessian_trace" not in found.members
+    np.testing.assert_allclose(found.members["ball_sharpness"], measured.members["ball_sharpness"])
+    assert not len(found.pairs)
+    assert not len(found.layers)
+
+
+def test_settings_are_resolved_and_checked():
+    assert resolve(MeasureConfig(effort="exact")).trace_products > resolve(MeasureConfig()).trace_products
+    assert resolve(MeasureConfig(effort="fast", trace_products=77)).trace_products == 77
+    assert resolve(MeasureConfig(metrics=["connectivity", "hessian"])).metrics == ("hessian", "connectivity")
+    for change, message in (
+        ({"effort": "quick"}, "unknown effort 'quick'; there are: fast, standard, exact"),
+        ({"metrics": ["cka"]}, f"unknown metric 'cka'; there are: {', '.join(METRICS)}"),
+        ({"metrics": []}, "grid.measure.metrics is empty"),
+        ({"pairs": "most"}, "unknown choice of pairs 'most'"),
+        ({"trace_products": 0}, "trace_products=0 is out of range; wanted above 0"),
+        ({"curve_momentum": 1.0}, "curve_momentum=1 is out of range"),
+        ({"curve_points": 6}, "curve_points=6 misses the quarters"),
+        ({"barrier_points": 2}, "barrier_points=2 is too few"),
+    ):
+        with pytest.raises(UserError, match=message):
+            resolve(MeasureConfig(**change))
+
+
+def test_pairs_of_finite_networks():
+    assert chosen_pairs([True] * 5, "ring") == [(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)]
+    assert chosen_pairs([True, True, False, True, True], "ring") == [(0, 1), (1, 3), (3, 4), (0, 4)]
+    assert chosen_pairs([True] * 3, "ring") == chosen_pairs([True] * 3, "all") == [(0, 1), (0, 2), (1, 2)]
+    assert len(chosen_pairs([True] * 5, "all")) == 10
+    assert chosen_pairs([True], "ring") == []
+
+
+def test_memory_decides_batches_and_estimator():
+    model = build_model("resnet18", 8, 10, (32, 32, 3), "float32")
+    settings = resolve(MeasureConfig())
+    large, small = (choose(model, (32, 32, 3), settings, budget, "cpu", "float32") for budget in (2**36, 2**28))
+    assert (large.hessian_batch_size, large.use_xtrace, large.lanes) == (200, True, 1)
+    assert small.hessian_batch_size < 20
+    assert not small.use_xtrace
+    assert choose(model, (32, 32, 3), settings, 2**36, "gpu", "float32").lanes > 1
