@@ -10,21 +10,50 @@ from mdtree_jax.landscape.curves import (
     bezier_connectivity,
     curve_training,
 )
+from mdtree_jax.landscape.eigen import (
+    EigenEstimate,
+    SpectralDensity,
+    lanczos,
+    power_iteration,
+    smooth_density,
+    spectral_density,
+)
+from mdtree_jax.landscape.low_rank_trace import xtrace
+from mdtree_jax.landscape.preflight import check_apply, check_loss
+from mdtree_jax.landscape.products import ggn, hvp
+from mdtree_jax.landscape.sharpness import BallSharpness, ball_sharpness, scale_invariant_weights
 from mdtree_jax.landscape.similarity import agreement, l2_distance, linear_cka, mean_over_pairs, mixup
+from mdtree_jax.landscape.trace import TraceEstimate, hutchinson
 
 __all__ = [
+    "BallSharpness",
     "CurveResult",
     "CurveState",
     "CurveTraining",
+    "EigenEstimate",
     "LinearBarrier",
+    "SpectralDensity",
+    "TraceEstimate",
     "agreement",
+    "ball_sharpness",
     "bezier",
     "bezier_connectivity",
+    "check_apply",
+    "check_loss",
     "curve_training",
+    "ggn",
+    "hutchinson",
+    "hvp",
     "l2_distance",
+    "lanczos",
     "linear_barrier",
     "linear_cka",
     "mean_over_pairs",
     "mixup",
+    "power_iteration",
     "recompute_batch_stats",
+    "scale_invariant_weights",
+    "smooth_density",
+    "spectral_density",
+    "xtrace",
 ]
