@@ -59,6 +59,7 @@ def _draw_line(figure: Figure, ax: Axes, x: np.ndarray, values: np.ma.MaskedArra
     ax.plot(x[centre], values[centre], "x", color="#c53030", ms=8, mew=2, zorder=3)
     if _is_wide(values):
         ax.set_yscale("log")
+    ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel("step along the direction, filter norms", fontsize=9)
     ax.set_ylabel(unit, fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)
@@ -70,10 +71,11 @@ def _draw_plane(figure: Figure, ax: Axes, x: np.ndarray, values: np.ma.MaskedArr
     high = high if high > low else low + 1.0  # a constant has one colour
     is_wide = _is_wide(values)
     levels = np.geomspace(low, high, _LEVELS) if is_wide else np.linspace(low, high, _LEVELS)
+    levels[[0, -1]] += np.array([-1e-9, 1e-9]) * (abs(low) + abs(high))  # rounding must not leave an end blank
     norm = LogNorm(low, high) if is_wide else Normalize(low, high)
     ax.set_facecolor("#edf2f7")
     # Matplotlib's rows are y: the second direction goes up.
-    filled = ax.contourf(x, x, values.T, levels=levels, norm=norm, cmap="viridis", extend="both")
+    filled = ax.contourf(x, x, values.T, levels=levels, norm=norm, cmap="viridis")
     ax.contour(x, x, values.T, levels=levels, norm=norm, colors="white", linewidths=0.5, alpha=0.6)
     ax.plot(0, 0, "x", color="#c53030", ms=8, mew=2)
     ax.set_aspect("equal")
@@ -97,7 +99,7 @@ def curve_figure(
         ax.plot(t, values, color=colours[index % len(colours)], lw=1.8, marker="o", ms=3, label=name)
     ax.set_xlabel("t, from one network (0) to the other (1)", fontsize=9)
     ax.set_ylabel(unit, fontsize=9)
-    ax.set_xlim(0, 1)
+    ax.set_xlim(-0.02, 1.02)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25)
     ax.legend(frameon=False, fontsize=8)

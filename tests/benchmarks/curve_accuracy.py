@@ -20,6 +20,8 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy.stats import spearmanr
 
 from mdtree_jax.data.dataset import load_dataset
 from mdtree_jax.landscape import curve_training, linear_barrier, recompute_batch_stats
@@ -32,15 +34,20 @@ from mdtree_jax.training import cross_entropy, evaluate
 WIDTHS, BATCHES, FRACTIONS, NUM_SEEDS = (2, 4, 8), (16, 96), (0.3, 1.0), 3
 RECIPE = Recipe("digits", "resnet8", 10, (10, 10, 1))
 BUDGET = 50 * 1760
-NUM_TRAIN_AVERAGE = 1760
+NUM_TRAIN_AVERAGE, NUM_TEST = 1760, 5120
 #: Settings are measured in this order over all networks: (steps, learning rate, batch, pair, curve seed, start).
-SETTINGS = [(steps, 0.01, 128, 0, 0, "linear") for steps in (100, 400, 1600)]
-SETTINGS += [(steps, rate, 128, 0, 0, "linear") for steps in (100, 400) for rate in (0.03, 0.1)]
-SETTINGS += [(400, rate, 128, 0, seed, "linear") for seed in (1, 2) for rate in (0.01, 0.03)]
-SETTINGS += [(400, rate, 128, pair, 0, "linear") for pair in (1, 2) for rate in (0.01, 0.03)]
-SETTINGS += [(1600, rate, 32, 0, 0, "linear") for rate in (0.01, 0.03)]
-SETTINGS += [(steps, rate, 128, 0, 0, "linear") for steps in (200, 800) for rate in (0.01, 0.03, 0.1)]
-SETTINGS += [(400, 0.01, 128, 0, 0, "published"), (3200, 0.01, 128, 0, 0, "linear")]
+SETTINGS = [(steps, rate, 128, 0, 0, "linear") for steps in (100, 400) for rate in (0.01, 0.03, 0.1)]
+SETTINGS += [(1600, 0.01, 128, 0, 0, "linear")]
+#: Over networks of the whole data only.
+DETAIL = [(1600, rate, 32, 0, 0, "linear") for rate in (0.01, 0.03)]
+DETAIL += [(800, 0.03, 128, 0, 0, "linear"), (3200, 0.01, 128, 0, 0, "linear")]
+DETAIL += [(400, rate, 128, 0, seed, "linear") for seed in (1, 2) for rate in (0.01, 0.03)]
+DETAIL += [(400, rate, 128, pair, 0, "linear") for pair in (1, 2) for rate in (0.01, 0.03)]
+DETAIL += [(200, rate, 128, 0, 0, "linear") for rate in (0.01, 0.03, 0.1)]
+DETAIL += [(800, rate, 128, 0, 0, "linear") for rate in (0.01, 0.1)]
+DETAIL += [(400, 0.01, 128, 0, 0, "published")]
+REFERENCE = (3200, 0.01, 128, 0, 0, "linear")
+MANY_POINTS = [(400, 0.03, 128, 0, 0, "linear")]
 LONG = [(19_000, 0.01, 128, 0, 0, init) for init in ("linear", "published")]
 
 
@@ -149,6 +156,72 @@ def run(store: Path, settings: list, keys: list, found: dict, prefix: str = "", 
     return rows
 
 
+def cost(setting: tuple, num_points: int = 9) -> float:
+    """Return the cost of a curve over that of training one network of the grid, both of average data."""
+    steps, _, batch, *_ = setting
+    return (steps * batch + num_points * (2 * NUM_TRAIN_AVERAGE + NUM_TEST) / 3) / BUDGET
+
+
+def print_networks(rows: dict, keys: list, found: dict) -> None:
+    """Print every network's ends, straight line and peak at every setting of its pair 0."""
+    settings = [s for s in SETTINGS + DETAIL + LONG if s[3] == s[4] == 0 and s[5] == "linear"]
+    settings = [
+        s for s in sorted(settings, key=lambda s: (s[2], s[1], s[0])) if any(repr((k, s)) in rows for k in keys)
+    ]
+    print("\nPeak (-%) by network and setting (steps, rate, batch); line: largest error on the straight line.\n")
+    names = [f"{steps} {rate:g} {batch}" for steps, rate, batch, *_ in settings]
+    print("| width, batch, data | train error % | line | " + " | ".join(names) + " |")
+    print("|---|--:|--:|" + "--:|" * len(names))
+    for key in keys:
+        line = rows.get(repr((key, SETTINGS[0])), {}).get("line", [np.nan])
+        cells = [f"{rows[name]['peak']:.2f}" if (name := repr((key, s))) in rows else "" for s in settings]
+        print(f"| {key} | {found[key]['train_error'].mean():.2f} | {max(line):.1f} | {' | '.join(cells)} |")
+
+
+def print_settings(rows: dict, keys: list) -> None:
+    """Print for every setting of pair 0 the cost and the distance to the longest curve measured."""
+    settings = [s for s in SETTINGS + DETAIL if s[3] == s[4] == 0]
+    print("\n| steps | rate | batch | start | cost, trainings | networks | mean peak | mean connectivity |"
+          " mean peak − reference | rank correlation |\n|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|")  # fmt: skip
+    for setting in sorted(settings, key=lambda s: (s[5], s[2], s[1], s[0])):
+        mine = {key: rows[name] for key in keys if (name := repr((key, setting))) in rows}
+        both = [key for key in mine if repr((key, REFERENCE)) in rows]
+        if not both:
+            continue
+        peaks, reference = ([r["peak"] for r in side] for side in
+                            ([mine[k] for k in both], [rows[repr((k, REFERENCE))] for k in both]))  # fmt: skip
+        gap = np.mean(np.subtract(peaks, reference))
+        rank = spearmanr(peaks, reference).statistic if len(both) > 2 else np.nan
+        mc = np.mean([mine[k]["mc"] for k in both])
+        steps, rate, batch, _, _, init = setting
+        print(f"| {steps} | {rate:g} | {batch} | {init} | {cost(setting):.2f} | {len(both)} | {np.mean(peaks):.2f} | "
+              f"{mc:.2f} | {gap:+.2f} | {rank:.3f} |")  # fmt: skip
+
+
+def print_spread(rows: dict, keys: list) -> None:
+    """Print the standard deviation of the peak over curve seeds and over pairs, and the effect of the points."""
+    print("\n| width, batch, data | rate | peaks of 3 curve seeds | s.d. | peaks of 3 pairs | s.d. |")
+    print("|---|--:|---|--:|---|--:|")
+    for key in keys:
+        for rate in (0.01, 0.03):
+            seeds, pairs = ([rows[n]["peak"] for s in side if (n := repr((key, s))) in rows] for side in (
+                [(400, rate, 128, 0, seed, "linear") for seed in range(3)],
+                [(400, rate, 128, pair, 0, "linear") for pair in range(3)]))  # fmt: skip
+            if len(seeds) == len(pairs) == 3:
+                texts = [" ".join(f"{peak:.2f}" for peak in side) for side in (seeds, pairs)]
+                print(f"| {key} | {rate:g} | {texts[0]} | {np.std(seeds, ddof=1):.2f} | {texts[1]} | "
+                      f"{np.std(pairs, ddof=1):.2f} |")  # fmt: skip
+    print("\n| width, batch, data | connectivity at 5, 9, 17, 33 points | peak at t=.25 .5 .75 | at all 33 |")
+    print("|---|---|--:|--:|")
+    for key in keys:
+        row = rows.get("33 " + repr((key, MANY_POINTS[0])))
+        if row:
+            error = np.array(row["error"])
+            mean = (error[0] + error[-1]) / 2
+            found = [mean - part[np.argmax(np.abs(part - mean))] for part in (error[::n] for n in (8, 4, 2, 1))]
+            print(f"| {key} | {', '.join(f'{c:.2f}' for c in found)} | {row['peak']:.2f} | {-error.max():.2f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, required=True)
@@ -158,10 +231,16 @@ def main() -> None:
     options.store.parent.mkdir(parents=True, exist_ok=True)
     found = networks(options.store.with_suffix(".pkl"))
     keys = [key for key in found if key[0] in options.widths]
+    whole = [key for key in keys if key[2] == 1.0]
     run(options.store, SETTINGS, keys, found)
-    run(options.store, [(800, 0.01, 128, 0, 0, "linear")], keys, found, "33 ", 33)
+    run(options.store, DETAIL, whole, found)
+    run(options.store, MANY_POINTS, whole, found, "33 ", 33)
     if options.long:
-        run(options.store, LONG, [key for key in keys if key[0] < 8], found)
+        run(options.store, LONG, [key for key in whole if key[0] < 8], found)
+    rows = json.loads(options.store.read_text())
+    print_networks(rows, keys, found)
+    print_settings(rows, keys)
+    print_spread(rows, whole)
 
 
 if __name__ == "__main__":

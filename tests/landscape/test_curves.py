@@ -74,13 +74,14 @@ def test_training_is_the_stated_recursion():
         return jnp.sum(w**3) * (1 + step.astype(w.dtype)) + jax.random.uniform(key, dtype=w.dtype)
 
     training = curve_training(40, 0.02, 0.8, 0.3, 5)
-    state = training.advance(training.start(jnp.array(end0), jnp.array(end1), key), loss, 40)
+    state = training.advance(training.start(end0, end1, key), loss, 40)
+    draw = jax.jit(lambda key: jax.random.uniform(key, dtype=jnp.float64))
     middle, velocity, tail = (end0 + end1) / 2, np.zeros(2), []
     for step in range(40):
         t_key, batch_key = jax.random.split(jax.random.fold_in(key, 1 + step))
-        t = float(jax.random.uniform(t_key, dtype=jnp.float64))
+        t = float(draw(t_key))
         w = (1 - t) ** 2 * end0 + 2 * t * (1 - t) * middle + t**2 * end1
-        tail.append((w**3).sum() * (1 + step) + float(jax.random.uniform(batch_key, dtype=jnp.float64)))
+        tail.append((w**3).sum() * (1 + step) + float(draw(batch_key)))
         gradient = 3 * w**2 * (1 + step) + 0.3 * w
         velocity = 0.8 * velocity + 2 * t * (1 - t) * gradient
         rate = 0.02 if step <= 20 else max(0.02 * (1 - 0.99 * (step / 40 - 0.5) / 0.4), 0.0002)
@@ -214,8 +215,8 @@ def test_an_error_without_a_finite_loss_is_no_error():
 def test_random_start_is_a_freshly_constructed_network():
     shapes = {"conv": {"kernel": (3, 3, 40, 50)}, "norm": {"scale": (900,), "bias": (900,)}}
     shapes |= {"head": {"kernel": (400, 30), "bias": (30,)}}
-    params = jax.tree.map(jnp.ones, shapes, is_leaf=lambda x: isinstance(x, tuple))
-    start = random_network(jax.random.key(3), params)
+    params = jax.tree.map(np.ones, shapes, is_leaf=lambda x: isinstance(x, tuple))
+    start = jax.device_get(jax.jit(random_network)(jax.random.key(3), params))
     assert not start["norm"]["bias"].any()
     for values, low, high in (
         (start["conv"]["kernel"], -(360**-0.5), 360**-0.5),
