@@ -1,5 +1,6 @@
 """Metrics of the loss landscape: pure functions of a loss, parameters and arrays; no model, data set or config. JAX."""
 
+from mdtree_jax.landscape.alignment import PermutationSpec, align, apply_permutation, match_weights
 from mdtree_jax.landscape.barrier import LinearBarrier, linear_barrier
 from mdtree_jax.landscape.batch_norm import recompute_batch_stats
 from mdtree_jax.landscape.curves import (
@@ -23,6 +24,7 @@ from mdtree_jax.landscape.preflight import check_apply, check_loss
 from mdtree_jax.landscape.products import ggn, hvp
 from mdtree_jax.landscape.sharpness import BallSharpness, ball_sharpness, scale_invariant_weights
 from mdtree_jax.landscape.similarity import agreement, l2_distance, linear_cka, mean_over_pairs, mixup
+from mdtree_jax.landscape.surface import filter_normalized_directions, loss_surface
 from mdtree_jax.landscape.trace import TraceEstimate, hutchinson
 
 __all__ = [
@@ -32,15 +34,19 @@ __all__ = [
     "CurveTraining",
     "EigenEstimate",
     "LinearBarrier",
+    "PermutationSpec",
     "SpectralDensity",
     "TraceEstimate",
     "agreement",
+    "align",
+    "apply_permutation",
     "ball_sharpness",
     "bezier",
     "bezier_connectivity",
     "check_apply",
     "check_loss",
     "curve_training",
+    "filter_normalized_directions",
     "ggn",
     "hutchinson",
     "hvp",
@@ -48,6 +54,8 @@ __all__ = [
     "lanczos",
     "linear_barrier",
     "linear_cka",
+    "loss_surface",
+    "match_weights",
     "mean_over_pairs",
     "mixup",
     "power_iteration",

@@ -93,17 +93,17 @@ def bezier(w0: Any, w1: Any, w2: Any, t: jax.Array) -> Any:
     return jax.tree.map(point, w0, w1, w2)
 
 
-def curve_learning_rate(step: jax.Array, num_steps: int, learning_rate: float, dtype: Any) -> jax.Array:
+def curve_learning_rate(step: jax.Array, num_steps: Any, learning_rate: Any, dtype: Any) -> jax.Array:
     """Return the rate of a step, from 0: constant for half the steps, linear to 1 % until 90 %, 1 % after."""
-    done = step.astype(dtype) / num_steps
-    return learning_rate * jnp.clip(1 - 0.99 * (done - 0.5) / 0.4, 0.01, 1)
+    step, num_steps, learning_rate = (jnp.asarray(value).astype(dtype) for value in (step, num_steps, learning_rate))
+    return learning_rate * jnp.clip(1 - 0.99 * (step / num_steps - 0.5) / 0.4, 0.01, 1)
 
 
 def bezier_connectivity(
-    num_steps: int = 19_000,
-    learning_rate: float = 0.01,
+    num_steps: int | jax.Array = 19_000,
+    learning_rate: float | jax.Array = 0.01,
     momentum: float = 0.9,
-    weight_decay: float = 5e-4,
+    weight_decay: float | jax.Array = 5e-4,
     num_points: int = 9,
     init: str = "linear",
 ) -> Callable[..., CurveResult]:
@@ -122,7 +122,7 @@ def bezier_connectivity(
       the matrix's n; a vector named `scale` is from U(0, 1); other vectors are 0.
 
     Args:
-        num_steps: of SGD.
+        num_steps: of SGD; may be traced, as learning rate and weight decay.
         learning_rate: of the first half.
         momentum: of SGD.
         weight_decay: factor of the regulariser, applied to w(t), all parameters.
@@ -158,36 +158,41 @@ def bezier_connectivity(
 
 
 class _Options(NamedTuple):
-    num_steps: int
-    learning_rate: float
+    num_steps: int | jax.Array
+    learning_rate: float | jax.Array
     momentum: float
-    weight_decay: float
+    weight_decay: float | jax.Array
     num_points: int
     init: str
 
 
 def curve_training(
-    num_steps: int = 19_000,
-    learning_rate: float = 0.01,
+    num_steps: int | jax.Array = 19_000,
+    learning_rate: float | jax.Array = 0.01,
     momentum: float = 0.9,
-    weight_decay: float = 5e-4,
+    weight_decay: float | jax.Array = 5e-4,
     num_points: int = 9,
     init: str = "linear",
 ) -> CurveTraining:
     """Return the functions that `bezier_connectivity` runs, for a training that is cut into calls."""
     options = _Options(num_steps, learning_rate, momentum, weight_decay, num_points, init)
     check_choice("init", init, INITS)
-    if num_steps < 1:
+    if _is_known(num_steps) and num_steps < 1:
         raise UserError(f"num_steps {num_steps} must be at least 1")
     if num_points < 5 or num_points % 4 != 1:
         raise UserError(f"num_points {num_points} must be 5, 9, 13, ..., so that t = .25, .5, .75 are among them")
-    if learning_rate <= 0:
+    if _is_known(learning_rate) and not learning_rate > 0:
         raise UserError(f"learning_rate {learning_rate:g} must be above 0")
     if not 0 <= momentum < 1:
         raise UserError(f"momentum {momentum:g} must be at least 0 and below 1")
-    if weight_decay < 0:
+    if _is_known(weight_decay) and not weight_decay >= 0:
         raise UserError(f"weight_decay {weight_decay:g} must be at least 0")
     return CurveTraining(*(functools.partial(function, options) for function in (_start, _advance, _finish)))
+
+
+def _is_known(value: Any) -> bool:
+    """Return whether a number can be looked at now: it is not a JAX array, which may be traced."""
+    return not isinstance(value, jax.Array)
 
 
 def _dtype(params: Any) -> Any:
@@ -222,12 +227,12 @@ def random_network(key: jax.Array, params: Any) -> Any:
     return jax.tree.unflatten(structure, drawn)
 
 
-def _num_tail_steps(options: _Options) -> int:
-    return max(1, options.num_steps // 10)
+def _num_tail_steps(options: _Options) -> jax.Array:
+    return jnp.maximum(jnp.asarray(options.num_steps, jnp.int32) // 10, 1)
 
 
 def _advance(options: _Options, state: CurveState, loss: Callable, num_steps: int | jax.Array) -> CurveState:
-    last = jnp.minimum(state.step + jnp.asarray(num_steps, jnp.int32), options.num_steps)
+    last = jnp.minimum(state.step + jnp.asarray(num_steps, jnp.int32), jnp.asarray(options.num_steps, jnp.int32))
     return lax.fori_loop(state.step, last, lambda _, state: _step(options, state, loss), state)
 
 
@@ -237,11 +242,11 @@ def _step(options: _Options, state: CurveState, loss: Callable) -> CurveState:
     t = jax.random.uniform(t_key, (), dtype)
     params = bezier(state.end0, state.middle, state.end1, t)
     value, gradient = jax.value_and_grad(loss)(params, state.step, batch_key)
-    gradient = jax.tree.map(lambda g, w: g + options.weight_decay * w, gradient, params)
+    gradient = add_scaled(gradient, params, jnp.asarray(options.weight_decay))
     velocity = jax.tree.map(lambda v: options.momentum * v, state.velocity)
     velocity = add_scaled(velocity, gradient, 2 * t * (1 - t))
     rate = curve_learning_rate(state.step, options.num_steps, options.learning_rate, dtype)
-    is_tail = state.step >= options.num_steps - _num_tail_steps(options)
+    is_tail = state.step >= jnp.asarray(options.num_steps, jnp.int32) - _num_tail_steps(options)
     return state._replace(
         middle=add_scaled(state.middle, velocity, -rate),
         velocity=velocity,
@@ -253,7 +258,7 @@ def _step(options: _Options, state: CurveState, loss: Callable) -> CurveState:
 def _finish(options: _Options, state: CurveState, evaluate: Callable) -> CurveResult:
     t = jnp.linspace(0, 1, options.num_points, dtype=state.tail_loss.dtype)
     measured = evaluate_path(lambda t: bezier(state.end0, state.middle, state.end1, t), evaluate, t)
-    final_loss = state.tail_loss / _num_tail_steps(options)
+    final_loss = state.tail_loss / _num_tail_steps(options).astype(t.dtype)
     is_finite = all_finite((state.middle, final_loss, measured["train_loss"]))
     error = measured["train_error"]
     mean = (error[0] + error[-1]) / 2

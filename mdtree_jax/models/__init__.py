@@ -15,8 +15,18 @@ from mdtree_jax.models.base import (
     model_names,
     register,
 )
+from mdtree_jax.models.permutations import permutation_spec
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["Model", "build_model", "count_activations", "count_flops", "count_parameters", "model_names", "register"]
+__all__ = [
+    "Model",
+    "build_model",
+    "count_activations",
+    "count_flops",
+    "count_parameters",
+    "model_names",
+    "permutation_spec",
+    "register",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from mdtree_jax.models.base import register
 from mdtree_jax.models.layers import BatchNorm, Linear
+from mdtree_jax.models.permutations import register_permutations
 
 
 class MLP(nn.Module):
@@ -37,3 +39,15 @@ class MLP(nn.Module):
 def mlp(width: int, num_classes: int, dtype: Any) -> MLP:
     """Return a network of two hidden layers of `width` units."""
     return MLP(width, num_classes, dtype=dtype)
+
+
+@register_permutations("mlp")
+def mlp_permutations(params: Mapping[str, Any]) -> dict[str, tuple[str | None, str | None]]:
+    """Return the groups of inputs and units of every layer: one for each hidden layer."""
+    layers: dict[str, tuple[str | None, str | None]] = {}
+    before = None
+    for index in range(len(params) // 2):
+        layers |= {f"Linear_{index}": (before, f"hidden{index + 1}")}
+        before = f"hidden{index + 1}"
+        layers |= {f"BatchNorm_{index}": (None, before)}
+    return layers | {"head": (before, None)}

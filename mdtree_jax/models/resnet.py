@@ -6,6 +6,7 @@ A 3x3 stem of k channels at stride 1 without pooling, stages of basic blocks of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from mdtree_jax.models.base import register
 from mdtree_jax.models.layers import BatchNorm, Conv1x1, Conv3x3, Linear
+from mdtree_jax.models.permutations import register_permutations
 
 
 class BasicBlock(nn.Module):
@@ -72,3 +74,22 @@ def resnet18(width: int, num_classes: int, dtype: Any) -> ResNet:
 def resnet8(width: int, num_classes: int, dtype: Any) -> ResNet:
     """Return a ResNet of three stages of one block, for images of about 10x10 pixels."""
     return ResNet(width, num_classes, (1, 1, 1), dtype)
+
+
+@register_permutations("resnet18", "resnet8")
+def resnet_permutations(params: Mapping[str, Any]) -> dict[str, tuple[str | None, str | None]]:
+    """Return the groups of inputs and units of every layer: one for each residual stream, one inside each block.
+
+    An identity shortcut adds a block's output to its input, so both are of one stream; a shortcut with a convolution
+    starts a new one.
+    """
+    stream = "stem"
+    layers: dict[str, tuple[str | None, str | None]] = {"stem": (None, stream), "stem_norm": (None, stream)}
+    for name in sorted(name for name in params if name.startswith("stage")):
+        inside, before = f"{name}_inside", stream
+        if "shortcut" in params[name]:
+            stream = name
+            layers |= {f"{name}/shortcut": (before, stream), f"{name}/shortcut_norm": (None, stream)}
+        layers |= {f"{name}/Conv3x3_0": (before, inside), f"{name}/BatchNorm_0": (None, inside)}
+        layers |= {f"{name}/Conv3x3_1": (inside, stream), f"{name}/BatchNorm_1": (None, stream)}
+    return layers | {"head": (stream, None)}

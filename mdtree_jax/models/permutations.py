@@ -1,0 +1,59 @@
+"""Which axes of which arrays of an architecture name the same units: what permutation alignment needs. Plain data.
+
+An architecture registers its rule in its own file, beside its builder; the axes follow from the layers' layout:
+kernels (3, 3, inputs, units) and (inputs, units), vectors (units,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mdtree_jax.checks import check_choice
+
+Spec = dict[tuple[str, ...], tuple[str | None, ...]]
+_RULES: dict[str, Callable[[Mapping[str, Any]], dict[str, tuple[str | None, str | None]]]] = {}
+
+
+def register_permutations(*names: str) -> Callable:
+    """Return a decorator that makes a rule known for the architectures called `names`.
+
+    A rule takes the parameters and returns for every layer, by its path `"block/layer"`, the groups of its inputs and
+    of its units; None is an axis that must stay, as pixels and classes.
+    """
+
+    def decorate(rule: Callable) -> Callable:
+        _RULES.update(dict.fromkeys(names, rule))
+        return rule
+
+    return decorate
+
+
+def permutation_spec(model_name: str, variables: Mapping[str, Any]) -> Spec:
+    """Return for every array of a network the group of units that each of its axes belongs to, or None.
+
+    Keys are paths such as `("params", "stem", "kernel")`, values as long as the array has axes. Permuting every axis of
+    a group alike, running averages included, does not change the network's function.
+
+    Args:
+        model_name: of a registered architecture.
+        variables: `{"params", "batch_stats"}` of one network; only names and shapes are used.
+
+    Raises:
+        UserError: an architecture without a rule; those with one are listed.
+    """
+    rule = _RULES[check_choice("model with permutations", model_name, sorted(_RULES))]
+    layers = rule(variables["params"])
+    spec: Spec = {}
+    for path, leaf in _arrays(variables, ()):
+        inputs, units = layers["/".join(path[1:-1])]
+        spec[path] = (*(None,) * (leaf.ndim - 2), inputs, units) if leaf.ndim > 1 else (units,)
+    return spec
+
+
+def _arrays(tree: Any, path: tuple[str, ...]) -> Any:
+    if isinstance(tree, Mapping):
+        for name, child in tree.items():
+            yield from _arrays(child, (*path, name))
+    else:
+        yield path, tree
