@@ -15,8 +15,20 @@ from mdtree_jax.models.base import (
     model_names,
     register,
 )
+from mdtree_jax.models.convert import ConvertedWeights, from_torch, load_torch_file
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["Model", "build_model", "count_activations", "count_flops", "count_parameters", "model_names", "register"]
+__all__ = [
+    "ConvertedWeights",
+    "Model",
+    "build_model",
+    "count_activations",
+    "count_flops",
+    "count_parameters",
+    "from_torch",
+    "load_torch_file",
+    "model_names",
+    "register",
+]
