@@ -1,4 +1,8 @@
-"""Metrics of the loss landscape: pure functions of a loss, parameters and arrays; no model, data set or config. JAX."""
+"""Measures of the loss landscape around trained networks: pure functions of a loss, parameters and arrays. JAX.
+
+Every kernel is constructed once with its options: `kernel(options)` returns `estimate(arrays)`, which works under
+`jit`, `vmap` and `lax.map` and carries none of them. Nothing here knows of models or data sets.
+"""
 
 from mdtree_jax.landscape.alignment import PermutationSpec, align, apply_permutation, match_weights
 from mdtree_jax.landscape.barrier import LinearBarrier, linear_barrier

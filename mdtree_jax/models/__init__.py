@@ -15,17 +15,21 @@ from mdtree_jax.models.base import (
     model_names,
     register,
 )
+from mdtree_jax.models.convert import ConvertedWeights, from_torch, load_torch_file
 from mdtree_jax.models.permutations import permutation_spec
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
+    "ConvertedWeights",
     "Model",
     "build_model",
     "count_activations",
     "count_flops",
     "count_parameters",
+    "from_torch",
+    "load_torch_file",
     "model_names",
     "permutation_spec",
     "register",

@@ -18,6 +18,7 @@ import argparse
 import functools
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -112,31 +113,11 @@ def pytorch(name: str, width: int, batch_size: int) -> Side | None:
     except ImportError:
         return None
     import torch.nn.functional as F
-    from torch import nn
 
-    class Block(nn.Module):
-        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-            super().__init__()
-            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-            self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-            self.norm1, self.norm2 = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
-            self.shortcut = nn.Identity()
-            if stride != 1 or inputs != outputs:
-                conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-                self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from tests.torch_resnet import make_torch_resnet
 
-        def forward(self, x):
-            y = F.relu(self.norm1(self.conv1(x)))
-            return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
-
-    blocks = {"resnet8": (1, 1, 1), "resnet18": (2, 2, 2, 2)}[name]
-    layers = [nn.Conv2d(SHAPES[name][2], width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-    inputs = width
-    for stage, count in enumerate(blocks):
-        for index in range(count):
-            layers.append(Block(inputs, width * 2**stage, 2 if stage > 0 and index == 0 else 1))
-            inputs = width * 2**stage
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
+    network = make_torch_resnet(name, width, channels=SHAPES[name][2])
     data = make_data(name)
     x, y = torch.tensor(data.x_train).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.y_train).long()
     optimizer = torch.optim.SGD(network.parameters(), 0.05, 0.9, weight_decay=5e-4)

@@ -1,0 +1,50 @@
+"""The residual networks of the package in PyTorch, under the names that such networks commonly have there.
+
+PyTorch is no dependency: it is imported when a network is made, so that this file can be collected without it.
+"""
+
+BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet8": (1, 1, 1)}
+
+
+def make_torch_resnet(name, width, num_classes=10, channels=3):
+    """Return a network of images (batch, channels, height, width)."""
+    import torch.nn.functional as F
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self, inputs, outputs, stride):
+            super().__init__()
+            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(outputs)
+            self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(outputs)
+            self.shortcut = nn.Sequential()
+            if stride != 1 or inputs != outputs:
+                conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+                self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+        def forward(self, x):
+            y = F.relu(self.bn1(self.conv1(x)))
+            return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+    class ResNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            inputs = width
+            for stage, count in enumerate(BLOCKS[name]):
+                blocks = []
+                for index in range(count):
+                    blocks.append(Block(inputs, width * 2**stage, 2 if stage > 0 and index == 0 else 1))
+                    inputs = width * 2**stage
+                setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            self.linear = nn.Linear(inputs, num_classes)
+
+        def forward(self, x):
+            x = F.relu(self.bn1(self.conv1(x)))
+            for stage in range(len(BLOCKS[name])):
+                x = getattr(self, f"layer{stage + 1}")(x)
+            return self.linear(x.mean((2, 3)))
+
+    return ResNet()
