@@ -231,6 +231,8 @@ def test_npz_bytes_are_standardised_and_floats_kept(tmp_path):
         ({"x_train": np.zeros((9, 5), np.float32), "x_test": np.zeros((6, 5), np.float32)}, r"have shape \(9, 5\)"),
         ({"x_test": np.zeros((6, 5, 5, 3), np.uint8)}, r"\(5, 4, 3\) but test images of shape \(5, 5, 3\)"),
         ({"y_train": np.arange(9) - 1}, "a training label of data set 'npz' is -1"),
+        ({"y_train": np.arange(9) % 3 + 1, "y_test": np.arange(6) % 3 + 1}, "labels of .* are 1 to 3; wanted 0"),
+        ({"y_train": np.arange(9) * 10**9}, "a label of .* is 8000000000, but there are only 9 training images"),
         ({"y_train": np.arange(9) / 2}, "labels of data set 'npz' are of type float64; wanted integers"),
         ({"x_train": np.zeros((9, 5, 4, 3)) * np.nan, "x_test": np.zeros((6, 5, 4, 3))}, "NaN or infinite"),
         ({"x_train": np.full((9, 5, 4, 3), 1e300), "x_test": np.zeros((6, 5, 4, 3))}, "NaN or infinite"),
