@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.models import build_model, count_activations, count_flops, count_parameters, layers, model_names
+from mdtree_jax.models import Model, build_model, count_activations, count_flops, count_parameters, layers, model_names
 from mdtree_jax.models.layers import BatchNorm, convolve3x3
 
 PUBLISHED_PARAMETERS = {
@@ -96,6 +96,21 @@ def test_flops_are_those_of_the_layers():
     model = build_model("resnet8", w, 10, (10, 10, 1))
     small, large = (count_activations(model, (10, 10, 1), batch) for batch in (16, 32))
     assert 1.8 * small < large < 2 * small
+
+
+def test_flops_of_the_compilers_convolutions_count():
+    class Convolutional(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = nn.Conv(6, (3, 3), strides=2)(x)  # 8x8x2 -> 4x4x6
+            return nn.Conv(6, (3, 3), feature_group_count=3)(x).mean((1, 2)), {}
+
+    module = Convolutional()
+    model = Model(
+        lambda key: {"params": module.init(key, jnp.zeros((1, 8, 8, 2)), False)["params"], "batch_stats": {}},
+        lambda variables, x, train: (*module.apply({"params": variables["params"]}, x, train), {}),
+    )
+    assert count_flops(model, (8, 8, 2)) == 2 * 16 * 6 * 9 * 2 + 2 * 16 * 6 * 9 * 2
 
 
 def test_bad_names_and_widths_are_one_sentence():

@@ -90,7 +90,6 @@ def test_the_choice_stays_within_its_budget():
                 choice = choose_executor(RESNET8, cohort, budget, devices, num_train=3200, num_test=5120)
                 took = needs.total(choice.num_devices, choice.lanes_per_device, choice.members_per_pass)
                 assert took <= budget
-                assert choice.members_per_pass >= choice.num_devices * choice.lanes_per_device or took + least > budget
 
 
 def test_the_data_set_counts_on_every_device():

@@ -33,15 +33,27 @@ def tables(path):
     ]
 
 
-def test_killed_at_every_moment_the_table_is_the_same(tmp_path):
+@pytest.mark.parametrize("keep", ["metrics_only", pytest.param("all", marks=pytest.mark.slow)])
+def test_killed_at_every_moment_the_table_is_the_same(tmp_path, keep):
     sweep(tmp_path / "whole")
-    command = [sys.executable, "-m", "tests.kill_and_continue", str(tmp_path / "killed")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    command = [sys.executable, "-m", "tests.kill_and_continue", str(tmp_path / "killed"), keep]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
     num_killed, exit_code = map(int, done.stdout.split())
     assert exit_code == 0, done.stderr
-    assert num_killed >= 10
-    for killed, whole in zip(tables(tmp_path / "killed"), tables(tmp_path / "whole"), strict=True):
-        pd.testing.assert_frame_equal(killed, whole, check_exact=True)
+    assert num_killed >= (40 if keep == "all" else 15)
+    assert not list(tmp_path.glob("killed/**/*partial*")) + list(tmp_path.glob("killed/unfinished/*"))
+    whole = tables(tmp_path / "whole")
+    if keep == "all":  # the first two cohorts
+        whole = [table[table["width"] == 2] for table in whole]
+    for found, wanted in zip(tables(tmp_path / "killed"), whole, strict=True):
+        pd.testing.assert_frame_equal(found, wanted, check_exact=True)
+    if keep == "all":
+        from mdtree_jax.store.checkpoint import load_network
+
+        network, row = load_network(
+            tmp_path / "killed", seed=2, width=2, batch_size=32, data_fraction=1, learning_rate=0.1
+        )
+        assert network["params"]["w"][0] == pytest.approx(row["train_error"] / 100, rel=1e-6)
 
 
 def test_finished_cohorts_are_not_trained_again_and_failures_lose_nothing(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +61,8 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
         (["+grid=digits", "out=/dev/null/run"], "cannot write to /dev/null/run: a part of the path is a file"),
         (["+grid=digits", "out=/proc/run"], "cannot write to /proc/run: the folder is not there and cannot be made"),
         (["+grid=cifar", "data_dir=nowhere"], "data_dir='nowhere' is not a folder"),
+        (["+grid=digits", "data_file=mine.npz"], "data_file='mine.npz' is for grid.dataset=npz, but the data set is"),
+        (["+grid=digits", "data_dir=here"], "data_dir='here' is given, but the data set 'digits' takes no folder"),
         (["+grid=digits", "grid.dataset=npz"], "dataset 'npz' needs data_file=PATH"),
     ],
 )
@@ -263,3 +266,46 @@ def test_interrupted_inside_a_cohort_it_goes_on_from_the_state_on_disk(tmp_path,
     monkeypatch.chdir(tmp_path)
     assert sweep.main(compose("sweep", [*long, "out=whole"])) == 0
     assert_same_tables(tmp_path / "run", tmp_path / "whole")
+
+
+ARCHITECTURE = """
+import flax.linen as nn
+from mdtree_jax.models.base import register
+
+class Plain(nn.Module):
+    width: int
+    num_classes: int
+    dtype: object
+
+    @nn.compact
+    def __call__(self, x, train):
+        features = nn.relu(nn.Conv(self.width, (3, 3), param_dtype=self.dtype)(x)).mean((1, 2))
+        return nn.Dense(self.num_classes, param_dtype=self.dtype)(features), {"features": features}
+
+@register("plain")
+def plain(width, num_classes, dtype):
+    return Plain(width, num_classes, dtype)
+"""
+ITS_GRID = """
+name: mine
+model: plain
+width: [3]
+batch_size: [64]
+train_epochs: [2]
+"""
+
+
+@pytest.mark.slow
+def test_a_new_architecture_is_one_file_and_one_config(tmp_path):
+    ignored = shutil.ignore_patterns("__pycache__")
+    for folder in ("mdtree_jax", "conf"):
+        shutil.copytree(ROOT / folder, tmp_path / "checkout" / folder, ignore=ignored)
+    (tmp_path / "checkout" / "mdtree_jax" / "models" / "plain.py").write_text(ARCHITECTURE)
+    (tmp_path / "checkout" / "conf" / "grid" / "mine.yaml").write_text(ITS_GRID)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "checkout")}
+    command = [sys.executable, "-m", "mdtree_jax.sweep", "+grid=mine"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    members, _ = tables(tmp_path / "runs" / "mine")
+    assert members["num_parameters"].tolist() == [9 * 3 + 3 + 30 + 10]
+    assert (members["train_flops"] > 0).all()

@@ -11,6 +11,7 @@ the two NumPy types an array is made of.
 from __future__ import annotations
 
 import io
+import lzma
 import pickle
 import tarfile
 import zlib
@@ -107,10 +108,11 @@ def _read_archive(path: Path, names: tuple[str, ...], layout: _Layout) -> list[t
             for member in archive:
                 if member.isfile() and member.name.startswith(f"{layout.folder}/"):
                     content[Path(member.name).name] = archive.extractfile(member).read()
-    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged or only partly downloaded ({error}); delete it and fetch it again"
-        ) from error
+            while archive.fileobj.read(2**20):  # the checksum comes after everything else
+                pass
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as error:
+        why = str(error).partition(":\n")[0]  # what each kind of compression objected to does not matter
+        raise UserError(f"{path} is damaged or only partly downloaded ({why}); delete it and fetch it again") from error
     missing = [name for name in names if name not in content]
     if missing:
         raise UserError(f"{path} has no {layout.folder}/{missing[0]}; it is damaged or not the official archive")

@@ -18,8 +18,8 @@ def load_npz(source: Source) -> RawDataset:
     """Read `x_train, y_train, x_test, y_test` from `data_file`.
 
     Images are (n, h, w, c) or (n, h, w). Bytes (uint8) are scaled to [0, 1] and then standardised with the training
-    set's mean and standard deviation per channel; floating-point images are taken as they are. The number of
-    classes is the largest label plus one. Nothing pickled is read.
+    set's mean and standard deviation per channel; floating-point images are taken as they are. Labels
+    are 0 to the number of classes less one. Nothing pickled is read.
     """
     if not source.data_file:
         raise UserError("dataset 'npz' needs data_file=PATH, an .npz with x_train, y_train, x_test, y_test")
@@ -35,12 +35,23 @@ def load_npz(source: Source) -> RawDataset:
     except UserError:
         raise
     except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged or not an .npz of plain arrays ({error})") from error
+        why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+        raise UserError(f"{path} is damaged or not an .npz of plain arrays{why}") from error
     x_train, y_train, x_test, y_test = arrays
     x_train, x_test = _normalise(path, x_train, x_test)
+    return RawDataset(x_train, y_train, x_test, y_test, _count_classes(path, y_train, y_test))
+
+
+def _count_classes(path: Path, y_train: np.ndarray, y_test: np.ndarray) -> int:
+    """Return the largest label plus one, at least 2; refuse labels that do not start at 0, or are no class numbers."""
     labels = [y for y in (y_train, y_test) if y.size and y.dtype.kind in "iu"]
-    num_classes = max([int(y.max()) + 1 for y in labels], default=1)
-    return RawDataset(x_train, y_train, x_test, y_test, max(num_classes, 2))
+    lowest = min([int(y.min()) for y in labels], default=0)
+    highest = max([int(y.max()) for y in labels], default=0)
+    if lowest > 0:
+        raise UserError(f"the labels of {path} are {lowest} to {highest}; wanted 0 to number of classes - 1")
+    if highest >= max(len(np.atleast_1d(y_train)), 2):
+        raise UserError(f"a label of {path} is {highest}, but there are only {y_train.size} training images")
+    return max(highest + 1, 2)
 
 
 def _normalise(path: Path, x_train: np.ndarray, x_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -63,9 +63,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("cka", "1", "linear CKA of the softmax outputs of two networks on mixed-up images", {"CKA": None}),
     Column("agreement", "1", "share of equal predictions of two networks on mixed-up images"),
     Column("l2_distance", "1", "distance of the parameters of two networks"),
-    Column(
-        "barrier", "points", "highest training error on the straight line between two networks, over the line's ends"
-    ),
+    Column("barrier", "points", "rise of the training error on the straight line between two networks over its ends"),
     Column("barrier_loss", "nats", "the same of the training loss"),
     Column("aligned_barrier", "points", "`barrier` after the second network's units are matched to the first's"),
     Column("aligned_barrier_loss", "nats", "`barrier_loss` after matching"),

@@ -96,7 +96,7 @@ def count_parameters(model: Model) -> int:
 
 
 def count_flops(model: Model, image_shape: tuple[int, int, int], dtype: str = "float32") -> int:
-    """Return the floating-point operations of one image's forward pass: the matrix products, 2 per multiply-add.
+    """Return the floating-point operations of one image's forward pass: products and convolutions, 2 per multiply-add.
 
     Taken from the traced program, so it holds for any architecture. One training step costs about three times that
     per image. Normalization, activations and the optimizer are not counted.
@@ -126,6 +126,10 @@ def _product_flops(jaxpr: Any) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             depth = np.prod([equation.invars[0].aval.shape[axis] for axis in contracted], dtype=int)
             total += 2 * int(depth) * math.prod(equation.outvars[0].aval.shape)
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * math.prod(kernel) // features * math.prod(equation.outvars[0].aval.shape)
         repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         for value in equation.params.values():
             inner = getattr(value, "jaxpr", value)

@@ -1,8 +1,10 @@
 """How much memory the training of a cohort takes, from the traced programs, before anything is compiled. JAX.
 
 The operations of a traced step are gone through in order; an array lives from the operation that makes it to the last
-one that reads it, and a loop adds the most that its body holds. The compiler does better, since it fuses
-operations and lets arrays take each other's place, but it also copies; `MARGIN` covers that.
+one that reads it, and a loop adds the most that its body holds. Measured against the temporary memory of the compiled
+programs (JAX 0.10.2, CPU, `resnet8` of width 1 to 13, `resnet18` of width 2 and 16, batches of 4 to 1024) that is 0.99
+to 1.12 times what the compiler takes, but only 0.52 to 0.71 times where a convolution is cut into parts: the compiler
+copies what goes into a loop over parts and what comes out. `MARGIN` and `LOOP_MARGIN` cover both.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.training import Hyperparameters, evaluate, make_trainer
 
 MARGIN = 1.15
+LOOP_MARGIN = 2.2
 STORED_COPIES = 4  # of a network beside its lane: on its device, and in between and at last on the host
 
 
@@ -62,18 +65,25 @@ def _memory_needs(
     def test(variables: Any, x: jax.Array, y: jax.Array, count: jax.Array) -> Any:
         return evaluate(model, variables, x, y, count, recipe.eval_batch_size)
 
-    training = jax.make_jaxpr(trainer.step)(state, hparams, images, labels)
-    epoch = jax.make_jaxpr(trainer.begin_epoch)(state, hparams)
-    evaluation = peak_bytes(jax.make_jaxpr(test)(variables, images, labels, count).jaxpr)
+    training = _margined(jax.make_jaxpr(trainer.step)(state, hparams, images, labels).jaxpr)
+    epoch = _margined(jax.make_jaxpr(trainer.begin_epoch)(state, hparams).jaxpr)
+    evaluation = _margined(jax.make_jaxpr(test)(variables, images, labels, count).jaxpr)
     if num_test <= recipe.eval_batch_size:  # a loop of one turn is no loop: it may run beside the one on training data
         evaluation *= 2
     held = sum(_bytes(leaf) for leaf in jax.tree.leaves(state))
-    transient = max(peak_bytes(training.jaxpr), peak_bytes(epoch.jaxpr), evaluation)
     num_images = num_train + num_test
     data = num_images * (math.prod(shape) * np.dtype(dtype).itemsize + 4)
     stored = sum(_bytes(leaf) for leaf in jax.tree.leaves(variables))
     # Twice the state: what a step or an epoch's end reads, and what it makes of it.
-    return MemoryNeeds(stored, int(MARGIN * (2 * held + transient)) + 2**16, data)
+    return MemoryNeeds(stored, 2 * held + int(max(training, epoch, evaluation)) + 2**16, data)
+
+
+def _margined(jaxpr: Any) -> float:
+    return peak_bytes(jaxpr) * (LOOP_MARGIN if _has_scan(jaxpr) else MARGIN)
+
+
+def _has_scan(jaxpr: Any) -> bool:
+    return any(e.primitive.name == "scan" or any(map(_has_scan, _inner(e))) for e in jaxpr.eqns)
 
 
 def peak_bytes(jaxpr: Any) -> int:

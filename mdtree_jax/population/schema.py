@@ -110,6 +110,10 @@ def check_settings(config: SweepConfig) -> None:
                 f"{', '.join(of_pairs)} compare two; set grid.num_seeds=2 or more, or grid.measure.metrics="
                 "[hessian,sharpness], or stages=[train]"
             )
+    if config.data_file is not None and grid.dataset != "npz":
+        raise UserError(f"data_file='{config.data_file}' is for grid.dataset=npz, but the data set is '{grid.dataset}'")
+    if config.data_dir is not None and grid.dataset in ("npz", "digits"):
+        raise UserError(f"data_dir='{config.data_dir}' is given, but the data set '{grid.dataset}' takes no folder")
     for name, value, good, wanted in (
         ("grid.momentum", grid.momentum, 0.0 <= grid.momentum < 1.0, "in [0, 1)"),
         ("grid.early_stop_min_epoch", grid.early_stop_min_epoch, grid.early_stop_min_epoch >= 1, "at least 1"),
