@@ -22,9 +22,8 @@ LAYERS = {
     "sweep": {"cli", "config", "population", "store", "data", "checks"},
     "cli": {"config", "checks"},
     "config": {"population", "checks"},
-    "population": {"training", "models", "data", "store", "checks"},
+    "population": {"landscape", "training", "models", "data", "store", "checks"},
     "training": {"models", "data", "checks"},
-    "landscape": {"checks"},
     "models": {"checks"},
     "store": {"checks", "files"},
     "data": {"checks"},
@@ -39,7 +38,13 @@ LAYERS = {
 NO_JAX = {"cli", "config", "report", "diagnosis", "checks", "files", "parallel", "transfer", "__init__"}
 NO_JAX |= {"data", "sweep"}
 #: In folders that hold both: the modules that are JAX. All others import none.
-JAX_MODULES = {"population": {"train", "executor", "lanes", "jax_side"}, "store": {"checkpoint"}}
+JAX_MODULES = {
+    "population": {"train", "executor", "lanes", "jax_side", "mapped", "measure", "measures", "memory"},
+    "store": {"checkpoint"},
+}
+    "population": {"train", "executor", "lanes", "jax_side", "mapped", "measure", "measures", "memory"},
+    "store": {"checkpoint"},
+}
 
 
 def modules():

@@ -15,6 +15,7 @@ from mdtree_jax.models import build_model
 from mdtree_jax.population.cohort import Cohort, Member, Recipe
 from mdtree_jax.population.measure import choose, measure_cohort
 from mdtree_jax.population.measure_settings import METRICS, MeasureConfig, chosen_pairs, resolve
+from mdtree_jax.population.measures import Data
 
 SHAPE, CLASSES = (3, 3, 1), 3
 RECIPE = Recipe("digits", "mlp", num_classes=CLASSES, image_shape=SHAPE)
@@ -31,6 +32,7 @@ CONFIG = MeasureConfig(
 )
 SETTINGS = resolve(CONFIG)
 BUDGET = 2**30
+WIDTH = 6
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,13 +51,13 @@ def data():
 def make_cohort(seeds=(0, 1, 2), sizes=(16, 40)):
     """Return a cohort of two configurations and untrained networks, BatchNorm statistics at random."""
     members = [Member(i, seed, n, n / 40, 0.1, 0.0) for i, n in enumerate(sizes) for seed in seeds]
-    model = build_model("mlp", 2, CLASSES, SHAPE, "float64")
+    model = build_model("mlp", WIDTH, CLASSES, SHAPE, "float64")
     networks = [model.init(jax.random.key(10 * m.index + m.seed)) for m in members]
     rng = np.random.default_rng(1)
     variables = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
     variables["params"] = jax.tree.map(lambda a: a + 0.3 * rng.standard_normal(a.shape), variables["params"])
     variables["batch_stats"] = jax.tree.map(lambda a: a + 0.5 * rng.random(a.shape), variables["batch_stats"])
-    return Cohort(2, 8, 1, tuple(members)), variables
+    return Cohort(WIDTH, 8, 1, tuple(members)), variables
 
 
 def measure(cohort, variables, data, is_finite=None, settings=SETTINGS, **options):
@@ -92,7 +94,7 @@ def measured(cohort, data):
 
 def test_hessian_metrics_are_those_of_the_dense_hessian(cohort, data, measured):
     members, variables = cohort[0].members, cohort[1]
-    model = build_model("mlp", 2, CLASSES, SHAPE, "float64")
+    model = build_model("mlp", WIDTH, CLASSES, SHAPE, "float64")
     for row, member in enumerate(members):
         network = jax.tree.map(lambda leaf, row=row: jnp.asarray(leaf[row]), variables)
         flat, unravel = jax.flatten_util.ravel_pytree(network["params"])
@@ -109,12 +111,12 @@ def test_hessian_metrics_are_those_of_the_dense_hessian(cohort, data, measured):
         assert found["hessian_max_eigenvalue"] == pytest.approx(dominant, rel=1e-6)
         assert found["hessian_trace"] == pytest.approx(np.trace(hessian), rel=1e-6, abs=1e-6)
         spread = 6 * found["scale_invariant_trace_se"]
-        assert found["scale_invariant_trace"] == pytest.approx(flat**2 @ np.diag(hessian), abs=spread)
+        assert found["scale_invariant_trace"] == pytest.approx(flat**2 @ np.diag(hessian), abs=spread + 1e-9)
         layers = measured.layers.query("configuration == @member.index and seed == @member.seed").set_index("layer")
         diagonal = unravel(jnp.diag(hessian))
         head = layers.loc["head/kernel"]
         assert head["hessian_trace"] == pytest.approx(
-            diagonal["head"]["kernel"].sum(), abs=6 * head["hessian_trace_se"]
+            diagonal["head"]["kernel"].sum(), abs=6 * head["hessian_trace_se"] + 1e-9
         )
         assert len(layers) == len(jax.tree.leaves(network["params"]))
         assert found["ball_sharpness"] >= 0
@@ -125,7 +127,7 @@ def test_similarity_is_that_of_a_rewrite_in_numpy(cohort, data, measured):
     from mdtree_jax.population.measure import measure_key
 
     members, variables = cohort[0].members, cohort[1]
-    model = build_model("mlp", 2, CLASSES, SHAPE, "float64")
+    model = build_model("mlp", WIDTH, CLASSES, SHAPE, "float64")
     outputs, flat = {}, {}
     for row, member in enumerate(members):
         network = jax.tree.map(lambda leaf, row=row: jnp.asarray(leaf[row]), variables)
@@ -203,18 +205,16 @@ def test_interrupted_anywhere_the_tables_are_the_same(cohort, data, measured):
     assert fractions == sorted(fractions)
     assert fractions[-1] == pytest.approx(1.0)
     other = dataclasses.replace(cohort[0], members=cohort[0].members[:3])
-    with pytest.raises(UserError, match="not of cohort w2-b8-e1"):
+    with pytest.raises(UserError, match="not of cohort w6-b8-e1"):
         measure(other, jax.tree.map(lambda leaf: leaf[:3], cohort[1]), data, resume=resume)
 
 
-def test_one_compilation_a_program_and_none_the_second_time(data):
+def test_one_compilation_a_program_and_none_the_second_time(data, measured):
+    assert measured.num_compilations == 6  # Hessian, sharpness, outputs, barrier, aligned barrier, curve
     cohort, variables = make_cohort()
-    settings = resolve(dataclasses.replace(CONFIG, curve_steps=6))
-    first = measure(cohort, variables, data, settings=settings)
-    assert first.num_compilations == 6  # Hessian, sharpness, outputs, barrier, aligned barrier, curve
-    assert measure(cohort, variables, data, settings=settings).num_compilations == 0
+    assert measure(cohort, variables, data).num_compilations == 0
     other = dataclasses.replace(cohort, batch_size=4)
-    assert measure(other, variables, data, settings=settings).num_compilations == 0
+    assert measure(other, variables, data).num_compilations == 0
 
 
 def test_identical_networks_have_no_barrier(data):
@@ -261,10 +261,15 @@ def test_pairs_of_finite_networks():
 
 
 def test_memory_decides_batches_and_estimator():
-    model = build_model("resnet18", 8, 10, (32, 32, 3), "float32")
-    settings = resolve(MeasureConfig())
-    large, small = (choose(model, (32, 32, 3), settings, budget, "cpu", "float32") for budget in (2**36, 2**28))
-    assert (large.hessian_batch_size, large.use_xtrace, large.lanes) == (200, True, 1)
-    assert small.hessian_batch_size < 20
+    model = build_model("mlp", 200, 10, (20, 20, 1), "float32")
+    images, labels = jax.ShapeDtypeStruct((3200, 20, 20, 1), np.float32), jax.ShapeDtypeStruct((3200,), np.int32)
+    data = Data(images, labels, images, labels)
+    settings = resolve(MeasureConfig(metrics=["hessian"], hessian_images=2000))
+    large, less, small = (choose(model, data, settings, budget, "cpu") for budget in (2**36, 2**27, 2**24))
+    assert large == (2000, True, False, 1)
+    assert 500 <= less.hessian_batch_size < 2000
+    assert less.use_xtrace
     assert not small.use_xtrace
-    assert choose(model, (32, 32, 3), settings, 2**36, "gpu", "float32").lanes > 1
+    accelerator = choose(model, data, settings, 2**36, "gpu")
+    assert accelerator.lanes > 1
+    assert accelerator.batched

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mdtree_jax.landscape.options import check_count, check_positive
-from mdtree_jax.landscape.products import Product
+from mdtree_jax.landscape.products import Product, over_block
 from mdtree_jax.landscape.trace import (
     TraceEstimate,
     TraceKernel,
@@ -49,7 +49,9 @@ class _State(NamedTuple):
     is_done: jax.Array
 
 
-def xtrace(max_products: int = 100, relative_error: float | None = None, block: int = 8) -> TraceKernel:
+def xtrace(
+    max_products: int = 100, relative_error: float | None = None, block: int = 8, batched: bool = True
+) -> TraceKernel:
     """Return an estimator of the trace by XTrace (Epperly, Tropp and Webber, 2024), grown block by block.
 
     Half of the products find the range Q of A Omega for ±1 vectors Omega, half give A Q. Each column of Omega in
@@ -66,7 +68,8 @@ def xtrace(max_products: int = 100, relative_error: float | None = None, block: 
         max_products: the budget, of products with Omega and Q together, at least 4; rounded down to a multiple of
             twice the block.
         relative_error: stop when standard_error <= relative_error * |mean|; None spends the budget.
-        block: vectors per batched product.
+        block: vectors between two looks at the error.
+        batched: whether their products are taken at once; see `over_block`.
 
     Returns:
         `estimate(product, key, params, weights=None)` as for `hutchinson`; `product` must be symmetric.
@@ -86,7 +89,7 @@ def xtrace(max_products: int = 100, relative_error: float | None = None, block: 
     def estimate(product: Product, key: jax.Array, params: Any, weights: Any = None) -> TraceEstimate:
         multiply, unflatten, dim = flat_product(product, params)
         if dim <= max_products:
-            return _exact(multiply, unflatten, dim, block, params, weights, relative_error)
+            return _exact(multiply, unflatten, dim, (block, batched), params, weights, relative_error)
 
         def signs(index: jax.Array) -> jax.Array:
             probes = tree_signs(jax.random.fold_in(key, index), params, block)
@@ -97,7 +100,7 @@ def xtrace(max_products: int = 100, relative_error: float | None = None, block: 
             return _add_range(state, products, probe_samples(*trees, weights))
 
         def step(state: _State) -> _State:
-            products = jax.vmap(multiply)(state.pending)
+            products = over_block(multiply, state.pending, batched)
             return lax.cond(
                 state.is_basis,
                 lambda: _add_basis_products(state, products, signs, relative_error),
@@ -219,18 +222,19 @@ def _exact(
     multiply: Callable,
     unflatten: Callable,
     dim: int,
-    block: int,
+    blocks: tuple[int, bool],
     params: Any,
     weights: Any,
     relative_error: float | None,
 ) -> TraceEstimate:
     """Return the trace from the products with all unit vectors, block by block."""
+    block, batched = blocks
     num_blocks = -(-dim // block)
 
     def diagonal(first: jax.Array) -> jax.Array:
         rows = first + jnp.arange(block, dtype=jnp.int32)
         vectors = (rows[:, None] == jnp.arange(dim, dtype=jnp.int32)[None]).astype(jax.tree.leaves(params)[0].dtype)
-        return (vectors * jax.vmap(multiply)(vectors)).sum(1)
+        return (vectors * over_block(multiply, vectors, batched)).sum(1)
 
     entries = lax.map(diagonal, block * jnp.arange(num_blocks, dtype=jnp.int32)).reshape(-1)[:dim]
     ones, entries = (jax.tree.map(lambda leaf: leaf[None], unflatten(v)) for v in (jnp.ones_like(entries), entries))

@@ -84,6 +84,15 @@ def ggn(
     return _over_batches(prepare, params, data, batch_size)
 
 
+def over_block(product: Product, vectors: Any, batched: bool) -> Any:
+    """Return the products with vectors stacked along the first axis: all at once, or one after the other.
+
+    At once is one set of larger operations, for an accelerator; on a CPU the tangents of a block do not stay in the
+    cache, and one after the other takes half the time and half the time to compile.
+    """
+    return jax.vmap(product)(vectors) if batched else lax.map(product, vectors)
+
+
 def count_rows(data: Any) -> int:
     """Return the length of the first axis of all arrays of `data`.
 

@@ -18,7 +18,7 @@ from jax import lax
 
 from mdtree_jax.landscape.options import check_count, check_positive
 from mdtree_jax.landscape.safe import normalize, safe_divide, safe_norm
-from mdtree_jax.landscape.trees import tree_axpy
+from mdtree_jax.landscape.trees import opaque, tree_axpy
 
 
 def scale_invariant_weights(params: Any) -> Any:
@@ -82,18 +82,18 @@ def ball_sharpness(
         length = radius * safe_norm(params) if relative else jnp.asarray(radius, jax.tree.leaves(params)[0].dtype)
         value_and_grad = jax.value_and_grad(loss)
 
-        def step(_: jax.Array, state: tuple) -> tuple:
-            direction, best = state
-            at = tree_axpy(length, direction, params)
-            value, gradient = value_and_grad(at)
-            return _direction(gradient, direction), jnp.where(value <= best, best, value)
+        def step(index: jax.Array, state: tuple) -> tuple:
+            direction, _, best = state
+            # The first turn is at the parameters themselves, so that the loss is compiled once.
+            value, gradient = value_and_grad(tree_axpy(jnp.where(index == 0, 0, length), direction, params))
+            found = jnp.where((value <= best) & (index > 0), best, value)
+            return _direction(gradient, direction), jnp.where(index == 0, value, state[1]), found
 
-        value, gradient = value_and_grad(params)
-        start = _direction(gradient, _fixed_direction(params)), value
-        direction, best = lax.fori_loop(0, num_steps - 1, step, start)
-        last = loss(tree_axpy(length, direction, params))
-        increase = jnp.where(last <= best, best, last) - value
-        return BallSharpness(increase, length, jnp.full((), num_steps, jnp.int32), jnp.isfinite(increase))
+        zero = jnp.zeros_like(length)
+        start = _fixed_direction(params), zero, zero
+        _, value, best = lax.fori_loop(0, opaque(num_steps + 1), step, start)
+        increase = best - value
+        return BallSharpness(increase, length, jnp.full((), num_steps + 1, jnp.int32), jnp.isfinite(increase))
 
     return estimate
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mdtree_jax.landscape.options import check_count, check_positive
-from mdtree_jax.landscape.products import Product
+from mdtree_jax.landscape.products import Product, over_block
 from mdtree_jax.landscape.trees import sum_of, tree_signs
 
 #: A spread of fewer samples says too little about itself to stop on it.
@@ -58,7 +58,9 @@ class TraceEstimate(NamedTuple):
     converged: jax.Array
 
 
-def hutchinson(max_probes: int = 100, relative_error: float | None = None, block: int = 8) -> TraceKernel:
+def hutchinson(
+    max_probes: int = 100, relative_error: float | None = None, block: int = 8, batched: bool = True
+) -> TraceKernel:
     """Return an estimator of the trace by random signs (Hutchinson, 1989): the mean of v'Hv over ±1 vectors v.
 
     Unbiased, with variance 2 (‖H‖² - sum H_ii²) / probes in the Frobenius norm. Memory: a block of vectors.
@@ -66,7 +68,8 @@ def hutchinson(max_probes: int = 100, relative_error: float | None = None, block
     Args:
         max_probes: the budget; whole blocks are used, so it is rounded down to a multiple of `block`.
         relative_error: stop when standard_error <= relative_error * |mean|; None spends the budget.
-        block: vectors per batched product.
+        block: vectors between two looks at the error.
+        batched: whether their products are taken at once; see `over_block`.
 
     Returns:
         `estimate(product, key, params, weights=None)`: `product` maps a pytree like `params` to H times it, `weights`
@@ -89,7 +92,7 @@ def hutchinson(max_probes: int = 100, relative_error: float | None = None, block
         def step(state: tuple) -> tuple:
             index, samples, _ = state
             probes = tree_signs(jax.random.fold_in(key, index), params, block)
-            products = jax.vmap(product)(probes)
+            products = over_block(product, probes, batched)
             samples = lax.dynamic_update_slice_in_dim(
                 samples, probe_samples(probes, products, weights), index * block, 0
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from mdtree_jax.checks import UserError
@@ -54,3 +55,11 @@ def flat_product(product: Callable[[Any], Any], params: Any) -> tuple[Callable, 
     if flat.size == 0:
         raise UserError("the parameters are empty; they must hold at least one number")
     return (lambda vector: ravel_pytree(product(unflatten(vector)))[0]), unflatten, flat.size
+
+
+def opaque(number: int) -> jax.Array:
+    """Return an int32 that the compiler does not see through.
+
+    A loop with a small bound that it knows is unrolled: each turn is compiled anew, ten times the compile time.
+    """
+    return lax.optimization_barrier(jnp.int32(number))

@@ -18,15 +18,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdtree_jax import landscape
 from mdtree_jax.checks import UserError
-from mdtree_jax.models import Model, build_model, count_activations, count_flops, permutation_spec
+from mdtree_jax.models import Model, build_model, count_flops, permutation_spec
 from mdtree_jax.population import measures
 from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.lanes import AXIS
 from mdtree_jax.population.mapped import jit_over_members
 from mdtree_jax.population.measure_cost import MeasureCost
 from mdtree_jax.population.measure_settings import PAIR_METRICS, MeasureSettings, chosen_pairs
-
-BLOCK_OF_PRODUCTS = 8
+from mdtree_jax.population.memory import MARGIN, peak_bytes
 
 
 class MeasuredCohort(NamedTuple):
@@ -160,33 +159,60 @@ def _check_model(model: Model, dtype: str, image_shape: tuple[int, int, int]) ->
 
 
 class Choices(NamedTuple):
-    """What memory decides: images held at a time by a Hessian product, XTrace or Hutchinson, networks at once."""
+    """How a width is measured: images held at a time by a Hessian product, XTrace or Hutchinson, products of a block
+    at once or one after the other, networks at once on a device.
+    """
 
     hessian_batch_size: int
     use_xtrace: bool
+    batched: bool
     lanes: int
 
 
 def choose(
-    model: Model, image_shape: tuple[int, int, int], settings: MeasureSettings, budget: int, platform: str, dtype: str
+    model: Model,
+    data: measures.Data,
+    settings: MeasureSettings,
+    budget: int,
+    platform: str,
 ) -> Choices:
-    """Return how to measure within `budget` bytes on one device.
+    """Return how to measure within `budget` bytes on one device, from the traced programs.
 
-    A Hessian product holds the activations of its images for the linear map and for a block of tangents. XTrace holds
-    two vectors per product and is used if they take at most a quarter. On CPU networks follow each other; on an
-    accelerator as many go together as fit.
+    All images of the Hessian at once and XTrace if that fits, else fewer images, else Hutchinson, whose vectors take
+    less. On CPU networks follow each other and so do products; on an accelerator as many go together as fit. `data` may
+    hold abstract arrays.
     """
-    itemsize = np.dtype(dtype).itemsize
-    stored = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))) * itemsize
-    per_image = count_activations(model, image_shape, 1, dtype) * itemsize * (3 + BLOCK_OF_PRODUCTS)
-    vectors = 2 * settings.trace_products * stored
-    use_xtrace = vectors <= budget // 4
-    room = budget - (vectors if use_xtrace else 4 * BLOCK_OF_PRODUCTS * stored)
+    batched = platform != "cpu"
     images = settings.hessian_images
-    batch_size = next(n for n in range(images, 0, -1) if images % n == 0 and (n == 1 or n * per_image <= room))
-    lane = batch_size * per_image + (vectors if use_xtrace else 4 * BLOCK_OF_PRODUCTS * stored)
-    lanes = 1 if platform == "cpu" else max(1, budget // lane)
-    return Choices(batch_size, use_xtrace, int(lanes))
+    sizes = [images]
+    while sizes[-1] > 1:  # the largest divisor of at most half
+        sizes.append(next(n for n in range(sizes[-1] // 2, 0, -1) if images % n == 0))
+    plans = [(n, True) for n in sizes[:3]] + [(n, False) for n in sizes]
+    makers = []
+    if "hessian" in settings.metrics:
+        makers = [lambda plan: (measures.make_hessian(model, settings, *plan, batched), False)]
+    others = []
+    if "connectivity" in settings.metrics:
+        others.append((measures.make_curve(model, settings), True))
+    if "barrier" in settings.metrics:
+        others.append((measures.make_barrier(model, settings), True))
+    base = max((_traced_bytes(model, data, *other) for other in others), default=0)
+    for plan in plans:
+        lane = max(base, *(_traced_bytes(model, data, *make(plan)) for make in makers), 1)
+        if lane <= budget or plan == plans[-1]:
+            return Choices(*plan, batched, int(max(1, budget // lane)) if batched else 1)
+    raise AssertionError("unreachable")
+
+
+_cached_choose = functools.lru_cache(maxsize=4)(choose)
+
+
+def _traced_bytes(model: Model, data: measures.Data, function: Callable[..., Any], takes_pairs: bool) -> int:
+    """Return an upper estimate of the bytes that a measurement of one network or pair takes."""
+    network = jax.eval_shape(model.init, jax.random.key(0))
+    count, key = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
+    item = measures.PairItem(network, network, count, key) if takes_pairs else measures.NetworkItem(network, count, key)
+    return int(MARGIN * peak_bytes(jax.make_jaxpr(function)(item, data).jaxpr))
 
 
 class _Measurement:
@@ -213,9 +239,10 @@ class _Measurement:
         devices = jax.devices()
         self.mesh = Mesh(np.array(devices), (AXIS,))
         self.split, self.whole = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
-        self.choices = choose(self.model, shape, settings, budget // len(devices), devices[0].platform, dtype)
         arrays = ((data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32))
         self.data = measures.Data(*(jax.device_put(np.asarray(array, kind), self.whole) for array, kind in arrays))
+        shapes = measures.Data(*(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in self.data))
+        self.choices = _cached_choose(self.model, shapes, settings, budget // len(devices), devices[0].platform)
         self.cost = MeasureCost(settings, float(count_flops(self.model, shape, dtype)), len(data.y_test))
         self.results: dict[str, dict[str, np.ndarray]] = {}
         self.num_done: dict[str, int] = {}
@@ -252,7 +279,7 @@ class _Measurement:
         options = self.choices._asdict()
         lanes = options.pop("lanes")
         if "hessian" in metrics:
-            named = {"batch_size": options["hessian_batch_size"], "use_xtrace": options["use_xtrace"]}
+            named = {"batch_size": options.pop("hessian_batch_size"), **options}
             self._run("hessian", networks, self._network_items, lanes, named, after_chunk)
         if "sharpness" in metrics:
             self._run("sharpness", networks, self._network_items, lanes, {}, after_chunk)

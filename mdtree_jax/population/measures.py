@@ -69,13 +69,16 @@ def _hessian_batch(item: NetworkItem, data: Data, settings: MeasureSettings) -> 
     return data.x_train[rows], data.y_train[rows]
 
 
-def make_hessian(model: Model, settings: MeasureSettings, batch_size: int, use_xtrace: bool) -> Callable[..., Results]:
+def make_hessian(
+    model: Model, settings: MeasureSettings, batch_size: int, use_xtrace: bool, batched: bool
+) -> Callable[..., Results]:
     """Return the measurement of trace, its shares by layer, scale-invariant trace and dominant eigenvalue.
 
-    `batch_size` images are in memory at a time; `use_xtrace` says whether there is room for its vectors.
+    `batch_size` images are in memory at a time; `use_xtrace` says whether there is room for its vectors, `batched`
+    whether a block of products is taken at once.
     """
     make_trace = landscape.xtrace if use_xtrace else landscape.hutchinson
-    trace = make_trace(settings.trace_products, relative_error=settings.trace_relative_error)
+    trace = make_trace(settings.trace_products, relative_error=settings.trace_relative_error, batched=batched)
     eigenvalue = landscape.lanczos(
         1, max_steps=settings.eigenvalue_steps, relative_tolerance=settings.eigenvalue_tolerance
     )
