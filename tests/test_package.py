@@ -42,9 +42,6 @@ JAX_MODULES = {
     "population": {"train", "executor", "lanes", "jax_side", "mapped", "measure", "measures", "memory"},
     "store": {"checkpoint"},
 }
-    "population": {"train", "executor", "lanes", "jax_side", "mapped", "measure", "measures", "memory"},
-    "store": {"checkpoint"},
-}
 
 
 def modules():

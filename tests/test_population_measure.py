@@ -265,7 +265,7 @@ def test_memory_decides_batches_and_estimator():
     images, labels = jax.ShapeDtypeStruct((3200, 20, 20, 1), np.float32), jax.ShapeDtypeStruct((3200,), np.int32)
     data = Data(images, labels, images, labels)
     settings = resolve(MeasureConfig(metrics=["hessian"], hessian_images=2000))
-    large, less, small = (choose(model, data, settings, budget, "cpu") for budget in (2**36, 2**27, 2**24))
+    large, less, small = (choose(model, data, settings, budget, "cpu") for budget in (2**36, 165 * 2**20, 2**24))
     assert large == (2000, True, False, 1)
     assert 500 <= less.hessian_batch_size < 2000
     assert less.use_xtrace
