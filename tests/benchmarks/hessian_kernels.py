@@ -208,7 +208,8 @@ def eigen(options) -> None:
                 error = np.abs(found.values[:, 0] / exact - 1)
                 print(
                     f"| {options.model} | {width} | {steps} | {exact:.4g} | {name} | | "
-                    f"{found.num_products.mean():.1f} (to {found.num_products.max()}) | {error.mean():.1e} (to {error.max():.1e}) |",
+                    f"{found.num_products.mean():.1f} (to {found.num_products.max()}) | "
+                    f"{error.mean():.1e} (to {error.max():.1e}) |",
                     flush=True,
                 )
 

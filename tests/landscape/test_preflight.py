@@ -37,9 +37,9 @@ def faulty(kind):
     def apply(params, x):
         z = x @ params["a"]
         if kind == "dropout":
-            z = z * jax.random.bernoulli(jax.random.key(1), 0.5, z.shape)
+            z = jnp.where(jax.random.bernoulli(jax.random.key(1), 0.5, z.shape), z, 0)
         if kind == "stateful dropout":
-            z = z * jax.random.bernoulli(jax.random.key(next(calls)), 0.5, z.shape)
+            z = jnp.where(jax.random.bernoulli(jax.random.key(next(calls)), 0.5, z.shape), z, 0)
         if kind == "batchnorm":
             z = (z - z.mean(0)[None]) / jnp.sqrt(z.var(0) + 1e-5)[None]
         return jnp.tanh(z) @ params["c"]

@@ -35,7 +35,7 @@ def test_loss_without_data():
 
 
 def test_gauss_newton_equals_the_hessian_for_linear_outputs():
-    loss, params, data, hessian = regression(rows=7)
+    _, params, data, hessian = regression(rows=7)
 
     def outputs(params, data):
         return data[0] @ params["weight"] + params["shift"]
