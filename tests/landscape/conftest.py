@@ -1,11 +1,14 @@
-"""Fixtures of the kernels' tests; see also the `strict` fixture's use as a mark of a whole file."""
+"""Every test of a kernel: float64, no silent change of type or rank, quick to compile."""
 
 import jax
 import pytest
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def strict():
-    """float64, and no silent change of type or rank."""
+    """Ground truth in float64; the compiler's optimizations take longer than these small programs run."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+    jax.config.update("jax_disable_most_optimizations", before)
