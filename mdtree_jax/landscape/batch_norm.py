@@ -48,21 +48,21 @@ def recompute_batch_stats(
         raise UserError(f"num_batches {num_batches} must be at least 1")
     num_batches = jnp.asarray(num_batches, jnp.int32)
 
-    def step(old: Any, x: Any) -> Any:
-        return apply_train({**variables, "batch_stats": old}, x)[1]["batch_stats"]
+    def body(call: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        # Call 0 is the first batch, call 1 the same with old = s, call i > 1 batch i - 1: one program for all.
+        total, momentum = carry
+        is_probe = call == 1
+        scale = jax.tree.map(lambda first: jnp.maximum(jnp.abs(first).max(), 1), total)
+        old = jax.tree.map(lambda s, leaf: jnp.full_like(leaf, jnp.where(is_probe, s, 0)), scale, stats)
+        _, updated = apply_train({**variables, "batch_stats": old}, draw(jnp.maximum(call - 1, 0)))
+        new = updated["batch_stats"]
+        # The mean over channels: one momentum a leaf, less rounding.
+        probed = jax.tree.map(lambda new, first, s: ((new - first) / s).mean(), new, total, scale)
+        momentum = jax.tree.map(lambda new, old: jnp.where(is_probe, new, old), probed, momentum)
+        return jax.tree.map(lambda total, new: jnp.where(is_probe, total, total + new), total, new), momentum
 
-    zeros = jax.tree.map(jnp.zeros_like, stats)
-    first = draw(jnp.int32(0))
-    total = step(zeros, first)
-    scale = jax.tree.map(lambda new: jnp.maximum(jnp.abs(new).max(), 1), total)
-    moved = step(jax.tree.map(lambda s, old: jnp.full_like(old, s), scale, stats), first)
-    # The mean over channels: one momentum a leaf, less rounding.
-    momentum = jax.tree.map(lambda new, new0, s: ((new - new0) / s).mean(), moved, total, scale)
-
-    def add(index: jax.Array, total: Any) -> Any:
-        return jax.tree.map(jnp.add, total, step(zeros, draw(index)))
-
-    total = lax.fori_loop(jnp.ones_like(num_batches), num_batches, add, total)
+    zeros = jax.tree.map(jnp.zeros_like, stats), jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), stats)
+    total, momentum = lax.fori_loop(jnp.zeros_like(num_batches), num_batches + 1, body, zeros)
 
     def average(total: jax.Array, m: jax.Array, old: jax.Array) -> jax.Array:
         is_fixed = jnp.abs(1 - m) < 16 * jnp.finfo(m.dtype).eps

@@ -136,7 +136,7 @@ def bezier_connectivity(
     Raises:
         UserError: num_steps < 1, num_points not 5, 9, 13, ..., an unknown init, learning_rate <= 0, momentum outside
             [0, 1), weight_decay < 0. By `connect`: ends with different leaves, shapes or types; parameters that are
-            not floating-point.
+            not floating-point; a loss that is not one number; results of `evaluate` that are not as stated.
 
     >>> def loss(w, step, key):  # a valley along the unit circle
     ...     return (w @ w - 1) ** 2
@@ -232,6 +232,9 @@ def _num_tail_steps(options: _Options) -> jax.Array:
 
 
 def _advance(options: _Options, state: CurveState, loss: Callable, num_steps: int | jax.Array) -> CurveState:
+    shape = jax.eval_shape(loss, state.middle, state.step, state.key)
+    if getattr(shape, "shape", None) != ():
+        raise UserError(f"loss(params, step, key) returns {shape}; wanted one number, the mean loss of a batch")
     last = jnp.minimum(state.step + jnp.asarray(num_steps, jnp.int32), jnp.asarray(options.num_steps, jnp.int32))
     return lax.fori_loop(state.step, last, lambda _, state: _step(options, state, loss), state)
 

@@ -84,7 +84,7 @@ def evaluate_path(
         t: (T,).
 
     Raises:
-        UserError: a name is missing or unknown.
+        UserError: a name is missing or unknown, or a value not one number.
     """
 
     def at(t: jax.Array) -> dict[str, jax.Array]:
@@ -94,6 +94,9 @@ def evaluate_path(
                 f"evaluate(params) returned {', '.join(sorted(found)) or 'nothing'}; wanted train_error and "
                 "train_loss, and test_error and test_loss or neither"
             )
+        shapes = {name: jnp.shape(value) for name, value in found.items() if jnp.shape(value) != ()}
+        if shapes:
+            raise UserError(f"evaluate(params) returned arrays: {shapes}; wanted one number of each kind")
         found = {name: lax.convert_element_type(value, t.dtype) for name, value in found.items()}
         nan = jnp.full_like(t, jnp.nan)
         for side in ("train", "test"):

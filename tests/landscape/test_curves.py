@@ -282,3 +282,9 @@ def test_bad_evaluation():
     for found in ({"train_error": jnp.array(1.0)}, {"train_error": 1.0, "train_loss": 1.0, "test_loss": 1.0}):
         with pytest.raises(UserError, match=r"evaluate\(params\) returned .*wanted train_error and train_loss"):
             connect(jnp.ones(2), jnp.ones(2), ring, lambda w, found=found: found, jax.random.key(0))
+    with pytest.raises(
+        UserError, match=r"evaluate\(params\) returned arrays: {'train_loss': \(2,\)}; wanted one number"
+    ):
+        connect(jnp.ones(2), jnp.ones(2), ring, lambda w: {"train_error": w[0], "train_loss": w}, jax.random.key(0))
+    with pytest.raises(UserError, match=r"loss\(params, step, key\) returns .*\(2,\).*; wanted one number"):
+        connect(jnp.ones(2), jnp.ones(2), lambda w, step, key: w, evaluate_with(ring), jax.random.key(0))
