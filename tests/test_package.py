@@ -24,6 +24,7 @@ LAYERS = {
     "config": {"population", "checks"},
     "population": {"training", "models", "data", "store", "checks"},
     "training": {"models", "data", "checks"},
+    "landscape": {"checks"},
     "models": {"checks"},
     "store": {"checks", "files"},
     "data": {"checks"},

@@ -1,0 +1,151 @@
+"""What is looked at before a kernel runs: is this a loss that a landscape can be measured of? On the host, no `jit`.
+
+A Hessian of a loss with dropout or of BatchNorm in training mode is not the Hessian of the trained network; a loss
+that changes from call to call has none. Call these once per kind of model, not under a transformation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.landscape.products import count_rows
+
+#: Relative differences above this many square roots of the rounding unit are no rounding (float32: 7e-4).
+ROOTS = 2
+#: Differences are relative to at least this: a cross-entropy is a difference of logits, however small it comes out.
+SMALLEST_SCALE = 1e-2
+
+
+def check_params(params: Any) -> None:
+    """Check that there are parameters and that they are real floating-point numbers.
+
+    Raises:
+        UserError: no parameters, integer or other types.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not sum(math.prod(jnp.shape(leaf)) for _, leaf in leaves):
+        raise UserError("the parameters are empty; they must hold at least one number")
+    for path, leaf in leaves:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            name = jax.tree_util.keystr(path) or "the array"
+            raise UserError(f"parameter {name} has type {dtype}; parameters must be floating-point numbers")
+
+
+def check_loss(loss: Callable[..., jax.Array], params: Any, data: Any = None) -> None:
+    """Check that `loss(params)` or `loss(params, data)` is one that kernels can be run on.
+
+    Args:
+        loss: as for `hvp`.
+        params: of one network.
+        data: pytree of arrays with the same first axis, or None. With data of two rows or more it is also checked
+            that the loss is the mean over the rows.
+
+    Raises:
+        UserError: no parameters, integer parameters, no rows; a loss that is not scalar, not finite or not the same
+            when called twice; one that depends on the order of the rows (dropout) or is not the mean over them
+            (BatchNorm in training mode).
+    """
+    check_params(params)
+    size = 0 if data is None else count_rows(data)
+    value = _loss_value(loss, params, data)
+    if not np.isfinite(value):
+        raise UserError(f"the loss is {value} at the given parameters; it must be finite")
+    again = _loss_value(loss, params, data)
+    if _differ(value, again, params):
+        raise UserError(
+            f"the loss is {value} at first and {again} in a second call at the same parameters; it must be "
+            f"deterministic, and this looks like dropout or another source of randomness"
+        )
+    if size > 1:
+        _check_mean(loss, params, data, size, value)
+
+
+def _check_mean(loss: Callable, params: Any, data: Any, size: int, value: float) -> None:
+    rolled = _loss_value(loss, params, jax.tree.map(lambda a: jnp.roll(a, 1, 0), data))
+    if _differ(value, rolled, params):
+        raise UserError(
+            f"the loss is {value}, but {rolled} with the rows of the data in another order; this looks like dropout, "
+            f"which must be switched off"
+        )
+    half = size // 2
+    first, second = (
+        _loss_value(loss, params, jax.tree.map(lambda a, part=part: a[part], data))
+        for part in (slice(None, half), slice(half, None))
+    )
+    mean = (half * first + (size - half) * second) / size
+    if not _differ(value, mean, params):
+        return
+    if not _differ(value, first + second, params):
+        raise UserError(f"the loss {value} is the sum over the rows of the data; it must be their mean")
+    raise UserError(
+        f"the loss is {value} on all rows, but {mean} as the mean over two halves of them: rows depend on each other; "
+        f"this looks like BatchNorm in training mode, which must be in eval mode"
+    )
+
+
+def check_apply(apply: Callable[[Any, Any], jax.Array], params: Any, x: Any) -> None:
+    """Check that a network gives every example its own, repeatable output.
+
+    Args:
+        apply: `apply(params, x)`, an array (n, ...).
+        params: of one network.
+        x: pytree of arrays with the same first axis n; at least 2 rows for the checks to find anything.
+
+    Raises:
+        UserError: no parameters, integer parameters, no rows; outputs without the n rows, not finite, not the same
+            when called twice; an example that gets different outputs within a batch (dropout), or an output that
+            depends on the other examples (BatchNorm in training mode).
+    """
+    check_params(params)
+    size = count_rows(x)
+    outputs = _outputs(apply, params, x, size)
+    if not np.isfinite(outputs).all():
+        raise UserError("the outputs at the given parameters are not finite; they must be")
+    if _differ(outputs, _outputs(apply, params, x, size), params):
+        raise UserError(
+            "the outputs differ between two calls with the same parameters and examples; they must be deterministic, "
+            "and this looks like dropout or another source of randomness"
+        )
+    copies = _outputs(apply, params, jax.tree.map(lambda a: jnp.repeat(a[:1], max(size, 2), 0), x), max(size, 2))
+    if _differ(copies, np.broadcast_to(copies[:1], copies.shape), params):
+        raise UserError(
+            "the same example twice in a batch gets two different outputs; this looks like dropout, which must be "
+            "switched off"
+        )
+    half = max(size // 2, 1)
+    if _differ(outputs[:half], _outputs(apply, params, jax.tree.map(lambda a: a[:half], x), half), params):
+        raise UserError(
+            "an example's output depends on the other examples of its batch; this looks like BatchNorm in training "
+            "mode, which must be in eval mode"
+        )
+
+
+def _loss_value(loss: Callable, params: Any, data: Any) -> float:
+    value = loss(params) if data is None else loss(params, data)
+    if jnp.shape(value) != ():
+        raise UserError(f"the loss has shape {jnp.shape(value)}; it must be a scalar")
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise UserError(f"the loss has type {jnp.result_type(value)}; it must be a floating-point number")
+    return float(value)
+
+
+def _outputs(apply: Callable, params: Any, x: Any, size: int) -> np.ndarray:
+    outputs = np.asarray(apply(params, x))
+    if outputs.ndim == 0 or outputs.shape[0] != size:
+        raise UserError(f"the outputs of {size} examples have shape {outputs.shape}; the first axis must be {size}")
+    return outputs
+
+
+def _differ(a: Any, b: Any, params: Any) -> bool:
+    """Return whether two results differ by more than rounding, relative to the larger."""
+    tolerance = ROOTS * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(params))).eps) ** 0.5
+    scale = max(float(np.abs(a).max()), float(np.abs(b).max()), SMALLEST_SCALE)
+    return bool(np.abs(np.asarray(a) - np.asarray(b)).max() > tolerance * scale)

@@ -1,0 +1,126 @@
+"""Products of the Hessian and the generalised Gauss-Newton matrix of a mean loss with vectors. JAX.
+
+A product is a linear map on pytrees like the parameters. It is meant to be batched: `jax.vmap(product)` over a block
+of vectors shares everything that does not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.landscape.options import check_count
+
+Product = Callable[[Any], Any]
+
+
+def hvp(loss: Callable[..., jax.Array], params: Any, data: Any = None, *, batch_size: int | None = None) -> Product:
+    """Return the map v -> H v, H the Hessian of the loss at `params`.
+
+    Forward over reverse (Pearlmutter, 1994): H v is the derivative of the gradient along v. The gradient is
+    linearized once, so that its forward and backward pass are shared by all products; with more than one batch once
+    per batch and call, shared by the vectors of a `vmap`.
+
+    H is that of the given loss and nothing else: weight decay is in it only if the loss has it, and BatchNorm must be
+    in eval mode (`check_loss` finds out).
+
+    Args:
+        loss: `loss(params)`, or `loss(params, data)`, the mean over the rows of `data`; a scalar.
+        params: pytree of float arrays.
+        data: pytree of arrays with the same first axis n, or None.
+        batch_size: rows at a time; None takes all at once. The last batch may be shorter: it is weighted by its rows,
+            the result is that of the whole. A divisor of n compiles one shape only.
+
+    Raises:
+        UserError: no rows, first axes that differ, a batch size below 1 or without data.
+
+    >>> product = hvp(lambda w: 3 * w["a"] ** 2 + w["a"] * w["b"], {"a": jnp.float32(1), "b": jnp.float32(2)})
+    >>> {k: float(x) for k, x in product({"a": jnp.float32(1), "b": jnp.float32(0)}).items()}
+    {'a': 6.0, 'b': 1.0}
+    """
+    if data is None:
+        if batch_size is not None:
+            raise UserError(f"batch_size {batch_size} needs data to cut into batches; none was given")
+        return _linearized(loss, params)
+    return _over_batches(lambda batch: _linearized(lambda p: loss(p, batch), params), params, data, batch_size)
+
+
+def ggn(
+    outputs: Callable[[Any, Any], Any],
+    output_loss: Callable[[Any, Any], jax.Array],
+    params: Any,
+    data: Any,
+    *,
+    batch_size: int | None = None,
+) -> Product:
+    """Return the map v -> J' H_out J v of the generalised Gauss-Newton matrix (Schraudolph, 2002).
+
+    J is the Jacobian of the outputs with respect to the parameters, H_out the Hessian of the loss with respect to the
+    outputs. Equal to the Hessian where the outputs are linear in the parameters or the loss is at its minimum in
+    every output; positive semi-definite if the loss is convex in the outputs.
+
+    Args:
+        outputs: `outputs(params, data)`, for instance the logits (n, classes).
+        output_loss: `output_loss(outputs, data)`, the mean over the rows; a scalar.
+        params: pytree of float arrays.
+        data: pytree of arrays with the same first axis n.
+        batch_size: as in `hvp`.
+
+    Raises:
+        UserError: no rows, first axes that differ, a batch size below 1.
+    """
+
+    def prepare(batch: Any) -> Product:
+        out, jacobian = jax.linearize(lambda p: outputs(p, batch), params)
+        transposed = jax.linear_transpose(jacobian, params)
+        out_hessian = _linearized(lambda o: output_loss(o, batch), out)
+        return lambda vector: transposed(out_hessian(jacobian(vector)))[0]
+
+    return _over_batches(prepare, params, data, batch_size)
+
+
+def count_rows(data: Any) -> int:
+    """Return the length of the first axis of all arrays of `data`.
+
+    Raises:
+        UserError: no arrays, no rows, first axes that differ.
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
+    if not shapes or any(not shape for shape in shapes):
+        raise UserError(f"data with arrays of shapes {shapes} has no rows; every array needs a first axis of rows")
+    if len({shape[0] for shape in shapes}) > 1:
+        raise UserError(f"data with arrays of shapes {shapes} is uneven; all first axes must be equal")
+    if shapes[0][0] == 0:
+        raise UserError(f"data with arrays of shapes {shapes} is an empty batch; it needs at least one row")
+    return shapes[0][0]
+
+
+def _linearized(function: Callable[[Any], jax.Array], at: Any) -> Product:
+    return jax.linearize(jax.grad(function), at)[1]
+
+
+def _over_batches(prepare: Callable[[Any], Product], params: Any, data: Any, batch_size: int | None) -> Product:
+    """Return the mean of the batches' products, weighted by their rows."""
+    size = count_rows(data)
+    batch_size = size if batch_size is None else min(check_count("batch_size", batch_size), size)
+    if batch_size == size:
+        return prepare(data)
+    count, rest = divmod(size, batch_size)
+    batches = jax.tree.map(lambda a: a[: size - rest].reshape(count, batch_size, *a.shape[1:]), data)
+    last = jax.tree.map(lambda a: a[size - rest :], data)
+
+    def product(vector: Any) -> Any:
+        def add(total: Any, batch: Any) -> tuple[Any, None]:
+            return jax.tree.map(lambda t, h: t + h * (batch_size / size), total, prepare(batch)(vector)), None
+
+        total, _ = lax.scan(add, jax.tree.map(jnp.zeros_like, vector), batches)
+        if rest:
+            total = jax.tree.map(lambda t, h: t + h * (rest / size), total, prepare(last)(vector))
+        return total
+
+    return product

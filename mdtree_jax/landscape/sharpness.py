@@ -1,0 +1,117 @@
+"""Sharpness beside the Hessian: worst-case increase of the loss in a ball; a trace that ignores scale. JAX.
+
+The scale-invariant trace is sum over i of w_i² H_ii, the second-order increase of the loss when every parameter is
+multiplied by 1 + noise (relative flatness: Petzka et al., 2021; element-wise adaptive sharpness: Kwon et al., 2021).
+It comes from any trace estimator at no cost, with `weights=scale_invariant_weights(params)`. Multiplying what goes
+into a ReLU unit by c and what leaves it by 1/c changes the Hessian's trace but not this sum, as does the scale of
+weights in front of BatchNorm: with w_i -> c w_i, H_ii goes to H_ii / c².
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mdtree_jax.landscape.options import check_count, check_positive
+from mdtree_jax.landscape.safe import normalize, safe_divide, safe_norm
+from mdtree_jax.landscape.trees import tree_axpy
+
+
+def scale_invariant_weights(params: Any) -> Any:
+    """Return the weights w_i² that make a trace invariant under rescaling of units."""
+    return jax.tree.map(lambda leaf: leaf * leaf, params)
+
+
+class BallSharpness(NamedTuple):
+    """The largest increase of the loss found in a ball around the parameters.
+
+    Attributes:
+        increase: max of loss(params + d) - loss(params) over the points visited, >= 0; NaN if the loss at the
+            parameters is not finite.
+        radius: of the ball, in units of the parameters.
+        num_gradients: gradients of the loss spent; int32.
+        is_finite: whether the increase is.
+    """
+
+    increase: jax.Array
+    radius: jax.Array
+    num_gradients: jax.Array
+    is_finite: jax.Array
+
+
+def ball_sharpness(
+    radius: float = 0.05, num_steps: int = 5, relative: bool = False
+) -> Callable[[Callable, Any], BallSharpness]:
+    """Return an estimator of the worst-case increase of the loss in a ball, max over ‖d‖ <= radius of L(w + d) - L(w).
+
+    Foret et al. (2021) take the one step d = radius * g / ‖g‖ along the gradient g = ∇L(w); here it is repeated with
+    the gradient at w + d, which for a loss that is convex on the ball increases it at every step, and the best
+    point is kept. A lower bound of the maximum. Where the gradient at w is zero, the first d is a fixed direction.
+
+    Args:
+        radius: of the ball; with `relative`, as a fraction of the parameters' norm, which makes networks of
+            different size comparable.
+        num_steps: steps; 1 is the published one.
+        relative: see `radius`.
+
+    Returns:
+        `estimate(loss, params) -> BallSharpness` for a scalar `loss(params)`.
+
+    Raises:
+        UserError: a radius that is not positive, fewer than 1 step.
+
+    | case | increase |
+    |---|---|
+    | gradient zero at a minimum | radius² / 2 times the top eigenvalue, for a quadratic and enough steps |
+    | constant loss, or all parameters zero with `relative` | 0 |
+    | loss or gradient NaN at the parameters | NaN |
+    | loss infinite in the ball | infinite, is_finite false |
+
+    >>> result = ball_sharpness(radius=0.1)(lambda w: 2.0 * (w * w).sum(), jnp.ones(3))
+    >>> round(float(result.increase), 5)  # 4 sqrt(3) 0.1 + 2 * 0.01
+    0.71282
+    """
+    check_positive("radius", radius)
+    check_count("num_steps", num_steps)
+
+    def estimate(loss: Callable[[Any], jax.Array], params: Any) -> BallSharpness:
+        length = radius * safe_norm(params) if relative else jnp.asarray(radius, jax.tree.leaves(params)[0].dtype)
+        value_and_grad = jax.value_and_grad(loss)
+
+        def step(_: jax.Array, state: tuple) -> tuple:
+            direction, best = state
+            at = tree_axpy(length, direction, params)
+            value, gradient = value_and_grad(at)
+            return _direction(gradient, direction), jnp.where(value <= best, best, value)
+
+        value, gradient = value_and_grad(params)
+        start = _direction(gradient, _fixed_direction(params)), value
+        direction, best = lax.fori_loop(0, num_steps - 1, step, start)
+        last = loss(tree_axpy(length, direction, params))
+        increase = jnp.where(last <= best, best, last) - value
+        return BallSharpness(increase, length, jnp.full((), num_steps, jnp.int32), jnp.isfinite(increase))
+
+    return estimate
+
+
+def relative_increase(sharpness: BallSharpness, loss: jax.Array) -> jax.Array:
+    """Return the increase over 1 + the loss at the parameters (Keskar et al., 2017), without unit."""
+    return safe_divide(sharpness.increase, 1 + loss)
+
+
+def _direction(gradient: Any, otherwise: Any) -> Any:
+    """Return the gradient's direction, or the other one where it is zero."""
+    is_zero = safe_norm(gradient) == 0
+    return jax.tree.map(lambda g, o: jnp.where(is_zero, o, g), normalize(gradient), otherwise)
+
+
+def _fixed_direction(params: Any) -> Any:
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    return normalize(
+        structure.unflatten([jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)])
+    )

@@ -1,0 +1,56 @@
+"""Vectors that have the shape of the parameters: products, probes, flat copies. JAX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from mdtree_jax.checks import UserError
+
+
+def tree_dot(a: Any, b: Any) -> jax.Array:
+    """Return the inner product of two pytrees of equal structure; scalar."""
+    return sum_of(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)))
+
+
+def sum_of(values: list[jax.Array]) -> jax.Array:
+    """Return the sum of a list of at least one array of equal shape."""
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
+
+
+def tree_axpy(scale: jax.Array | float, x: Any, y: Any) -> Any:
+    """Return scale * x + y for a scalar and two pytrees of equal structure."""
+    return jax.tree.map(lambda a, b: scale * a + b, x, y)
+
+
+def tree_size(tree: Any) -> int:
+    """Return the number of entries of a pytree of arrays."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def tree_signs(key: jax.Array, tree: Any, count: int) -> Any:
+    """Return `count` random vectors of independent +1 and -1: a pytree like `tree`, leaves (count, *shape)."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    signs = [jax.random.rademacher(k, (count, *leaf.shape), leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    return structure.unflatten(signs)
+
+
+def flat_product(product: Callable[[Any], Any], params: Any) -> tuple[Callable, Callable, int]:
+    """Return the product on flat vectors, the map from a flat vector to a pytree like `params`, and the dimension.
+
+    Raises:
+        UserError: no parameters.
+    """
+    flat, unflatten = ravel_pytree(params)
+    if flat.size == 0:
+        raise UserError("the parameters are empty; they must hold at least one number")
+    return (lambda vector: ravel_pytree(product(unflatten(vector)))[0]), unflatten, flat.size
