@@ -7,37 +7,9 @@ import pytest
 from mdtree_jax.landscape import hvp, lanczos, power_iteration, xtrace
 from mdtree_jax.models import build_model, from_torch
 from mdtree_jax.training import cross_entropy
-from tests.torch_resnet import make_torch_resnet
+from tests.torch_resnet import make_images, trained_snapshots
 
 NUM_IMAGES = 200
-
-
-def make_images(seed, number):
-    """Ten noisy prototypes: (number, 3, 32, 32) and labels, a tenth of which is wrong."""
-    prototypes = np.random.default_rng(0).normal(size=(10, 3, 8, 8)).repeat(4, 2).repeat(4, 3)
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 10, number)
-    images = 0.5 * prototypes[labels] + rng.normal(size=(number, 3, 32, 32))
-    return images.astype(np.float32), np.where(rng.random(number) < 0.1, rng.integers(0, 10, number), labels)
-
-
-def train_a_little(width, num_steps=200, batch_size=32):
-    """Return a PyTorch ResNet-18 after some steps of SGD, in eval mode."""
-    import torch
-
-    torch.set_num_threads(1)  # threads that wait for each other are slower than one beside other load
-    torch.manual_seed(width)
-    network = make_torch_resnet("resnet18", width)
-    x, y = (torch.tensor(a) for a in make_images(1, 1024))
-    optimizer = torch.optim.SGD(network.parameters(), 0.05, 0.9, weight_decay=5e-4)
-    for _ in range(num_steps):
-        rows = torch.randint(len(x), (batch_size,))
-        loss = torch.nn.functional.cross_entropy(network(x[rows]), y[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    optimizer.zero_grad()
-    return network.eval()
 
 
 def our_product(network, images, labels):
@@ -59,7 +31,7 @@ def our_product(network, images, labels):
 def test_top_eigenvalue_and_trace_are_those_of_pyhessian(width):
     torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[benchmark]'")
     pyhessian = pytest.importorskip("pyhessian", reason="needs PyHessian: pip install -e '.[benchmark]'")
-    network = train_a_little(width)
+    (network,) = trained_snapshots(width, 1)
     images, labels = make_images(2, NUM_IMAGES)
     data = (torch.tensor(images), torch.tensor(labels))
     theirs = pyhessian.hessian(network, torch.nn.CrossEntropyLoss(), data=data, cuda=False)
