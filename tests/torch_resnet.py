@@ -3,6 +3,10 @@
 PyTorch is no dependency: it is imported when a network is made, so that this file can be collected without it.
 """
 
+import copy
+
+import numpy as np
+
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet8": (1, 1, 1)}
 
 
@@ -48,3 +52,34 @@ def make_torch_resnet(name, width, num_classes=10, channels=3):
             return self.linear(x.mean((2, 3)))
 
     return ResNet()
+
+
+def make_images(seed, number):
+    """Ten noisy prototypes: (number, 3, 32, 32) and labels, a tenth of which is wrong."""
+    prototypes = np.random.default_rng(0).normal(size=(10, 3, 8, 8)).repeat(4, 2).repeat(4, 3)
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 10, number)
+    images = 0.5 * prototypes[labels] + rng.normal(size=(number, 3, 32, 32))
+    return images.astype(np.float32), np.where(rng.random(number) < 0.1, rng.integers(0, 10, number), labels)
+
+
+def trained_snapshots(width, number, num_steps=200, every=25, batch_size=32):
+    """Return copies of one ResNet-18 in eval mode: after `num_steps` of SGD, and after every `every` more."""
+    import torch
+
+    torch.set_num_threads(1)  # threads that wait for each other are slower than one beside other load
+    torch.manual_seed(width)
+    network = make_torch_resnet("resnet18", width)
+    x, y = (torch.tensor(a) for a in make_images(1, 1024))
+    optimizer = torch.optim.SGD(network.parameters(), 0.05, 0.9, weight_decay=5e-4)
+    snapshots = []
+    for step in range(1, num_steps + every * (number - 1) + 1):
+        rows = torch.randint(len(x), (batch_size,))
+        loss = torch.nn.functional.cross_entropy(network(x[rows]), y[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step >= num_steps and (step - num_steps) % every == 0:
+            optimizer.zero_grad()
+            snapshots.append(copy.deepcopy(network).eval())
+    return snapshots
