@@ -190,6 +190,10 @@ def test_parts_move_to_another_folder(small_run, capsys, monkeypatch):
         assert code == 0
         assert wanted in out
     assert_same_tables(folder / "run", folder / "other")
+    code, _, err = call(capsys, *SMALL, "out=empty", "export_to=nothing")
+    assert code == 2
+    assert "empty has no finished cohort to export" in err
+    assert not (folder / "nothing").exists()
 
 
 def test_diverged_networks_are_rows_and_the_exit_code_says_so(tmp_path):
