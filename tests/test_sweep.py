@@ -37,6 +37,9 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     [
         ([], f"no grid is chosen; add +grid=NAME, where there are: {GRIDS}"),
         (["grid.width=[2]"], f"no grid is chosen; add +grid=NAME, where there are: {GRIDS}"),
+        (["+grid=digits", "grid=null"], f"no grid is chosen; add +grid=NAME, where there are: {GRIDS}"),
+        (["+grid=digits", "grid.name="], "grid.name='' is no name"),
+        (["+grid=digits", "grid.name=../a"], "grid.name='../a' is no name"),
         (["grid=digits"], "'grid' is chosen with a plus sign: +grid=NAME"),
         (["+grid=digit"], f"there is no configuration 'grid/digit'; there are: {GRIDS}"),
         (["+grid=digits", "grid.widht=[2]"], "unknown setting 'widht' (did you mean 'width'?)"),
