@@ -155,7 +155,8 @@ def _group_names(group: str) -> list[str]:
 def _check_groups_chosen(schema: type, overrides: list[str]) -> None:
     """Raise `UserError` if a group is left out, with what there is to choose from."""
     for group in _groups(schema):
-        if not any(override.startswith((f"+{group}=", f"{group}=")) for override in overrides):
+        chosen = [value for key, _, value in (o.lstrip("+").partition("=") for o in overrides) if key == group]
+        if not chosen or "null" in chosen:
             raise UserError(
                 f"no {group} is chosen; add +{group}=NAME, where there are: {', '.join(_group_names(group))}"
             )

@@ -125,3 +125,15 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "_save", full)
     with pytest.raises(UserError, match="no space left on the disk; what was finished before is intact"):
         checkpoint.save_population(tmp_path / "c", population(), [(0, 0), (0, 1), (0, 2)])
+
+
+def test_what_does_not_fit_is_not_begun(tmp_path, monkeypatch, capfd):
+    members, free = [(0, 0), (0, 1), (0, 2)], [2**30]
+    usage = type("Usage", (), {"total": 2**40, "free": property(lambda self: free[0])})
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage())
+    checkpoint.save_population(tmp_path / "fits", population(), members)
+    free[0] = 1000
+    with pytest.raises(UserError, match="no space left on the disk; what was finished before is intact"):
+        checkpoint.save_population(tmp_path / "c", population(), members)
+    assert not list(tmp_path.glob("c*"))
+    assert capfd.readouterr().err == ""

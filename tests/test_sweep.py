@@ -37,6 +37,9 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     [
         ([], f"no grid is chosen; add +grid=NAME, where there are: {GRIDS}"),
         (["grid.width=[2]"], f"no grid is chosen; add +grid=NAME, where there are: {GRIDS}"),
+        (["+grid=digits", "grid=null"], f"no grid is chosen; add +grid=NAME, where there are: {GRIDS}"),
+        (["+grid=digits", "grid.name="], "grid.name='' is no name"),
+        (["+grid=digits", "grid.name=../a"], "grid.name='../a' is no name"),
         (["grid=digits"], "'grid' is chosen with a plus sign: +grid=NAME"),
         (["+grid=digit"], f"there is no configuration 'grid/digit'; there are: {GRIDS}"),
         (["+grid=digits", "grid.widht=[2]"], "unknown setting 'widht' (did you mean 'width'?)"),
@@ -190,6 +193,10 @@ def test_parts_move_to_another_folder(small_run, capsys, monkeypatch):
         assert code == 0
         assert wanted in out
     assert_same_tables(folder / "run", folder / "other")
+    code, _, err = call(capsys, *SMALL, "out=empty", "export_to=nothing")
+    assert code == 2
+    assert "empty has no finished cohort to export" in err
+    assert not (folder / "nothing").exists()
 
 
 def test_diverged_networks_are_rows_and_the_exit_code_says_so(tmp_path):

@@ -1,10 +1,28 @@
 """Measures of the loss landscape around trained networks: pure functions of a loss, parameters and arrays. JAX.
 
+Every kernel is constructed once with its options: `kernel(options)` returns `estimate(arrays)`, which works under
+`jit`, `vmap` and `lax.map` and carries none of them. Nothing here knows of models or data sets.
+"""
+
 from mdtree_jax.landscape.alignment import PermutationSpec, align, apply_permutation, match_weights
 from mdtree_jax.landscape.barrier import LinearBarrier, linear_barrier
 from mdtree_jax.landscape.batch_norm import recompute_batch_stats
-from mdtree_jax.landscape.curves import CurveResult, CurveState, CurveTraining, bezier, bezier_connectivity, curve_training
-from mdtree_jax.landscape.eigen import EigenEstimate, SpectralDensity, lanczos, power_iteration, smooth_density, spectral_density
+from mdtree_jax.landscape.curves import (
+    CurveResult,
+    CurveState,
+    CurveTraining,
+    bezier,
+    bezier_connectivity,
+    curve_training,
+)
+from mdtree_jax.landscape.eigen import (
+    EigenEstimate,
+    SpectralDensity,
+    lanczos,
+    power_iteration,
+    smooth_density,
+    spectral_density,
+)
 from mdtree_jax.landscape.low_rank_trace import xtrace
 from mdtree_jax.landscape.preflight import check_apply, check_loss
 from mdtree_jax.landscape.products import ggn, hvp

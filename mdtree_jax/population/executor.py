@@ -62,7 +62,7 @@ def configure_devices(num_cpu_devices: int | None = None, cache_dir: str | os.Pa
         jax.config.update("jax_num_cpu_devices", num_cpu_devices or len(os.sched_getaffinity(0)))
     if cache_dir is not None:
         jax.config.update("jax_compilation_cache_dir", os.fspath(cache_dir))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def step_bytes(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> int:

@@ -5,6 +5,7 @@ What is under `grid` decides the numbers and is compared when a run is continued
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -94,6 +95,8 @@ def resolved_config(config: GridConfig) -> dict[str, Any]:
 def check_settings(config: SweepConfig) -> None:
     """Raise `UserError` for a choice that does not exist or a number out of range; the axes check themselves."""
     grid = config.grid
+    if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", grid.name):
+        raise UserError(f"grid.name='{grid.name}' is no name; wanted letters, digits and . + - _")
     check_choice("optimizer", grid.optimizer, OPTIMIZERS)
     check_choice("schedule", grid.schedule, SCHEDULES)
     check_choice("dtype", grid.dtype, DTYPES)

@@ -7,7 +7,9 @@ it was made on. Orbax writes to a temporary folder and renames it: a checkpoint 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +29,8 @@ _save: Callable = getattr(ocp, "save", None) or ocp.save_pytree
 _load: Callable = getattr(ocp, "load", None) or ocp.load_pytree
 _metadata: Callable = getattr(ocp, "metadata", None) or ocp.pytree_metadata
 _GROUP_BYTES = 256 * 2**20  # how much of a stacked checkpoint is in memory at once while one member is read
+
+_OVERHEAD_BYTES = 2**17  # what a checkpoint of nothing takes, generously: 60 kB in some twenty files
 
 
 def save_population(path: Path, variables: Any, members: Sequence[tuple[int, int]]) -> None:
@@ -140,9 +144,18 @@ def _write(path: Path, tree: Any, custom_metadata: dict[str, Any]) -> None:
     path = path.absolute()
     with one_sentence_on_write_failure(path), _quiet():
         path.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(path.parent, tree)
         for leftover in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover, ignore_errors=True)
         _save(path, tree, overwrite=True, custom_metadata=custom_metadata)
+
+
+def _check_space(folder: Path, tree: Any) -> None:
+    """Raise `OSError` if `tree` does not fit on the disk: Orbax's threads would say so in hundreds of lines."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + _OVERHEAD_BYTES
+    usage = shutil.disk_usage(folder)
+    if usage.total > 0 and usage.free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _read(path: Path, wanted: Any) -> Any:
@@ -189,7 +202,7 @@ def _quiet():
     """Keep the library's advice off the terminal while inside."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)  # errors are raised as well
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

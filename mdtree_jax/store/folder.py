@@ -175,8 +175,13 @@ class RunFolder:
                     )
 
     def export_parts(self, target: str | Path) -> int:
-        """Copy the parts of all finished cohorts into the folder `target`; return how many cohorts."""
+        """Copy the parts of all finished cohorts into the folder `target`; return how many cohorts.
+
+        Raises `UserError` if no cohort is finished, or `target` cannot be written.
+        """
         target = Path(target).expanduser()
+        if not self.finished:
+            raise UserError(f"{self.path} has no finished cohort to export; run the sweep without export_to= first")
         with one_sentence_on_write_failure(target):
             for key in self.finished:
                 for path in self._part_paths(key):
