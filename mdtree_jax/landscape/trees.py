@@ -39,9 +39,17 @@ def tree_size(tree: Any) -> int:
 
 def tree_signs(key: jax.Array, tree: Any, count: int) -> Any:
     """Return `count` random vectors of independent +1 and -1: a pytree like `tree`, leaves (count, *shape)."""
+    # One draw of words, not one draw of numbers a leaf: a generator for each of 62 leaves takes minutes to compile.
+    size = tree_size(tree)
+    words = jax.random.bits(key, (count, -(-size // 32)), jnp.uint32)
+    bits = (words[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)[None, None]) & 1
+    bits = bits.reshape(count, -1)
     leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    signs = [jax.random.rademacher(k, (count, *leaf.shape), leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    signs, start = [], 0
+    for leaf in leaves:
+        part = bits[:, start : start + leaf.size].reshape(count, *leaf.shape)
+        signs.append(2 * part.astype(leaf.dtype) - 1)
+        start += leaf.size
     return structure.unflatten(signs)
 
 

@@ -177,9 +177,10 @@ def measure(width: int, options: argparse.Namespace) -> None:
         estimates = [f[1] for f in found]
         spent = np.mean([e.num_products for e in estimates])
         converged = np.mean([e.converged for e in estimates])
+        each = 1e3 * np.median([t.per_product for t in theirs])
         print(
-            f"| w{width} | {what} | {100 * accuracy:g} % | {own:.2f} | {spent:.0f} | {converged:.2f} | {peer:.2f} | {np.median(products):.0f} "
-            f"| {np.median([t.per_product for t in theirs]) * 1e3:.0f} | {peer / own:.1f} | {compilation:.0f} |",
+            f"| w{width} | {what} | {100 * accuracy:g} % | {own:.2f} | {spent:.0f} | {converged:.2f} "
+            f"| {peer:.2f} | {np.median(products):.0f} | {each:.0f} | {peer / own:.1f} | {compilation:.0f} |",
             flush=True,
         )
     compare(theirs, ours, networks, options)
