@@ -18,7 +18,7 @@ from jax import lax
 
 from mdtree_jax.landscape.options import check_count, check_positive
 from mdtree_jax.landscape.safe import normalize, safe_divide, safe_norm
-from mdtree_jax.landscape.trees import opaque, tree_axpy
+from mdtree_jax.landscape.trees import opaque, tree_axpy, tree_signs
 
 
 def scale_invariant_weights(params: Any) -> Any:
@@ -110,8 +110,4 @@ def _direction(gradient: Any, otherwise: Any) -> Any:
 
 
 def _fixed_direction(params: Any) -> Any:
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    return normalize(
-        structure.unflatten([jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)])
-    )
+    return normalize(jax.tree.map(lambda signs: signs[0], tree_signs(jax.random.key(0), params, 1)))
