@@ -29,6 +29,7 @@ CONFIG = MeasureConfig(
     barrier_points=5,
     curve_steps=5,
     curve_batch_size=8,
+    statistics_batch_size=8,
 )
 SETTINGS = resolve(CONFIG)
 BUDGET = 2**30

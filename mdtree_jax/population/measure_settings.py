@@ -69,6 +69,7 @@ class MeasureConfig:
     similarity_images: int = 768
     mixup_alpha: float = 16.0
     barrier_points: int | None = None
+    statistics_batch_size: int = 128
     curve_steps: int = 19_000
     curve_batch_size: int = 128
     curve_learning_rate: float = 0.01
@@ -98,7 +99,8 @@ class MeasureSettings:
         mixup_alpha: of the Beta distribution of the mixture.
         barrier_points: equally spaced points of a straight line, ends included.
         curve_steps: training steps of a curve's middle point.
-        curve_batch_size: images of a step, and of a batch by which BatchNorm statistics are recomputed.
+        statistics_batch_size: images of a batch by which BatchNorm statistics are recomputed between two networks.
+        curve_batch_size: images of a step.
         curve_learning_rate: of the first half of the steps.
         curve_momentum: of SGD.
         curve_weight_decay: on the point of the curve, as a term of the loss.
@@ -119,6 +121,7 @@ class MeasureSettings:
     similarity_images: int
     mixup_alpha: float
     barrier_points: int
+    statistics_batch_size: int
     curve_steps: int
     curve_batch_size: int
     curve_learning_rate: float

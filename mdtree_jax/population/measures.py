@@ -143,9 +143,9 @@ def make_point_evaluation(
 ) -> Callable[[Any], Results]:
     """Return `evaluate(params)` of a point between networks: errors (%) and losses (nats), statistics recomputed.
 
-    The BatchNorm statistics are averages over the batches of `curve_batch_size` images that the subset holds.
+    The BatchNorm statistics are averages over the batches of `statistics_batch_size` images that the subset holds.
     """
-    size = settings.curve_batch_size
+    size = settings.statistics_batch_size
     num_batches = jnp.maximum(num_samples // size, 1)
 
     def draw(index: jax.Array) -> jax.Array:
