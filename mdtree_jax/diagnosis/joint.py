@@ -35,14 +35,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis import robust
 from mdtree_jax.diagnosis.causes import CAUSES, LEAST_GAIN
 from mdtree_jax.diagnosis.columns import feature_values, sources
 from mdtree_jax.diagnosis.companions import MEMBERS
-from mdtree_jax.diagnosis.tasks import TASKS
+from mdtree_jax.diagnosis.tasks import TASKS, Task
 
 
 class Scale(NamedTuple):
@@ -76,8 +76,8 @@ class Kernel(NamedTuple):
     short: float = 1.0
     long: float = 4.0
     share: float = 0.3
-    vote: float = 2.0
-    noise: float = 0.3
+    vote: float = 1.0
+    noise: float = 0.1
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return k(a, b), (rows of a, rows of b), of features that `_embed` returns."""
@@ -137,7 +137,9 @@ def fit_joint(
     """
     metrics = metrics_of(columns)
     if not metrics:
-        raise UserError(f"the joint model asks at least one of {', '.join(METRICS)}; none can be made of {list(columns)}")
+        raise UserError(
+            f"the joint model asks at least one of {', '.join(METRICS)}; none can be made of {list(columns)}"
+        )
     keep = np.isfinite(gained).all(axis=1)
     if not keep.any():
         raise UserError("the joint model needs a row whose neighbours on the grid are all there; there is none")
@@ -178,6 +180,25 @@ def gain_means(model: JointModel, frame: pd.DataFrame) -> np.ndarray:
 def predict_joint(model: JointModel, frame: pd.DataFrame) -> np.ndarray:
     """Return the probability of each cause, (rows, 5), columns as `CAUSES`."""
     return cause_probabilities(*gain_posterior(model, frame))
+
+
+def task_probabilities(mean: np.ndarray, sd: np.ndarray, task: Task) -> np.ndarray:
+    """Return P(each class of a published question), (rows, 2), columns as `task.classes`.
+
+    Args:
+        mean, sd: (rows, 4) as `gain_posterior` returns them for a model of the label `room`.
+        task: `optimizer` compares a smaller with a larger batch, `size` and `data` the better of these with theirs.
+    """
+    if task.name == "optimizer":
+        second = ndtr((mean[:, 0] - mean[:, 1]) / np.hypot(sd[:, 0], sd[:, 1]))
+    else:
+        other = CAUSES.index("model_too_small" if task.name == "size" else "too_little_data")
+        # The mean over equally likely values of the one gain of the chance that both others stay below it.
+        values = mean[:, other, None] + sd[:, other, None] * ndtri((np.arange(64) + 0.5) / 64)
+        below = [ndtr((values - mean[:, i, None]) / sd[:, i, None]) for i in (0, 1)]
+        second = (below[0] * below[1]).mean(axis=1)
+    second = DOUBT + (1 - 2 * DOUBT) * second
+    return np.stack([1 - second, second], axis=1)
 
 
 def cause_probabilities(mean: np.ndarray, sd: np.ndarray, threshold: float = np.arcsinh(LEAST_GAIN)) -> np.ndarray:
