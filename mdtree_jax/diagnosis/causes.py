@@ -11,8 +11,8 @@ A cause is a knob and a way to turn it; `none` is that no knob helps. Two labels
 
 Exact ties go to the first cause in the order of `CAUSES`; a step to a missing configuration is no step.
 
-Temperature is the noise of the optimizer: it is raised by a smaller batch or a larger learning rate. The collections vary
-the batch size only.
+Temperature is the noise of the optimizer: it is raised by a smaller batch or a larger learning rate. The collections
+vary the batch size only.
 """
 
 from __future__ import annotations

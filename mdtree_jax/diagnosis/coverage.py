@@ -1,10 +1,10 @@
 """Accuracy against coverage: how often the surest share of all answers is right, and whether the stated chances hold.
 
-A method that may say "I can't tell" answers the models of which it is surest. For the published questions the verdict is
-the tree average's (`MDTreeClassifier`); its confidence is the mean of two probabilities of that verdict, the trees' and
-the joint model's of the rooms for improvement, which err on other models. That mean was chosen by cross-validation within F
-over blocks of its grid (sweeps/joint.md). The rival is a random forest on the joint model's metrics with its own
-probabilities.
+A method that may say "I can't tell" answers the models of which it is surest. For the published questions the verdict
+is the tree average's (`MDTreeClassifier`); its confidence is the mean of two probabilities of that verdict, the trees'
+and the joint model's of the rooms for improvement, which err on other models. That mean was chosen by cross-validation
+within F over blocks of its grid (sweeps/joint.md). The rival is a random forest on the joint model's metrics with its
+own probabilities.
 
 Intervals: percentile bootstrap over the (data, width) cells of the test side, because the batch sizes of one cell are
 alike; 1000 resamples, the training side fixed.
@@ -31,7 +31,7 @@ _RESAMPLES = 1000
 
 
 class Answers(NamedTuple):
-    """Answers of one method: `right` (rows,) bool, `confidence` (rows,) the stated chance to be right, `cell` (rows,)."""
+    """Answers of one method, each (rows,): is it `right`, `confidence` the stated chance that it is, its grid `cell`."""
 
     right: np.ndarray
     confidence: np.ndarray

@@ -1,7 +1,7 @@
 """The joint model: what each knob would gain, and so which of five causes a model suffers from, with probabilities.
 
-It sees only what a practitioner can measure on a trained model and its training data (`METRICS`): no size of the model or
-of the data, whose meaning ends with the data set, and no test error.
+It sees only what a practitioner can measure on a trained model and its training data (`METRICS`): no size of the model
+or of the data, whose meaning ends with the data set, and no test error.
 
 **What it learns.** Not the cause itself but the four gains behind it (`mdtree_jax.diagnosis.causes.gains`): a
 configuration with 5.1 points for data and 4.9 for width says more than its label 'data'. Gains g enter as asinh(g),
@@ -16,15 +16,16 @@ settings for the second class of the task, `mdtree_jax.diagnosis.robust`),
 The trees carry over to other collections what the distance between metrics alone would not. The noise of each gain is
 scaled by its leave-one-out residuals.
 
-**Probabilities.** With independent Gaussian predictions of the four transformed gains, P(cause k) is the chance that gain
-k is the largest and at least `LEAST_GAIN`, P(none) that none reaches it: one-dimensional integrals, done on a fixed grid.
-A share of `DOUBT` is spread over the five causes evenly.
+**Probabilities.** With independent Gaussian predictions of the four transformed gains, P(cause k) is the chance that
+gain k is the largest and at least `LEAST_GAIN`, P(none) that none reaches it: one-dimensional integrals, done on a fixed
+grid. A share of `DOUBT` is spread over the five causes evenly.
 
 Missing metrics: the model is fitted again without them, and without the trees that ask them (`fit_joint(columns=...)`).
 
-How it was chosen: kernel, constants and the choice of metrics by cross-validation within F over blocks of its grid (see
-sweeps/joint.md); F' was looked at once, for the record. The member trees had been chosen earlier, looking at F' (robust.md).
-Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006), chapters 2 and 5.4.2. NumPy and SciPy only.
+How it was chosen: the kind of model and its constants by cross-validation within F over blocks of its grid (see
+sweeps/joint.md); F' was looked at once, for the record. The member trees had been chosen earlier, looking at F'
+(sweeps/robust.md). NumPy and SciPy only.
+Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006), chapters 2 and 5.4.2.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis import robust
 from mdtree_jax.diagnosis.causes import CAUSES, LEAST_GAIN
 from mdtree_jax.diagnosis.columns import feature_values, sources
-from mdtree_jax.diagnosis.companions import MEMBERS
+from mdtree_jax.diagnosis.companions import MEMBERS, ONE_CHECKPOINT
 from mdtree_jax.diagnosis.tasks import TASKS, Task
 
 
@@ -71,7 +72,7 @@ DOUBT = 0.01
 
 
 class Kernel(NamedTuple):
-    """Constants of the kernel: two lengths and the share of the first, weight of the trees' verdicts, noise variance."""
+    """Constants of the kernel: two lengths, the share of the first, weight of the trees' verdicts, noise variance."""
 
     short: float = 1.0
     long: float = 4.0
@@ -94,8 +95,8 @@ class JointModel(NamedTuple):
     """A fitted joint model; `metrics` are the features in use, `members` the posteriors of their trees by task.
 
     `centre`, `scale` (metrics,) standardise; `rows` (n, features) are the training rows in the kernel's features;
-    `factor` is the Cholesky factor of K + noise, `weights` (n, 4) turn k(x, rows) into standardised gains; `mean`, `sd`,
-    `residual` (4,) are centre and scale of the transformed gains and the scale of their noise.
+    `factor` is the Cholesky factor of K + noise, `weights` (n, 4) turn k(x, rows) into standardised gains; `mean`,
+    `sd`, `residual` (4,) are centre and scale of the transformed gains and the scale of their noise.
     """
 
     metrics: tuple[str, ...]
@@ -128,7 +129,7 @@ def fit_joint(
 
     Args:
         frame: rows of a collection with metrics (finite) and the labels of the three tasks.
-        gained: (rows, 4) what each remedy would gain at each row, points (`causes.gains`); rows with a NaN are left out.
+        gained: (rows, 4) what each remedy would gain at each row, points (`causes.gains`); a row with a NaN is left out.
         columns: what the model may ask; every metric that they suffice for takes part.
         kernel: its constants.
 
@@ -230,10 +231,15 @@ def _scaled(frame: pd.DataFrame, metrics: Sequence[str]) -> np.ndarray:
 
 
 def _fit_members(frame: pd.DataFrame, metrics: Sequence[str]) -> dict[str, tuple[robust.TreePosterior, ...]]:
-    """Return the posteriors of every task's trees whose features are there; all widths take part."""
+    """Return the posteriors of every task's trees whose features are there; all widths take part.
+
+    The tree for one checkpoint votes only where no other of its task can be asked.
+    """
     fitted = {}
     for task in TASKS.values():
         trees = [tree for tree in MEMBERS[task.name] if set(tree.features) <= set(metrics)]
+        alone = ONE_CHECKPOINT[task.name]
+        trees = trees or [alone] * (set(alone.features) <= set(metrics))
         clear = frame[task.label].isin(task.classes).to_numpy()
         if not trees or not clear.any():
             continue
@@ -246,7 +252,7 @@ def _fit_members(frame: pd.DataFrame, metrics: Sequence[str]) -> dict[str, tuple
 def _embed(frame, metrics, members, centre, scale, kernel: Kernel) -> np.ndarray:
     """Return the kernel's features, (rows, metrics + trees)."""
     parts = [(_scaled(frame, metrics) - centre) / scale]
-    values = {name: column for name, column in zip(metrics, feature_values(frame, metrics).T, strict=True)}
+    values = dict(zip(metrics, feature_values(frame, metrics).T, strict=True))
     for name, trees in members.items():
         second = TASKS[name].classes[1]
         for tree in trees:

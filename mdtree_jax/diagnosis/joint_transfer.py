@@ -1,8 +1,9 @@
 """Transfer of the joint question: train on a sample of one collection, tell the five causes apart on another.
 
-The experiments are those of the published questions (`mdtree_jax.diagnosis.experiments`) with the joint answer: k random
-(data, width) cells, the k smallest data fractions, the widths up to k. Both labels of `mdtree_jax.diagnosis.causes` are
-reported, `step` as task `joint`, `room` as task `joint_room`. Labels come from the whole grid, also where a sample trains.
+The experiments are those of the published questions (`mdtree_jax.diagnosis.experiments`) with the joint answer: k
+random (data, width) cells, the k smallest data fractions, the widths up to k. Both labels of
+`mdtree_jax.diagnosis.causes` are reported, `step` as task `joint`, `room` as task `joint_room`. Labels come from the
+whole grid, also where a sample trains.
 """
 
 from __future__ import annotations

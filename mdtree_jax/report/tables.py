@@ -133,14 +133,16 @@ def tables_markdown(measured: Tables, *, train: str, test: str, seeds: Sequence[
         parts.append(markdown(*one_step_rows(one_step, task)))
     if len(measured.coverage):
         parts.append("## Accuracy against coverage")
-        parts.append("All of the training side for training; accuracy in percent on the surest share of the test side "
-                     "(95 % bootstrap interval over its cells); calibration error in points, 10 equal-count bins.")  # fmt: skip
+        parts.append(
+            "All of the training side for training; accuracy in percent on the surest share of the test side (95 % "
+            "bootstrap interval over its cells); calibration error in points, 10 equal-count bins."
+        )
         parts.append(markdown(COVERAGE_HEADER, coverage_rows(measured.coverage)))
     return "\n\n".join(parts) + "\n"
 
 
 def write_results(out: Path, measured: Tables, **about) -> list[str]:
-    """Write results.csv, one_step.csv, thresholds.csv, coverage.csv (those with rows) and tables.md; return their names.
+    """Write results, one_step, thresholds and coverage (those with rows) as .csv and tables.md; return the names.
 
     `about` is what `tables_markdown` takes beside the tables.
     """
