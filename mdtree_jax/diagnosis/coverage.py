@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.diagnosis import joint
+from mdtree_jax.diagnosis.causes import CAUSES
 from mdtree_jax.diagnosis.classifier import MDTreeClassifier
 from mdtree_jax.diagnosis.columns import feature_values, missing_columns
 from mdtree_jax.diagnosis.experiments import task_rows
@@ -31,7 +32,7 @@ _RESAMPLES = 1000
 
 
 class Answers(NamedTuple):
-    """Answers of one method, each (rows,): is it `right`, `confidence` the stated chance that it is, its grid `cell`."""
+    """Answers of one method, each (rows,): `right` or not, the `confidence` stated, the `cell` of the grid."""
 
     right: np.ndarray
     confidence: np.ndarray
@@ -115,30 +116,33 @@ def coverage_table(
 
 
 def answer_all(
-    task: str, train: pd.DataFrame, test: pd.DataFrame | None, say=lambda message: None
+    task: str,
+    train: pd.DataFrame,
+    test: pd.DataFrame | None,
+    say: Callable[[str], None] = lambda message: None,
+    *,
+    rivals: bool = True,
 ) -> dict[str, Answers]:
-    """Return the answers of every method to one task; method -> answers."""
-    absent = sorted(
-        set(missing_columns(train, joint.COLUMNS))
-        | set(missing_columns(train if test is None else test, joint.COLUMNS))
-    )
+    """Return the answers of every method to one task, ours first, and alone unless `rivals`; method -> answers."""
+    collections = [train] if test is None else [train, test]
+    absent = sorted({name for frame in collections for name in missing_columns(frame, joint.COLUMNS)})
     columns = [name for name in joint.COLUMNS if name not in absent]
     if absent:
         say(f"coverage goes without {', '.join(absent)}, which a collection lacks")
     label = JOINT_TASKS.get(task, "room")
-    sides = [make_joint_side(frame, label, columns) for frame in ([train] if test is None else [train, test])]
+    sides = [make_joint_side(frame, label, columns, allow_missing=True) for frame in collections]
     learn, ask = sides if len(sides) > 1 else _halves(sides[0])
-    metrics = joint.metrics_of(columns)
     model = joint.fit_joint(learn.frame, learn.gained, columns)
-    if task in JOINT_TASKS:
-        chances = {"md_tree_joint": joint.predict_joint(model, ask.frame)}
-        chances["forest"] = _forest(learn.frame, learn.y, ask.frame, metrics, chances["md_tree_joint"].shape[1])
-        cell = cells_of(ask.frame)
-        return {name: Answers(p.argmax(axis=1) == ask.y, p.max(axis=1), cell) for name, p in chances.items()}
-    return _answer_task(TASKS[task], model, metrics, learn.frame, ask.frame)
+    if task not in JOINT_TASKS:
+        return _answer_task(TASKS[task], model, learn.frame, ask.frame, rivals)
+    chances = {"md_tree_joint": joint.predict_joint(model, ask.frame)}
+    if rivals:
+        chances["forest"] = _forest(learn.frame, learn.y, ask.frame, model.metrics, len(CAUSES))
+    cell = cells_of(ask.frame)
+    return {name: Answers(p.argmax(axis=1) == ask.y, p.max(axis=1), cell) for name, p in chances.items()}
 
 
-def _answer_task(task: Task, model, metrics, train: pd.DataFrame, test: pd.DataFrame) -> dict[str, Answers]:
+def _answer_task(task: Task, model, train: pd.DataFrame, test: pd.DataFrame, rivals: bool) -> dict[str, Answers]:
     learn, ask = task_rows(train, task), task_rows(test, task)
     y, truth = (np.array([task.classes.index(v) for v in frame[task.label]]) for frame in (learn, ask))
     tree = MDTreeClassifier(task.name).fit(learn, learn[task.label])
@@ -146,13 +150,13 @@ def _answer_task(task: Task, model, metrics, train: pd.DataFrame, test: pd.DataF
     room = joint.task_probabilities(*joint.gain_posterior(model, ask), task)
     alone = tree.predict_proba(ask)[:, order]
     verdict, confidence = confidence_of(alone, room)
-    rival = _forest(learn, y, ask, metrics, 2)
     cell = cells_of(ask)
-    return {
-        "md_tree_robust": Answers(verdict == truth, confidence, cell),
-        "trees_alone": Answers(verdict == truth, alone.max(axis=1), cell),
-        "forest": Answers(rival.argmax(axis=1) == truth, rival.max(axis=1), cell),
-    }
+    answers = {"md_tree_robust": Answers(verdict == truth, confidence, cell)}
+    if rivals:
+        rival = _forest(learn, y, ask, model.metrics, 2)
+        answers["trees_alone"] = Answers(verdict == truth, alone.max(axis=1), cell)
+        answers["forest"] = Answers(rival.argmax(axis=1) == truth, rival.max(axis=1), cell)
+    return answers
 
 
 def _forest(train, y, test, metrics, classes: int) -> np.ndarray:

@@ -17,8 +17,8 @@ The trees carry over to other collections what the distance between metrics alon
 scaled by its leave-one-out residuals.
 
 **Probabilities.** With independent Gaussian predictions of the four transformed gains, P(cause k) is the chance that
-gain k is the largest and at least `LEAST_GAIN`, P(none) that none reaches it: one-dimensional integrals, done on a fixed
-grid. A share of `DOUBT` is spread over the five causes evenly.
+gain k is the largest and at least `LEAST_GAIN`, P(none) that none reaches it: one-dimensional integrals, done on a
+fixed grid. A share of `DOUBT` is spread over the five causes evenly.
 
 Missing metrics: the model is fitted again without them, and without the trees that ask them (`fit_joint(columns=...)`).
 
@@ -129,7 +129,7 @@ def fit_joint(
 
     Args:
         frame: rows of a collection with metrics (finite) and the labels of the three tasks.
-        gained: (rows, 4) what each remedy would gain at each row, points (`causes.gains`); a row with a NaN is left out.
+        gained: (rows, 4) what each remedy would gain, points (`causes.gains`); a row with a NaN is left out.
         columns: what the model may ask; every metric that they suffice for takes part.
         kernel: its constants.
 
