@@ -63,10 +63,10 @@ CAUSE = {
 CAUSES = tuple(CAUSE)
 
 
-def step_targets(values: np.ndarray, direction: Direction) -> np.ndarray:
+def step_targets(values: np.ndarray, direction: Direction, doublings: float = 1.0) -> np.ndarray:
     """Return, for each of the ascending coordinates, the place of the one that a step of about x2 leads to.
 
-    At the edge it is the place itself.
+    At the edge it is the place itself. `doublings` = 2 is a step of about x4.
 
     >>> step_targets(np.array([16.0, 24, 32, 44, 64]), BATCH_DOWN).tolist()
     [0, 0, 0, 1, 2]
@@ -74,7 +74,7 @@ def step_targets(values: np.ndarray, direction: Direction) -> np.ndarray:
     [1, 3, 4, 4, 4]
     """
     places = np.arange(len(values))
-    distance = np.abs(np.log2(values)[None, :] - np.log2(values)[:, None] - direction.sign)
+    distance = np.abs(np.log2(values)[None, :] - np.log2(values)[:, None] - direction.sign * doublings)
     ahead = (places[None, :] - places[:, None]) * direction.sign > 0
     # Whoever is nearer wins a tie: argmin takes the first, so places are ordered by how far they lead.
     order = places if direction.sign > 0 else places[::-1]

@@ -145,12 +145,12 @@ def fit_joint(
     if not keep.any():
         raise UserError("the joint model needs a row whose neighbours on the grid are all there; there is none")
     frame, gained = frame[keep], gained[keep]
-    values = _scaled(frame, metrics)
+    values = scaled(frame, metrics)
     spread = np.array([SCALES[name].spread for name in metrics])
     # A narrow sample must not blow small differences up: its spread is shrunk towards the typical one.
     centre, scale = values.mean(axis=0), values.std(axis=0) + 0.3 * spread
     members = _fit_members(frame, metrics)
-    rows = _embed(frame, metrics, members, centre, scale, kernel)
+    rows = embed(frame, metrics, members, centre, scale, kernel)
     target = np.arcsinh(gained)
     mean, sd = target.mean(axis=0), target.std(axis=0) + 1e-6
     factor = cho_factor(kernel(rows, rows) + kernel.noise * np.eye(len(rows)), lower=True)[0]
@@ -164,7 +164,7 @@ def fit_joint(
 
 def gain_posterior(model: JointModel, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of the transformed gains asinh(g), both (rows, 4)."""
-    rows = _embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
+    rows = embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
     similar = model.kernel(rows, model.rows)
     mean = similar @ model.weights * model.sd + model.mean
     known = solve_triangular(model.factor, similar.T, lower=True, check_finite=False)
@@ -174,7 +174,7 @@ def gain_posterior(model: JointModel, frame: pd.DataFrame) -> tuple[np.ndarray, 
 
 def gain_means(model: JointModel, frame: pd.DataFrame) -> np.ndarray:
     """Return the means of `gain_posterior` alone, (rows, 4), at a small part of its cost."""
-    rows = _embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
+    rows = embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
     return model.kernel(rows, model.rows) @ model.weights * model.sd + model.mean
 
 
@@ -225,7 +225,8 @@ def cause_probabilities(mean: np.ndarray, sd: np.ndarray, threshold: float = np.
     return (1 - DOUBT) * out / out.sum(axis=1, keepdims=True) + DOUBT / len(CAUSES)
 
 
-def _scaled(frame: pd.DataFrame, metrics: Sequence[str]) -> np.ndarray:
+def scaled(frame: pd.DataFrame, metrics: Sequence[str]) -> np.ndarray:
+    """Return metrics on the scales of `SCALES`, (rows, metrics)."""
     values = feature_values(frame, metrics)
     return np.stack([SCALES[name].to_scale(values[:, i]) for i, name in enumerate(metrics)], axis=1)
 
@@ -249,9 +250,9 @@ def _fit_members(frame: pd.DataFrame, metrics: Sequence[str]) -> dict[str, tuple
     return fitted
 
 
-def _embed(frame, metrics, members, centre, scale, kernel: Kernel) -> np.ndarray:
-    """Return the kernel's features, (rows, metrics + trees)."""
-    parts = [(_scaled(frame, metrics) - centre) / scale]
+def embed(frame: pd.DataFrame, metrics, members, centre, scale, kernel: Kernel) -> np.ndarray:
+    """Return the kernel's features, (rows, metrics + trees): what the distance between two models is taken in."""
+    parts = [(scaled(frame, metrics) - centre) / scale]
     values = dict(zip(metrics, feature_values(frame, metrics).T, strict=True))
     for name, trees in members.items():
         second = TASKS[name].classes[1]

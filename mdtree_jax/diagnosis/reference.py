@@ -2,8 +2,8 @@
 
 A reference is one readable JSON file. It keeps the rows of its collection (metrics and test error, rounded to five
 significant digits), from which trees and joint model are made again when they are first asked for, the same fit each
-time; for people it also holds the fitted thresholds, quantiles, two-dimensional bins and mean gains, where it comes from,
-and the accuracy that was measured.
+time; for people it also holds the fitted thresholds, quantiles, two-dimensional bins and mean gains, where it comes
+from, and the accuracy that was measured.
 
     reference = fit_reference("runs/digits/collection.parquet", test="runs/digits_noisy/collection.parquet")
     reference.save("mine.json")
@@ -61,6 +61,8 @@ class Reference:
     def __init__(self, rows: pd.DataFrame, provenance: Mapping):
         self.rows = rows
         self.provenance = dict(provenance)
+        #: What other modules have worked out on this reference.
+        self.cache: dict = {}
         self._models: dict = {}
         self._trees: dict = {}
 
