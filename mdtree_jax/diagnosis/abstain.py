@@ -11,8 +11,8 @@ A diagnosis abstains if one of these holds; the reason is one sentence:
   of `CONTRADICTION` or more;
 - **missing**: no metric that a model could be told by.
 
-Missing metrics alone are no reason while others are there: the answer then comes from a model without them, and says so.
-The constants are round numbers set before F' was looked at.
+Missing metrics alone are no reason while others are there: the answer then comes from a model without them, and says
+so. The constants are round numbers set before F' was looked at.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ def expected_gain(
     """Return what each step against a cause gained for the reference models that resemble each row.
 
     Of the reference models with the same verdict of the joint model, the `NEIGHBOURS` nearest ones in its feature space
-    (metrics and verdicts of the trees) that can make the step are looked up, and their signed gains in test accuracy are
-    averaged; the interval is what the central 90 % of them gained, so it holds for one model, not for the mean.
+    (metrics and verdicts of the trees) that can make the step are looked up, and their signed gains in test accuracy
+    are averaged; the interval is what the central 90 % of them gained, so it holds for one model, not for the mean.
 
     Args:
         reference: whose rows are the evidence.

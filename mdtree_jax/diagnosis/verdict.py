@@ -1,13 +1,13 @@
 """`diagnose_metrics`: from a table of metrics to diagnoses. NumPy and pandas only.
 
-The answer over all causes is the joint model's (`mdtree_jax.diagnosis.joint`); the evidence is the path through the tree of
-the published question behind the first cause; the advice is read off resembling models of the reference
+The answer over all causes is the joint model's (`mdtree_jax.diagnosis.joint`); the evidence is the path through the
+tree of the published question behind the first cause; the advice is read off resembling models of the reference
 (`mdtree_jax.diagnosis.advice`); when to say "I can't tell" stands in `mdtree_jax.diagnosis.abstain`.
 
 **Standard errors.** Where a metric has one, all probabilities are means over `NODES` fixed draws of the true metrics
-around the measured ones (a Sobol sequence turned normal, each point with its mirror image: deterministic, means exact), so
-that an error bar that straddles a threshold shows in the probability. Metrics are drawn as independent and kept inside
-their meaning (no training error below 0). The spread of the joint model's gains is that at the measured point.
+around the measured ones (a Sobol sequence turned normal, each point with its mirror image: deterministic, means exact),
+so that an error bar that straddles a threshold shows in the probability. Metrics are drawn as independent and kept
+inside their meaning (no training error below 0). The spread of the joint model's gains is that at the measured point.
 """
 
 from __future__ import annotations
