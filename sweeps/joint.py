@@ -4,9 +4,9 @@
 
 Expected: about 10 minutes on 2 CPU cores. On the surest 80 %: optimizer at least 96 % right, size 88, data 84; joint at
 least as good as a random forest on the same metrics when all of F trains; calibration error on optimizer at most 5
-points. Everything about the joint model, the confidence and the trees for one checkpoint was chosen by the first two tables,
-which see F only; F' is looked at for the tables after them, once. The member trees (sweeps/robust.md) had been chosen
-earlier, looking at F'.
+points. Everything about the joint model, the confidence and the trees for one checkpoint was chosen by the first
+tables, which see F only; F' is looked at for the tables after them, once. The member trees (sweeps/robust.md) had been
+chosen earlier, looking at F'.
 """
 
 from __future__ import annotations
@@ -202,10 +202,10 @@ def main() -> None:
     parts = [
         "# The joint answer",
         "PROVENANCE",
-        "Label `joint`: the knob whose step of about ×2 gains most, `none` below 1 point; `joint_room`: the largest room "
-        "for improvement along the whole half-axis.",
+        "Label `joint`: the knob whose step of about ×2 gains most, `none` below 1 point; `joint_room`: the largest "
+        "room for improvement along the whole half-axis.",
         "## Choice within F",
-        "Trained on some rows of F, tested on the others: accuracy in percent (log loss in nats), means over the folds.",
+        "Trained on some rows of F, tested on the others: accuracy in % (log loss in nats), means over the folds.",
         within(F),
         "## All of F → F′, accuracy against coverage",
         "Accuracy in percent on the surest share (95 % bootstrap interval over cells), calibration error in points.",

@@ -12,7 +12,7 @@ A diagnosis abstains if one of these holds; the reason is one sentence:
 - **missing**: no metric that a model could be told by.
 
 Missing metrics alone are no reason while others are there: the answer then comes from a model without them, and says
-so. The constants are round numbers set before F' was looked at.
+so. The constants are round numbers, not tuned on anything.
 """
 
 from __future__ import annotations

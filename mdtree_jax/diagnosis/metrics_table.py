@@ -4,7 +4,7 @@
 people also store fractions. All error columns of one table have one unit, which is decided from them together:
 
 ====================================================  ==========
-any value beyond 1 in absolute value                  percent
+any value, or standard error, beyond 1 in size        percent
 all accuracy columns (`train_acc`, ...) at most 1     fraction
 nothing but zeros                                     no matter
 anything else (0.4 is 0.4 % or 40 %)                  UserError that asks for units=fraction or units=percent
@@ -73,7 +73,7 @@ def detect_units(frame: pd.DataFrame) -> str:
     >>> detect_units(pd.DataFrame({"train_error": [0.2], "test_acc": [0.71]}))
     'fraction'
     """
-    columns = [c for c in frame.columns if _is_error(c) and not str(c).endswith(SUFFIXES)]
+    columns = [c for c in frame.columns if _is_error(c)]
     values = {c: np.abs(frame[c].to_numpy(dtype=float)) for c in columns}
     largest = {c: np.nanmax(v) for c, v in values.items() if np.isfinite(v).any()}
     if not largest or max(largest.values()) == 0:
