@@ -31,75 +31,18 @@ from mdtree_jax.diagnosis.joint_transfer import (
     JOINT_METHODS,
     JOINT_TASKS,
     JointRunner,
-    JointSide,
     confusion,
-    forest,
     make_joint_side,
 )
 from mdtree_jax.diagnosis.reference import Reference, fit_reference
-from mdtree_jax.diagnosis.sampling import SAMPLINGS
 from mdtree_jax.diagnosis.tasks import TASKS
 from mdtree_jax.files import write_text
-from mdtree_jax.parallel import available_cores, ordered_map
+from mdtree_jax.parallel import available_cores
 from mdtree_jax.report.statistics import over_seeds, with_interval
 from mdtree_jax.report.tables import COVERAGE_HEADER, coverage_rows, markdown, method_label
-from sweeps.robust import blocks
+from sweeps import joint_choice
 
 REFERENCE = Path(verdict.__file__).parent / "reference_files" / "published_F.json"
-#: What was compared within F; the first is the choice.
-KERNELS = {
-    "joint model": joint.DEFAULT,
-    "noise 0.3": joint.DEFAULT._replace(noise=0.3),
-    "trees count double": joint.DEFAULT._replace(vote=2.0),
-    "without the trees": joint.DEFAULT._replace(vote=0.0),
-    "one length, 2": joint.Kernel(2.0, 2.0, 0.0, 1.0, 0.1),
-}
-FOREST = "random forest"
-
-
-def folds(F: pd.DataFrame):
-    """Yield (kind, train rows) within F: blocks of the grid and their outside, few random cells, most of them."""
-    for _, inside in blocks(F):
-        yield "outside a block", ~inside
-        yield "inside a block", inside
-    for k, seeds in ((8, range(4)), (104, range(2))):
-        for seed in seeds:
-            yield f"{k} random cells", SAMPLINGS["random"].mask(F, k, seed)
-
-
-def within(F: pd.DataFrame) -> str:
-    """Return accuracy (and log loss, nats) on the rest of F, means over the folds of a kind."""
-    sides = {task: make_joint_side(F, label) for task, label in JOINT_TASKS.items()}
-    pieces = [(task, kind, mask) for task in sides for kind, mask in folds(F)]
-
-    def work(piece):
-        task, kind, mask = piece
-        side = sides[task]
-        train, test = (JointSide(*(part[m] for part in side)) for m in (mask, ~mask))
-        rows = []
-        for name in (*KERNELS, FOREST):
-            if name == FOREST:
-                model = forest(0).fit(joint.scaled(train.frame, joint.METRICS), train.y)
-                chances = np.zeros((len(test.y), len(CAUSES)))
-                chances[:, model.classes_] = model.predict_proba(joint.scaled(test.frame, joint.METRICS))
-                chances = (1 - joint.DOUBT) * chances + joint.DOUBT / len(CAUSES)
-            else:
-                model = joint.fit_joint(train.frame, train.gained, kernel=KERNELS[name])
-                chances = joint.predict_joint(model, test.frame)
-            loss = -np.log(chances[np.arange(len(test.y)), test.y]).mean()
-            rows.append((task, kind, name, 100 * np.mean(chances.argmax(axis=1) == test.y), loss))
-        return rows
-
-    rows = [row for part in ordered_map(work, pieces, available_cores()) for row in part]
-    table = pd.DataFrame(rows, columns=["task", "kind", "model", "accuracy", "loss"])
-    means = table.groupby(["task", "model", "kind"], sort=False)[["accuracy", "loss"]].mean()
-    kinds = list(dict.fromkeys(table.kind))
-    lines = []
-    for task in JOINT_TASKS:
-        for name in (*KERNELS, FOREST):
-            cells = [means.loc[(task, name, kind)] for kind in kinds]
-            lines.append([task, name, *(f"{c.accuracy:.1f} ({c.loss:.2f})" for c in cells)])
-    return markdown(["label", "model", *kinds], lines)
 
 
 def transfer_table(F: pd.DataFrame, F_noise: pd.DataFrame) -> str:
@@ -206,7 +149,12 @@ def main() -> None:
         "room for improvement along the whole half-axis.",
         "## Choice within F",
         "Trained on some rows of F, tested on the others: accuracy in % (log loss in nats), means over the folds.",
-        within(F),
+        joint_choice.models(F),
+        "Accuracy in percent on the surest 80 % (all) of the published questions, by the confidence of the trees "
+        "alone, and by the mean with the joint model's:",
+        joint_choice.confidence(F),
+        "Trees that need no second network, accuracy in percent:",
+        joint_choice.one_checkpoint(F),
         "## All of F → F′, accuracy against coverage",
         "Accuracy in percent on the surest share (95 % bootstrap interval over cells), calibration error in points.",
         markdown(COVERAGE_HEADER, coverage_rows(coverage)),

@@ -68,7 +68,9 @@ METRICS = tuple(SCALES)
 COLUMNS = tuple(dict.fromkeys(source for name in METRICS for source in sources(name)))
 #: Metrics that need two networks of one configuration.
 PAIR_COLUMNS = ("mode_connectivity", "mode_connectivity_peak", "cka")
-DOUBT = 0.01
+#: Share of the probability that is spread evenly, and least spread of the noise of a transformed gain: a knob that
+#: gained the same in all of a sample (nothing, at an edge of the grid) is not known to gain that elsewhere.
+DOUBT, LEAST_SPREAD = 0.01, 0.1
 
 
 class Kernel(NamedTuple):
@@ -176,6 +178,7 @@ def fit_joint(
     precision = (inverse**2).sum(axis=0)
     # Leave-one-out residual = weight / precision, in units of its own standard deviation.
     residual = np.sqrt((weights**2 / precision[:, None]).mean(axis=0))
+    residual = np.maximum(residual, LEAST_SPREAD / sd)
     return JointModel(metrics, members, centre, scale, rows, factor, weights, mean, sd, residual, kernel)
 
 
