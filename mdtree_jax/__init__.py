@@ -10,6 +10,10 @@ from importlib import import_module
 _HOME = {
     "load_collection": "mdtree_jax.diagnosis.collection",
     "MDTreeClassifier": "mdtree_jax.diagnosis.classifier",
+    "diagnose_metrics": "mdtree_jax.diagnosis.verdict",
+    "Diagnosis": "mdtree_jax.diagnosis.verdict",
+    "Reference": "mdtree_jax.diagnosis.reference",
+    "fit_reference": "mdtree_jax.diagnosis.reference",
     "Structure": "mdtree_jax.diagnosis.structures",
     "Node": "mdtree_jax.diagnosis.structures",
     "UserError": "mdtree_jax.checks",

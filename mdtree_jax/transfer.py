@@ -3,9 +3,11 @@
   python -m mdtree_jax.transfer collection=published mode=dataset    # Fig. 3a, 6a of the paper, Q2 data by width sample
   python -m mdtree_jax.transfer collection=published mode=scale      # Fig. 3b, 3c, 6b, Q2 data by width limit
   python -m mdtree_jax.transfer collection=published mode=one_step   # what taking the advice would gain
+  python -m mdtree_jax.transfer tasks=joint mode=dataset             # one answer over five causes
+  python -m mdtree_jax.transfer mode=coverage                        # accuracy on the surest 50, 80, … % of the models
   python -m mdtree_jax.transfer train=published/F_noise test=published/F mode=all seeds=50 out=runs/back
 
-Writes results.csv, one_step.csv, thresholds.csv, tables.md and figures/ to the folder `out`.
+Writes results.csv, one_step.csv, thresholds.csv, coverage.csv, tables.md and figures/ to the folder `out`.
 """
 
 from __future__ import annotations
@@ -44,10 +46,8 @@ def main(config: TransferConfig) -> None:
     seeds = parse_seeds(config.seeds)
 
     from mdtree_jax.diagnosis.classifier import FITS
-    from mdtree_jax.diagnosis.experiments import MODES, Runner, experiments_of
-    from mdtree_jax.diagnosis.methods import get_methods
-    from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS, OneStepRunner, one_step_methods
-    from mdtree_jax.diagnosis.tasks import TASKS, get_task
+    from mdtree_jax.diagnosis.experiments import MODES
+    from mdtree_jax.diagnosis.suite import choose_suite, run_suite
     from mdtree_jax.files import output_folder
     from mdtree_jax.parallel import available_cores
     from mdtree_jax.report import tables
@@ -55,8 +55,7 @@ def main(config: TransferConfig) -> None:
 
     mode = check_choice("mode", config.mode, MODES)
     fit = check_choice("fit", config.fit, FITS)
-    methods = get_methods(as_list(config.methods))
-    tasks = [get_task(name).name for name in as_list(config.tasks) or TASKS]
+    suite = choose_suite(mode, as_list(config.tasks), as_list(config.methods))
     train, test = load_sides(config)
     console, notes = make_console(), []
 
@@ -64,32 +63,22 @@ def main(config: TransferConfig) -> None:
         if note not in notes:
             notes.append(note)
 
-    for note in [n for side in (train, test) if side is not None for n in side.attrs["notes"]]:
+    for note in [n for side in (train, test) if side is not None for n in side.attrs["notes"]] + suite.notes:
         say(note)
-    experiments = experiments_of(mode, tasks)
-    one_step = one_step_methods(methods, tasks) if mode in ("one_step", "all") else []
-    if not experiments and not one_step:
-        known = ", ".join(ONE_STEP_METHODS)
-        raise UserError(
-            f"mode={mode} has no experiment of the tasks {', '.join(tasks)} with these methods, only {known}"
-        )
-    if mode == "all" and not one_step:
-        say(f"one_step is left out: it has none of these tasks or methods ({', '.join(ONE_STEP_METHODS)})")
     setup = {"train": train, "test": test, "seeds": seeds, "allow_missing": config.allow_missing}
     setup |= {"k": as_list(config.k), "say": say, "jobs": available_cores()}
     with output_folder(config.out or f"runs/transfer-{mode}") as out:
-        with progress(len(experiments) + 2 * bool(one_step)) as advance:
-            results, thresholds = Runner(methods=methods, advance=advance, **setup).run(experiments)
-            gains, more = OneStepRunner(methods=one_step, advance=advance, **setup).run(tasks if one_step else [])
+        with progress(suite.size) as advance:
+            measured = run_suite(suite, advance, **setup)
         names = {"train": train.attrs["name"], "test": "its cells not sampled" if test is None else test.attrs["name"]}
-        written = tables.write_results(out, results, gains, thresholds, more, seeds=seeds, notes=notes, **names)
-        tables.print_results(console, results, gains, paper=tuple(names.values()) == tables.PUBLISHED_PAIR)
+        written = tables.write_results(out, measured, seeds=seeds, notes=notes, **names)
+        tables.print_results(console, measured, paper=tuple(names.values()) == tables.PUBLISHED_PAIR)
         for note in notes:
             console.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
         if config.figures:
             from mdtree_jax.report.figures import write_figures
 
-            written += write_figures(out, results, [train] if test is None else [train, test], fit)
+            written += write_figures(out, measured.results, [train] if test is None else [train, test], fit)
     console.print(f"written to {out}: {', '.join(written)}", highlight=False, soft_wrap=True)
 
 

@@ -75,6 +75,17 @@ MEMBERS: dict[str, tuple[Structure, ...]] = {
     "data": (DATA, DATA_SHARPNESS, DATA_SIMILARITY),
 }
 
+OPTIMIZER_SINGLE = _like(
+    OPTIMIZER, "optimizer_single",
+    (*_ERROR, "temperature_too_low", 1),
+    (*_SHARPNESS, "temperature_too_high", "temperature_too_low"),
+)  # fmt: skip
+DATA_SINGLE = _like(DATA, "data_single", (*_FLATNESS, "data", "temperature"))
+
+#: Task -> the tree that needs no second network: of a dozen without connectivity and similarity, averages of two
+#: and three among them, the best by cross-validation within F over blocks of its grid (sweeps/joint.md).
+ONE_CHECKPOINT: dict[str, Structure] = {"optimizer": OPTIMIZER_SINGLE, "size": SIZE_LOSS, "data": DATA_SINGLE}
+
 
 def choose_members(structure: Structure, has: Callable[[str], bool]) -> list[Structure]:
     """Return the members of the robust fit of a structure: its companions too if it is a task's published one.

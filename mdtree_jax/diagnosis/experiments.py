@@ -43,7 +43,20 @@ EXPERIMENTS = {
         Experiment("q2_data_scale_width", "scale", "data", "width_limit", "Q2 data, by width limit"),
     )
 }
-MODES = ("dataset", "scale", "one_step", "all")
+#: The joint question, which runs only where tasks= names it; see `mdtree_jax.diagnosis.joint_transfer`.
+JOINT_EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment("joint_dataset", "dataset", "joint", "random", "the step that gains most"),
+        Experiment("joint_room_dataset", "dataset", "joint_room", "random", "the largest room for improvement"),
+        Experiment("joint_scale_data", "scale", "joint", "data_limit", "the step that gains most"),
+        Experiment("joint_room_scale_data", "scale", "joint_room", "data_limit", "the largest room for improvement"),
+        Experiment("joint_scale_width", "scale", "joint", "width_limit", "the step that gains most"),
+        Experiment("joint_room_scale_width", "scale", "joint_room", "width_limit", "the largest room for improvement"),
+    )
+}
+ALL_EXPERIMENTS = EXPERIMENTS | JOINT_EXPERIMENTS
+MODES = ("dataset", "scale", "one_step", "all", "coverage")
 
 
 def experiments_of(mode: str, tasks: Sequence[str] | None = None) -> list[Experiment]:

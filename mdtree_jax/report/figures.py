@@ -18,11 +18,11 @@ from matplotlib.patches import Patch
 from mdtree_jax.diagnosis.classifier import MDTreeClassifier, choose_structure
 from mdtree_jax.diagnosis.columns import missing_columns
 from mdtree_jax.diagnosis.drawing import class_colour
-from mdtree_jax.diagnosis.experiments import EXPERIMENTS, task_rows
-from mdtree_jax.diagnosis.methods import METHODS
+from mdtree_jax.diagnosis.experiments import ALL_EXPERIMENTS, task_rows
 from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS, Task, smallest_width
 from mdtree_jax.files import output_folder, written_aside
 from mdtree_jax.report.statistics import over_seeds
+from mdtree_jax.report.tables import method_label
 
 _STYLE = {
     "font.size": 9,
@@ -44,6 +44,9 @@ _LINES = {
     "hyperparameter_validation": ("#b83280", "--"),
     "hyperparameter": ("#4a5568", "--"),
     "majority": ("#a0aec0", ":"),
+    "md_tree_joint": ("#000000", "-"),
+    "forest": ("#2f855a", "-"),
+    "validation_forest": ("#6b46c1", "-"),
 }
 _PHASE_METRICS = (
     ("test_error", "test accuracy, %", "viridis"),
@@ -75,9 +78,9 @@ def accuracy_curves(results: pd.DataFrame, experiment: str) -> Figure:
         curve = table.loc[method]
         x, y, sd = (curve[c].to_numpy(dtype=float) for c in ("n_train", "mean", "sd"))
         marker = "o" if len(x) <= 13 else None
-        ax.plot(x, y, line, color=colour, label=METHODS[method].label, lw=1.8, marker=marker, ms=3)
+        ax.plot(x, y, line, color=colour, label=method_label(method), lw=1.8, marker=marker, ms=3)
         ax.fill_between(x, y - sd, y + sd, color=colour, alpha=0.12, lw=0)
-    about = EXPERIMENTS[experiment]
+    about = ALL_EXPERIMENTS[experiment]
     ax.set_xlabel("number of training models")
     ax.set_ylabel("correctly diagnosed, %")
     seeds = part["seed"].nunique()

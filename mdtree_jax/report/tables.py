@@ -8,21 +8,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.diagnosis.experiments import EXPERIMENTS, PUBLISHED_SEEDS
+from mdtree_jax.diagnosis.coverage import COVERAGES
+from mdtree_jax.diagnosis.experiments import ALL_EXPERIMENTS, PUBLISHED_SEEDS
+from mdtree_jax.diagnosis.joint_transfer import JOINT_METHODS
 from mdtree_jax.diagnosis.methods import METHODS
 from mdtree_jax.diagnosis.one_step import STEPS
 from mdtree_jax.diagnosis.sampling import SAMPLINGS
+from mdtree_jax.diagnosis.suite import Tables
 from mdtree_jax.files import write_text, written_aside
 from mdtree_jax.report.paper import CASES
 from mdtree_jax.report.statistics import over_seeds, with_interval
 
 PUBLISHED_PAIR = ("published/F", "published/F_noise")
-_REFERENCE_LABELS = {"random": "random advice", "oracle": "oracle"}
+_REFERENCE_LABELS = {
+    "random": "random advice",
+    "oracle": "oracle",
+    "trees_alone": "MD tree, confidence of the trees alone",
+}
 
 
 def method_label(name: str) -> str:
     """Return a method's name for people."""
-    return METHODS[name].label if name in METHODS else _REFERENCE_LABELS.get(name, name)
+    known = METHODS.get(name) or JOINT_METHODS.get(name)
+    return known.label if known else _REFERENCE_LABELS.get(name, name)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -81,10 +89,22 @@ def one_step_rows(one_step: pd.DataFrame, task: str) -> tuple[list[str], list[li
     return header, rows
 
 
-def tables_markdown(
-    results: pd.DataFrame, one_step: pd.DataFrame, *, train: str, test: str, seeds: Sequence[int], notes: Sequence[str]
-) -> str:
+COVERAGE_HEADER = ["task", "method", *(f"{c} %" for c in COVERAGES), "calibration error"]
+
+
+def coverage_rows(coverage: pd.DataFrame, *, intervals: bool = True) -> list[list[str]]:
+    """Return accuracy on the surest models: a row a task and method, a column a coverage, percent."""
+    rows = []
+    for (task, method), part in coverage.groupby(["task", "method"], sort=False):
+        ends = [f" ({r.low:.1f} … {r.high:.1f})" if intervals else "" for r in part.itertuples()]
+        cells = [f"{r.accuracy:.1f}{end}" for r, end in zip(part.itertuples(), ends, strict=True)]
+        rows.append([task, method_label(method), *cells, f"{part.calibration_error.iloc[0]:.1f}"])
+    return rows
+
+
+def tables_markdown(measured: Tables, *, train: str, test: str, seeds: Sequence[int], notes: Sequence[str]) -> str:
     """Return the text of `tables.md`: the paper's table beside ours, every curve, one-step gains, what was skipped."""
+    results, one_step = measured.results, measured.one_step
     where = f"trained on {train}, tested on {test}"
     parts = [
         "# Transfer of diagnostic trees",
@@ -102,7 +122,7 @@ def tables_markdown(
             )
         parts.append(markdown(PAPER_HEADER, paper))
     for name in dict.fromkeys(results["experiment"]):
-        experiment = EXPERIMENTS[name]
+        experiment = ALL_EXPERIMENTS[name]
         unit = SAMPLINGS[experiment.sampling].unit
         parts += [f"## {name} ({experiment.figure})", f"Task {experiment.task}; k: {unit}. Accuracy in percent."]
         parts.append(markdown(*curve_rows(results, name)))
@@ -111,28 +131,29 @@ def tables_markdown(
         parts.append("Gain in points of test accuracy from one step in the advised direction, clipped at 0 as "
                      "published and with losses included.")  # fmt: skip
         parts.append(markdown(*one_step_rows(one_step, task)))
+    if len(measured.coverage):
+        parts.append("## Accuracy against coverage")
+        parts.append(
+            "All of the training side for training; accuracy in percent on the surest share of the test side (95 % "
+            "bootstrap interval over its cells); calibration error in points, 10 equal-count bins."
+        )
+        parts.append(markdown(COVERAGE_HEADER, coverage_rows(measured.coverage)))
     return "\n\n".join(parts) + "\n"
 
 
-def write_results(
-    out: Path,
-    results: pd.DataFrame,
-    one_step: pd.DataFrame,
-    *thresholds: pd.DataFrame,
-    **about,
-) -> list[str]:
-    """Write results.csv, one_step.csv, thresholds.csv (those that have rows) and tables.md; return their names.
+def write_results(out: Path, measured: Tables, **about) -> list[str]:
+    """Write results, one_step, thresholds and coverage (those with rows) as .csv and tables.md; return the names.
 
     `about` is what `tables_markdown` takes beside the tables.
     """
-    files = {"results.csv": results, "one_step.csv": one_step, "thresholds.csv": pd.concat(thresholds)}
+    files = {f"{name}.csv": table for name, table in measured._asdict().items()}
     for name in [name for name, table in files.items() if not len(table)]:
         del files[name]
         (out / name).unlink(missing_ok=True)  # of an earlier run into the same folder
     for name, table in files.items():
         with written_aside(out / name) as aside:
             table.to_csv(aside, index=False)
-    write_text(out / "tables.md", tables_markdown(results, one_step, **about))
+    write_text(out / "tables.md", tables_markdown(measured, **about))
     return [*files, "tables.md"]
 
 
@@ -143,16 +164,17 @@ def _seed_text(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def print_results(console, results: pd.DataFrame, one_step: pd.DataFrame, *, paper: bool) -> None:
+def print_results(console, measured: Tables, *, paper: bool) -> None:
     """Print the results as rich tables: a row a method, a few sample sizes across."""
     from rich.table import Table
 
+    results, one_step = measured.results, measured.one_step
     for name in dict.fromkeys(results["experiment"]):
         part = results[results["experiment"] == name]
         sizes = list(dict.fromkeys(part["k"]))
         chosen = sorted({sizes[round(i * (len(sizes) - 1) / 5)] for i in range(6)}, key=sizes.index)
         means = over_seeds(part, ["method", "k"], "accuracy")
-        experiment = EXPERIMENTS[name]
+        experiment = ALL_EXPERIMENTS[name]
         title = f"{name} ({experiment.figure}) – task {experiment.task}, accuracy in %"
         console.print(title, style="bold", highlight=False)
         table = Table()
@@ -182,6 +204,9 @@ def print_results(console, results: pd.DataFrame, one_step: pd.DataFrame, *, pap
             )
         title = f"one step – task {task}, mean gain in points of test accuracy, losses clipped at 0 as published"
         _print_rows(console, title, ["method", *STEPS, "optimal, losses in", "% of the oracle's"], rows)
+    if len(measured.coverage):
+        title = "accuracy in % on the surest share of the test side; calibration error in points"
+        _print_rows(console, title, COVERAGE_HEADER, coverage_rows(measured.coverage, intervals=False))
     rows = paper_rows(results, short=True) if paper else []
     if rows:
         _print_rows(console, "the paper's table beside ours, accuracy in %", PAPER_HEADER, rows)

@@ -1,0 +1,187 @@
+"""What to do about a cause, and what it would gain, read off the models of the reference that resemble the user's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.diagnosis import joint
+from mdtree_jax.diagnosis.causes import CAUSE, NONE, causes_of, step_targets
+from mdtree_jax.diagnosis.grid import AXES, Direction, Grid
+from mdtree_jax.diagnosis.reference import Reference
+
+#: Steps that are compared: name -> doublings, None for the next value of the collection's grid.
+STEPS = {"one": None, "x2": 1.0, "x4": 2.0}
+#: Models that an expected gain is taken over, and the fewest that it is stated for.
+NEIGHBOURS, FEWEST = 40, 10
+_INTERVAL = (5.0, 95.0)
+
+RETUNE = "a changed batch size wants its learning rate tuned again"
+
+
+class Gain(NamedTuple):
+    """Signed gain in points of test accuracy: mean over `models` reference models, ends of their central 90 %."""
+
+    mean: float
+    low: float
+    high: float
+    models: int
+
+
+@dataclass(frozen=True)
+class Action:
+    """What to change.
+
+    `knob` is an axis of the collection (None: nothing), `direction` `up` or `down`, `how_far` a name of `STEPS` or
+    `direction_only` where the collection says nothing about the step, `factor` the typical factor of that step.
+    `rules` are what is not read off the collection: general experience, to be told as such. `is_tentative` says that
+    the diagnosis abstains, and this is what would help if its first guess is right.
+    """
+
+    knob: str | None
+    direction: str | None
+    how_far: str | None
+    factor: float | None
+    sentence: str
+    rules: tuple[str, ...]
+    is_tentative: bool
+
+
+def expected_gain(
+    reference: Reference, frame: pd.DataFrame, cause: str, model: joint.JointModel | None = None
+) -> list[dict[str, Gain]]:
+    """Return what each step against a cause gained for the reference models that resemble each row.
+
+    Of the reference models with the same verdict of the joint model, the `NEIGHBOURS` nearest ones in its feature space
+    (metrics and verdicts of the trees) that can make the step are looked up, and their signed gains in test accuracy
+    are averaged; the interval is what the central 90 % of them gained, so it holds for one model, not for the mean.
+
+    Args:
+        reference: whose rows are the evidence.
+        frame: rows with finite metrics, as `model` asks them.
+        cause: a name of `causes.CAUSES`.
+        model: the joint model of the metrics that the rows have; None is the one of all.
+
+    Returns:
+        For each row a dictionary step -> Gain: steps of `STEPS` that `FEWEST` models at least can make; none for the
+        cause `none` and for a knob that the collection has not varied.
+    """
+    direction = CAUSE[cause].direction
+    if direction is None or not len(frame):
+        return [{} for _ in range(len(frame))]
+    model = model or reference.joint_model()
+    same = np.flatnonzero(reference_verdicts(reference, model) == list(CAUSE).index(cause))
+    features = joint.embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
+    here = model.rows[same]
+    distance = (features**2).sum(axis=1)[:, None] + (here**2).sum(axis=1)[None, :] - 2.0 * features @ here.T
+    out: list[dict[str, Gain]] = [{} for _ in range(len(frame))]
+    for step, doublings in STEPS.items():
+        gained = at_complete_rows(reference, factor_gain(reference.grid, direction, doublings))[same]
+        able = np.flatnonzero(np.isfinite(gained))
+        if len(able) < FEWEST:
+            continue
+        number = min(NEIGHBOURS, len(able))
+        nearest = np.argpartition(distance[:, able], number - 1, axis=1)[:, :number]
+        values = gained[able][nearest]
+        low, high = np.percentile(values, _INTERVAL, axis=1)
+        for row, summary in enumerate(zip(values.mean(axis=1), low, high, strict=True)):
+            out[row][step] = Gain(*map(float, summary), number)
+    return out
+
+
+def factor_gain(grid: Grid, direction: Direction, doublings: float | None) -> np.ndarray:
+    """Return the signed gain of a step of 2**doublings, or to the next value for None, in the shape of the grid.
+
+    NaN where the grid has no value within half a doubling of that, or the configuration there is missing.
+    """
+    axis = AXES.index(direction.axis)
+    values = grid.values[direction.axis]
+    places = np.arange(len(values))
+    if doublings is None:
+        target = np.clip(places + direction.sign, 0, len(values) - 1)
+        reached = target != places
+    else:
+        target = step_targets(values, direction, doublings)
+        moved = direction.sign * (np.log2(values[target]) - np.log2(values))
+        reached = (target != places) & (np.abs(moved - doublings) <= 0.5 + 1e-9)
+    gained = grid.test_error - np.take(grid.test_error, target, axis=axis)
+    return np.where(np.expand_dims(reached, [i for i in range(3) if i != axis]), gained, np.nan)
+
+
+def at_complete_rows(reference: Reference, cube: np.ndarray) -> np.ndarray:
+    """Return a cube of the reference's grid at the rows that its models are fitted on."""
+    return reference.grid.at_rows(cube)[reference.complete]
+
+
+def reference_verdicts(reference: Reference, model: joint.JointModel) -> np.ndarray:
+    """Return the joint model's cause for every complete row of the reference, from its mean gains, (rows,)."""
+    key = ("verdicts", model.metrics)
+    if key not in reference.cache:
+        means = model.kernel(model.rows, model.rows) @ model.weights * model.sd + model.mean
+        reference.cache[key] = causes_of(np.sinh(means))
+    return reference.cache[key]
+
+
+def choose_action(
+    reference: Reference, cause: str, steps: dict[str, Gain], *, is_tentative: bool = False
+) -> tuple[Action, Gain | None]:
+    """Return what to do about a cause and the gain to be expected of the best step, None where nothing says so."""
+    if cause == NONE:
+        sentence = "leave batch size, width and amount of data as they are: none of them should gain a point"
+        return Action(None, None, None, None, sentence, (), is_tentative), None
+    direction = CAUSE[cause].direction
+    way = "up" if direction.sign > 0 else "down"
+    rules = _rules(cause)
+    if not steps:
+        why = f"collection '{reference.name}' says nothing about how far"
+        sentence = f"{_DO[cause].format(how='')}; {why}, so this is a rule, not evidence"
+        action = Action(direction.axis, way, "direction_only", None, sentence, rules, is_tentative)
+        return action, None
+    best = max(steps, key=lambda step: steps[step].mean)
+    factor = _factor(reference, direction, best)
+    gain = steps[best]
+    if is_tentative:
+        start = "if the first guess is right: "
+    else:
+        start = ""
+    sentence = (
+        f"{start}{_DO[cause].format(how=_how(factor, direction))}; {gain.models} models like this one gained "
+        f"{gain.mean:+.1f} points of test accuracy by it on average, nine of ten between {gain.low:+.1f} and "
+        f"{gain.high:+.1f}"
+    )
+    return Action(direction.axis, way, best, factor, sentence, rules, is_tentative), gain
+
+
+_DO = {
+    "temperature_too_low": "train hotter: make the batch smaller{how}",
+    "temperature_too_high": "train colder: make the batch larger{how}",
+    "model_too_small": "make the network wider{how}",
+    "too_little_data": "get more training data{how}",
+}
+
+
+def _rules(cause: str) -> tuple[str, ...]:
+    if cause == "temperature_too_low":
+        return ("a larger learning rate raises the temperature as a smaller batch does", RETUNE)
+    if cause == "temperature_too_high":
+        return ("a smaller learning rate, or one that decays, lowers the temperature as a larger batch does", RETUNE)
+    if cause == "model_too_small":
+        return ("more depth, or another architecture, can do what more width does",)
+    return ("augmentation and pretraining can stand in for a part of the missing data",)
+
+
+def _how(factor: float, direction: Direction) -> str:
+    if direction.sign < 0:
+        return f", to 1/{factor:.2g} of its size"
+    return f", {factor:.2g} times as much" if direction.axis == "data_fraction" else f", {factor:.2g} times as large"
+
+
+def _factor(reference: Reference, direction: Direction, step: str) -> float:
+    """Return the factor of a step; for `one` the median ratio of neighbouring values of the grid."""
+    if STEPS[step] is not None:
+        return 2.0 ** STEPS[step]
+    values = reference.grid.values[direction.axis]
+    return float(np.median(values[1:] / values[:-1]))

@@ -1,0 +1,173 @@
+"""Accuracy against coverage: how often the surest share of all answers is right, and whether the stated chances hold.
+
+A method that may say "I can't tell" answers the models of which it is surest. For the published questions the verdict
+is the tree average's (`MDTreeClassifier`); its confidence is the mean of two probabilities of that verdict, the trees'
+and the joint model's of the rooms for improvement, which err on other models. That mean was chosen by cross-validation
+within F over blocks of its grid (sweeps/joint.md). The rival is a random forest on the joint model's metrics with its
+own probabilities.
+
+Intervals: percentile bootstrap over the (data, width) cells of the test side, because the batch sizes of one cell are
+alike; 1000 resamples, the training side fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.diagnosis import joint
+from mdtree_jax.diagnosis.causes import CAUSES
+from mdtree_jax.diagnosis.classifier import MDTreeClassifier
+from mdtree_jax.diagnosis.columns import feature_values, missing_columns
+from mdtree_jax.diagnosis.experiments import task_rows
+from mdtree_jax.diagnosis.joint_transfer import JOINT_TASKS, forest, make_joint_side
+from mdtree_jax.diagnosis.tasks import TASKS, Task
+
+COVERAGES = (50, 60, 70, 80, 90, 100)
+COLUMNS = ["task", "method", "coverage", "n_test", "accuracy", "low", "high", "calibration_error"]
+_RESAMPLES = 1000
+
+
+class Answers(NamedTuple):
+    """Answers of one method, each (rows,): `right` or not, the `confidence` stated, the `cell` of the grid."""
+
+    right: np.ndarray
+    confidence: np.ndarray
+    cell: np.ndarray
+
+
+def confidence_of(tree: np.ndarray, room: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the verdict, (rows,) place of the class, and its confidence, (rows,).
+
+    Args:
+        tree: (rows, 2) probabilities of the tree average, which decides.
+        room: (rows, 2) probabilities of the joint model, which only bears on the confidence.
+    """
+    verdict = tree.argmax(axis=1)
+    rows = np.arange(len(verdict))
+    return verdict, (tree[rows, verdict] + room[rows, verdict]) / 2
+
+
+def calibration_error(answers: Answers, bins: int = 10) -> float:
+    """Return the mean distance between stated and true share right over equal-count bins, in points."""
+    order = np.argsort(answers.confidence, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return 100 * float(np.mean([abs(answers.confidence[p].mean() - answers.right[p].mean()) for p in parts]))
+
+
+def accuracy_at(answers: Answers, coverage: float) -> float:
+    """Return the accuracy on the surest `coverage` percent of the answers, in percent; ties by place in the table."""
+    number = max(1, int(coverage / 100 * len(answers.right)))
+    surest = np.argsort(-answers.confidence, kind="stable")[:number]
+    return 100 * float(answers.right[surest].mean())
+
+
+def bootstrap_interval(answers: Answers, coverage: float, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % interval of `accuracy_at`, by resampling cells."""
+    rng = np.random.default_rng(seed)
+    cells, place = np.unique(answers.cell, return_inverse=True)
+    order = np.argsort(-answers.confidence, kind="stable")
+    right, place = answers.right[order], place[order]
+    values = []
+    for _ in range(_RESAMPLES):
+        weight = np.bincount(rng.integers(0, len(cells), len(cells)), minlength=len(cells))[place]
+        upto = np.cumsum(weight)
+        surest = np.clip(coverage / 100 * upto[-1] - (upto - weight), 0, weight)
+        values.append(100 * float(surest @ right / max(surest.sum(), 1e-12)))
+    return tuple(np.percentile(values, [2.5, 97.5]).tolist())
+
+
+def cells_of(frame: pd.DataFrame) -> np.ndarray:
+    """Return the (data, width) cell of each row as a number, (rows,)."""
+    return pd.factorize(pd.MultiIndex.from_frame(frame[["data_fraction", "width"]]))[0]
+
+
+def coverage_table(
+    train: pd.DataFrame,
+    test: pd.DataFrame | None,
+    tasks: Sequence[str],
+    *,
+    advance: Callable[[float], None] = lambda amount: None,
+    say: Callable[[str], None] = lambda message: None,
+) -> pd.DataFrame:
+    """Return accuracy against coverage, all of `train` for training: one row a task, method and coverage.
+
+    Args:
+        train, test: loaded collections; without a test side half of the (data, width) cells, drawn from seed 0, are it.
+        tasks: of `TASKS`, and `joint`, which reports both labels.
+
+    Columns: accuracy with the ends of its 95 % interval and calibration error in percent, coverage in percent.
+    """
+    rows = []
+    for name in tasks:
+        labels = JOINT_TASKS if name == "joint" else (name,)
+        for label in labels:
+            for method, answers in answer_all(label, train, test, say).items():
+                error = calibration_error(answers)
+                for coverage in COVERAGES:
+                    ends = bootstrap_interval(answers, coverage)
+                    key = (label, method, coverage, len(answers.right))
+                    rows.append((*key, accuracy_at(answers, coverage), *ends, error))
+        advance(1)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def answer_all(
+    task: str,
+    train: pd.DataFrame,
+    test: pd.DataFrame | None,
+    say: Callable[[str], None] = lambda message: None,
+    *,
+    rivals: bool = True,
+) -> dict[str, Answers]:
+    """Return the answers of every method to one task, ours first, and alone unless `rivals`; method -> answers."""
+    collections = [train] if test is None else [train, test]
+    absent = sorted({name for frame in collections for name in missing_columns(frame, joint.COLUMNS)})
+    columns = [name for name in joint.COLUMNS if name not in absent]
+    if absent:
+        say(f"coverage goes without {', '.join(absent)}, which a collection lacks")
+    label = JOINT_TASKS.get(task, "room")
+    sides = [make_joint_side(frame, label, columns, allow_missing=True) for frame in collections]
+    learn, ask = sides if len(sides) > 1 else _halves(sides[0])
+    model = joint.fit_joint(learn.frame, learn.gained, columns)
+    if task not in JOINT_TASKS:
+        return _answer_task(TASKS[task], model, learn.frame, ask.frame, rivals)
+    chances = {"md_tree_joint": joint.predict_joint(model, ask.frame)}
+    if rivals:
+        chances["forest"] = _forest(learn.frame, learn.y, ask.frame, model.metrics, len(CAUSES))
+    cell = cells_of(ask.frame)
+    return {name: Answers(p.argmax(axis=1) == ask.y, p.max(axis=1), cell) for name, p in chances.items()}
+
+
+def _answer_task(task: Task, model, train: pd.DataFrame, test: pd.DataFrame, rivals: bool) -> dict[str, Answers]:
+    learn, ask = task_rows(train, task), task_rows(test, task)
+    y, truth = (np.array([task.classes.index(v) for v in frame[task.label]]) for frame in (learn, ask))
+    tree = MDTreeClassifier(task.name).fit(learn, learn[task.label])
+    order = [tree.classes_.tolist().index(name) for name in task.classes]
+    room = joint.task_probabilities(*joint.gain_posterior(model, ask), task)
+    alone = tree.predict_proba(ask)[:, order]
+    verdict, confidence = confidence_of(alone, room)
+    cell = cells_of(ask)
+    answers = {"md_tree_robust": Answers(verdict == truth, confidence, cell)}
+    if rivals:
+        rival = _forest(learn, y, ask, model.metrics, 2)
+        answers["trees_alone"] = Answers(verdict == truth, alone.max(axis=1), cell)
+        answers["forest"] = Answers(rival.argmax(axis=1) == truth, rival.max(axis=1), cell)
+    return answers
+
+
+def _forest(train, y, test, metrics, classes: int) -> np.ndarray:
+    model = forest(random_state=0).fit(feature_values(train, metrics), y)
+    out = np.zeros((len(test), classes))
+    out[:, model.classes_] = model.predict_proba(feature_values(test, metrics))
+    return out
+
+
+def _halves(side):
+    cell = cells_of(side.frame)
+    number = cell.max() + 1
+    chosen = np.isin(cell, np.random.default_rng(0).permutation(number)[: number // 2])
+    return type(side)(*(part[chosen] for part in side)), type(side)(*(part[~chosen] for part in side))

@@ -1,0 +1,339 @@
+"""What a diagnosis is measured against: a collection, the trees and the joint model fitted on it, what they are worth.
+
+A reference is one readable JSON file. It keeps the rows of its collection (metrics and test error, rounded to five
+significant digits), from which trees and joint model are made again when they are first asked for, the same fit each
+time; for people it also holds the fitted thresholds, quantiles, two-dimensional bins and mean gains, where it comes
+from, and the accuracy that was measured.
+
+    reference = fit_reference("runs/digits/collection.parquet", test="runs/digits_noisy/collection.parquet")
+    reference.save("mine.json")
+    reference = Reference.load("mine.json")
+
+The package brings one, fitted on published/F and measured on published/F_noise: `default_reference()`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.diagnosis import joint
+from mdtree_jax.diagnosis.causes import CAUSES, LEAST_GAIN, causes_of, gains
+from mdtree_jax.diagnosis.classifier import MDTreeClassifier
+from mdtree_jax.diagnosis.collection import load_collection
+from mdtree_jax.diagnosis.columns import sources
+from mdtree_jax.diagnosis.companions import ONE_CHECKPOINT
+from mdtree_jax.diagnosis.experiments import task_rows
+from mdtree_jax.diagnosis.grid import AXES, Grid, make_grid
+from mdtree_jax.diagnosis.structures import STRUCTURES
+from mdtree_jax.diagnosis.tasks import TASKS
+from mdtree_jax.files import write_text
+
+_FORMAT = "mdtree_jax reference 1"
+_DIGITS = 5
+_FOLDER = Path(__file__).resolve().parent / "reference_files"
+#: Quantiles of each metric that the file shows, and the pairs whose two-dimensional bins it shows.
+QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+PHASE_PAIRS = (("train_error", "mode_connectivity_peak"), ("mode_connectivity_peak", "log_hessian_trace"))
+_BINS = 12
+
+
+class Reference:
+    """A collection with everything that is fitted on it; made by `fit_reference`, `load` or `default_reference`.
+
+    Attributes:
+        rows: the collection, as `load_collection` returns it, metrics rounded.
+        provenance: collection, commit, date, rows, test (what the accuracy was measured on), accuracy.
+
+    Everything else is worked out when it is first asked for.
+    """
+
+    def __init__(self, rows: pd.DataFrame, provenance: Mapping):
+        self.rows = rows
+        self.provenance = dict(provenance)
+        #: What other modules have worked out on this reference.
+        self.cache: dict = {}
+        self._models: dict = {}
+        self._trees: dict = {}
+
+    @property
+    def name(self) -> str:
+        """The name of the collection."""
+        return self.provenance["collection"]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of `joint.COLUMNS` that the collection has."""
+        return tuple(name for name in joint.COLUMNS if name in self.rows)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The grid of all rows."""
+        return make_grid(self.rows, allow_missing=True)
+
+    @cached_property
+    def complete(self) -> np.ndarray:
+        """Mark the rows that fits use: metrics finite and every step's gain known, (rows,) bool."""
+        values = self.rows[list(self.columns)].to_numpy(dtype=float)
+        return np.isfinite(values).all(axis=1) & np.isfinite(gains(self.grid, "step")).all(axis=1)
+
+    @cached_property
+    def models(self) -> pd.DataFrame:
+        """The complete rows."""
+        return self.rows[self.complete].reset_index(drop=True)
+
+    def joint_model(self, columns: Sequence[str] | None = None) -> joint.JointModel:
+        """Return the joint model (label `step`) that asks the given columns only, None for all."""
+        wanted = self.columns if columns is None else tuple(c for c in self.columns if c in columns)
+        if wanted not in self._models:
+            gained = gains(self.grid, "step")[self.complete]
+            self._models[wanted] = joint.fit_joint(self.models, gained, wanted)
+        return self._models[wanted]
+
+    def tree(self, task: str, columns: Sequence[str] | None = None) -> MDTreeClassifier | None:
+        """Return the fitted tree of a task that the given columns suffice for, None for all columns.
+
+        It is the published one, else the one that needs no second network, else None; None too where the collection
+        has one class only.
+        """
+        have = [c for c in self.columns if columns is None or c in columns]
+        for structure in (STRUCTURES[task], ONE_CHECKPOINT[task]):
+            if any(source not in have for name in structure.features for source in sources(name)):
+                continue
+            if structure.name not in self._trees:
+                rows = task_rows(self.rows[self.complete], TASKS[task])
+                tree = MDTreeClassifier(task, structure=structure)
+                usable = rows[TASKS[task].label].nunique() == 2
+                self._trees[structure.name] = tree.fit(rows, rows[TASKS[task].label]) if usable else None
+            return self._trees[structure.name]
+        return None
+
+    def summary(self) -> dict:
+        """Return quantiles, two-dimensional bins, shares of the causes and mean gains, as plain values."""
+        table = self.models[list(self.columns)]
+        gained = gains(self.grid, "step")[self.complete]
+        places = causes_of(gained)
+        shares = np.bincount(places, minlength=len(CAUSES)) / len(places)
+        by_cause = {
+            cause: {knob: _mean(gained[places == i, j]) for j, knob in enumerate(CAUSES[:-1])}
+            for i, cause in enumerate(CAUSES)
+        }
+        return {
+            "quantile_levels": list(QUANTILES),
+            "quantiles": {c: [_round(v) for v in table[c].quantile(list(QUANTILES))] for c in self.columns},
+            "share_of_causes": {cause: _round(share) for cause, share in zip(CAUSES, shares, strict=True)},
+            "mean_gain_of_a_doubling": by_cause,
+            "bins": [phase_bins(table, pair, places) for pair in PHASE_PAIRS if set(pair) <= set(self.columns)],
+        }
+
+    def to_dict(self) -> dict:
+        """Return the reference as plain values, as its file holds them."""
+        trees = {}
+        for task in TASKS:
+            for kind, columns in {"all": None, "one_checkpoint": _without_pairs(self.columns)}.items():
+                tree = self.tree(task, columns)
+                if tree is not None:
+                    trees.setdefault(task, {})[kind] = _tree_dict(tree)
+        kept = [*AXES, "test_error", *self.columns]
+        return {
+            "format": _FORMAT,
+            "provenance": self.provenance,
+            "trees": trees,
+            "least_gain_points": LEAST_GAIN,
+            "summary": self.summary(),
+            "rows": {name: [_round(v) for v in self.rows[name]] for name in kept},
+        }
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the reference to a JSON file, in one piece; a column of the rows stands on one line."""
+        data = self.to_dict()
+        rows = data.pop("rows")
+        text = json.dumps(data, indent=1, ensure_ascii=False)
+        text = _compact_lists(text)
+        lines = ",\n".join(f'  "{name}": {json.dumps(values, separators=(",", ":"))}' for name, values in rows.items())
+        write_text(path, f'{text[:-2]},\n "rows": {{\n{lines}\n }}\n}}\n')
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Reference:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is missing, is no JSON, or holds no reference.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(data, dict) or data.get("format") != _FORMAT:
+                found = data.get("format") if isinstance(data, dict) else type(data).__name__
+                raise UserError(f"'{path}' is no reference: its format is {found!r}, not '{_FORMAT}'")
+            rows = pd.DataFrame(data["rows"]).astype(float)
+            provenance = dict(data["provenance"])
+            name = provenance["collection"]
+        except UserError:
+            raise
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"the reference '{path}' cannot be read: {type(error).__name__} {error}") from error
+        rows = load_collection(rows, allow_missing=True)
+        rows.attrs["name"] = name
+        return cls(rows, provenance)
+
+
+def fit_reference(
+    collection: str | os.PathLike | pd.DataFrame,
+    *,
+    test: str | os.PathLike | pd.DataFrame | None = None,
+    name: str | None = None,
+    published_dir: str | os.PathLike | None = None,
+    measure: bool = True,
+) -> Reference:
+    """Fit a reference on a collection and measure what its answers are worth.
+
+    Args:
+        collection: what `load_collection` takes; needs metrics beside the grid of test errors.
+        test: another collection to measure accuracy on; None measures on half of the collection's own (data, width)
+            cells with a fit on the other half (the reference itself is fitted on all).
+        name: of the collection, in the provenance; None is where it came from.
+        published_dir: a local folder with the published files.
+        measure: False leaves the accuracy out.
+
+    Raises:
+        UserError: as `load_collection`; the collection has no metric.
+    """
+    loaded = load_collection(collection, allow_missing=True, published_dir=published_dir)
+    columns = [c for c in joint.COLUMNS if c in loaded]
+    if not joint.metrics_of(columns):
+        raise UserError(
+            f"collection '{loaded.attrs['name']}' has none of the metrics that a diagnosis asks: "
+            f"{', '.join(joint.METRICS)}"
+        )
+    kept = loaded[[*AXES, "test_error", *columns]]
+    rows = load_collection(kept.apply(lambda c: c.map(_round)).astype(float), allow_missing=True)
+    rows.attrs["name"] = name or loaded.attrs["name"]
+    provenance = {
+        "collection": rows.attrs["name"],
+        "commit": _commit(),
+        "date": str(datetime.date.today()),
+        "rows": len(rows),
+        "metrics": list(joint.metrics_of(columns)),
+    }
+    reference = Reference(rows, provenance)
+    if not reference.complete.any():
+        raise UserError(f"no row of collection '{rows.attrs['name']}' has all its metrics and all its neighbours")
+    if measure:
+        other = None if test is None else load_collection(test, allow_missing=True, published_dir=published_dir)
+        reference.provenance |= measured_accuracy(rows, other)
+    return reference
+
+
+def measured_accuracy(rows: pd.DataFrame, test: pd.DataFrame | None) -> dict:
+    """Return `test` and `accuracy`: task -> percent right on all and on the surest 80 %, and calibration error."""
+    from mdtree_jax.diagnosis.coverage import accuracy_at, answer_all, calibration_error
+
+    out = {}
+    for task in (*TASKS, "joint", "joint_room"):
+        try:
+            answers = next(iter(answer_all(task, rows, test, rivals=False).values()))
+        except UserError:  # a collection too small or of one class for this task
+            continue
+        out[task] = {
+            "all": round(accuracy_at(answers, 100), 2),
+            "surest_80_percent": round(accuracy_at(answers, 80), 2),
+            "calibration_error": round(calibration_error(answers), 2),
+            "models": len(answers.right),
+        }
+    where = "half of its own cells, not used for this fit" if test is None else test.attrs["name"]
+    return {"test": where, "accuracy": out}
+
+
+@lru_cache(maxsize=1)
+def default_reference() -> Reference:
+    """Return the reference that the package brings: published/F, measured on published/F_noise."""
+    return Reference.load(_FOLDER / "published_F.json")
+
+
+def phase_bins(table: pd.DataFrame, pair: tuple[str, str], places: np.ndarray) -> dict:
+    """Return how many models, and how many of each cause, lie in the bins of two metrics.
+
+    Edges are evenly spaced on the metric's scale in the joint model, from its 1 % to its 99 % quantile, shown in its
+    unit; models outside are counted in the outermost bins. `counts[cause][i][j]`: bin i of the first metric, j of the
+    second.
+    """
+    edges, index = [], []
+    for name in pair:
+        values = table[name].to_numpy(dtype=float)
+        scale = joint.SCALES[name].to_scale
+        low, high = np.quantile(values, [0.01, 0.99])
+        ordered = np.sort(values)
+        steps = np.linspace(scale(low), scale(high), _BINS + 1)
+        steps = np.sort(steps)
+        place = np.clip(np.searchsorted(steps, scale(values), side="right") - 1, 0, _BINS - 1)
+        # Back from the scale by interpolation between the values that there are: scales are monotonic.
+        at = np.argsort(scale(ordered), kind="stable")
+        edges.append([_round(v) for v in np.interp(steps, scale(ordered)[at], ordered[at])])
+        index.append(place)
+    counts = np.zeros((len(CAUSES), _BINS, _BINS), dtype=int)
+    np.add.at(counts, (places, index[0], index[1]), 1)
+    return {
+        "metrics": list(pair),
+        "edges": edges,
+        "counts": {cause: counts[i].tolist() for i, cause in enumerate(CAUSES)},
+    }
+
+
+def _tree_dict(tree: MDTreeClassifier) -> dict:
+    ends = tree.threshold_intervals_
+    return {
+        "members": [member.name for member in tree.members_],
+        "nodes": [
+            node._asdict() | {"threshold": _round(t), "interval_90": [_round(v) for v in interval]}
+            for node, t, interval in zip(tree.structure_.nodes, tree.thresholds_, ends, strict=True)
+        ],
+    }
+
+
+def _without_pairs(columns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(c for c in columns if c not in joint.PAIR_COLUMNS)
+
+
+def _round(value: float) -> float | int | None:
+    """Return a number of `_DIGITS` significant digits, a whole one as int, None for what is not finite."""
+    if not np.isfinite(value):
+        return None
+    rounded = float(f"{float(value):.{_DIGITS}g}")
+    return int(rounded) if rounded == int(rounded) else rounded
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return _round(values.mean()) if len(values) else None
+
+
+def _compact_lists(text: str) -> str:
+    """Put lists of numbers in indented JSON on one line."""
+    number = r"-?[\d.eE+-]+|null"
+    pattern = re.compile(rf"\[\s*((?:{number})(?:,\s*(?:{number}))*)\s*\]")
+    return pattern.sub(lambda m: "[" + re.sub(r"\s+", "", m.group(1)) + "]", text)
+
+
+def _commit() -> str:
+    """Return the commit of the checkout that this runs in, or the version of the installed package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    folder = Path(__file__).resolve().parent
+    try:
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        try:
+            return f"version {version('mdtree-jax')}"
+        except PackageNotFoundError:
+            return "unknown"

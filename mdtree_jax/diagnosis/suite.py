@@ -1,0 +1,93 @@
+"""Everything that one call of `transfer` measures: the published questions, one step, the joint question, coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.diagnosis.coverage import coverage_table
+from mdtree_jax.diagnosis.experiments import Experiment, Runner, experiments_of
+from mdtree_jax.diagnosis.joint_transfer import (
+    JOINT_METHODS,
+    JOINT_TASKS,
+    JointMethod,
+    JointRunner,
+    joint_experiments_of,
+)
+from mdtree_jax.diagnosis.methods import METHODS, Method
+from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS, OneStepRunner, one_step_methods
+from mdtree_jax.diagnosis.tasks import TASKS
+
+
+class Suite(NamedTuple):
+    """What is to be run: experiments with their methods, the methods of the one-step experiment, tasks of coverage."""
+
+    tasks: list[str]
+    experiments: list[Experiment]
+    methods: list[Method]
+    one_step: list[Method]
+    joint: list[Experiment]
+    joint_methods: list[JointMethod]
+    coverage: list[str]
+    notes: list[str]
+
+    @property
+    def size(self) -> int:
+        """How much `run_suite` advances in all."""
+        return len(self.experiments) + 2 * bool(self.one_step) + len(self.joint) + len(self.coverage)
+
+
+class Tables(NamedTuple):
+    """What was measured, as documented in the README; empty where it was not asked for."""
+
+    results: pd.DataFrame
+    one_step: pd.DataFrame
+    thresholds: pd.DataFrame
+    coverage: pd.DataFrame
+
+
+def choose_suite(mode: str, tasks: Sequence[str] | None, methods: Sequence[str] | None) -> Suite:
+    """Return what a mode, tasks and methods name.
+
+    Task `joint` takes part only where it is named, and in `mode=coverage`, which looks at all four tasks.
+
+    Raises:
+        UserError: an unknown task or method, or nothing is left.
+    """
+    known = [*TASKS, *JOINT_TASKS]
+    default = [*TASKS, "joint"] if mode == "coverage" else list(TASKS)
+    tasks = [check_choice("task", name, known) for name in tasks or default]
+    published = [name for name in tasks if name in TASKS]
+    registry = (METHODS if published else {}) | (JOINT_METHODS if len(published) < len(tasks) else {})
+    names = [check_choice("method", name, registry) for name in methods] if methods else None
+    ours = [METHODS[name] for name in names or METHODS if name in METHODS]
+    joint = [JOINT_METHODS[name] for name in names or JOINT_METHODS if name in JOINT_METHODS]
+    experiments = experiments_of(mode, published) if ours and published else []
+    one_step = one_step_methods(ours, published) if mode in ("one_step", "all") else []
+    joint_experiments = joint_experiments_of(mode, tasks) if joint else []
+    coverage = [name for name in tasks if name != "joint_room"] if mode == "coverage" else []
+    suite = Suite(tasks, experiments, ours, one_step, joint_experiments, joint, coverage, [])
+    if not suite.size:
+        raise UserError(
+            f"mode={mode} has no experiment of the tasks {', '.join(tasks)} with these methods, only "
+            f"{', '.join(ONE_STEP_METHODS)}"
+        )
+    if mode == "all" and not one_step:
+        note = f"one_step is left out: it has none of these tasks or methods ({', '.join(ONE_STEP_METHODS)})"
+        suite.notes.append(note)
+    return suite
+
+
+def run_suite(suite: Suite, advance: Callable[[float], None], **setup) -> Tables:
+    """Run all of a suite; `setup` is what `mdtree_jax.diagnosis.experiments.Setup` takes beside methods and advance."""
+    results, thresholds = Runner(methods=suite.methods, advance=advance, **setup).run(suite.experiments)
+    one_step = OneStepRunner(methods=suite.one_step, advance=advance, **setup)
+    gains, more = one_step.run(suite.tasks if suite.one_step else [])
+    joint = JointRunner(methods=suite.joint_methods, advance=advance, **setup)
+    rows = joint.run(suite.joint) if suite.joint else results.iloc[:0]
+    results = pd.concat([part for part in (results, rows) if len(part)]) if len(rows) else results
+    coverage = coverage_table(setup["train"], setup["test"], suite.coverage, advance=advance, say=setup["say"])
+    return Tables(results, gains, pd.concat([thresholds, more]), coverage)

@@ -1,0 +1,307 @@
+"""`diagnose_metrics`: from a table of metrics to diagnoses. NumPy and pandas only.
+
+The answer over all causes is the joint model's (`mdtree_jax.diagnosis.joint`); the evidence is the path through the
+tree of the published question behind the first cause; the advice is read off resembling models of the reference
+(`mdtree_jax.diagnosis.advice`); when to say "I can't tell" stands in `mdtree_jax.diagnosis.abstain`.
+
+**Standard errors.** Where a metric has one, all probabilities are means over `NODES` fixed draws of the true metrics
+around the measured ones (a Sobol sequence turned normal, each point with its mirror image: deterministic, means exact),
+so that an error bar that straddles a threshold shows in the probability. Metrics are drawn as independent and kept
+inside their meaning (no training error below 0). The spread of the joint model's gains is that at the measured point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+from scipy.stats import qmc
+from threadpoolctl import threadpool_limits
+
+from mdtree_jax.diagnosis import joint
+from mdtree_jax.diagnosis.abstain import outside_reference, weak_or_contradicted
+from mdtree_jax.diagnosis.advice import Action, Gain, choose_action, expected_gain
+from mdtree_jax.diagnosis.causes import CAUSE, CAUSES
+from mdtree_jax.diagnosis.columns import feature_values, sources
+from mdtree_jax.diagnosis.evidence import EvidenceStep, feature_error, tree_path
+from mdtree_jax.diagnosis.metrics_table import read_metrics, standard_errors
+from mdtree_jax.diagnosis.reference import Reference, default_reference
+from mdtree_jax.diagnosis.tasks import TASKS
+
+#: Draws for the standard errors, a power of two; half of them mirrored.
+NODES = 16
+#: Range of the metrics that have one.
+_RANGE = {"train_error": (0.0, 100.0), "train_loss": (0.0, np.inf), "mode_connectivity_peak": (-100.0, 0.0),
+          "cka": (0.0, 1.0)}  # fmt: skip
+_QUESTION = {
+    "temperature_too_low": "optimizer",
+    "temperature_too_high": "optimizer",
+    "model_too_small": "size",
+    "too_little_data": "data",
+    "none": "optimizer",
+}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The diagnosis of one model.
+
+    Attributes, and the keys of `to_dict` (plain JSON values; numbers are floats, absent ones null):
+
+    ===============  ====================================================================================
+    cause            str, the likeliest of `causes.CAUSES`
+    sentence         str, the cause in words
+    probability      of `cause`, in [0, 1]
+    ranking          {cause: probability}, all five, the likeliest first; they sum to 1
+    abstains         bool: "I can't tell"; `cause` is then a first guess only
+    reason           str, why it abstains; empty if it does not
+    evidence         list of steps of the tree of the question behind the cause: {question, feature, unit,
+                     value, standard_error, threshold, interval: [low, high], side: at_most | above,
+                     distance_in_standard_errors, is_close, sentence}
+    action           {knob: batch_size | width | data_fraction | null, direction: up | down | null,
+                     how_far: one | x2 | x4 | direction_only | null, factor, sentence,
+                     rules: [sentence], is_tentative}; what stands in rules is no evidence of the collection
+    expected_gain    {mean, low, high, models} in points of test accuracy, signed, of the action; or null
+    gains            {step: {mean, low, high, models}}, of all steps that were compared
+    questions        {task: {class: probability}} of the published questions that could be asked
+    position         {metric: share of the reference models at or below the value, in [0, 1]}
+    notes            [sentence]: what was missing, and what was done without it
+    reference        str, the name of the reference's collection
+    ===============  ====================================================================================
+    """
+
+    cause: str
+    sentence: str
+    probability: float
+    ranking: dict[str, float]
+    abstains: bool
+    reason: str
+    evidence: list[EvidenceStep]
+    action: Action
+    expected_gain: Gain | None
+    gains: dict[str, Gain] = field(default_factory=dict)
+    questions: dict[str, dict[str, float]] = field(default_factory=dict)
+    position: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    reference: str = ""
+
+    def to_dict(self) -> dict:
+        """Return the diagnosis as plain values, keys as in the table of the class."""
+        data = asdict(self)
+        data["expected_gain"] = self.expected_gain._asdict() if self.expected_gain else None
+        data["gains"] = {step: gain._asdict() for step, gain in self.gains.items()}
+        data["action"]["rules"] = list(self.action.rules)
+        for step in data["evidence"]:
+            step["interval"] = None if step["interval"] is None else list(step["interval"])
+        return data
+
+
+def diagnose_metrics(
+    table: pd.DataFrame | Mapping | list[Mapping], reference: Reference | None = None, units: str | None = None
+) -> list[Diagnosis]:
+    """Diagnose every row of a table of metrics.
+
+    Args:
+        table: a DataFrame, a row as a mapping, or a list of rows, with columns of `joint.COLUMNS` (published names are
+            understood), standard errors beside them as `<name>_se`. Not all are needed: a row with a metric missing or
+            not finite is answered without it, and says so.
+        reference: what to compare with; None is the one that the package brings.
+        units: of the error columns, `fraction` or `percent`; None decides from all of them together.
+
+    Returns:
+        One `Diagnosis` a row, in order.
+
+    Raises:
+        UserError: as `metrics_table.read_metrics`: no known metric, undecidable units, values outside their meaning.
+    """
+    reference = reference or default_reference()
+    frame = read_metrics(table, units)
+    columns = [c for c in reference.columns if c in frame]
+    there = np.isfinite(frame[columns].to_numpy(dtype=float)) if columns else np.zeros((len(frame), 0), dtype=bool)
+    out: list[Diagnosis | None] = [None] * len(frame)
+    # Small products: the threads of a matrix library would only wait for each other.
+    with threadpool_limits(1):
+        for pattern in np.unique(there, axis=0):
+            rows = np.flatnonzero((there == pattern).all(axis=1))
+            have = [c for c, known in zip(columns, pattern, strict=True) if known]
+            part = frame.iloc[rows].reset_index(drop=True)
+            found = _diagnose(reference, part, have) if joint.metrics_of(have) else [_nothing(reference)] * len(rows)
+            for row, diagnosis in zip(rows, found, strict=True):
+                out[row] = diagnosis
+    return out
+
+
+def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> list[Diagnosis]:
+    """Return the diagnoses of rows that all have the same columns."""
+    model = reference.joint_model(have)
+    chances = cause_chances(reference, frame, have)
+    questions = question_chances(reference, frame, have)
+    outside = outside_reference(reference, frame, model)
+    first = chances.argmax(axis=1)
+    steps: list[dict[str, Gain]] = [{} for _ in range(len(frame))]
+    for place in np.unique(first):
+        rows = np.flatnonzero(first == place)
+        found = expected_gain(reference, frame.iloc[rows], CAUSES[place], model)
+        for row, gains in zip(rows, found, strict=True):
+            steps[row] = gains
+    paths = _Paths(reference, frame, have)
+    positions = _positions(reference, frame, model.metrics)
+    notes = _notes(reference, have)
+    out = []
+    for row in range(len(frame)):
+        order = np.argsort(-chances[row], kind="stable")
+        ranking = {CAUSES[i]: float(chances[row, i]) for i in order}
+        cause = CAUSES[order[0]]
+        asked = {task: {name: float(p[row]) for name, p in classes.items()} for task, classes in questions.items()}
+        reason = outside[row] or weak_or_contradicted(cause, ranking[cause], asked)
+        action, gain = choose_action(reference, cause, steps[row], is_tentative=bool(reason))
+        out.append(
+            Diagnosis(
+                cause,
+                CAUSE[cause].sentence,
+                ranking[cause],
+                ranking,
+                bool(reason),
+                reason,
+                paths.of(row, _QUESTION[cause]),
+                action,
+                gain,
+                steps[row],
+                asked,
+                {name: float(values[row]) for name, values in positions.items()},
+                list(notes),
+                reference.name,
+            )
+        )
+    return out
+
+
+def cause_chances(reference: Reference, frame: pd.DataFrame, have: list[str]) -> np.ndarray:
+    """Return the probability of each cause, (rows, 5), integrated over the standard errors.
+
+    Args:
+        reference: whose joint model answers.
+        frame: rows of what `read_metrics` returns, all with finite values of the columns `have`.
+        have: columns that the answer may look at.
+    """
+    model = reference.joint_model(have)
+    mean, sd = joint.gain_posterior(model, frame)
+    chances = joint.cause_probabilities(mean, sd)
+    rows, drawn = draw_metrics(frame, model.columns)
+    if not len(rows):
+        return chances
+    means = joint.gain_means(model, drawn)
+    spread = np.repeat(sd[rows], NODES, axis=0)
+    parts = [joint.cause_probabilities(means[i : i + 4096], spread[i : i + 4096]) for i in range(0, len(means), 4096)]
+    chances[rows] = np.concatenate(parts).reshape(len(rows), NODES, -1).mean(axis=1)
+    return chances
+
+
+def question_chances(reference: Reference, frame: pd.DataFrame, have: list[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Return task -> class -> (rows,) probability of the tree averages, integrated over the standard errors.
+
+    Tasks whose trees ask what is not in `have` are left out; arguments as `cause_chances`.
+    """
+    out = {}
+    for task in TASKS:
+        tree = reference.tree(task, have)
+        if tree is None:
+            continue
+        usable = frame[have]
+        chances = tree.predict_proba(usable)
+        asked = {source for member in tree.members_ for name in member.features for source in sources(name)}
+        rows, drawn = draw_metrics(frame, [c for c in have if c in asked])
+        if len(rows):
+            chances[rows] = tree.predict_proba(drawn).reshape(len(rows), NODES, -1).mean(axis=1)
+        out[task] = {str(name): chances[:, i] for i, name in enumerate(tree.classes_)}
+    return out
+
+
+def draw_metrics(frame: pd.DataFrame, columns) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return the rows that have a standard error in one of the columns, and `NODES` draws of each, row after row.
+
+    The draws hold the named columns only. A column without a standard error keeps its value.
+    """
+    columns = list(columns)
+    errors = np.stack([standard_errors(frame, c) for c in columns], axis=1)
+    errors = np.where(np.isfinite(errors), errors, 0.0)
+    rows = np.flatnonzero((errors > 0).any(axis=1))
+    values = frame[columns].to_numpy(dtype=float)[rows]
+    drawn = values[:, None, :] + errors[rows][:, None, :] * _normal_points(len(columns))[None]
+    for i, name in enumerate(columns):
+        if name in _RANGE:
+            drawn[:, :, i] = np.clip(drawn[:, :, i], *_RANGE[name])
+    return rows, pd.DataFrame(drawn.reshape(-1, len(columns)), columns=columns)
+
+
+@lru_cache(maxsize=16)
+def _normal_points(dimensions: int) -> np.ndarray:
+    """Return (NODES, dimensions) points whose mean is 0 and whose variance is 1 in each dimension."""
+    half = qmc.Sobol(dimensions, scramble=False).random(NODES // 2) + 0.5 / (NODES // 2)
+    points = ndtri(half % 1.0 if dimensions else half)
+    points = np.concatenate([points, -points])
+    return points / np.sqrt((points**2).mean(axis=0))
+
+
+class _Paths:
+    """Looks up the path of a row through the tree of a question."""
+
+    def __init__(self, reference: Reference, frame: pd.DataFrame, have: list[str]):
+        self.trees = {task: reference.tree(task, have) for task in TASKS}
+        self.values = {
+            task: feature_values(frame, tree.structure_.features) for task, tree in self.trees.items() if tree
+        }
+        self.errors = {c: standard_errors(frame, c) for c in have}
+
+    def of(self, row: int, task: str) -> list[EvidenceStep]:
+        tree = self.trees[task]
+        if tree is None:
+            return []
+        structure = tree.structure_
+        values = dict(zip(structure.features, self.values[task][row], strict=True))
+        known = {c: float(e[row]) if np.isfinite(e[row]) else None for c, e in self.errors.items()}
+        errors = {name: feature_error(name, known) for name in structure.features}
+        return tree_path(task, structure, tree.thresholds_, tree.threshold_intervals_, values, errors)
+
+
+def _positions(reference: Reference, frame: pd.DataFrame, metrics) -> dict[str, np.ndarray]:
+    """Return metric -> share of the reference's models at or below each row's value."""
+    here, known = feature_values(frame, metrics), np.sort(feature_values(reference.models, metrics), axis=0)
+    return {m: np.searchsorted(known[:, i], here[:, i], side="right") / len(known) for i, m in enumerate(metrics)}
+
+
+def _notes(reference: Reference, have: list[str]) -> list[str]:
+    absent = [c for c in reference.columns if c not in have]
+    if not absent:
+        return []
+    notes = [f"{', '.join(absent)} not given: the answer comes from a joint model fitted without"]
+    for task in TASKS:
+        tree = reference.tree(task, have)
+        if tree is None:
+            notes.append(f"the question of task '{task}' cannot be asked")
+        elif (
+            len(tree.members_) < len(reference.tree(task).members_)
+            or tree.structure_ != reference.tree(task).structure_
+        ):
+            notes.append(f"the question of task '{task}' is put to {', '.join(tree.structure_.features)} only")
+    return notes
+
+
+def _nothing(reference: Reference) -> Diagnosis:
+    """Return the diagnosis of a row without any metric: the shares of the causes in the reference, and no guess."""
+    shares = reference.summary()["share_of_causes"]
+    ranking = dict(sorted(shares.items(), key=lambda item: -item[1]))
+    total = sum(ranking.values())
+    ranking = {cause: share / total for cause, share in ranking.items()}
+    cause = next(iter(ranking))
+    reason = f"no metric is given; it takes at least one of {', '.join(reference.columns)}"
+    action = Action(None, None, None, None, "measure first", (), True)
+    note = "the probabilities are the shares of the causes in the reference collection"
+    return Diagnosis(
+        cause, CAUSE[cause].sentence, ranking[cause], ranking, True, reason, [], action, None, notes=[note],
+        reference=reference.name,
+    )  # fmt: skip

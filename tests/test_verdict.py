@@ -1,0 +1,257 @@
+"""Diagnoses from a table of metrics: units, missing metrics, standard errors, abstention, advice, references."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mdtree_jax import Reference, diagnose_metrics, fit_reference
+from mdtree_jax.checks import UserError
+from mdtree_jax.diagnosis import joint, verdict
+from mdtree_jax.diagnosis.advice import FEWEST, NEIGHBOURS, expected_gain, reference_verdicts
+from mdtree_jax.diagnosis.causes import CAUSES, step_gain
+from mdtree_jax.diagnosis.collection import load_collection
+from mdtree_jax.diagnosis.grid import WIDER
+from mdtree_jax.diagnosis.metrics_table import read_metrics
+from mdtree_jax.diagnosis.reference import default_reference
+from tests.test_joint import small  # noqa: F401 (a fixture)
+
+COLD = {
+    "train_error": 0.0,
+    "train_loss": 0.0006,
+    "log_hessian_trace": 5.6,
+    "log_hessian_max_eigenvalue": 3.4,
+    "mode_connectivity": -8.0,
+    "mode_connectivity_peak": -8.0,
+    "cka": 0.4,
+}
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return default_reference()
+
+
+def test_reference_of_the_package(reference):
+    path = verdict.__file__.replace("verdict.py", "reference_files/published_F.json")
+    text = Path(path).read_text(encoding="utf-8")
+    assert len(text.encode()) < 200_000
+    data = json.loads(text)
+    assert data["provenance"]["collection"] == "published/F"
+    assert data["provenance"]["accuracy"]["optimizer"]["surest_80_percent"] >= 96
+    assert {"commit", "date", "rows", "test"} <= set(data["provenance"])
+    assert set(data["trees"]) == {"optimizer", "size", "data"}
+    assert sum(map(sum, data["summary"]["bins"][0]["counts"]["too_little_data"])) == pytest.approx(
+        data["summary"]["share_of_causes"]["too_little_data"] * 1690, abs=1
+    )
+    assert reference.summary() == data["summary"]
+
+
+def test_reference_of_the_package_is_the_published_collection(reference, F):
+    np.testing.assert_allclose(reference.rows[list(joint.COLUMNS)], F[list(joint.COLUMNS)], rtol=1e-4, atol=1e-9)
+    assert reference.rows.label_optimizer.tolist() == F.label_optimizer.tolist()
+
+
+def test_a_saved_reference_gives_the_same_answers(small, tmp_path):  # noqa: F811
+    made = fit_reference(small.drop(columns=["cka"]), name="mine")
+    made.save(tmp_path / "mine.json")
+    loaded = Reference.load(tmp_path / "mine.json")
+    assert loaded.provenance == made.provenance
+    assert loaded.provenance["test"].startswith("half of its own cells")
+    assert "cka" not in loaded.columns
+    table = small.iloc[::9]
+    answers = [[d.to_dict() for d in diagnose_metrics(table, which)] for which in (made, loaded)]
+    assert answers[0] == answers[1]
+    assert answers[0][0]["reference"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "is no reference: its format is None"),
+        ("[1]", "is no reference: its format is 'list'"),
+        ("{", "cannot be read"),
+        ('{"format": "mdtree_jax reference 1"}', "cannot be read: KeyError 'rows'"),
+    ],
+)
+def test_files_that_are_no_reference(text, message, tmp_path):
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        Reference.load(tmp_path / "bad.json")
+
+
+def test_a_collection_without_metrics_is_no_reference(small):  # noqa: F811
+    with pytest.raises(UserError, match="has none of the metrics that a diagnosis asks"):
+        fit_reference(small[["width", "batch_size", "data_fraction", "test_error"]])
+
+
+def test_a_cold_model(reference):
+    (diagnosis,) = diagnose_metrics(COLD)
+    assert diagnosis.questions["optimizer"]["temperature_too_low"] > 0.9
+    assert set(diagnosis.ranking) == set(CAUSES)
+    assert list(diagnosis.ranking.values()) == sorted(diagnosis.ranking.values(), reverse=True)
+    assert sum(diagnosis.ranking.values()) == pytest.approx(1)
+    assert diagnosis.probability == diagnosis.ranking[diagnosis.cause]
+    first = diagnosis.evidence[0]
+    assert (first.feature, first.side, first.value) == ("train_error", "at_most", 0.0)
+    assert first.interval[0] <= first.threshold <= first.interval[1]
+    assert all(0 <= share <= 1 for share in diagnosis.position.values())
+    assert json.loads(json.dumps(diagnosis.to_dict())) == diagnosis.to_dict()
+
+
+def test_keys_of_a_diagnosis_are_documented():
+    keys = diagnose_metrics(COLD)[0].to_dict()
+    table = verdict.Diagnosis.__doc__
+    assert [key for key in keys if f"\n    {key} " not in table] == []
+
+
+def test_published_names_and_accuracies_are_understood():
+    ours = diagnose_metrics({"train_error": 12.0, "log_hessian_trace": 5.0, "cka": 0.4})[0]
+    theirs = diagnose_metrics({"train_acc": 88.0, "hessian_t": 5.0, "CKA": 0.4})[0]
+    assert ours == theirs
+
+
+UNITS = [
+    ({"train_error": [0.2, 3.0]}, None, [0.2, 3.0]),
+    ({"train_error": [0.2], "mode_connectivity_peak": [-12.0]}, None, [0.2]),
+    ({"train_error": [0.2], "test_acc": [0.7]}, None, [20.0]),
+    ({"train_acc": [0.8]}, None, [20.0]),
+    ({"train_error": [0.2]}, "fraction", [20.0]),
+    ({"train_error": [0.2]}, "percent", [0.2]),
+]
+
+
+@pytest.mark.parametrize(("table", "units", "expected"), UNITS, ids=str)
+def test_units_are_decided_from_all_error_columns(table, units, expected):
+    read = read_metrics(pd.DataFrame(table | {"train_error_se": [0.01] * len(expected)}), units)
+    assert read.train_error.tolist() == pytest.approx(expected)
+    fraction = units == "fraction" or (units is None and ("train_acc" in table or "test_acc" in table))
+    assert read.train_error_se.tolist() == pytest.approx([1.0 if fraction else 0.01] * len(expected))
+
+
+def test_zeros_have_no_unit():
+    assert read_metrics({"train_error": 0.0, "mode_connectivity_peak": -0.0, "cka": 0.3}).train_error.tolist() == [0.0]
+
+
+BAD = [
+    (
+        {"train_error": 0.2, "cka": 0.4},
+        None,
+        r"can be fractions or percentages here \('train_error' up to 0.2\); say wh",
+    ),
+    ({"train_error": 0.2}, "per mille", "unknown units 'per mille'.*there are: fraction, percent"),
+    ({"accuracy": 3}, None, "has none of the metrics train_error, .*; it has accuracy"),
+    ({"train_eror": 3}, None, "did you mean 'train_eror'"),
+    ({"train_error": 103.0}, None, r"train_error=103 in row 1; it lies in \[0, 100\]"),
+    ({"mode_connectivity_peak": 12.0}, None, "minus the largest training error"),
+    ({"cka": 1.4}, None, r"cka=1.4 in row 1; it lies in"),
+    ({"cka": 0.4, "cka_se": -0.1}, None, "'cka_se' holds a negative standard error"),
+    ([], None, "has no rows"),
+]
+
+
+@pytest.mark.parametrize(("table", "units", "message"), BAD, ids=str)
+def test_bad_tables(table, units, message):
+    with pytest.raises(UserError, match=message):
+        diagnose_metrics(table, units=units)
+
+
+def test_missing_metrics_are_done_without_and_named():
+    rows = diagnose_metrics([COLD, COLD | {"cka": float("nan")}, {"cka": None, "train_error": None}])
+    assert rows[0].notes == []
+    assert rows[1].notes[0] == "cka not given: the answer comes from a joint model fitted without"
+    assert rows[1].questions.keys() == rows[0].questions.keys()
+    assert rows[2].abstains
+    assert rows[2].reason.startswith("no metric is given")
+    single = diagnose_metrics({"train_error": 12.0, "log_hessian_trace": 5.0})[0]
+    assert "the question of task 'size' cannot be asked" in single.notes
+    assert [step.feature for step in single.evidence] == ["train_error", "log_hessian_trace"][-len(single.evidence) :]
+
+
+def test_a_standard_error_across_a_threshold_shows_in_the_probability():
+    """Far from every threshold of the trees nothing moves; across one the probability goes towards one half."""
+    warm = COLD | {"train_error": 0.05, "mode_connectivity_peak": -0.2, "mode_connectivity": 0.5, "cka": 0.55}
+    rows = [warm, warm | {"train_error_se": 1.0}, warm | {"train_error_se": 1e-9}]
+    sharp, blurred, tiny = diagnose_metrics(rows, units="percent")
+    low = [d.questions["optimizer"]["temperature_too_low"] for d in (sharp, blurred, tiny)]
+    assert low[0] > 0.8
+    assert low[0] - low[1] > 0.15
+    assert low[2] == pytest.approx(low[0], abs=1e-6)
+    step = blurred.evidence[0]
+    assert step.feature != "train_error" or step.distance_in_standard_errors == pytest.approx(
+        (step.value - step.threshold) / 1.0
+    )
+
+
+def test_draws_have_the_moments_of_the_standard_errors():
+    table = read_metrics(
+        COLD | {"log_hessian_trace_se": 0.3, "cka_se": 0.02, "train_error": 30.0, "train_error_se": 2.0}
+    )
+    rows, drawn = verdict.draw_metrics(table, ["train_error", "log_hessian_trace", "cka", "train_loss"])
+    assert rows.tolist() == [0]
+    assert drawn.mean().to_numpy() == pytest.approx([30.0, 5.6, 0.4, 0.0006])
+    assert drawn.std(ddof=0).to_numpy() == pytest.approx([2.0, 0.3, 0.02, 0.0], abs=1e-12)
+    correlation = np.corrcoef(drawn.to_numpy()[:, :3].T)
+    assert np.abs(correlation - np.eye(3)).max() < 0.5
+
+
+def test_outside_the_reference_it_abstains():
+    strange = COLD | {"log_hessian_trace": 25.0, "log_hessian_max_eigenvalue": 23.0}
+    mixed = COLD | {"train_error": 40.0, "train_loss": 0.0003}
+    for row, words in ((strange, "sharpness lies outside"), (mixed, "no model with such a mixture")):
+        (diagnosis,) = diagnose_metrics(row)
+        assert diagnosis.abstains
+        assert words in diagnosis.reason
+        assert diagnosis.action.is_tentative
+
+
+def test_weak_answers_abstain_and_others_do_not(F_noise):
+    found = diagnose_metrics(F_noise.iloc[::20])
+    for diagnosis in found:
+        assert not diagnosis.reason or diagnosis.abstains
+        if diagnosis.probability < 0.5:
+            assert diagnosis.abstains
+    assert 0.05 < np.mean([d.abstains for d in found]) < 0.6
+
+
+def test_expected_gain_is_the_mean_over_the_nearest_models(reference):
+    frame = read_metrics(COLD | {"mode_connectivity_peak": -40.0, "train_error": 30.0, "train_loss": 0.9})
+    model = reference.joint_model()
+    (found,) = expected_gain(reference, frame, "model_too_small")
+    features = joint.embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
+    same = reference_verdicts(reference, model) == CAUSES.index("model_too_small")
+    gained = reference.grid.at_rows(step_gain(reference.grid, WIDER))
+    able = same & (reference.rows.width < 91).to_numpy()
+    near = np.argsort(np.linalg.norm(model.rows - features, axis=1) + np.where(able, 0, 1e9))[:NEIGHBOURS]
+    assert found["x2"].mean == pytest.approx(gained[near].mean(), rel=0.02)
+    assert found["x2"].low < found["x2"].mean < found["x2"].high
+    assert expected_gain(reference, frame, "none") == [{}]
+
+
+def test_a_knob_that_the_collection_has_not_varied_is_a_rule(small):  # noqa: F811
+    grid = small[small.data_fraction == 1.0][["width", "batch_size", "data_fraction", "test_error", *joint.COLUMNS]]
+    reference = fit_reference(load_collection(grid), measure=False)
+    from mdtree_jax.diagnosis.advice import choose_action
+
+    assert expected_gain(reference, reference.models.iloc[:1], "too_little_data") == [{}]
+    action, gain = choose_action(reference, "too_little_data", {})
+    assert (action.knob, action.direction, action.how_far, gain) == ("data_fraction", "up", "direction_only", None)
+    assert "a rule, not evidence" in action.sentence
+    action, _ = choose_action(reference, "temperature_too_low", {})
+    assert any("learning rate tuned again" in rule for rule in action.rules)
+    assert FEWEST < NEIGHBOURS
+
+
+@pytest.mark.slow
+def test_speed_of_a_table_of_a_thousand_models(F_noise):
+    table = F_noise[list(joint.COLUMNS)].sample(1000, random_state=0)
+    for extra in ({}, {f"{c}_se": 0.05 for c in joint.COLUMNS}):
+        default_reference.cache_clear()
+        start = time.process_time()
+        found = diagnose_metrics(table.assign(**extra))
+        seconds = time.process_time() - start
+        assert len(found) == 1000
+        assert seconds < 3  # 1.7 s, measured with the processor shared; twice that would fail
