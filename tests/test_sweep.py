@@ -103,7 +103,7 @@ def test_help_is_fast_and_names_every_grid(tmp_path):
 
 
 SMALL = [
-    *("+grid=digits_tiny", "grid.model=mlp", "grid.width=[4]", "grid.batch_size=[32,64]", "out=run"),
+    *("+grid=digits_tiny", "grid.model=mlp", "grid.width=[4]", "grid.batch_size=[32,64]", "out=run", "stages=[train]"),
     *("grid.data_fraction=[0.1,0.3]", "grid.train_epochs=[2]", "grid.num_seeds=2"),
 ]
 
@@ -273,6 +273,44 @@ def test_interrupted_inside_a_cohort_it_goes_on_from_the_state_on_disk(tmp_path,
     monkeypatch.chdir(tmp_path)
     assert sweep.main(compose("sweep", [*long, "out=whole"])) == 0
     assert_same_tables(tmp_path / "run", tmp_path / "whole")
+
+
+def test_trained_and_measured_the_table_serves_transfer(tmp_path):
+    fast = ["stages=[train,measure]", "grid.measure.effort=fast", "grid.measure.curve_steps=20", "grid.width=[2,4]"]
+    code, out, err = finish(tmp_path, *SMALL, *fast)
+    assert code == 0, err
+    assert "4 cohorts trained and 4 measured" in out
+    collection = pd.read_parquet(tmp_path / "run/collection.parquet")
+    for metric in (
+        "log_hessian_trace",
+        "log_hessian_max_eigenvalue",
+        "cka",
+        "mode_connectivity_peak",
+        "ball_sharpness",
+    ):
+        assert np.isfinite(collection[metric]).all()
+    assert (collection["mode_connectivity_peak"] <= 0).all()
+    assert set(pd.read_parquet(tmp_path / "run/layers.parquet")["layer"]) >= {"head/kernel", "head/bias"}
+    again = finish(tmp_path, *SMALL, *fast)
+    assert "0 cohorts trained and 0 measured" in again[1]
+    code, _, err = finish(tmp_path, *SMALL, *fast, "grid.measure.seed=1")
+    assert code == 2
+    assert "seed is 0 there, 1 here" in err
+    command = [sys.executable, "-m", "mdtree_jax.transfer", "collection=run", "mode=dataset", "tasks=optimizer"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run([*command, "methods=[md_tree,validation]", "figures=false"], **options)
+    assert done.returncode == 0, done.stderr
+
+
+def test_one_seed_and_metrics_of_pairs_are_refused_before_training(tmp_path):
+    code, _, err = finish(tmp_path, *SMALL, "stages=[train,measure]", "grid.num_seeds=1")
+    assert code == 2
+    assert "grid.num_seeds=1 trains one network a configuration" in err
+    assert not (tmp_path / "run").exists()
+    code, _, err = finish(tmp_path, *SMALL, "grid.measure.metrics=[cka]", "stages=[measure]")
+    assert code == 2
+    assert "unknown metric 'cka'; there are: hessian, sharpness, similarity, barrier, connectivity" in err
 
 
 ARCHITECTURE = """

@@ -71,7 +71,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("hessian_max_eigenvalue", "nats", "eigenvalue of the Hessian largest in magnitude, with its sign"),
     Column("scale_invariant_trace", "nats", "sum of w^2 times the Hessian's diagonal over the parameters w"),
     Column("log_scale_invariant_trace", "ln", "ln of `scale_invariant_trace`"),
-    Column("ball_sharpness", "nats", "worst-case increase of the training loss within 5 % of the parameters' norm"),
+    Column("ball_sharpness", "nats", "worst-case increase of the training loss within 0.5 % of the parameters' norm"),
     Column("rfi_batch_down", "points", "room for improvement towards smaller batches", {"rfi_inc_temp": None}),
     Column("rfi_batch_up", "points", "room for improvement towards larger batches", {"rfi_dec_temp": None}),
     Column("rfi_width", "points", "room for improvement towards wider networks"),

@@ -16,7 +16,7 @@ from mdtree_jax.models.base import (
     register,
 )
 from mdtree_jax.models.convert import ConvertedWeights, from_torch, load_torch_file
-from mdtree_jax.models.permutations import permutation_spec
+from mdtree_jax.models.permutations import has_permutations, permutation_spec
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -29,6 +29,7 @@ __all__ = [
     "count_flops",
     "count_parameters",
     "from_torch",
+    "has_permutations",
     "load_torch_file",
     "model_names",
     "permutation_spec",

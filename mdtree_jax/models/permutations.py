@@ -57,3 +57,8 @@ def _arrays(tree: Any, path: tuple[str, ...]) -> Any:
             yield from _arrays(child, (*path, name))
     else:
         yield path, tree
+
+
+def has_permutations(model_name: str) -> bool:
+    """Return whether the architecture has a rule, so that `permutation_spec` answers."""
+    return model_name in _RULES

@@ -146,4 +146,6 @@ def plan_here(
         machine=this_machine(config.grid.dtype),
         eval_batch_size=config.grid.eval_batch_size,
         finished=finished,
+        measure=resolve(config.grid.measure) if "measure" in config.stages else None,
+        train="train" in config.stages,
     )

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdtree_jax import landscape
 from mdtree_jax.checks import UserError
-from mdtree_jax.models import Model, build_model, count_flops, permutation_spec
+from mdtree_jax.models import Model, build_model, count_flops, has_permutations, permutation_spec
 from mdtree_jax.population import measures
 from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.lanes import AXIS
@@ -287,7 +287,7 @@ class _Measurement:
             self._run("similarity", networks, self._similarity_items, lanes, {}, after_chunk)
         if "barrier" in metrics:
             self._run("barrier", self.pairs, self._pair_items, lanes, {}, after_chunk)
-            if permutation_spec(self.recipe.model, self._network(0)) is not None:
+            if has_permutations(self.recipe.model):
                 self._run("aligned", self.pairs, self._aligned_items, lanes, {}, after_chunk)
         if "connectivity" in metrics:
             self._run("connectivity", self.pairs, self._pair_items, lanes, {}, after_chunk)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mdtree_jax.population.measure_settings import MeasureSettings
+from mdtree_jax.population.cohort import Cohort
+from mdtree_jax.population.measure_settings import MeasureSettings, chosen_pairs
 
 EXPECTED_TRACE_SHARE = 0.5  # of `trace_products`: most traces reach their relative error before the budget ends
 
@@ -22,7 +23,11 @@ class MeasureCost(NamedTuple):
     num_test: int
 
     def flops(self, metric: str, num_samples: float, num_products: float | None = None) -> float:
-        """Return the operations of one measurement of a group of metrics.
+        """Return the operations of one measurement; arguments as of `passes`."""
+        return self.passes(metric, num_samples, num_products) * self.forward_flops
+
+    def passes(self, metric: str, num_samples: float, num_products: float | None = None) -> float:
+        """Return one measurement of a group of metrics in forward passes of one image.
 
         Args:
             metric: a group of `METRICS`; of `barrier` one line, aligned or not.
@@ -43,4 +48,17 @@ class MeasureCost(NamedTuple):
         else:
             points = s.curve_points * (2 * num_samples + self.num_test)
             passes = 3 * s.curve_steps * s.curve_batch_size + points
-        return float(passes * self.forward_flops)
+        return float(passes)
+
+    def cohort_passes(self, cohort: Cohort) -> float:
+        """Return the forward passes to measure all networks and pairs of a cohort, if none diverged."""
+        s, total = self.settings, 0.0
+        counts: dict[int, list[int]] = {}
+        for member in cohort.members:
+            counts.setdefault(member.index, []).append(member.num_samples)
+        for networks in counts.values():
+            num_pairs = len(chosen_pairs([True] * len(networks), s.pairs))
+            for metric in s.metrics:
+                of_pairs = {"barrier": 2 * num_pairs, "connectivity": num_pairs}  # the line is measured aligned as well
+                total += of_pairs.get(metric, len(networks)) * self.passes(metric, networks[0])
+        return total

@@ -30,7 +30,7 @@ EFFORTS: dict[str, dict[str, Any]] = {
     },
     "standard": {
         "trace_products": 100,
-        "trace_relative_error": 0.03,
+        "trace_relative_error": 0.05,
         "eigenvalue_steps": 48,
         "eigenvalue_tolerance": 1e-3,
         "ball_steps": 5,
@@ -64,7 +64,7 @@ class MeasureConfig:
     trace_relative_error: float | None = None
     eigenvalue_steps: int | None = None
     eigenvalue_tolerance: float | None = None
-    ball_radius: float = 0.05
+    ball_radius: float = 0.005
     ball_steps: int | None = None
     similarity_images: int = 768
     mixup_alpha: float = 16.0

@@ -4,6 +4,8 @@ Floating-point operations count a multiplication and an addition as two. A train
 (one forward, two backward) of its batch; at the end each network is evaluated once on its subset and the test set.
 Early stopping can only make it less.
 
+Measuring is counted in forward passes of one image (`MeasureCost`), which take as long as in a training step of 128.
+
 Time. A training step of one network on one device takes a constant, the overhead of some hundred small operations,
 plus the bytes of its activations over a bandwidth (a smaller one for what exceeds the shared cache), plus its
 operations over the rate of a device: see `Machine`. A step of evaluation takes a third, a cohort adds
@@ -24,7 +26,10 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.population.cohort import Cohort
+from mdtree_jax.population.measure_cost import MeasureCost
+from mdtree_jax.population.measure_settings import MeasureSettings
 
+MEASURE_COMPILE_SECONDS = 45.0  # of the programs of one width
 COHORT_SECONDS = 7.0  # compile, initialise, write; less when the compilation cache knows the cohort
 
 
@@ -87,16 +92,20 @@ def make_plan(
     machine: Machine,
     eval_batch_size: int = 512,
     finished: pd.DataFrame | None = None,
+    measure: MeasureSettings | None = None,
+    train: bool = True,
 ) -> pd.DataFrame:
     """Return one row per cohort: its shape, members, costs, and whether it is finished.
 
-    `model_cost` gives the cost of one network by width; `finished` is the per-seed table of the run folder, if any.
-    Columns: cohort, width, batch_size, train_epochs, num_members, num_parameters (one network), train_flops and
-    checkpoint_bytes (all members), estimated_seconds, finished.
+    `model_cost` gives the cost of one network by width; `finished` is the per-seed table of the run folder, if any;
+    `measure` says what is measured, None for nothing, and `train` whether anything is trained. Columns: cohort, width,
+    batch_size, train_epochs, num_members, num_parameters (one network), train_flops, measure_flops and
+    checkpoint_bytes (all members), estimated_seconds of what is left to do, finished.
     """
     rows = []
     for cohort in cohorts:
         cost = model_cost(cohort.width)
+        passes = 0.0 if measure is None else MeasureCost(measure, cost.forward_flops, num_test).cohort_passes(cohort)
         rows.append(
             {
                 "cohort": cohort.key,
@@ -106,15 +115,31 @@ def make_plan(
                 "num_members": len(cohort.members),
                 "num_parameters": cost.num_parameters,
                 "train_flops": cohort_flops(cohort, cost.forward_flops, num_test),
+                "measure_flops": passes * cost.forward_flops,
                 "checkpoint_bytes": cost.num_bytes * len(cohort.members) if keep_checkpoints else 0,
                 "training": training_seconds(cohort, cost, machine),
                 "evaluation": evaluation_seconds(cohort, cost, machine, num_test, eval_batch_size),
+                "measuring": passes * machine.step(cost, 128) / (3 * 128) / machine.num_devices,
             }
         )
     plan = pd.DataFrame(rows)
     took = pd.Series(dtype=float) if finished is None else finished.groupby("cohort")["train_seconds"].sum()
+    is_trained, is_measured = plan["cohort"].isin(took.index), plan["cohort"].isin(_measured(finished))
     seconds = COHORT_SECONDS + plan.pop("evaluation") + plan["training"] * _scale(plan, took)
-    return plan.drop(columns="training").assign(estimated_seconds=seconds, finished=plan["cohort"].isin(took.index))
+    left = np.where(is_trained | (not train), 0.0, seconds)
+    if measure is not None:
+        compiled = ~plan["width"].duplicated() * MEASURE_COMPILE_SECONDS
+        left = left + np.where(is_measured, 0.0, plan["measuring"] + compiled)
+    done = (is_trained | (not train)) & (is_measured | (measure is None))
+    return plan.drop(columns=["training", "measuring"]).assign(estimated_seconds=left, finished=done)
+
+
+def _measured(members: pd.DataFrame | None) -> set[str]:
+    """Return the cohorts that have measurements: a column of measuring costs that is not empty."""
+    columns = [] if members is None else [c for c in members if c.endswith("_seconds") and c != "train_seconds"]
+    if not columns:
+        return set()
+    return set(members.loc[members[columns].notna().any(axis=1), "cohort"])
 
 
 def training_seconds(cohort: Cohort, cost: ModelCost, machine: Machine) -> float:

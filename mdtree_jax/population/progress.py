@@ -39,9 +39,9 @@ def amount(number: float) -> str:
 
 
 def plan_table(plan: pd.DataFrame, title: str) -> Table:
-    """Return the plan of `make_plan` as a table with one row per width and the total."""
+    """Return the plan of `make_plan` as a table, a row per width and the total; measuring in percent of training."""
     table = Table(title=f"{title}: {len(plan)} cohorts, {plan['finished'].sum()} finished", title_justify="left")
-    for heading in ("width", "parameters", "cohorts", "networks", "FLOPs", "on disk", "time here"):
+    for heading in ("width", "parameters", "cohorts", "networks", "FLOPs", "measuring", "on disk", "time here"):
         table.add_column(heading, justify="right", no_wrap=True)
     for width, rows in [*plan.groupby("width"), ("all", plan)]:
         left = rows[~rows["finished"]]
@@ -51,6 +51,7 @@ def plan_table(plan: pd.DataFrame, title: str) -> Table:
             str(len(rows)),
             str(rows["num_members"].sum()),
             amount(rows["train_flops"].sum()),
+            f"{100 * rows['measure_flops'].sum() / rows['train_flops'].sum():.0f} %",
             f"{amount(rows['checkpoint_bytes'].sum())}B",
             duration(left["estimated_seconds"].sum()) if len(left) else "done",
             end_section=width == plan["width"].max(),
