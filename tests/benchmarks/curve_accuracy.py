@@ -4,9 +4,9 @@
 
 Trains small resnet8 networks on the digits (3 seeds of every width x batch x data fraction), connects pairs of them
 with curves of many settings and prints Markdown tables. Every curve is stored as soon as it is measured; a second
-call goes on where the first was stopped. About an hour on 2 CPU cores, of which the curves of 19 000 steps (--long)
-take a half. The cost of a curve is counted in gradients of one image: batch x steps + points x
-(2 n_train + n_test) / 3.
+call goes on where the first was stopped. The curves of 19 000 steps, which the others are compared with, come with
+--long and take as long as all others together. The cost of a curve is counted in gradients of one image:
+batch x steps + points x (2 n_train + n_test) / 3.
 """
 
 from __future__ import annotations
