@@ -31,6 +31,9 @@ from mdtree_jax.landscape.similarity import agreement, l2_distance, linear_cka, 
 from mdtree_jax.landscape.surface import filter_normalized_directions, loss_surface
 from mdtree_jax.landscape.trace import TraceEstimate, hutchinson
 
+#: The trace estimator of choice: less variance than `hutchinson` at the same number of products.
+default_trace = xtrace
+
 __all__ = [
     "BallSharpness",
     "CurveResult",
@@ -50,6 +53,7 @@ __all__ = [
     "check_apply",
     "check_loss",
     "curve_training",
+    "default_trace",
     "filter_normalized_directions",
     "ggn",
     "hutchinson",
