@@ -145,8 +145,8 @@ def main() -> None:
     parts = [
         "# The joint answer",
         "PROVENANCE",
-        "F′ took no part in any choice but two: the member trees had been chosen earlier, looking at it (robust.md), and "
-        "that intervals of gains must be widened showed there (they held 57 %); by how much was taken from F.",
+        "F′ took no part in any choice but two: the member trees had been chosen earlier, looking at it (robust.md), "
+        "and that intervals of gains must be widened showed there (they held 57 %); by how much was taken from F.",
         "Label `joint`: the knob whose step of about ×2 gains most, `none` below 1 point; `joint_room`: the largest "
         "room for improvement along the whole half-axis.",
         "## Choice within F",

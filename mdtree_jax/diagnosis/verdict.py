@@ -241,8 +241,8 @@ def draw_metrics(frame: pd.DataFrame, columns) -> tuple[np.ndarray, pd.DataFrame
 @lru_cache(maxsize=16)
 def _normal_points(dimensions: int) -> np.ndarray:
     """Return (NODES, dimensions) points whose mean is 0 and whose variance is 1 in each dimension."""
-    half = qmc.Sobol(dimensions, scramble=False).random(NODES // 2) + 0.5 / (NODES // 2)
-    points = ndtri(half % 1.0 if dimensions else half)
+    # Half a step further, so that no coordinate is 0, whose normal quantile is infinite.
+    points = ndtri(qmc.Sobol(dimensions, scramble=False).random(NODES // 2) + 0.5 / (NODES // 2))
     points = np.concatenate([points, -points])
     return points / np.sqrt((points**2).mean(axis=0))
 
