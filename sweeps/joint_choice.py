@@ -1,4 +1,4 @@
-"""What was compared within F to choose the joint model, the confidence and the trees for one checkpoint.
+"""What was compared within F: to choose the joint model, the confidence, trees for one checkpoint, a gain's interval.
 
 Run by sweeps/joint.py. The folds: inside and outside of every third of every axis of the grid, 8 random (data, width)
 cells, and 104 of the 130; each trains on some rows of F and is tested on the others. F' takes no part.
@@ -11,11 +11,14 @@ import pandas as pd
 
 from mdtree_jax import MDTreeClassifier, Node, Structure
 from mdtree_jax.diagnosis import joint
+from mdtree_jax.diagnosis.advice import STEPS, expected_gain, factor_gain
 from mdtree_jax.diagnosis.causes import CAUSES
 from mdtree_jax.diagnosis.companions import DATA_SINGLE, OPTIMIZER_SINGLE, SIZE_LOSS
 from mdtree_jax.diagnosis.coverage import Answers, accuracy_at, confidence_of
 from mdtree_jax.diagnosis.experiments import task_rows
+from mdtree_jax.diagnosis.grid import DIRECTIONS
 from mdtree_jax.diagnosis.joint_transfer import JOINT_TASKS, JointSide, forest, make_joint_side
+from mdtree_jax.diagnosis.reference import Reference, fit_reference
 from mdtree_jax.diagnosis.sampling import SAMPLINGS
 from mdtree_jax.diagnosis.tasks import TASKS
 from mdtree_jax.parallel import available_cores, ordered_map
@@ -125,6 +128,33 @@ def _table(rows: list[tuple]) -> str:
             cells.append("–" if found is None else f"{found.value:.1f}{more}")
         lines.append([task, name, *cells])
     return markdown(["task", "", *kinds], lines)
+
+
+def intervals(F: pd.DataFrame) -> str:
+    """Return how many of the gains within F lie in the intervals of `expected_gain`, percent, by the step."""
+    whole = fit_reference(F, measure=False)
+
+    def work(piece):
+        kind, mask = piece
+        reference = Reference(whole.rows, whole.provenance)
+        reference.complete = whole.complete & mask  # the gains of the whole grid, the models of the fold
+        model, test = reference.joint_model(), whole.rows[~mask].reset_index(drop=True)
+        first, rows = joint.predict_joint(model, test).argmax(axis=1), []
+        for place in range(len(DIRECTIONS)):
+            chosen = np.flatnonzero(first == place)
+            found = expected_gain(reference, test.iloc[chosen], CAUSES[place], model)
+            for step, doublings in STEPS.items():
+                gained = reference.grid.at_rows(factor_gain(reference.grid, DIRECTIONS[place], doublings))[~mask][
+                    chosen
+                ]
+                pairs = [(f[step], g) for f, g in zip(found, gained, strict=True) if step in f and np.isfinite(g)]
+                if pairs:
+                    inside = np.mean([f.low <= g <= f.high for f, g in pairs])
+                    rows.append((CAUSES[place], kind, step, 100 * inside, np.nan))
+        return rows
+
+    pieces = [piece for piece in folds(F) if piece[0] != "inside a block"]
+    return _table([row for part in ordered_map(work, pieces, available_cores()) for row in part])
 
 
 _ERROR, _SHARPNESS = ("train_error", 0.5, 0.0, 1.0), ("log_hessian_trace", 7.0, 4.0, 9.0)

@@ -18,12 +18,15 @@ STEPS = {"one": None, "x2": 1.0, "x4": 2.0}
 #: Models that an expected gain is taken over, and the fewest that it is stated for.
 NEIGHBOURS, FEWEST = 40, 10
 _INTERVAL = (5.0, 95.0)
+#: How much wider than what the neighbours gained an interval is, on both sides of their mean: trained outside a third
+#: of an axis of F's grid, this much held 90 % of the gains inside it (sweeps/joint_choice.py).
+WIDEN = 1.6
 
 RETUNE = "a changed batch size wants its learning rate tuned again"
 
 
 class Gain(NamedTuple):
-    """Signed gain in points of test accuracy: mean over `models` reference models, ends of their central 90 %."""
+    """Signed gain in points of test accuracy: mean over `models` reference models, 90 % interval for one model."""
 
     mean: float
     low: float
@@ -57,7 +60,9 @@ def expected_gain(
 
     Of the reference models with the same verdict of the joint model, the `NEIGHBOURS` nearest ones in its feature space
     (metrics and verdicts of the trees) that can make the step are looked up, and their signed gains in test accuracy
-    are averaged; the interval is what the central 90 % of them gained, so it holds for one model, not for the mean.
+    are averaged. The interval is what the central 90 % of them gained, `WIDEN` times as far from the mean on either
+    side: it is meant for the gain of one model of another collection, not for the mean. How often it holds stands in
+    sweeps/joint.md.
 
     Args:
         reference: whose rows are the evidence.
@@ -87,7 +92,9 @@ def expected_gain(
         nearest = np.argpartition(distance[:, able], number - 1, axis=1)[:, :number]
         values = gained[able][nearest]
         low, high = np.percentile(values, _INTERVAL, axis=1)
-        for row, summary in enumerate(zip(values.mean(axis=1), low, high, strict=True)):
+        mean = values.mean(axis=1)
+        low, high = (mean + WIDEN * (end - mean) for end in (low, high))
+        for row, summary in enumerate(zip(mean, low, high, strict=True)):
             out[row][step] = Gain(*map(float, summary), number)
     return out
 
@@ -149,8 +156,7 @@ def choose_action(
         start = ""
     sentence = (
         f"{start}{_DO[cause].format(how=_how(factor, direction))}; {gain.models} models like this one gained "
-        f"{gain.mean:+.1f} points of test accuracy by it on average, nine of ten between {gain.low:+.1f} and "
-        f"{gain.high:+.1f}"
+        f"{gain.mean:+.1f} points of test accuracy by it on average; expect {gain.low:+.1f} to {gain.high:+.1f}"
     )
     return Action(direction.axis, way, best, factor, sentence, rules, is_tentative), gain
 

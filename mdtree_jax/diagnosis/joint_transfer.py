@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.ensemble import RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from mdtree_jax.checks import UserError, check_choice
@@ -64,8 +63,10 @@ def _tree(random_state: int) -> DecisionTreeClassifier:
     return DecisionTreeClassifier(criterion="gini", max_depth=4, random_state=random_state)
 
 
-def forest(random_state: int) -> RandomForestClassifier:
+def forest(random_state: int):
     """Return the rival: a random forest as scikit-learn sets it up."""
+    from sklearn.ensemble import RandomForestClassifier  # slow to import, and few runs need it
+
     return RandomForestClassifier(_TREES, random_state=random_state)
 
 

@@ -150,7 +150,7 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
             steps[row] = gains
     paths = _Paths(reference, frame, have)
     positions = _positions(reference, frame, model.metrics)
-    notes = _notes(reference, have)
+    notes = _notes(reference, frame, have)
     out = []
     for row in range(len(frame)):
         order = np.argsort(-chances[row], kind="stable")
@@ -241,8 +241,8 @@ def draw_metrics(frame: pd.DataFrame, columns) -> tuple[np.ndarray, pd.DataFrame
 @lru_cache(maxsize=16)
 def _normal_points(dimensions: int) -> np.ndarray:
     """Return (NODES, dimensions) points whose mean is 0 and whose variance is 1 in each dimension."""
-    half = qmc.Sobol(dimensions, scramble=False).random(NODES // 2) + 0.5 / (NODES // 2)
-    points = ndtri(half % 1.0 if dimensions else half)
+    # Half a step further, so that no coordinate is 0, whose normal quantile is infinite.
+    points = ndtri(qmc.Sobol(dimensions, scramble=False).random(NODES // 2) + 0.5 / (NODES // 2))
     points = np.concatenate([points, -points])
     return points / np.sqrt((points**2).mean(axis=0))
 
@@ -274,11 +274,14 @@ def _positions(reference: Reference, frame: pd.DataFrame, metrics) -> dict[str, 
     return {m: np.searchsorted(known[:, i], here[:, i], side="right") / len(known) for i, m in enumerate(metrics)}
 
 
-def _notes(reference: Reference, have: list[str]) -> list[str]:
+def _notes(reference: Reference, frame: pd.DataFrame, have: list[str]) -> list[str]:
+    notes = []
     absent = [c for c in reference.columns if c not in have]
-    if not absent:
-        return []
-    notes = [f"{', '.join(absent)} not given: the answer comes from a joint model fitted without"]
+    if absent:
+        notes.append(f"{', '.join(absent)} not given: the answer comes from a joint model fitted without")
+    unused = [c for c in joint.COLUMNS if c in frame and c not in reference.columns]
+    if unused:
+        notes.append(f"{', '.join(unused)} is not looked at: the reference collection '{reference.name}' lacks it")
     for task in TASKS:
         tree = reference.tree(task, have)
         if tree is None:
