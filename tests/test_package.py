@@ -37,7 +37,7 @@ LAYERS = {
 NO_JAX = {"cli", "config", "report", "diagnosis", "checks", "files", "parallel", "transfer", "__init__"}
 NO_JAX |= {"data", "sweep"}
 #: In folders that hold both: the modules that are JAX. All others import none.
-JAX_MODULES = {"population": {"train", "executor", "lanes", "jax_side"}, "store": {"checkpoint"}}
+JAX_MODULES = {"population": {"train", "executor", "lanes", "jax_side", "memory"}, "store": {"checkpoint"}}
 
 
 def modules():
