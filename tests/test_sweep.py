@@ -117,7 +117,7 @@ def process(folder, *overrides, **options):
 
 def finish(folder, *overrides):
     running = process(folder, *overrides)
-    out, err = running.communicate(timeout=300)
+    out, err = running.communicate(timeout=600)
     return running.returncode, out, err
 
 
@@ -349,7 +349,7 @@ def test_a_new_architecture_is_one_file_and_one_config(tmp_path):
     (tmp_path / "checkout" / "conf" / "grid" / "mine.yaml").write_text(ITS_GRID)
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "checkout")}
     command = [sys.executable, "-m", "mdtree_jax.sweep", "+grid=mine"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     members, _ = tables(tmp_path / "runs" / "mine")
     assert members["num_parameters"].tolist() == [9 * 3 + 3 + 30 + 10]
