@@ -27,6 +27,7 @@ LAYERS = {
     "models": {"checks"},
     "store": {"checks", "files"},
     "data": {"checks"},
+    "landscape": {"checks"},
     "report": {"diagnosis", "checks", "files"},
     "diagnosis": {"checks", "files", "parallel"},
     "files": {"checks"},

@@ -109,10 +109,14 @@ def test_plan_counts_by_hand():
     step = 0.5 + 160 / 1e2 + 20 / 1e1 + 3 * 32 * 7.0 / 1e3
     evaluation = 4 * (0.5 + 2560 / 1e2 + 2420 / 1e1 + 3 * 512 * 7.0 / 1e3) / 3
     assert plan["estimated_seconds"][0] == pytest.approx(COHORT_SECONDS + (90 * step + evaluation) / 2)
+    before = plan
     finished = pd.DataFrame({"cohort": "w2-b32-e10", "train_seconds": [60 * step, 30 * step]})  # twice the estimate
     plan = make_plan(cohorts, cost, keep_checkpoints=False, finished=finished, **options)
     assert plan["finished"].tolist() == [True, False]
-    assert plan["estimated_seconds"][0] == pytest.approx(COHORT_SECONDS + (2 * 90 * step + evaluation) / 2)
+    assert plan["estimated_seconds"][0] == 0.0  # nothing is left to do
+    # The other cohort too is expected to take twice as long to train: 40 steps of 64 images, 1280 bytes, 1140 far.
+    other = 0.5 + 1280 / 1e2 + 1140 / 1e1 + 3 * 64 * 112.0 / 1e3
+    assert plan["estimated_seconds"][1] == pytest.approx(before["estimated_seconds"][1] + 40 * other / 2)
     assert plan["checkpoint_bytes"].sum() == 0
 
 
