@@ -8,6 +8,7 @@ from jax import lax
 from mdtree_jax.checks import UserError
 from mdtree_jax.models import Model, build_model, count_activations, count_flops, count_parameters, layers, model_names
 from mdtree_jax.models.layers import BatchNorm, convolve3x3
+from mdtree_jax.models.matrix_product import contract_first
 
 PUBLISHED_PARAMETERS = {
     2: 11420,
@@ -118,3 +119,50 @@ def test_bad_names_and_widths_are_one_sentence():
         build_model("resnet19", 4, 10, (32, 32, 3))
     with pytest.raises(UserError, match="width 0 of model 'mlp' must be at least 1"):
         build_model("mlp", 0, 10, (32, 32, 3))
+
+
+@pytest.mark.parametrize("axes", [(None, None), (0, None), (None, 0), (0, 0)])
+def test_matrix_product_has_the_derivatives_of_every_order(axes):
+    rng = np.random.default_rng(0)
+    shapes = [(5, 3), (5, 4)]
+    with jax.enable_x64(True):
+        a, b, da, db = (
+            jnp.asarray(rng.standard_normal(shape if axis is None else (2, *shape)))
+            for shape, axis in zip(shapes * 2, axes * 2, strict=True)
+        )
+
+        def value(product):
+            def third_derivative(a, b, da, db):
+                def loss(a, b):
+                    return (jnp.sin(product(a, b)) * product(jnp.cos(a), b)).sum()
+
+                def along(order):  # of the loss, in the direction (da, db)
+                    if order == 0:
+                        return loss
+                    return lambda a, b: jax.jvp(along(order - 1), (a, b), (da, db))[1]
+
+                return jax.grad(along(2), (0, 1))(a, b), jax.grad(loss, (0, 1))(a, b)
+
+            mapped = jax.vmap(third_derivative, axes * 2) if any(axis == 0 for axis in axes) else third_derivative
+            return jax.jit(mapped)(a, b, da, db)
+
+        found, wanted = value(contract_first), value(lambda a, b: jnp.einsum("di,dj->ij", a, b))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12), found, wanted)
+
+
+def test_no_derivative_of_a_matrix_product_copies_a_transpose():
+    def gradient_along(weights, x, direction):
+        def loss(weights):
+            return (contract_first(weights, jnp.tanh(contract_first(weights, x))) ** 2).sum()
+
+        return jax.jvp(jax.grad(loss), (weights,), (direction,))[1]
+
+    weights, x = jnp.ones((6, 6)), jnp.ones((6, 40))
+    text = str(jax.make_jaxpr(gradient_along)(weights, x, weights))
+    assert "matrix_product" in text
+    assert "transpose" not in text
+
+
+def test_factors_of_a_matrix_product_must_fit():
+    with pytest.raises(TypeError, match=r"float32\[3,2\].*float32\[4,2\]"):
+        jax.eval_shape(contract_first, jnp.ones((3, 2)), jnp.ones((4, 2)))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.models.matrix_product import product_flops
 
 _BUILDERS: dict[str, Callable[..., Any]] = {}
 
@@ -126,6 +127,8 @@ def _product_flops(jaxpr: Any) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             depth = np.prod([equation.invars[0].aval.shape[axis] for axis in contracted], dtype=int)
             total += 2 * int(depth) * math.prod(equation.outvars[0].aval.shape)
+        elif equation.primitive.name == "matrix_product":
+            total += product_flops(tuple(v.aval.shape for v in equation.invars), equation.params["summed"])
         elif equation.primitive.name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mdtree_jax.models.matrix_product import contract_first
+
 # Measured on CPU: cutting pays only where the neighbours of a whole batch would spill from the shared cache.
 WHOLE_BYTES = 2**24
 PART_BYTES = 2**20
@@ -89,11 +91,6 @@ def _convolve3x3(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     rows, columns, batch = patches.shape[2:]
     product = contract_first(kernel.reshape(-1, kernel.shape[-1]), patches.reshape(-1, rows * columns * batch))
     return product.reshape(-1, rows, columns, batch)
-
-
-def contract_first(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Return a' b for a (depth, m) and b (depth, n), without a transposed copy."""
-    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
 
 
 class Conv3x3(nn.Module):
