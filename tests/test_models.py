@@ -32,6 +32,12 @@ def test_resnet18_has_the_published_parameter_counts():
     assert counts == PUBLISHED_PARAMETERS
 
 
+def test_resnet8_fine_refines_the_widths_of_resnet8():
+    fine = [count_parameters(build_model("resnet8_fine", w, 10, (10, 10, 1))) for w in range(4, 29)]
+    assert fine == sorted(set(fine))
+    assert fine[::4] == [count_parameters(build_model("resnet8", w, 10, (10, 10, 1))) for w in range(1, 8)]
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(10, 10), (5, 5), (3, 4), (1, 1)])
 @pytest.mark.parametrize("whole_bytes", [2**24, 0])
@@ -115,7 +121,7 @@ def test_flops_of_the_compilers_convolutions_count():
 
 
 def test_bad_names_and_widths_are_one_sentence():
-    with pytest.raises(UserError, match=r"unknown model 'resnet19' .*there are: mlp, resnet18, resnet8"):
+    with pytest.raises(UserError, match=r"unknown model 'resnet19' .*there are: mlp, resnet18, resnet8, resnet8_fine"):
         build_model("resnet19", 4, 10, (32, 32, 3))
     with pytest.raises(UserError, match="width 0 of model 'mlp' must be at least 1"):
         build_model("mlp", 0, 10, (32, 32, 3))

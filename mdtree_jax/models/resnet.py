@@ -1,4 +1,4 @@
-"""Residual networks for small images (He et al., 2016): `resnet18` and the smaller `resnet8`. JAX, Flax Linen.
+"""Residual networks for small images (He et al., 2016): `resnet18`, `resnet8` and `resnet8_fine`. JAX, Flax Linen.
 
 A 3x3 stem of k channels at stride 1 without pooling, stages of basic blocks of k, 2k, 4k, ... channels at strides
 1, 2, 2, ...; a 1x1 convolution with BatchNorm where the shape changes; average pool; a linear layer.
@@ -39,9 +39,9 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network; `blocks[i]` basic blocks of `width * 2**i` channels in stage i."""
+    """A residual network; `blocks[i]` basic blocks of `channels[i]` channels in stage i."""
 
-    width: int
+    channels: tuple[int, ...]
     num_classes: int
     blocks: tuple[int, ...]
     dtype: Any = jnp.float32
@@ -50,14 +50,14 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return logits (batch, classes) and named activations of images (batch, height, width, channels)."""
         intermediates = {}
-        x = Conv3x3(self.width, 1, self.dtype, name="stem")(x.transpose(3, 1, 2, 0))
+        x = Conv3x3(self.channels[0], 1, self.dtype, name="stem")(x.transpose(3, 1, 2, 0))
         x = nn.relu(BatchNorm(dtype=self.dtype, name="stem_norm")(x, train))
         intermediates["stem"] = x.transpose(3, 1, 2, 0)
-        for stage, num_blocks in enumerate(self.blocks):
+        for stage, (channels, num_blocks) in enumerate(zip(self.channels, self.blocks, strict=True)):
             for index in range(num_blocks):
                 name = f"stage{stage + 1}_block{index + 1}"
                 stride = 2 if stage > 0 and index == 0 else 1
-                x = BasicBlock(self.width * 2**stage, stride, self.dtype, name=name)(x, train)
+                x = BasicBlock(channels, stride, self.dtype, name=name)(x, train)
                 intermediates[name] = x.transpose(3, 1, 2, 0)
         features = x.mean((1, 2))
         intermediates["features"] = features.T
@@ -67,16 +67,30 @@ class ResNet(nn.Module):
 @register("resnet18")
 def resnet18(width: int, num_classes: int, dtype: Any) -> ResNet:
     """Return the CIFAR ResNet-18: four stages of two blocks."""
-    return ResNet(width, num_classes, (2, 2, 2, 2), dtype)
+    return ResNet(_doubling(width, 4), num_classes, (2, 2, 2, 2), dtype)
 
 
 @register("resnet8")
 def resnet8(width: int, num_classes: int, dtype: Any) -> ResNet:
     """Return a ResNet of three stages of one block, for images of about 10x10 pixels."""
-    return ResNet(width, num_classes, (1, 1, 1), dtype)
+    return ResNet(_doubling(width, 3), num_classes, (1, 1, 1), dtype)
 
 
-@register_permutations("resnet18", "resnet8")
+@register("resnet8_fine")
+def resnet8_fine(width: int, num_classes: int, dtype: Any) -> ResNet:
+    """Return a `resnet8` whose width counts the channels of the last stage: width / 4, width / 2, width, rounded up.
+
+    `resnet8` of width k is that of width 4k, so there are four sizes where `resnet8` has one: a grid of many widths
+    stays among networks that are cheap to train.
+    """
+    return ResNet((-(-width // 4), -(-width // 2), width), num_classes, (1, 1, 1), dtype)
+
+
+def _doubling(width: int, num_stages: int) -> tuple[int, ...]:
+    return tuple(width * 2**stage for stage in range(num_stages))
+
+
+@register_permutations("resnet18", "resnet8", "resnet8_fine")
 def resnet_permutations(params: Mapping[str, Any]) -> dict[str, tuple[str | None, str | None]]:
     """Return the groups of inputs and units of every layer: one for each residual stream, one inside each block.
 

@@ -18,7 +18,6 @@ from mdtree_jax import landscape
 from mdtree_jax.models import Model
 from mdtree_jax.population.measure_settings import MeasureSettings
 from mdtree_jax.training import cross_entropy, evaluate
-from mdtree_jax.training.train import random_order
 
 Results = dict[str, jax.Array]
 
@@ -163,7 +162,7 @@ def make_point_evaluation(
             sides["test"] = (data.x_test, data.y_test, jnp.full_like(num_samples, len(data.y_test)))
         found = {}
         for side, (x, y, count) in sides.items():
-            loss, errors = evaluate(model, variables, x, y, count, 512)
+            loss, errors = evaluate(model, variables, x, y, count, settings.statistics_batch_size)
             found[f"{side}_loss"] = loss
             found[f"{side}_error"] = 100 * errors.astype(loss.dtype) / count.astype(loss.dtype)
         return found
@@ -184,18 +183,18 @@ def make_curve(model: Model, settings: MeasureSettings) -> Callable[..., Results
 
     def measure(item: PairItem, data: Data) -> Results:
         batch_stats = item.first["batch_stats"]
-        train_key, batch_key = jax.random.split(jax.random.wrap_key_data(item.key))
 
         def loss(params: Any, step: jax.Array, key: jax.Array) -> jax.Array:
-            del key  # every step draws its own batch without replacement
-            order = random_order(jax.random.fold_in(batch_key, step), item.num_samples, len(data.y_train))
-            rows = order[first_rows(settings.curve_batch_size, item.num_samples)]
+            del step
+            # With replacement: to put all images in order at every step would take longer than a narrow network's step.
+            rows = jax.random.randint(key, (settings.curve_batch_size,), 0, item.num_samples, jnp.int32)
             variables = {"params": params, "batch_stats": batch_stats}
             logits, _, _ = model.apply(variables, data.x_train[rows], True)
             return cross_entropy(logits, data.y_train[rows]).mean()
 
         evaluate_point = make_point_evaluation(model, settings, item.num_samples, data, batch_stats, True)
-        curve = connect(item.first["params"], item.second["params"], loss, evaluate_point, train_key)
+        key = jax.random.wrap_key_data(item.key)
+        curve = connect(item.first["params"], item.second["params"], loss, evaluate_point, key)
         found = {"mode_connectivity": curve.mode_connectivity, "mode_connectivity_peak": curve.mode_connectivity_peak}
         names = ("train_error", "train_loss", "test_error", "test_loss")
         return found | {f"curve_{name}": getattr(curve, name) for name in names}

@@ -197,5 +197,7 @@ def test_bad_input():
         match_weights({("a",): (None, "h")}, reference, {"a": np.ones((3, 5))})
     with pytest.raises(UserError, match=r"'a' has shape \(3, 4\) in one network and \(2, 4\) in the other"):
         match_weights({("a",): (None, "h")}, reference, {"a": np.ones((2, 4))})
-    with pytest.raises(UserError, match=r"unknown model with permutations 'vgg'; there are: mlp, resnet18, resnet8"):
+    with pytest.raises(
+        UserError, match=r"unknown model with permutations 'vgg'; there are: mlp, resnet18, resnet8, resnet8_fine"
+    ):
         permutation_spec("vgg", {"params": {}})
