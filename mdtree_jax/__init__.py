@@ -10,6 +10,7 @@ from importlib import import_module
 _HOME = {
     "load_collection": "mdtree_jax.diagnosis.collection",
     "MDTreeClassifier": "mdtree_jax.diagnosis.classifier",
+    "diagnose_model": "mdtree_jax.subject.diagnose",
     "diagnose_metrics": "mdtree_jax.diagnosis.verdict",
     "Diagnosis": "mdtree_jax.diagnosis.verdict",
     "Reference": "mdtree_jax.diagnosis.reference",

@@ -101,7 +101,7 @@ def explain_hydra_error(error: Exception, overrides: list[str], schema: type) ->
     group = re.search(r"Could not override '([^']+)'\. No match in the defaults list", text)
     if group:
         name = group.group(1)
-        if name not in _groups(schema):
+        if name not in _chosen_groups(schema):
             return _unknown_setting(name, keys)
         return f"'{name}' is chosen with a plus sign: +{name}=NAME"
     absent = re.search(r"Could not find '([^']+)'", text) or re.search(r"In '[^']+': Could not load '([^']+)'", text)
@@ -132,9 +132,14 @@ def _keys(schema: type) -> list[str]:
 
 
 def _groups(schema: type) -> dict[str, type]:
-    """Return the settings of a schema that are schemas themselves: groups, chosen as +group=NAME."""
+    """Return the settings of a schema that are schemas themselves."""
     kinds = typing.get_type_hints(schema)
     return {key: kind for key, kind in kinds.items() if dataclasses.is_dataclass(kind)}
+
+
+def _chosen_groups(schema: type) -> dict[str, type]:
+    """Return those of `_groups` that come from files of a folder, chosen as +group=NAME."""
+    return {key: kind for key, kind in _groups(schema).items() if (conf_dir() / key).is_dir()}
 
 
 def _all_fields(schema: type, prefix: str = "") -> list[tuple[str, dataclasses.Field]]:
@@ -154,7 +159,7 @@ def _group_names(group: str) -> list[str]:
 
 def _check_groups_chosen(schema: type, overrides: list[str]) -> None:
     """Raise `UserError` if a group is left out, with what there is to choose from."""
-    for group in _groups(schema):
+    for group in _chosen_groups(schema):
         chosen = [value for key, _, value in (o.lstrip("+").partition("=") for o in overrides) if key == group]
         if not chosen or "null" in chosen:
             raise UserError(
@@ -172,7 +177,7 @@ def help_text(name: str, what: str) -> str:
     start = next(i for i, line in enumerate(lines) if line.startswith("  - _self_")) + 1
     settings = "\n".join(lines[start:]).strip("\n")
     text = f"{what.strip()}\n\nSettings, as key=value, with their defaults:\n\n{settings}\n"
-    for group, schema in _groups(SCHEMAS[name]).items():
+    for group, schema in _chosen_groups(SCHEMAS[name]).items():
         names = ", ".join(_group_names(group))
         paths = [path for path, _ in _all_fields(schema, f"{group}.")]
         inner = {f"{group}.{key}" for key in _groups(schema)}

@@ -28,7 +28,67 @@ class TransferConfig:
     allow_missing: bool = False
 
 
-SCHEMAS = {"transfer": TransferConfig, "sweep": SweepConfig}
+@dataclass
+class SelectConfig:
+    """Which networks of a run folder; what is not given is not asked."""
+
+    width: int | None = None
+    batch_size: int | None = None
+    data_fraction: float | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    train_epochs: int | None = None
+
+
+@dataclass
+class TrainingConfig:
+    """How the model was trained, as far as it is known."""
+
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    epochs: float | None = None
+
+
+@dataclass
+class DiagnoseConfig:
+    """`python -m mdtree_jax.diagnose`; the meaning of each key stands beside its value in conf/diagnose.yaml."""
+
+    metrics: str | None = None
+    units: str | None = None
+    run: str | None = None
+    select: SelectConfig = field(default_factory=SelectConfig)
+    model: str | None = None
+    model_width: int | None = None
+    checkpoints: list[str] = field(default_factory=list)
+    dataset: str | None = None
+    data_dir: str | None = None
+    data_file: str | None = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    measure: Any = None
+    max_images: int = 10_000
+    reference: str | None = None
+    name: str | None = None
+    format: str = "text"
+    out: str | None = None
+
+
+@dataclass
+class ReferenceConfig:
+    """`python -m mdtree_jax.reference`; the meaning of each key stands beside its value in conf/reference.yaml."""
+
+    collection: str | None = None
+    test: str | None = None
+    name: str | None = None
+    out: str = "reference.json"
+    published_dir: str | None = None
+
+
+SCHEMAS = {
+    "transfer": TransferConfig,
+    "sweep": SweepConfig,
+    "diagnose": DiagnoseConfig,
+    "reference": ReferenceConfig,
+}
 
 
 def as_list(value: Any) -> list | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 
 from mdtree_jax.diagnosis import joint
 from mdtree_jax.diagnosis.causes import CAUSE, NONE, causes_of, step_targets
+from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.grid import AXES, Direction, Grid
 from mdtree_jax.diagnosis.reference import Reference
 
@@ -161,6 +162,29 @@ def choose_action(
     return Action(direction.axis, way, best, factor, sentence, rules, is_tentative), gain
 
 
+def in_settings(action: Action, training: Training) -> Action:
+    """Return the action with the new settings named, where the old ones are known.
+
+    Of the three settings of temperature the batch size is the one to move, as in the collection; that the learning
+    rate can be moved instead is a rule. The number of epochs stays.
+    """
+    if action.knob != "batch_size" or action.factor is None:
+        return action
+    up = action.direction == "up"
+    ratio = action.factor if up else 1 / action.factor
+    if training.batch_size is not None:
+        new = max(1, round(training.batch_size * ratio))
+        settings = f"batch size {training.batch_size} to {new}"
+        if training.epochs is not None:
+            settings += f", {training.epochs:g} epochs as before"
+        action = replace(action, sentence=f"{action.sentence}: {settings}")
+    if training.learning_rate is not None:
+        rate = training.learning_rate / ratio
+        instead = f"instead of the batch size, the learning rate can go from {training.learning_rate:g} to {rate:.3g}"
+        action = replace(action, rules=(instead, *action.rules))
+    return action
+
+
 _DO = {
     "temperature_too_low": "train hotter: make the batch smaller{how}",
     "temperature_too_high": "train colder: make the batch larger{how}",
@@ -171,9 +195,16 @@ _DO = {
 
 def _rules(cause: str) -> tuple[str, ...]:
     if cause == "temperature_too_low":
-        return ("a larger learning rate raises the temperature as a smaller batch does", RETUNE)
+        return (
+            "a larger learning rate raises the temperature as a smaller batch does; more epochs alone will not",
+            RETUNE,
+        )
     if cause == "temperature_too_high":
-        return ("a smaller learning rate, or one that decays, lowers the temperature as a larger batch does", RETUNE)
+        return (
+            "a smaller learning rate, or one that decays in the end, lowers the temperature as a larger batch "
+            "does; it may need more epochs",
+            RETUNE,
+        )
     if cause == "model_too_small":
         return ("more depth, or another architecture, can do what more width does",)
     return ("augmentation and pretraining can stand in for a part of the missing data",)

@@ -91,13 +91,20 @@ def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.Path
             f"unknown collection '{name}'{nearest(name, [*FILES, *PAIRS])}: it is neither a name (there are: "
             f"{', '.join([*FILES, *PAIRS])}) nor a file or folder here"
         )
+    return read_table(path, "collection")
+
+
+def read_table(path: Path, what: str) -> pd.DataFrame:
+    """Return the table of a `.csv` or `.parquet` file; `what` names it in the `UserError` if it cannot be read."""
     readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    if not path.is_file():
+        raise UserError(f"the {what} '{path}' does not exist or is no file")
     if path.suffix.lower() not in readers:
-        raise UserError(f"the collection '{path}' ends in '{path.suffix}'; a table is a .csv or a .parquet file")
+        raise UserError(f"the {what} '{path}' ends in '{path.suffix}'; a table is a .csv or a .parquet file")
     try:
         return readers[path.suffix.lower()](path)
     except (ValueError, OSError) as error:  # pandas' and Arrow's parse errors are ValueErrors
-        raise UserError(f"the collection '{path}' cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the {what} '{path}' cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _finite_rows(frame: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:

@@ -12,9 +12,12 @@ inside their meaning (no training error below 0). The spread of the joint model'
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,9 +27,10 @@ from threadpoolctl import threadpool_limits
 
 from mdtree_jax.diagnosis import joint
 from mdtree_jax.diagnosis.abstain import outside_reference, weak_or_contradicted
-from mdtree_jax.diagnosis.advice import Action, Gain, choose_action, expected_gain
+from mdtree_jax.diagnosis.advice import Action, Gain, choose_action, expected_gain, in_settings
 from mdtree_jax.diagnosis.causes import CAUSE, CAUSES
 from mdtree_jax.diagnosis.columns import feature_values, sources
+from mdtree_jax.diagnosis.cost import Cost, Training
 from mdtree_jax.diagnosis.evidence import EvidenceStep, feature_error, tree_path
 from mdtree_jax.diagnosis.metrics_table import read_metrics, standard_errors
 from mdtree_jax.diagnosis.reference import Reference, default_reference
@@ -71,6 +75,8 @@ class Diagnosis:
     position         {metric: share of the reference models at or below the value, in [0, 1]}
     notes            [sentence]: what was missing, and what was done without it
     reference        str, the name of the reference's collection
+    metrics          {metric: value, metric_se: standard error}, what was looked at, in our units
+    cost             of the diagnosis, of one retraining and of a grid search: keys as of `cost.Cost`; or null
     ===============  ====================================================================================
     """
 
@@ -88,10 +94,29 @@ class Diagnosis:
     position: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     reference: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    cost: Cost | None = None
+
+    def report(self, path: str | os.PathLike, *, name: str = "", reference: Reference | None = None) -> Path:
+        """Write the report to one self-contained HTML file and return its path.
+
+        Args:
+            path: of the file, overwritten.
+            name: of the model, as its heading.
+            reference: the one that the diagnosis was made with, if not the package's.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        # By name: drawing is a layer above, which knows this class.
+        write = import_module("mdtree_jax.report.html").write_report
+        options = {"name": name, "metrics": self.metrics, "cost": self.cost and self.cost.to_dict()}
+        return write(path, self, reference or default_reference(), **options)
 
     def to_dict(self) -> dict:
         """Return the diagnosis as plain values, keys as in the table of the class."""
         data = asdict(self)
+        data["cost"] = self.cost.to_dict() if self.cost else None
         data["expected_gain"] = self.expected_gain._asdict() if self.expected_gain else None
         data["gains"] = {step: gain._asdict() for step, gain in self.gains.items()}
         data["action"]["rules"] = list(self.action.rules)
@@ -101,7 +126,10 @@ class Diagnosis:
 
 
 def diagnose_metrics(
-    table: pd.DataFrame | Mapping | list[Mapping], reference: Reference | None = None, units: str | None = None
+    table: pd.DataFrame | Mapping | list[Mapping],
+    reference: Reference | None = None,
+    units: str | None = None,
+    training: Training | Mapping | None = None,
 ) -> list[Diagnosis]:
     """Diagnose every row of a table of metrics.
 
@@ -111,6 +139,8 @@ def diagnose_metrics(
             not finite is answered without it, and says so.
         reference: what to compare with; None is the one that the package brings.
         units: of the error columns, `fraction` or `percent`; None decides from all of them together.
+        training: how the models were trained, `batch_size`, `learning_rate` and `epochs` as far as they are known: the
+            action then names the new settings.
 
     Returns:
         One `Diagnosis` a row, in order.
@@ -119,6 +149,7 @@ def diagnose_metrics(
         UserError: as `metrics_table.read_metrics`: no known metric, undecidable units, values outside their meaning.
     """
     reference = reference or default_reference()
+    training = training if isinstance(training, Training) else Training(**(training or {}))
     frame = read_metrics(table, units)
     columns = [c for c in reference.columns if c in frame]
     there = np.isfinite(frame[columns].to_numpy(dtype=float)) if columns else np.zeros((len(frame), 0), dtype=bool)
@@ -131,8 +162,15 @@ def diagnose_metrics(
             part = frame.iloc[rows].reset_index(drop=True)
             found = _diagnose(reference, part, have) if joint.metrics_of(have) else [_nothing(reference)] * len(rows)
             for row, diagnosis in zip(rows, found, strict=True):
-                out[row] = diagnosis
+                action = in_settings(diagnosis.action, training)
+                out[row] = replace(diagnosis, action=action, metrics=_metrics(frame, row))
     return out
+
+
+def _metrics(frame: pd.DataFrame, row: int) -> dict[str, float]:
+    """Return the finite metrics of a row that a diagnosis knows, and their standard errors."""
+    names = [name for column in joint.COLUMNS for name in (column, f"{column}_se") if name in frame]
+    return {name: float(value) for name in names if np.isfinite(value := frame[name].iloc[row])}
 
 
 def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> list[Diagnosis]:

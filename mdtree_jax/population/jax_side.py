@@ -33,12 +33,17 @@ def set_up_jax(config: SweepConfig) -> None:
     Compiled programs are kept in `$JAX_COMPILATION_CACHE_DIR`, else under the user's cache folder. Raises `UserError`
     for an unknown model.
     """
-    import pooch
-
     check_choice("model", config.grid.model, model_names())
     jax.config.update("jax_enable_x64", config.grid.dtype == "float64")
+    set_up_devices(config.num_devices)
+
+
+def set_up_devices(num_devices: int | None = None) -> None:
+    """Set devices (None: all there are) and the compilation cache before the first computation."""
+    import pooch
+
     cache = jax.config.jax_compilation_cache_dir or pooch.os_cache("mdtree_jax") / "compiled"
-    configure_devices(config.num_devices, cache)
+    configure_devices(num_devices, cache)
 
 
 def memory_budget_bytes(config: SweepConfig) -> int:

@@ -60,6 +60,7 @@ def measure_cohort(
     *,
     memory_budget_bytes: int,
     dtype: str = "float32",
+    model: Model | None = None,
     progress: Callable[[float, str], None] | None = None,
     checkpoint: Callable[[dict[str, np.ndarray]], None] | None = None,
     checkpoint_seconds: float = 900.0,
@@ -76,6 +77,7 @@ def measure_cohort(
         settings: what to measure, and how finely.
         memory_budget_bytes: for all devices together; decides how many images and networks are held at once.
         dtype: of the arithmetic.
+        model: the network, already checked, where it is none of our architectures; its permutations are not known.
         progress: called after every chunk with the fraction done and a message.
         checkpoint: called with what is measured so far, a flat dictionary of arrays, after `checkpoint_seconds` each.
         checkpoint_seconds: least time between two checkpoints.
@@ -85,7 +87,7 @@ def measure_cohort(
         UserError: a model whose outputs depend on the rest of the batch or change from call to call; a `resume` of
             another cohort.
     """
-    run = _Measurement(recipe, cohort, data, variables, is_finite, settings, memory_budget_bytes, dtype)
+    run = _Measurement(recipe, cohort, data, variables, is_finite, settings, memory_budget_bytes, dtype, model)
     run.resume = dict(resume or {})
     last = [time.perf_counter()]
 
@@ -228,11 +230,14 @@ class _Measurement:
         settings: MeasureSettings,
         budget: int,
         dtype: str,
+        model: Model | None,
     ) -> None:
         self.recipe, self.cohort, self.settings, self.dtype = recipe, cohort, settings, dtype
         shape = tuple(recipe.image_shape)
-        self.model = build_model(recipe.model, cohort.width, recipe.num_classes, shape, dtype)
-        _check_model(self.model, dtype, shape)
+        if model is None:
+            model = build_model(recipe.model, cohort.width, recipe.num_classes, shape, dtype)
+            _check_model(model, dtype, shape)
+        self.model = model
         self.variables = jax.tree.map(np.asarray, variables)
         self.is_finite = np.asarray(is_finite, bool)
         self.counts = np.array([member.num_samples for member in cohort.members], np.int32)

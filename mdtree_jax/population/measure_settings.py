@@ -130,6 +130,10 @@ class MeasureSettings:
     curve_points: int
     curve_init: str
 
+    def with_metrics(self, metrics: tuple[str, ...]) -> MeasureSettings:
+        """Return the same settings for other groups of metrics."""
+        return dataclasses.replace(self, metrics=metrics)
+
 
 def resolve(config: MeasureConfig) -> MeasureSettings:
     """Return the settings of `config`, with what it leaves open filled in by its effort.

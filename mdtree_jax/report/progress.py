@@ -29,3 +29,27 @@ def progress(total: float, what: str = "experiments") -> Iterator[Callable[[floa
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda amount: bar.advance(task, amount)
+
+
+@contextlib.contextmanager
+def stages(what: str) -> Iterator[Callable[[float, str], None]]:
+    """Yield `report(fraction, message)` for work in stages; where nobody is watching, a line for each new message."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        said: list[str] = []
+
+        def say(fraction: float, message: str) -> None:
+            if said[-1:] != [message]:
+                said.append(message)
+                console.print(f"{what}: {message} ({100 * fraction:.0f} %)", highlight=False)
+
+        yield say
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"),
+               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda fraction, message: bar.update(task, completed=fraction, description=f"{what}: {message}")

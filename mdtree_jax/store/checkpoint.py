@@ -209,3 +209,38 @@ def _quiet():
             yield
     finally:
         logger.setLevel(level)
+
+
+#: What a training state holds beside the network.
+_NOT_A_NETWORK = ("opt_state", "step", "epoch", "rng", "key", "tx", "ema")
+
+
+def load_variables(path: Path) -> dict[str, Any]:
+    """Return the pytree of a user's Orbax checkpoint of one network, as nested dicts of NumPy arrays.
+
+    Both of Orbax's interfaces write what is read here, and a `CheckpointManager` too (its step's folder, or the item
+    within). Of a training state the network is taken: the optimizer's state and counters are left out. Raises
+    `UserError` for a folder that is no checkpoint, or is damaged.
+    """
+    path = path.absolute()
+    if not path.is_dir():
+        raise UserError(f"{path} is no folder; an Orbax checkpoint is one")
+    for candidate in (path, *(path / item for item in ("default", "state", "params", "pytree"))):
+        if not candidate.is_dir():
+            continue
+        loaded = _load_any(candidate)
+        if isinstance(loaded, Mapping) and loaded:
+            kept = {name: value for name, value in loaded.items() if name not in _NOT_A_NETWORK}
+            return jax.tree.map(np.asarray, kept)
+    raise UserError(f"{path} is not a checkpoint that Orbax can read, or is damaged")
+
+
+def _load_any(path: Path) -> Any:
+    """Return what the new interface of Orbax reads, else the old one, else None."""
+    import orbax.checkpoint as old
+
+    with _quiet():
+        for load in (lambda: _load(path), lambda: old.PyTreeCheckpointer().restore(path)):
+            with contextlib.suppress(Exception):  # a folder of another kind can raise nearly anything
+                return load()
+    return None

@@ -1,0 +1,218 @@
+"""Why is this model not better? Looks at its loss landscape and answers, without retraining.
+
+  python -m mdtree_jax.diagnose metrics=my_models.csv                                  # measured elsewhere
+  python -m mdtree_jax.diagnose run=runs/digits_tiny select.width=8 select.batch_size=64 select.data_fraction=1
+  python -m mdtree_jax.diagnose model=resnet18 "checkpoints=[a.safetensors,b.safetensors]" dataset=cifar10 data_dir=data
+  python -m mdtree_jax.diagnose model=mypackage.mymodel:build "checkpoints=[ckpt/a,ckpt/b]" dataset=npz data_file=my.npz
+
+A path with one of = ( ) , or a blank in it needs quotes within the quotes: 'checkpoints=["a=1.safetensors"]'.
+Prints the answer and writes report.html and diagnosis.json to the folder `out` (of many models: index.html and a page
+for each); format=json prints the same facts as JSON. Keys: mdtree_jax.Diagnosis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.cli import run
+from mdtree_jax.config import DiagnoseConfig
+
+FORMATS = ("text", "json")
+SOURCES = ("metrics", "run", "checkpoints")
+
+
+def main(config: DiagnoseConfig) -> None:
+    """Diagnose what the configuration names, print the answer, write the report."""
+    check_choice("format", config.format, FORMATS)
+    given = [source for source in SOURCES if getattr(config, source)]
+    if len(given) != 1:
+        raise UserError(
+            f"{'nothing' if not given else ' and '.join(given)} is given; wanted one of metrics=TABLE, run=FOLDER, or "
+            "model=NAME with checkpoints=[…]"
+        )
+    from mdtree_jax.diagnosis.reference import Reference, default_reference
+    from mdtree_jax.files import output_folder
+
+    reference = Reference.load(config.reference) if config.reference else default_reference()
+    answer = {"metrics": _of_table, "run": _of_run, "checkpoints": _of_checkpoints}[given[0]]
+    with output_folder(config.out or "runs/diagnose") as out:
+        items = answer(config, reference)
+        _write(config, items, reference, out)
+
+
+Item = tuple[str, Any]  # name, Diagnosis
+
+
+def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
+    """Diagnose every row of a table of metrics."""
+    from mdtree_jax.diagnosis.collection import read_table
+    from mdtree_jax.diagnosis.verdict import diagnose_metrics
+
+    table = read_table(Path(config.metrics).expanduser(), "table of metrics")
+    diagnoses = diagnose_metrics(table, reference, config.units, dataclasses.asdict(config.training))
+    column = next((name for name in ("name", "model") if name in table), None)
+    names = [f"row {i + 1}" for i in range(len(table))] if column is None else [str(n) for n in table[column]]
+    if config.name and len(names) == 1:
+        names = [config.name]
+    return list(zip(names, diagnoses, strict=True))
+
+
+def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
+    """Diagnose configurations of a run folder: from its table where they are measured, else from its networks."""
+    from mdtree_jax.diagnosis.collection import read_table
+
+    folder = Path(config.run).expanduser()
+    if not (folder / "collection.parquet").is_file():
+        raise UserError(f"run={config.run} is no run folder with finished networks: it has no collection.parquet")
+    table = read_table(folder / "collection.parquet", "collection")
+    select = {name: value for name, value in dataclasses.asdict(config.select).items() if value is not None}
+    for name, value in select.items():
+        there = sorted(set(table[name]))
+        table = table[abs(table[name] - value) <= 1e-9 * abs(value)]
+        if not len(table):
+            raise UserError(
+                f"select.{name}={value:g} fits no configuration; there are: {', '.join(f'{v:g}' for v in there)}"
+            )
+    said = ["width", "batch_size", "data_fraction"]
+    said += [c for c in ("learning_rate", "weight_decay", "train_epochs") if table[c].nunique() > 1]
+    names = [", ".join(f"{c.replace('_', ' ')} {row[c]:g}" for c in said) for _, row in table.iterrows()]
+    items = []
+    for name, (_, row) in zip(names, table.iterrows(), strict=True):
+        items.append(
+            (config.name if config.name and len(table) == 1 else name, _of_row(config, folder, row, reference))
+        )
+    return items
+
+
+def _of_row(config: DiagnoseConfig, folder: Path, row, reference):
+    from mdtree_jax.diagnosis.cost import make_cost
+    from mdtree_jax.diagnosis.verdict import diagnose_metrics
+
+    if not _is_measured(row):
+        return _of_networks(config, folder, row, reference)
+    training = _training_of(config, row)
+    start = time.perf_counter()
+    diagnosis = diagnose_metrics(row.to_dict(), reference, "percent", training)[0]
+    answered = time.perf_counter() - start
+    # The table's costs are of one network or pair on average; a diagnosis looks at all of the configuration.
+    count = float(row["num_finite"])
+    of_pairs = count if count > 2 else 1.0
+    pair_groups = ("barrier", "aligned", "connectivity")
+    seconds = flops = 0.0
+    for column in [c for c in row.index if c.endswith(("_seconds", "_flops")) and not c.startswith("train_")]:
+        group, _, kind = column.rpartition("_")
+        total = float(row[column]) * (of_pairs if group in pair_groups else count)
+        seconds, flops = (seconds + total, flops) if kind == "seconds" else (seconds, flops + total)
+    note = "seconds and operations of the sweep that measured and trained these networks; one retraining is one network"
+    cost = make_cost(seconds + answered, flops, None, float(row["train_seconds"]), float(row["train_flops"]), note)
+    return dataclasses.replace(diagnosis, cost=cost)
+
+
+def _is_measured(row) -> bool:
+    import numpy as np
+
+    return "log_hessian_trace" in row.index and bool(np.isfinite(row["log_hessian_trace"]))
+
+
+def _training_of(config: DiagnoseConfig, row) -> dict:
+    known = {"batch_size": int(row["batch_size"]), "learning_rate": float(row["learning_rate"])}
+    known["epochs"] = float(row["train_epochs"])
+    return known | {k: v for k, v in dataclasses.asdict(config.training).items() if v is not None}
+
+
+def _of_networks(config: DiagnoseConfig, folder: Path, row, reference):
+    """Measure and diagnose one configuration of a run folder from its checkpoints."""
+    from mdtree_jax.diagnosis.cost import Training
+    from mdtree_jax.subject.diagnose import diagnose_subject
+    from mdtree_jax.subject.run_folder import load_configuration
+
+    _set_up_jax()
+    subject, data = load_configuration(folder, row, config.data_dir, config.data_file)
+    with _progress() as progress:
+        return diagnose_subject(
+            subject,
+            data,
+            training=Training(**_training_of(config, row)),
+            measure=config.measure,
+            max_images=config.max_images,
+            reference=reference,
+            progress=progress,
+        )
+
+
+def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
+    """Measure and diagnose networks from files."""
+    if config.model is None:
+        raise UserError("model= is not given; checkpoints need it: resnet18, resnet8, mlp or package.module:function")
+    if config.dataset is None:
+        raise UserError("dataset= is not given; checkpoints are measured on the data they were trained on")
+    from mdtree_jax.data import load_dataset
+    from mdtree_jax.diagnosis.cost import Training
+    from mdtree_jax.subject.diagnose import diagnose_subject
+    from mdtree_jax.subject.load import load_subject
+    from mdtree_jax.subject.network import examples
+
+    _set_up_jax()
+    data = load_dataset(config.dataset, data_dir=config.data_dir, data_file=config.data_file)
+    shape = data.shape
+    subject = load_subject(config.model, config.checkpoints, shape.image_shape, shape.num_classes, config.model_width)
+    with _progress() as progress:
+        diagnosis = diagnose_subject(
+            subject,
+            examples(data.x_train, data.y_train, data.x_test, data.y_test),
+            training=Training(**dataclasses.asdict(config.training)),
+            measure=config.measure,
+            max_images=config.max_images,
+            reference=reference,
+            progress=progress,
+        )
+    return [(config.name or Path(config.checkpoints[0]).stem, diagnosis)]
+
+
+def _set_up_jax() -> None:
+    from mdtree_jax.population.jax_side import set_up_devices
+
+    set_up_devices()
+
+
+def _progress():
+    from mdtree_jax.report.progress import stages
+
+    return stages("measuring")
+
+
+def _write(config: DiagnoseConfig, items: list[Item], reference, out: Path) -> None:
+    """Print the answers and write the reports."""
+    from mdtree_jax.files import write_text
+    from mdtree_jax.report.answer import print_answer, print_summary
+    from mdtree_jax.report.html import write_reports
+    from mdtree_jax.report.progress import make_console
+
+    facts = [{"name": name} | diagnosis.to_dict() for name, diagnosis in items]
+    text = json.dumps(facts[0] if len(facts) == 1 else facts, indent=1, ensure_ascii=False)
+    if len(items) == 1:
+        name, diagnosis = items[0]
+        written = diagnosis.report(out / "report.html", name=name, reference=reference)
+    else:
+        written = write_reports(out, items, reference)[0]
+    write_text(out / "diagnosis.json", text + "\n")
+    if config.format == "json":
+        print(text)
+        return
+    console = make_console()
+    if len(items) == 1:
+        name, diagnosis = items[0]
+        print_answer(console, diagnosis, name=name, cost=diagnosis.cost and diagnosis.cost.to_dict())
+    else:
+        print_summary(console, items)
+    console.print(f"report: {written}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run("diagnose", __doc__, main))

@@ -1,0 +1,88 @@
+"""What a diagnosis costs beside what it may spare: one retraining, and a search over the three knobs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from mdtree_jax.checks import UserError
+
+#: Trainings of a search that tries three values of batch size, width and amount of data each.
+GRID_SEARCH_TRAININGS = 27
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the model was trained, as far as it is known; None is not known."""
+
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    epochs: float | None = None
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            if value is not None and not value > 0:
+                raise UserError(f"training.{name}={value:g} is out of range; wanted above 0")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of the wall and floating-point operations; None is not known.
+
+    Attributes:
+        diagnosis_seconds, diagnosis_flops: of measuring and answering, without compilation.
+        compile_seconds: of the programs, once per architecture where the compilation cache is kept.
+        retraining_seconds, retraining_flops: of one training as the model had, the seconds at the rate at which the
+            diagnosis ran.
+        grid_search_trainings, grid_search_seconds, grid_search_flops: of as many trainings.
+        note: how it was found, or why it is not known.
+    """
+
+    diagnosis_seconds: float | None = None
+    diagnosis_flops: float | None = None
+    compile_seconds: float | None = None
+    retraining_seconds: float | None = None
+    retraining_flops: float | None = None
+    grid_search_trainings: int = GRID_SEARCH_TRAININGS
+    grid_search_seconds: float | None = None
+    grid_search_flops: float | None = None
+    note: str = ""
+
+    def to_dict(self) -> dict:
+        """Return the attributes as a dictionary of plain values."""
+        return asdict(self)
+
+
+def make_cost(
+    seconds: float | None,
+    flops: float | None,
+    compile_seconds: float | None = None,
+    retraining_seconds: float | None = None,
+    retraining_flops: float | None = None,
+    note: str = "",
+) -> Cost:
+    """Return the cost with that of a grid search, from that of one training."""
+    times = GRID_SEARCH_TRAININGS
+    return Cost(
+        seconds,
+        flops,
+        compile_seconds,
+        retraining_seconds,
+        retraining_flops,
+        times,
+        None if retraining_seconds is None else times * retraining_seconds,
+        None if retraining_flops is None else times * retraining_flops,
+        note,
+    )
+
+
+def retraining(
+    training: Training, num_samples: int, forward_flops: float, flops_per_second: float
+) -> tuple[float | None, float | None, str]:
+    """Return seconds, operations and a note of one training: three forward passes of every image in every epoch."""
+    if training.epochs is None:
+        return None, None, "what a retraining costs is not known: the number of epochs was not given (training.epochs=)"
+    flops = 3.0 * forward_flops * num_samples * training.epochs
+    note = (
+        f"a retraining is {training.epochs:g} epochs of {num_samples} images at the diagnosis's operations per second"
+    )
+    return flops / flops_per_second, flops, note

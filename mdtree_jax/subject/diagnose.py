@@ -1,0 +1,131 @@
+"""`diagnose_model`: from networks and data to a diagnosis. JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mdtree_jax.checks import UserError, nearest
+from mdtree_jax.diagnosis.cost import Training, make_cost, retraining
+from mdtree_jax.diagnosis.reference import Reference, default_reference
+from mdtree_jax.diagnosis.verdict import Diagnosis, diagnose_metrics
+from mdtree_jax.population.measure_settings import MeasureConfig, MeasureSettings, resolve
+from mdtree_jax.subject.measure import measure_subject
+from mdtree_jax.subject.network import Examples, Subject, examples, wrap
+
+#: The columns that each group of measurements makes; the others follow from the evaluation of the networks.
+_MAKES = {
+    "hessian": ("log_hessian_trace", "log_hessian_max_eigenvalue"),
+    "similarity": ("cka",),
+    "connectivity": ("mode_connectivity", "mode_connectivity_peak"),
+}
+
+
+def diagnose_model(
+    apply: Callable[[Any, Any], Any],
+    params: Sequence[Any],
+    x_train: Any,
+    y_train: Any,
+    *,
+    x_test: Any = None,
+    y_test: Any = None,
+    apply_train: Callable[[Any, Any], Any] | None = None,
+    training: Training | Mapping | None = None,
+    measure: MeasureConfig | Mapping | None = None,
+    max_images: int = 10_000,
+    reference: Reference | None = None,
+    progress: Callable[[float, str], None] | None = None,
+) -> Diagnosis:
+    """Measure the loss landscape of a trained model and say why it is not better.
+
+        d = diagnose_model(apply, [params_a, params_b], x_train, y_train)
+        d.cause, d.probability, d.evidence, d.action, d.expected_gain, d.cost
+        d.report("report.html")
+
+    Args:
+        apply: `apply(params, x) -> logits (n, classes)` of any JAX model, in evaluation mode.
+        params: the networks, a pytree each: trained alike from different seeds. Two tell more than one. Those with
+            running averages are Flax's variables, `{"params": ..., "batch_stats": ...}`, and `apply` takes those.
+        x_train: (n, ...) floating point, prepared as the model takes it.
+        y_train: (n,) integers from 0, the labels that were trained on.
+        x_test, y_test: the same for the test set; optional, and no part of the answer.
+        apply_train: `apply_train(variables, x) -> (logits, variables)` in training mode, for networks with running
+            averages: without it their connectivity is not measured, and the diagnosis says so.
+        training: `batch_size`, `learning_rate` and `epochs`, as far as they are known: for the new settings, and for
+            what a retraining costs.
+        measure: what to measure and how finely, see `measure_settings.MeasureConfig`; None is `default_measure`.
+        max_images: of each set that are looked at; the rest stays out of a random sample with a fixed seed.
+        reference: the models to compare with; None are those of the package.
+        progress: called with the fraction done and a message.
+
+    Raises:
+        UserError: arrays, labels and networks that do not fit together, with the first thing that does not.
+    """
+    subject = wrap(apply, params, apply_train)
+    data = examples(x_train, y_train, x_test, y_test)
+    return diagnose_subject(
+        subject,
+        data,
+        training=_training(training),
+        measure=measure,
+        max_images=max_images,
+        reference=reference,
+        progress=progress,
+    )
+
+
+def diagnose_subject(
+    subject: Subject,
+    data: Examples,
+    *,
+    training: Training | None = None,
+    measure: MeasureConfig | Mapping | None = None,
+    max_images: int = 10_000,
+    reference: Reference | None = None,
+    progress: Callable[[float, str], None] | None = None,
+) -> Diagnosis:
+    """Diagnose networks that are wrapped already; arguments as of `diagnose_model`."""
+    training, reference = training or Training(), reference or default_reference()
+    settings = _settings(measure, reference)
+    measured = measure_subject(subject, data, settings, max_images=max_images, progress=progress)
+    start = time.perf_counter()
+    diagnosis = diagnose_metrics(measured.row, reference, units="percent", training=training)[0]
+    seconds = measured.seconds + time.perf_counter() - start
+    rate = measured.flops / measured.seconds
+    again = retraining(training, len(data.y_train), measured.forward_flops, rate)
+    cost = make_cost(seconds, measured.flops, measured.compile_seconds, *again)
+    return dataclasses.replace(diagnosis, cost=cost, notes=[*measured.notes, *diagnosis.notes])
+
+
+def default_measure(columns: Sequence[str]) -> MeasureConfig:
+    """Return the measurement of what a reference with these columns asks: all it needs, and nothing else.
+
+    The curve trains for 64 000 images at ten times the published rate, see `tests/benchmarks/curve_accuracy.py`.
+    """
+    metrics = [group for group, made in _MAKES.items() if set(made) & set(columns)]
+    return MeasureConfig(metrics=metrics or ["hessian"], curve_steps=2000, curve_batch_size=32, curve_learning_rate=0.1)
+
+
+def _settings(measure: MeasureConfig | Mapping | None, reference: Reference) -> MeasureSettings:
+    config = default_measure(reference.columns)
+    if isinstance(measure, Mapping):
+        known = [field.name for field in dataclasses.fields(MeasureConfig)]
+        for name in measure:
+            if name not in known:
+                raise UserError(f"unknown measure '{name}'{nearest(name, known)}; there are: {', '.join(known)}")
+        config = dataclasses.replace(config, **measure)
+    elif measure is not None:
+        config = measure
+    return resolve(config)
+
+
+def _training(training: Training | Mapping | None) -> Training:
+    if isinstance(training, Training):
+        return training
+    known = [field.name for field in dataclasses.fields(Training)]
+    for name in training or {}:
+        if name not in known:
+            raise UserError(f"unknown training setting '{name}'{nearest(name, known)}; there are: {', '.join(known)}")
+    return Training(**(training or {}))

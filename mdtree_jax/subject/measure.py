@@ -1,0 +1,174 @@
+"""The metrics of a subject as one row of a table, with standard errors and what they cost. JAX.
+
+The kernels are those of a sweep (`population.measure`): the subject is a cohort of one configuration.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.models import count_flops
+from mdtree_jax.population.cohort import Cohort, Member, Recipe
+from mdtree_jax.population.executor import compiler_options
+from mdtree_jax.population.measure import measure_cohort
+from mdtree_jax.population.measure_settings import PAIR_METRICS, MeasureSettings
+from mdtree_jax.store.tables import COST_COLUMNS, MEMBER_COLUMNS, OK, collect
+from mdtree_jax.subject.network import Examples, Subject, check_fit
+from mdtree_jax.training import evaluate
+
+EVALUATION_BATCH = 128
+SAMPLE_SEED = 0
+
+
+class Measured(NamedTuple):
+    """What was measured of a subject.
+
+    Attributes:
+        row: metric -> value, `<metric>_se` -> standard error; columns as of a collection.
+        notes: sentences on what could not be measured, and on samples.
+        seconds: of the wall, without the compilation of programs.
+        compile_seconds: of that.
+        flops: operations of all measurements.
+        forward_flops: operations of one image's forward pass.
+    """
+
+    row: dict[str, float]
+    notes: list[str]
+    seconds: float
+    compile_seconds: float
+    flops: float
+    forward_flops: float
+
+
+def measure_subject(
+    subject: Subject,
+    data: Examples,
+    settings: MeasureSettings,
+    *,
+    max_images: int = 10_000,
+    progress: Callable[[float, str], None] | None = None,
+) -> Measured:
+    """Return the metrics of a subject.
+
+    Args:
+        subject: one network or more; metrics of pairs need two.
+        data: images as the model takes them.
+        settings: what to measure and how finely.
+        max_images: of the training and of the test set that are looked at, a random sample with a fixed seed.
+        progress: called with the fraction done and a message.
+
+    Raises:
+        UserError: as `check_fit`; settings that leave nothing to measure.
+    """
+    start = time.perf_counter()
+    num_classes = check_fit(subject, data)
+    notes: list[str] = []
+    settings = _possible(subject, settings, notes)
+    used = Examples(
+        *_sample(data.x_train, data.y_train, max_images, "training", notes),
+        *_sample(data.x_test, data.y_test, max_images, "test", notes),
+    )
+    errors, evaluation_compile = _evaluate(subject, used)
+    num_images, num_networks = len(used.y_train), len(subject.variables)
+    recipe = Recipe("", subject.architecture, num_classes, used.x_train.shape[1:])
+    members = tuple(Member(0, seed, num_images, 1.0, 0.0, 0.0) for seed in range(num_networks))
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *subject.variables)
+    # Without a test set the curve is looked at on a single image: the kernel wants one.
+    x_test, y_test = (used.x_test, used.y_test) if len(used.y_test) else (used.x_train[:1], used.y_train[:1])
+    found = measure_cohort(
+        recipe,
+        Cohort(0, 1, 1, members),
+        Examples(used.x_train, used.y_train, x_test, y_test),
+        stacked,
+        [True] * num_networks,
+        settings,
+        memory_budget_bytes=os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2,
+        model=subject.model,
+        progress=_named(progress),
+    )
+    table = _with_training_columns(found.members, errors)
+    row = {name: float(value) for name, value in collect(table, found.pairs).iloc[0].items() if np.isfinite(value)}
+    row = {name: value for name, value in row.items() if not name.endswith(("_seconds", "_flops"))}
+    _add_sampling_error(row, num_images, len(data.y_train))
+    compile_seconds = found.compile_seconds + evaluation_compile
+    forward = float(count_flops(subject.model, used.x_train.shape[1:], str(used.x_train.dtype)))
+    flops = sum(float(t[c].sum()) for t in (found.members, found.pairs) for c in t if c.endswith("_flops"))
+    flops += forward * num_networks * (num_images + len(used.y_test))
+    seconds = time.perf_counter() - start - compile_seconds
+    return Measured(row, notes, seconds, compile_seconds, flops, forward)
+
+
+def _named(progress: Callable[[float, str], None] | None) -> Callable[[float, str], None] | None:
+    """Return the progress without the name of a cohort, which a subject has none of."""
+    return progress and (lambda fraction, message: progress(fraction, message.partition(": ")[2]))
+
+
+def _possible(subject: Subject, settings: MeasureSettings, notes: list[str]) -> MeasureSettings:
+    """Return the settings without what this subject does not allow, and say so in `notes`."""
+    metrics = settings.metrics
+    if len(subject.variables) < 2 and (pairs := [m for m in metrics if m in PAIR_METRICS]):
+        notes.append(f"one network only: {', '.join(pairs)} compare two and were not measured")
+        metrics = tuple(m for m in metrics if m not in PAIR_METRICS)
+    if not subject.can_recompute and (between := [m for m in metrics if m in ("connectivity", "barrier")]):
+        notes.append(
+            f"the networks have running averages and there is no apply_train to recompute them between two networks: "
+            f"{', '.join(between)} not measured"
+        )
+        metrics = tuple(m for m in metrics if m not in between)
+    if not metrics:
+        raise UserError("nothing is left to measure: with one network ask for hessian or sharpness")
+    return settings.with_metrics(metrics)
+
+
+def _sample(x: np.ndarray, y: np.ndarray, most: int, name: str, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    if len(x) <= most:
+        return x, y
+    rows = np.random.default_rng(SAMPLE_SEED).permutation(len(x))[:most]
+    notes.append(f"looked at a random sample of {most} of {len(x)} {name} images")
+    return x[rows], y[rows]
+
+
+def _evaluate(subject: Subject, data: Examples) -> tuple[list[dict[str, float]], float]:
+    """Return errors (%) and losses (nats) of every network, and the seconds of compilation."""
+    sides = {"train": (data.x_train, data.y_train), "test": (data.x_test, data.y_test)}
+    out: list[dict[str, float]] = [{} for _ in subject.variables]
+    seconds = 0.0
+    for side, arrays in sides.items():
+        if not len(arrays[1]):
+            continue
+        x, y = map(jnp.asarray, arrays)
+        run = jax.jit(
+            functools.partial(evaluate, subject.model, batch_size=EVALUATION_BATCH),
+            compiler_options=compiler_options(jax.default_backend()),
+        )
+        begin = time.perf_counter()
+        run = run.lower(subject.variables[0], x, y, num_samples=jnp.int32(len(y))).compile()
+        seconds += time.perf_counter() - begin
+        for row, variables in zip(out, subject.variables, strict=True):
+            loss, errors = run(variables, x, y, num_samples=jnp.int32(len(y)))
+            row |= {f"{side}_error": 100 * float(errors) / len(y), f"{side}_loss": float(loss)}
+    return out, seconds
+
+
+def _with_training_columns(members: pd.DataFrame, errors: list[Mapping[str, float]]) -> pd.DataFrame:
+    """Return the table of measurements with the columns of training that `collect` expects, unknown ones NaN."""
+    known = pd.DataFrame(errors)
+    rest = {c: np.nan for c in (*MEMBER_COLUMNS, *COST_COLUMNS) if c not in members and c not in known}
+    return members.join(known).assign(**rest | {"status": OK, "cohort": ""})
+
+
+def _add_sampling_error(row: dict[str, float], num_images: int, num_all: int) -> None:
+    """Add to the training error's standard error what comes from looking at a sample of the images."""
+    share = row["train_error"] / 100
+    variance = 1e4 * share * (1 - share) / num_images * (1 - num_images / num_all)
+    row["train_error_se"] = float(np.hypot(row.get("train_error_se", 0.0), np.sqrt(variance)))

@@ -1,0 +1,58 @@
+"""A configuration of a run folder as a subject: its networks from the checkpoints, its data from the manifest. JAX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.data import load_dataset
+from mdtree_jax.models import build_model
+from mdtree_jax.store.checkpoint import load_network
+from mdtree_jax.store.manifest import data_hash, read_manifest
+from mdtree_jax.store.tables import CONFIGURATION_COLUMNS, OK
+from mdtree_jax.subject.network import Examples, Subject, examples, wrap_model
+
+
+def load_configuration(
+    folder: Path, row: pd.Series, data_dir: str | None = None, data_file: str | None = None
+) -> tuple[Subject, Examples]:
+    """Return the finite networks of one configuration of a run folder, and the data that they were trained on.
+
+    Args:
+        folder: made by `sweep` with `keep=all`.
+        row: of its `collection.parquet`.
+        data_dir, data_file: where the data set is, as for `sweep`.
+
+    Raises:
+        UserError: no manifest, no checkpoint, no finite network, data that differ from those that were trained on.
+    """
+    manifest = read_manifest(folder / "manifest.json")
+    if manifest is None:
+        raise UserError(f"{folder} has no manifest.json, so what its networks were trained on is not known")
+    config = manifest["config"]
+    noise = {name: config[name] for name in ("label_noise_fraction", "label_noise_seed")}
+    data = load_dataset(config["dataset"], data_dir=data_dir, data_file=data_file, **noise)
+    if data_hash(*data[:4]) != config["data_hash"]:
+        raise UserError(f"the data set '{config['dataset']}' here is not the one that {folder} was trained on")
+    wanted = {name: row[name] for name in CONFIGURATION_COLUMNS if name in row.index}
+    networks = [load_network(folder, seed=seed, **wanted)[0] for seed in _finite_seeds(folder, wanted)]
+    shape = data.shape
+    model = build_model(
+        config["model"], int(row["width"]), shape.num_classes, tuple(shape.image_shape), config["dtype"]
+    )
+    count = int(row["num_samples"])
+    used = examples(data.x_train[:count], data.y_train[:count], data.x_test, data.y_test, config["dtype"])
+    return wrap_model(model, networks, config["model"]), used
+
+
+def _finite_seeds(folder: Path, wanted: dict[str, float]) -> list[int]:
+    members = pd.read_parquet(folder / "members.parquet")
+    fits = members["status"] == OK
+    for name, value in wanted.items():
+        fits &= np.isclose(members[name].to_numpy(float), value, rtol=1e-9, atol=0)
+    if not fits.any():
+        raise UserError(f"all networks of this configuration of {folder} diverged; none is left to diagnose")
+    return sorted(int(seed) for seed in members.loc[fits, "seed"])
