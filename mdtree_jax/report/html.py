@@ -1,0 +1,162 @@
+"""A diagnosis as one self-contained HTML file, for a phone, a screen and paper; of many models, a page each. jinja2.
+
+No file refers to anything outside itself: style and drawings are in the page, and nothing needs JavaScript. All texts
+are escaped; drawings are made of numbers and of our own words.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdtree_jax.diagnosis.columns import feature_values, missing_columns
+from mdtree_jax.diagnosis.reference import Reference
+from mdtree_jax.diagnosis.verdict import Diagnosis
+from mdtree_jax.files import output_folder, write_text
+from mdtree_jax.report import drawings, words
+
+_LEVELS = (0.05, 0.5, 0.95)
+
+
+def write_report(
+    path: str | os.PathLike,
+    diagnosis: Diagnosis,
+    reference: Reference,
+    *,
+    name: str = "",
+    metrics: Mapping[str, float] | None = None,
+    cost: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the report of one model to one self-contained HTML file and return its path.
+
+    Args:
+        path: of the file, overwritten.
+        diagnosis: the answer.
+        reference: the one that it was made with.
+        name: of the model, its heading.
+        metrics: value and `<metric>_se` of what was measured, in our units, for maps and table; None takes those of
+            the diagnosis. What is missing or not finite is not drawn.
+        cost: seconds and operations, keys as of `diagnosis.cost.Cost`; None, or a key that is None, is not known.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    measured = diagnosis.metrics if metrics is None else metrics
+    write_text(path, _Pages(reference).page(diagnosis, name, measured, cost))
+    return Path(path)
+
+
+def write_reports(
+    folder: str | os.PathLike, items: Sequence[tuple[str, Diagnosis]], reference: Reference
+) -> list[Path]:
+    """Write `index.html`, a table that compares the models, and a page for each; return all paths, the index first.
+
+    Args:
+        folder: made if it is not there.
+        items: (name, diagnosis) of each model; names need not be unique.
+        reference: as of `write_report`.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    pages, width = _Pages(reference), len(str(len(items)))
+    files = [f"model-{i + 1:0{width}}{_slug(name)}.html" for i, (name, _) in enumerate(items)]
+    with output_folder(folder) as out:
+        for place, (file, (name, diagnosis)) in enumerate(zip(files, items, strict=True)):
+            cost = diagnosis.cost and diagnosis.cost.to_dict()
+            around = {
+                "index": "index.html",
+                "previous": files[place - 1] if place else "",
+                "next": files[place + 1] if place + 1 < len(files) else "",
+                "place": f"{place + 1} of {len(files)}",
+            }
+            write_text(out / file, pages.page(diagnosis, name, diagnosis.metrics, cost, around))
+        write_text(out / "index.html", pages.index([(n, f, d) for f, (n, d) in zip(files, items, strict=True)]))
+        return [out / "index.html", *(out / file for file in files)]
+
+
+class _Pages:
+    """Renders pages of one reference; what all of them share is made once."""
+
+    def __init__(self, reference: Reference):
+        self.reference = reference
+        self.summary = reference.summary()
+        self.grounds = [drawings.map_ground(bins) for bins in self.summary["bins"]]
+        self.quantiles: dict[str, dict[float, float]] = {}
+
+    def page(
+        self,
+        diagnosis: Diagnosis,
+        name: str,
+        metrics: Mapping[str, float],
+        cost: Mapping[str, Any] | None,
+        around: Mapping[str, str] | None = None,
+    ) -> str:
+        """Return the page of a model; `around` holds the files of index, previous and next page, and its place."""
+        measured = {k: float(v) for k, v in metrics.items() if v is not None and np.isfinite(v)}
+        steps = []
+        for step in diagnosis.evidence:
+            known = self.known(step.feature)
+            texts = [t for t in (words.threshold_text(step), words.range_text(known)) if t]
+            steps.append((step, drawings.number_line(step, known), words.capital("; ".join(texts))))
+        maps = [
+            drawings.map_of(bins, measured, ground)
+            for bins, ground in zip(self.summary["bins"], self.grounds, strict=True)
+        ]
+        return _template("report.html").render(
+            d=diagnosis,
+            name=name,
+            metrics=measured,
+            cost=cost,
+            advice=words.advice(diagnosis, cost),
+            around=around,
+            steps=steps,
+            maps=[found for found in maps if found],
+            provenance=self.reference.provenance,
+        )
+
+    def index(self, rows: Sequence[tuple[str, str, Diagnosis]]) -> str:
+        """Return the page that compares models, rows of (name, file, diagnosis)."""
+        counts = Counter(d.cause for _, _, d in rows if not d.abstains)
+        unsure = sum(d.abstains for _, _, d in rows)
+        most = max([*counts.values(), unsure, 1])
+        return _template("index.html").render(
+            rows=rows, counts=counts, unsure=unsure, most=most, provenance=self.reference.provenance
+        )
+
+    def known(self, feature: str) -> dict[float, float]:
+        """Return the quantiles of a feature among the reference's models by level; empty if they lack it."""
+        if feature not in self.quantiles:
+            models, found = self.reference.models, {}
+            if not missing_columns(models, [feature]):
+                values = feature_values(models, [feature])[:, 0]
+                found = dict(zip(_LEVELS, map(float, np.quantile(values, _LEVELS)), strict=True))
+            self.quantiles[feature] = found
+        return self.quantiles[feature]
+
+
+@lru_cache(maxsize=2)
+def _template(name: str):
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("mdtree_jax.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"words": words, "drawings": drawings}
+    return environment.get_template(name)
+
+
+def _slug(name: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
+    return f"-{slug}" if slug else ""

@@ -1,0 +1,389 @@
+"""How a diagnosis is said to people: the same words, numbers, order and colours in the terminal and in the report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mdtree_jax.diagnosis.causes import CAUSE, CAUSES
+from mdtree_jax.diagnosis.columns import COLUMN, DERIVED, sources
+from mdtree_jax.diagnosis.evidence import WORDS, feature_error
+from mdtree_jax.diagnosis.tasks import TASKS
+
+#: Cause -> (short name, colour). Hues as those of the classes in figures; values of Okabe and Ito's palette and a dark
+#: grey, at least 17 apart in CIELAB for the three kinds of colour blindness.
+LOOKS = {
+    "temperature_too_low": ("trained too cold", "#0072b2"),
+    "temperature_too_high": ("trained too hot", "#d55e00"),
+    "model_too_small": ("model too small", "#009e73"),
+    "too_little_data": ("too little data", "#e69f00"),
+    "none": ("nothing to gain", "#5f6670"),
+}
+NOT_KNOWN = "not known"
+RULES = "general experience, not evidence of the collection"
+#: Metric -> how an axis is labelled.
+_AXES = {
+    "train_error": "training error, %",
+    "train_loss": "training loss, nats",
+    "log_hessian_trace": "sharpness, ln of the Hessian trace",
+    "log_hessian_max_eigenvalue": "sharpest direction, ln of the top eigenvalue",
+    "log_effective_rank": "spread of the sharpness, ln of trace / top eigenvalue",
+    "mode_connectivity": "connectivity against the ends, %",
+    "mode_connectivity_peak": "connectivity, % (0: a path without error)",
+    "cka": "similarity of two networks (CKA)",
+}
+_KNOBS = {
+    "batch_size": ("batch size", "smaller", "larger"),
+    "width": ("width of the network", "narrower", "wider"),
+    "data_fraction": ("amount of training data", "less", "more"),
+}
+_TESTED = {
+    "joint": "all five causes: the step of about ×2 that gains most",
+    "joint_room": "all five causes: the largest room for improvement",
+}
+_CLASSES = {
+    "temperature_too_low": "too low",
+    "temperature_too_high": "too high",
+    "temperature": "a better batch size",
+    "size": "a wider network",
+    "data": "more data",
+}
+
+
+class Advice(NamedTuple):
+    """The action in pieces: `headline` to act on, `why` from which models, and the same as short facts."""
+
+    headline: str
+    why: str
+    facts: list[tuple[str, str]]
+
+
+def short(cause: str) -> str:
+    """Return the short name of a cause."""
+    return LOOKS[cause][0]
+
+
+def colour(cause: str) -> str:
+    """Return the colour of a cause."""
+    return LOOKS[cause][1]
+
+
+def capital(text: str) -> str:
+    """Return a text with its first letter large."""
+    return text[:1].upper() + text[1:]
+
+
+def certainty(probability: float) -> str:
+    """Return a probability in words.
+
+    >>> certainty(0.93), certainty(0.6), certainty(0.4)
+    ('very likely', 'more likely than not', 'likelier than each other cause')
+    """
+    for least, words in ((0.9, "very likely"), (0.7, "likely"), (0.5, "more likely than not")):
+        if probability >= least:
+            return words
+    return "likelier than each other cause"
+
+
+def percent(share: float) -> str:
+    """Return a share as whole percent, the ends kept apart from certainty.
+
+    >>> percent(0.634), percent(0.997), percent(0.001), percent(1.0)
+    ('63 %', '> 99 %', '< 1 %', '100 %')
+    """
+    if 0 < share < 0.01:
+        return "< 1 %"
+    if 0.99 < share < 1:
+        return "> 99 %"
+    return f"{100 * share:.0f} %"
+
+
+def number(value: float, error: float | None = None) -> str:
+    """Return a value of three digits, with its standard error if there is one.
+
+    >>> number(-0.0), number(4.5767, 0.42), number(1690.0)
+    ('0', '4.58 ± 0.42', '1690')
+    """
+    value = value + 0.0  # no minus before a zero
+    shown = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    shown = shown.replace("-", "−")
+    return f"{shown} ± {error:.2g}" if error else shown
+
+
+def points(value: float) -> str:
+    """Return signed points of test accuracy.
+
+    >>> points(3.14159), points(-0.2), points(-0.01)
+    ('+3.1', '−0.2', '0.0')
+    """
+    shown = f"{value:+.1f}"
+    return "0.0" if shown in ("+0.0", "-0.0") else shown.replace("-", "−")
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds for people.
+
+    >>> duration(0.02), duration(42), duration(700), duration(9000), duration(None)
+    ('0.02 s', '42 s', '12 min', '2.5 h', 'not known')
+    """
+    if seconds is None:
+        return NOT_KNOWN
+    for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            value = seconds / size
+            return f"{value:.2g} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{number(seconds / 86400)} days"
+
+
+def operations(flops: float | None) -> str:
+    """Return a number of floating-point operations for people.
+
+    >>> operations(3.2e13), operations(None)
+    ('32 TFLOP', 'not known')
+    """
+    if flops is None:
+        return NOT_KNOWN
+    for exponent, letter in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M")):
+        if flops >= 10**exponent:
+            return f"{number(flops / 10**exponent)} {letter}FLOP"
+    return f"{number(flops)} FLOP"
+
+
+def metric_name(metric: str) -> str:
+    """Return what people call a metric, with its unit, as axes and tables show it.
+
+    >>> metric_name("train_error"), metric_name("ball_sharpness")
+    ('training error, %', 'ball sharpness, nats')
+    """
+    if metric in _AXES:
+        return _AXES[metric]
+    unit = COLUMN[metric].unit if metric in COLUMN else "1"
+    return metric.replace("_", " ") + ("" if unit == "1" else f", {unit}")
+
+
+def plain(text: str) -> str:
+    """Return a sentence with the identifiers of causes, metrics and classes in it replaced by their names.
+
+    >>> plain("the joint model says too_little_data (61%)")
+    'the joint model says “too little data” (61 %)'
+    """
+    for name in (*CAUSES[:-1], *_CLASSES):
+        if "_" in name:
+            text = re.sub(rf"\b{name}\b", f"“{short(name)}”", text)
+    for metric in sorted(_AXES, key=len, reverse=True):
+        text = re.sub(rf"\b{metric}\b", WORDS[metric][0] if metric in WORDS else metric_name(metric), text)
+    text = re.sub(r"(?<=the first, )none\b", f"“{short('none')}”", text)
+    return typeset(re.sub(r"(?<=\d)%", " %", text))
+
+
+def typeset(text: str) -> str:
+    """Return a text with true minus signs, and none before a zero.
+
+    >>> typeset("connectivity -0 % is above -4.77 %; expect -0.7 to +9")
+    'connectivity 0 % is above −4.77 %; expect −0.7 to +9'
+    """
+    return re.sub(r"(?<![\w.)-])-(?=\d)", "−", re.sub(r"(?<![\w.)-])-0(?![\d.])", "0", text))
+
+
+def answer(diagnosis: Any) -> str:
+    """Return the answer in one sentence."""
+    return "I can’t tell" if diagnosis.abstains else capital(CAUSE[diagnosis.cause].sentence)
+
+
+def sureness(diagnosis: Any) -> str:
+    """Return how sure the answer is, in words and as a number, or why there is none and what the first guess is."""
+    shown = percent(diagnosis.probability)
+    if diagnosis.abstains:
+        reason = capital(plain(diagnosis.reason))
+        return f"{reason}. The first guess would be “{short(diagnosis.cause)}”, with a probability of {shown}."
+    return f"{capital(certainty(diagnosis.probability))}: the probability is {shown}."
+
+
+def advice(diagnosis: Any, cost: Mapping[str, Any] | None = None) -> Advice:
+    """Return what to do, why, and knob, way, how far, expected gain and what a try costs as (name, value)."""
+    action = diagnosis.action
+    headline, _, why = action.sentence.partition("; ")
+    if ": batch size " in why:  # the new settings stand at the end of the sentence: they are what one acts on
+        why, settings = why.rsplit(": ", 1)
+        headline = f"{headline} ({settings})"
+    facts = []
+    if action.knob:
+        name, down, up = _KNOBS.get(action.knob, (action.knob.replace("_", " "), "down", "up"))
+        facts = [("knob", name), ("way", up if action.direction == "up" else down), ("how far", how_far(action))]
+    if diagnosis.expected_gain:
+        facts.append(("expected gain in test accuracy", gain_text(diagnosis.expected_gain)))
+    elif action.knob:
+        facts.append(("expected gain in test accuracy", NOT_KNOWN))
+    if action.knob:
+        facts.append(("what it costs to try", trial(action, cost)))
+    return Advice(typeset(f"{capital(headline)}."), typeset(f"{capital(why)}.") if why else "", facts)
+
+
+def how_far(action: Any) -> str:
+    """Return the step of an action as a factor."""
+    if action.factor is None:
+        return NOT_KNOWN
+    times = f"1/{number(action.factor)} of" if action.direction == "down" else f"{number(action.factor)} times"
+    return f"{times} what it is"
+
+
+def gain_text(gain: Any) -> str:
+    """Return an expected gain with its interval."""
+    return f"{points(gain.mean)} points (9 in 10 such models: {points(gain.low)} to {points(gain.high)})"
+
+
+def todo(diagnosis: Any) -> str:
+    """Return the action in a few words, as a table of many models shows it."""
+    action = diagnosis.action
+    if not action.knob:
+        return action.sentence if diagnosis.abstains else "leave the three knobs"
+    name, down, up = _KNOBS.get(action.knob, (action.knob.replace("_", " "), "down", "up"))
+    what = {"width": "network", "data_fraction": "data", "batch_size": "batch"}.get(action.knob, name)
+    way = up if action.direction == "up" else down
+    factor = "" if action.factor is None else f", {'1/' if action.direction == 'down' else '×'}{number(action.factor)}"
+    return f"{way} {what}{factor}"
+
+
+def trial(action: Any, cost: Mapping[str, Any] | None) -> str:
+    """Return what trying an action costs: one training, in terms of one like the model's own."""
+    cost = cost or {}
+    times = [
+        shown
+        for key, show in (("retraining_seconds", duration), ("retraining_flops", operations))
+        if cost.get(key) is not None and (shown := show(cost[key]))
+    ]
+    more = {"width": "; a wider network costs more", "data_fraction": "; more data cost more, and must be got"}
+    extra = more.get(action.knob, "") if action.direction == "up" else ""
+    if not times:
+        return f"one training, how long is {NOT_KNOWN}{extra}"
+    return f"one training; as before it takes {', '.join(times)}{extra}"
+
+
+def cost_rows(cost: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    """Return (what, time, operations) of the diagnosis, one retraining and a grid search, with what is not known."""
+    cost = cost or {}
+    trainings = cost.get("grid_search_trainings")
+    search = f"grid search, {trainings} trainings" if trainings else "grid search"
+    kinds = (("this diagnosis", "diagnosis"), ("one retraining", "retraining"), (search, "grid_search"))
+    return [(n, duration(cost.get(f"{k}_seconds")), operations(cost.get(f"{k}_flops"))) for n, k in kinds]
+
+
+def cost_bars(cost: Mapping[str, Any] | None) -> list[float | None]:
+    """Return the time (or, without times, the operations) of each row of `cost_rows` as a share of the longest.
+
+    None where it is not known; all None unless the diagnosis and another one can be compared.
+    """
+    cost = cost or {}
+    for unit in ("seconds", "flops"):
+        values = [cost.get(f"{kind}_{unit}") for kind in ("diagnosis", "retraining", "grid_search")]
+        known = [v for v in values if v is not None]
+        if values[0] is not None and len(known) > 1 and max(known) > 0:
+            return [None if v is None else v / max(known) for v in values]
+    return [None] * 3
+
+
+def cost_sentence(cost: Mapping[str, Any] | None) -> str:
+    """Return whether the diagnosis pays, in one sentence."""
+    cost = cost or {}
+    for unit in ("seconds", "flops"):
+        own, again = cost.get(f"diagnosis_{unit}"), cost.get(f"retraining_{unit}")
+        if own is not None and again is not None and own > 0 and again > 0:
+            if own >= again:
+                return f"The diagnosis cost {number(own / again)} times as much as one retraining."
+            return f"One retraining costs {number(again / own)} times as much as the diagnosis."
+    if cost.get("retraining_seconds") is None and cost.get("retraining_flops") is None:
+        return f"What a retraining costs is {NOT_KNOWN}, so there is nothing to compare the diagnosis with."
+    return f"What the measurements cost is {NOT_KNOWN}: they were made elsewhere."
+
+
+def cost_note(cost: Mapping[str, Any] | None) -> str:
+    """Return the note on how the cost was found, and what compiling took, as sentences; '' if there are none."""
+    cost = cost or {}
+    parts = [capital(str(cost["note"]))] if cost.get("note") else []
+    if cost.get("compile_seconds") is not None:
+        parts.append(f"Compiling the programs took {duration(cost['compile_seconds'])} more, once")
+    return " ".join(f"{part.rstrip('.')}." for part in parts)
+
+
+def question_of(diagnosis: Any) -> str:
+    """Return the question that the evidence answers."""
+    task = diagnosis.evidence[0].question
+    return TASKS[task].question if task in TASKS else task
+
+
+def sentence(step: Any) -> str:
+    """Return a step of the evidence as a sentence that begins with a capital."""
+    return typeset(f"{capital(step.sentence)}.")
+
+
+def threshold_text(step: Any) -> str:
+    """Return the threshold of a step with its 90 % interval, and how far the value is from it."""
+    shown = f"threshold {number(step.threshold)}"
+    if step.interval:
+        shown += f" (90 % interval {number(step.interval[0])} to {number(step.interval[1])})"
+    if step.distance_in_standard_errors is not None:
+        shown += f", {number(abs(step.distance_in_standard_errors))} standard errors away"
+    return shown
+
+
+def range_text(known: Mapping[float, float]) -> str:
+    """Return where the reference's models lie, from their quantiles by level; '' without any."""
+    if not {0.05, 0.5, 0.95} <= set(known):
+        return ""
+    low, middle, high = (number(known[level]) for level in (0.05, 0.5, 0.95))
+    return f"reference: median {middle}, 9 in 10 models from {low} to {high}"
+
+
+def questions(diagnosis: Any) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Return the published questions that could be asked, with the probability of each answer."""
+    return [
+        (TASKS[task].question if task in TASKS else task, [(_CLASSES.get(c, c), p) for c, p in classes.items()])
+        for task, classes in diagnosis.questions.items()
+    ]
+
+
+def metric_rows(diagnosis: Any, metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """Return (name, value with error, share of the reference's models at or below) of each metric that was looked at."""
+    rows, errors = [], {name.removesuffix("_se"): value for name, value in metrics.items() if name.endswith("_se")}
+    for metric, share in diagnosis.position.items():
+        known = sources(metric)
+        if not all(name in metrics for name in known):
+            value = NOT_KNOWN
+        elif metric in DERIVED:
+            value = number(float(DERIVED[metric][1](*(metrics[name] for name in known))), feature_error(metric, errors))
+        else:
+            value = number(metrics[metric], errors.get(metric))
+        rows.append((metric_name(metric), value, percent(share)))
+    return rows
+
+
+def step_rows(diagnosis: Any) -> list[tuple[str, str, str]]:
+    """Return (step, gain with interval, models) of all steps against the cause that were compared."""
+    names = {"one": "one value of the grid", "x2": "×2", "x4": "×4"}
+    return [
+        (names.get(step, step), f"{points(g.mean)} ({points(g.low)} to {points(g.high)})", str(g.models))
+        for step, g in diagnosis.gains.items()
+    ]
+
+
+def accuracy_rows(provenance: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Return (question, % right on all, % right on the surest 80 %, models) of the reference's measured accuracy."""
+    return [
+        (
+            _TESTED.get(task) or (TASKS[task].question if task in TASKS else task),
+            f"{found['all']:.1f} %",
+            f"{found['surest_80_percent']:.1f} %",
+            str(found["models"]),
+        )
+        for task, found in provenance.get("accuracy", {}).items()
+    ]
+
+
+def origin(provenance: Mapping[str, Any]) -> str:
+    """Return where a reference comes from, in one sentence."""
+    parts = [f"collection {provenance['collection']}"]
+    parts += [f"{provenance['rows']} configurations"] if "rows" in provenance else []
+    parts += [f"commit {provenance['commit']}"] if "commit" in provenance else []
+    parts += [str(provenance["date"])] if "date" in provenance else []
+    return capital(", ".join(parts)) + "."
