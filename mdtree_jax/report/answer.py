@@ -30,8 +30,8 @@ def print_answer(console: Any, diagnosis: Diagnosis, name: str = "", cost: Mappi
     say.heading("How sure")
     for cause, probability in diagnosis.ranking.items():
         say(f"{words.short(cause):<17} {_bar(probability)} {words.percent(probability):>6}", 2)
-    if diagnosis.abstains:
-        say("These numbers are a first guess, not an answer.", 2)
+    if words.ranking_note(diagnosis):
+        say(words.ranking_note(diagnosis), 2)
     say.heading("What the diagnosis cost")
     say(words.cost_sentence(cost), 2)
     for what, time, work in words.cost_rows(cost):
@@ -61,10 +61,13 @@ def print_summary(console: Any, items: Sequence[tuple[str, Diagnosis]], most: in
                          ("gain, points", "right")):  # fmt: skip
         table.add_column(column, justify=side, overflow="fold")
     for name, d in items[:most]:
-        gain = d.expected_gain
-        cause = f"can’t tell; perhaps {words.short(d.cause)}" if d.abstains else words.short(d.cause)
-        shown = f"{words.points(gain.mean)} ({words.points(gain.low)} to {words.points(gain.high)})" if gain else ""
-        table.add_row(_plain(name), _plain(cause), words.percent(d.probability), _plain(words.todo(d)), shown)
+        table.add_row(
+            _plain(name),
+            _plain(words.cause_text(d)),
+            words.percent(d.probability),
+            _plain(words.todo(d)),
+            words.gain_text(d.expected_gain),
+        )
     console.print(table)
     if len(items) > most:
         say(f"and {len(items) - most} more in the report")

@@ -17,9 +17,9 @@ from mdtree_jax.diagnosis.evidence import EvidenceStep
 from mdtree_jax.report.words import LOOKS, metric_name, number, points
 
 #: Map of two metrics, in units of its drawing: left and upper end and side of the square, and the whole drawing.
-MAP_LEFT, MAP_TOP, MAP_SIDE, MAP_WIDTH, MAP_HEIGHT = 64.0, 14.0, 312.0, 392, 388
-#: Least distance of two labels of a line, in percent of its width.
-_APART = 15.0
+MAP_LEFT, MAP_TOP, MAP_SIDE, MAP_WIDTH, MAP_HEIGHT = 80.0, 14.0, 304.0, 400, 376
+#: Half the width of a letter and the gap between two labels of a line, in percent of the narrowest line (300 px).
+_HALF_LETTER, _GAP = 1.25, 3.0
 
 
 def number_line(step: EvidenceStep, known: Mapping[float, float]) -> str:
@@ -50,7 +50,13 @@ def number_line(step: EvidenceStep, known: Mapping[float, float]) -> str:
     parts.append(f'<circle class="dot" cx="{at(step.value):.2f}%" cy="40" r="7"/>')
     parts.append(_text(at(step.value), 14, f"this model {number(step.value, step.standard_error)}", "value"))
     parts.append(_text(at(step.threshold), 72, f"threshold {number(step.threshold)}", "strong"))
-    parts.append(_ticks(at, 72, [at(step.threshold)], clear=26.0))
+    ticks, taken = [], [_reach(at(step.threshold), f"threshold {number(step.threshold)}")]
+    for value in at.ticks():
+        reach = _reach(at(value), number(value))
+        if _is_free(reach, taken):
+            taken.append(reach)
+            ticks.append(_upright("tick", at(value), 50, 56) + _text(at(value), 72, number(value), "soft"))
+    parts += ticks
     return "".join(parts) + "</svg>"
 
 
@@ -65,10 +71,11 @@ def gain_line(gain: Any) -> str:
     parts.append(f'<circle class="dot" cx="{at(gain.mean):.2f}%" cy="34" r="7"/>')
     parts.append(_text(at(gain.mean), 12, f"{points(gain.mean)} points", "value"))
     parts.append(_text(at(0.0), 66, "no change", "strong"))
-    shown = [at(0.0)]
-    for value in (gain.low, gain.high):
-        if all(abs(at(value) - x) >= 22 for x in shown):
-            shown.append(at(value))
+    taken = [_reach(at(0.0), "no change")]
+    for value in (gain.low, gain.high):  # the sentence above has the number of a label that finds no room
+        reach = _reach(at(value), points(value))
+        if _is_free(reach, taken):
+            taken.append(reach)
             parts.append(_text(at(value), 66, points(value), "strong"))
     return "".join(parts) + "</svg>"
 
@@ -98,18 +105,18 @@ def map_ground(bins: Mapping[str, Any]) -> str:
     colours = [colour for _, colour in LOOKS.values()]
     for i, j in zip(*np.nonzero(total), strict=True):
         # On a logarithmic scale: one corner often holds hundreds of models.
-        opacity = 0.3 + 0.7 * np.log1p(total[i, j]) / np.log1p(total.max())
+        opacity = 0.45 + 0.55 * np.log1p(total[i, j]) / np.log1p(total.max())
         parts.append(
             f'<rect x="{MAP_LEFT + i * steps[0]:.1f}" y="{bottom - (j + 1) * steps[1]:.1f}" width="{steps[0]:.1f}" '
             f'height="{steps[1]:.1f}" fill="{colours[first[i, j]]}" fill-opacity="{opacity:.2f}"/>'
         )
     for axis in (0, 1):
         for place in range(0, len(edges[axis]), max(1, len(edges[axis]) // 4)):
-            along, shown = place * steps[axis], number(edges[axis][place])
-            x, y = (MAP_LEFT + along, bottom + 19) if axis == 0 else (MAP_LEFT - 9, bottom - along + 4.5)
+            along, shown = place * steps[axis], number(float(f"{edges[axis][place]:.2g}"))
+            x, y = (MAP_LEFT + along, bottom + 24) if axis == 0 else (MAP_LEFT - 14, bottom - along + 4.5)
             parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{("middle", "end")[axis]}">{shown}</text>')
     middle = MAP_LEFT + MAP_SIDE / 2
-    parts.append(f'<text x="{middle}" y="{bottom + 44}" text-anchor="middle">{escape(metric_name(names[0]))}</text>')
+    parts.append(f'<text x="{middle}" y="{bottom + 48}" text-anchor="middle">{escape(metric_name(names[0]))}</text>')
     turned = f'transform="translate(14 {MAP_TOP + MAP_SIDE / 2}) rotate(-90)"'
     parts.append(f'<text {turned} text-anchor="middle">{escape(metric_name(names[1]))}</text>')
     return "".join(parts)
@@ -163,7 +170,7 @@ def _rising(bins: Mapping[str, Any]) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def _place(edges: np.ndarray, value: float) -> float:
-    """Return where a value lies along rising edges of equally wide fields, 0 at the first and 1 at the last, clipped."""
+    """Return where a value lies along rising edges of equally wide fields, from 0 to 1, clipped."""
     return float(np.interp(value, edges, np.linspace(0, 1, len(edges))))
 
 
@@ -192,15 +199,20 @@ class _Axis:
         return [v for v in (0.0, *ladder, *(-v for v in ladder)) if self.low <= v <= self.high]
 
 
-def _ticks(at: _Axis, y: float, taken: Sequence[float], clear: float) -> str:
-    """Return labels of round values that keep clear of each other and, by `clear` percent, of what stands there."""
-    parts, shown = [], []
-    for value in at.ticks():
-        x = at(value)
-        if all(abs(x - t) >= clear for t in taken) and all(abs(x - t) >= _APART for t in shown):
-            shown.append(x)
-            parts.append(_upright("tick", x, 50, 56) + _text(x, y, number(value), "soft"))
-    return "".join(parts)
+def _is_free(reach: tuple[float, float], taken: Sequence[tuple[float, float]]) -> bool:
+    return all(reach[1] + _GAP <= low or high + _GAP <= reach[0] for low, high in taken)
+
+
+def _reach(x: float, text: str) -> tuple[float, float]:
+    """Return from where to where a label goes at most, in percent of the width."""
+    half = _HALF_LETTER * len(text)
+    return {"start": (x, x + 2 * half), "middle": (x - half, x + half), "end": (x - 2 * half, x)}[_anchor(x, text)]
+
+
+def _anchor(x: float, text: str) -> str:
+    """Return the end by which a label is held so that it stays inside."""
+    half = _HALF_LETTER * len(text)
+    return "end" if x + half > 102 else "start" if x - half < -2 else "middle"
 
 
 def _kept_inside(feature: str, low: float, high: float) -> tuple[float, float]:
@@ -227,6 +239,5 @@ def _error_bar(left: float, right: float, y: float) -> str:
 
 
 def _text(x: float, y: float, text: str, kind: str) -> str:
-    """Return a text at a percentage of the width, anchored so that it stays inside."""
-    anchor = "end" if x > 72 else "start" if x < 28 else "middle"
-    return f'<text class="{kind}" x="{x:.2f}%" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
+    """Return a label at a percentage of the width."""
+    return f'<text class="{kind}" x="{x:.2f}%" y="{y}" text-anchor="{_anchor(x, text)}">{escape(text)}</text>'

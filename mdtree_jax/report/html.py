@@ -152,9 +152,15 @@ def _template(name: str):
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_hold_together,
     )
     environment.globals |= {"words": words, "drawings": drawings}
     return environment.get_template(name)
+
+
+def _hold_together(value: Any) -> Any:
+    """Keep a number and its percent sign on one line; drawings, which are marked as safe, stay as they are."""
+    return re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", value) if type(value) is str else value
 
 
 def _slug(name: str) -> str:

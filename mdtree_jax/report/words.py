@@ -168,11 +168,15 @@ def plain(text: str) -> str:
     >>> plain("the joint model says too_little_data (61%)")
     'the joint model says “too little data” (61 %)'
     """
-    for name in (*CAUSES[:-1], *_CLASSES):
-        if "_" in name:
-            text = re.sub(rf"\b{name}\b", f"“{short(name)}”", text)
+    for task in TASKS.values():
+        text = text.replace(f"question '{task.name}'", f"question “{task.question}”")
+    for cause in CAUSES[:-1]:
+        text = re.sub(rf"\b{cause}\b", f"“{short(cause)}”", text)
+    text = re.sub(r"(?<=says )(temperature|size|data)\b", lambda found: f"“{_CLASSES[found[0]]}”", text)
     for metric in sorted(_AXES, key=len, reverse=True):
-        text = re.sub(rf"\b{metric}\b", WORDS[metric][0] if metric in WORDS else metric_name(metric), text)
+        text = re.sub(
+            rf"\b{metric}\b", WORDS[metric][0] if metric in WORDS else metric_name(metric).partition(",")[0], text
+        )
     text = re.sub(r"(?<=the first, )none\b", f"“{short('none')}”", text)
     return typeset(re.sub(r"(?<=\d)%", " %", text))
 
@@ -196,12 +200,36 @@ def sureness(diagnosis: Any) -> str:
     shown = percent(diagnosis.probability)
     if diagnosis.abstains:
         reason = capital(plain(diagnosis.reason))
-        return f"{reason}. The first guess would be “{short(diagnosis.cause)}”, with a probability of {shown}."
+        if not has_guess(diagnosis):
+            return f"{reason}."
+        chance = "" if shown in reason else f", with a probability of {shown}"
+        return f"{reason}. The first guess would be “{short(diagnosis.cause)}”{chance}."
     return f"{capital(certainty(diagnosis.probability))}: the probability is {shown}."
 
 
+def has_guess(diagnosis: Any) -> bool:
+    """Return whether there is an answer or a first guess: not where nothing was measured."""
+    return bool(diagnosis.position or diagnosis.evidence) or not diagnosis.abstains
+
+
+def cause_text(diagnosis: Any) -> str:
+    """Return the answer in a few words, as a table of many models shows it."""
+    if not diagnosis.abstains:
+        return short(diagnosis.cause)
+    return f"can’t tell; perhaps {short(diagnosis.cause)}" if has_guess(diagnosis) else "can’t tell"
+
+
+def ranking_note(diagnosis: Any) -> str:
+    """Return what the probabilities of the causes are not, '' where they are an answer."""
+    if not diagnosis.abstains:
+        return ""
+    if not has_guess(diagnosis):
+        return "These are the shares of the causes in the reference: nothing is known of this model."
+    return "These numbers are a first guess, not an answer."
+
+
 def advice(diagnosis: Any, cost: Mapping[str, Any] | None = None) -> Advice:
-    """Return what to do, why, and knob, way, how far, expected gain and what a try costs as (name, value)."""
+    """Return what to do, why and with which gain, and knob, way, how far and what a try costs as (name, value)."""
     action = diagnosis.action
     headline, _, why = action.sentence.partition("; ")
     if ": batch size " in why:  # the new settings stand at the end of the sentence: they are what one acts on
@@ -211,11 +239,8 @@ def advice(diagnosis: Any, cost: Mapping[str, Any] | None = None) -> Advice:
     if action.knob:
         name, down, up = _KNOBS.get(action.knob, (action.knob.replace("_", " "), "down", "up"))
         facts = [("knob", name), ("way", up if action.direction == "up" else down), ("how far", how_far(action))]
-    if diagnosis.expected_gain:
-        facts.append(("expected gain in test accuracy", gain_text(diagnosis.expected_gain)))
-    elif action.knob:
-        facts.append(("expected gain in test accuracy", NOT_KNOWN))
-    if action.knob:
+        if diagnosis.expected_gain is None:
+            facts.append(("expected gain", NOT_KNOWN))
         facts.append(("what it costs to try", trial(action, cost)))
     return Advice(typeset(f"{capital(headline)}."), typeset(f"{capital(why)}.") if why else "", facts)
 
@@ -229,8 +254,8 @@ def how_far(action: Any) -> str:
 
 
 def gain_text(gain: Any) -> str:
-    """Return an expected gain with its interval."""
-    return f"{points(gain.mean)} points (9 in 10 such models: {points(gain.low)} to {points(gain.high)})"
+    """Return an expected gain in points with its interval, as tables show it; '' where there is none."""
+    return f"{points(gain.mean)} ({points(gain.low)} to {points(gain.high)})" if gain else ""
 
 
 def todo(diagnosis: Any) -> str:
@@ -323,7 +348,7 @@ def threshold_text(step: Any) -> str:
     if step.interval:
         shown += f" (90 % interval {number(step.interval[0])} to {number(step.interval[1])})"
     if step.distance_in_standard_errors is not None:
-        shown += f", {number(abs(step.distance_in_standard_errors))} standard errors away"
+        shown += f", {abs(step.distance_in_standard_errors):.2g} standard errors away"
     return shown
 
 
@@ -344,7 +369,7 @@ def questions(diagnosis: Any) -> list[tuple[str, list[tuple[str, float]]]]:
 
 
 def metric_rows(diagnosis: Any, metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """Return (name, value with error, share of the reference's models at or below) of each metric that was looked at."""
+    """Return (name, value with error, share of the reference's models at or below) of each metric."""
     rows, errors = [], {name.removesuffix("_se"): value for name, value in metrics.items() if name.endswith("_se")}
     for metric, share in diagnosis.position.items():
         known = sources(metric)
@@ -361,10 +386,7 @@ def metric_rows(diagnosis: Any, metrics: Mapping[str, float]) -> list[tuple[str,
 def step_rows(diagnosis: Any) -> list[tuple[str, str, str]]:
     """Return (step, gain with interval, models) of all steps against the cause that were compared."""
     names = {"one": "one value of the grid", "x2": "×2", "x4": "×4"}
-    return [
-        (names.get(step, step), f"{points(g.mean)} ({points(g.low)} to {points(g.high)})", str(g.models))
-        for step, g in diagnosis.gains.items()
-    ]
+    return [(names.get(step, step), gain_text(g), str(g.models)) for step, g in diagnosis.gains.items()]
 
 
 def accuracy_rows(provenance: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
