@@ -64,7 +64,7 @@ def print_summary(console: Any, items: Sequence[tuple[str, Diagnosis]], most: in
         table.add_row(
             _plain(name),
             _plain(words.cause_text(d)),
-            words.percent(d.probability),
+            words.percent(d.probability) if words.has_guess(d) else "",
             _plain(words.todo(d)),
             words.gain_text(d.expected_gain),
         )
