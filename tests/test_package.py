@@ -19,6 +19,9 @@ README = (ROOT / "README.md").read_text()
 #: Each layer may import those below it and itself; `beside` layers import no JAX.
 LAYERS = {
     "transfer": {"cli", "config", "report", "diagnosis", "checks", "files", "parallel"},
+    "diagnose": {"cli", "config", "report", "subject", "diagnosis", "population", "data", "checks", "files"},
+    "reference": {"cli", "config", "report", "diagnosis", "checks"},
+    "subject": {"population", "store", "diagnosis", "landscape", "training", "models", "data", "checks"},
     "sweep": {"cli", "config", "population", "store", "data", "checks"},
     "cli": {"config", "checks"},
     "config": {"population", "checks"},
@@ -36,7 +39,7 @@ LAYERS = {
     "__init__": set(),
 }
 NO_JAX = {"cli", "config", "report", "diagnosis", "checks", "files", "parallel", "transfer", "__init__"}
-NO_JAX |= {"data", "sweep"}
+NO_JAX |= {"data", "sweep", "diagnose", "reference"}
 #: In folders that hold both: the modules that are JAX. All others import none.
 JAX_MODULES = {
     "population": {"train", "executor", "lanes", "jax_side", "mapped", "measure", "measures", "memory"},

@@ -122,7 +122,7 @@ def test_page_stands_alone_and_escapes(name, cost, diagnoses, reference, tmp_pat
     diagnosis = replace(diagnoses[name], notes=[*diagnoses[name].notes, f"a note {NAME}"])
     page = page_of(write_report(tmp_path / "report.html", diagnosis, reference, name=NAME, cost=cost))
     assert page.texts["title"] == [f"Diagnosis of {NAME}"]
-    assert NAME in page.texts["b"]  # as a text, not as a tag
+    assert f"Why is {NAME} not better?" in page.texts["p"]  # as a text, not as a tag
     assert any(f"note {NAME}" in text for text in page.texts["li"])
     assert ("I can’t tell" in page.texts["h1"]) == diagnosis.abstains
     assert ("What a retraining costs is not known" in page.text) == (cost is not COST)
@@ -158,6 +158,8 @@ def test_dot_lies_where_the_edges_of_the_bins_say(name, diagnoses, reference, tm
     page = page_of(write_report(tmp_path / "r.html", diagnoses[name], reference, metrics=metrics))
     for shapes, bins in zip(page.drawings("map"), reference.summary()["bins"], strict=True):
         ground = {k: float(v) for k, v in one(shapes, "rect", "ground")[0].items() if k != "class"}
+        drawn = [rect for rect in one(shapes, "rect") if "fill" in rect]
+        assert len(drawn) == np.count_nonzero(sum(np.array(bins["counts"][cause]) for cause in CAUSES))
         dot = one(shapes, "circle", "dot")[0]
         expected, cell = [], []
 
@@ -185,9 +187,8 @@ def test_dot_lies_where_the_edges_of_the_bins_say(name, diagnoses, reference, tm
         counts = {cause: bins["counts"][cause][cell[0]][cell[1]] for cause in CAUSES}
         under = [
             rect["fill"]
-            for rect in one(shapes, "rect")
-            if "fill" in rect
-            and 0 <= nudged(expected[0], ground, "x", "width") - float(rect["x"]) < float(rect["width"])
+            for rect in drawn
+            if 0 <= nudged(expected[0], ground, "x", "width") - float(rect["x"]) < float(rect["width"])
             and 0 <= nudged(expected[1], ground, "y", "height") - float(rect["y"]) < float(rect["height"])
         ]
         assert under == ([LOOKS[max(counts, key=counts.get)][1]] if sum(counts.values()) else [])

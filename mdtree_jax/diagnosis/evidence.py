@@ -122,6 +122,7 @@ def _unit(name: str) -> str:
 
 def _sentence(name: str, value: float, error, threshold: float, above: bool, close: bool) -> str:
     words, unit, low, high = WORDS.get(name, (name, "", "it is low", "it is high"))
+    value += 0.0  # no minus before a zero
     shown = f"{value:.3g} ± {error:.2g}" if error else f"{value:.3g}"
     meaning = high if above else low
     doubt = ", but it is close" if close else ""

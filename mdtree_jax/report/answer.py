@@ -87,7 +87,7 @@ class _Printer:
 
     def heading(self, text: str) -> None:
         self.console.print()
-        self(text, style="bold")
+        self(text if text.endswith("?") else f"{text}:", style="bold")
 
 
 def _print_advice(say: _Printer, diagnosis: Diagnosis, cost: Mapping[str, Any] | None) -> None:

@@ -1,0 +1,134 @@
+"""The command lines `diagnose` and `reference`: tables, run folders, and one sentence for every mistake."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mdtree_jax import diagnose, diagnose_metrics, reference
+from mdtree_jax.cli import run
+from mdtree_jax.diagnosis.verdict import Diagnosis
+
+ROW = {"train_error": 7.5, "log_hessian_trace": 5.6, "cka": 0.4, "mode_connectivity_peak": -9.0}
+
+
+def call(capsys, *overrides, command=diagnose):
+    code = run(command.__name__.rpartition(".")[2], command.__doc__, command.main, list(overrides))
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_table_of_one_model(capsys):
+    pd.DataFrame([ROW]).to_csv("m.csv", index=False)
+    code, out, _ = call(capsys, "metrics=m.csv", "name=net", "out=answer", "format=json")
+    facts = json.loads(out)
+    wanted = diagnose_metrics(ROW)[0].to_dict()
+    assert code == 0
+    assert facts == {"name": "net"} | json.loads(json.dumps(wanted))
+    assert set(facts) - {"name"} == set(Diagnosis.__dataclass_fields__)
+    with open("answer/diagnosis.json") as stream:
+        assert json.load(stream) == facts
+    with open("answer/report.html") as stream:
+        assert "Why is net not better?" in stream.read()
+    code, out, _ = call(capsys, "metrics=m.csv")
+    assert code == 0
+    assert "What to do:" in out
+    assert "runs/diagnose/report.html" in out
+
+
+def test_a_table_of_many_models_with_names(capsys):
+    pd.DataFrame([ROW | {"name": f"net {i}", "train_error": i} for i in range(3)]).to_parquet("m.parquet")
+    code, out, _ = call(capsys, "metrics=m.parquet", "out=many")
+    assert code == 0
+    assert "3 models" in out
+    with open("many/diagnosis.json") as stream:
+        assert [facts["name"] for facts in json.load(stream)] == ["net 0", "net 1", "net 2"]
+
+
+def test_a_measured_run_is_diagnosed_from_its_table(capsys, small_grid, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    costs = {"hessian_seconds": 2.0, "connectivity_seconds": 4.0, "train_seconds": 30.0, "num_finite": 3}
+    costs |= {"hessian_flops": 1e9, "connectivity_flops": 2e9, "train_flops": 5e10}
+    small_grid.assign(learning_rate=0.1, weight_decay=0.0, train_epochs=7, **costs).to_parquet(
+        folder / "collection.parquet"
+    )
+    select = ["select.width=32", "select.batch_size=16", "select.data_fraction=0.5"]
+    code, out, _ = call(capsys, f"run={folder}", *select, "format=json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["name"] == "width 32, batch size 16, data fraction 0.5"
+    # Three networks and the three pairs of a ring: 3 x 2 + 3 x 4 seconds.
+    assert facts["cost"]["diagnosis_seconds"] == pytest.approx(18, abs=1)
+    assert facts["cost"]["diagnosis_flops"] == 9e9
+    assert facts["cost"]["grid_search_flops"] == 27 * 5e10
+    code, _, err = call(capsys, f"run={folder}", "select.width=5")
+    assert (code, err) == (2, "diagnose: select.width=5 fits no configuration; there are: 4, 32, 64\n")
+
+
+def test_a_reference_of_ones_own(capsys, small_grid):
+    small_grid.to_csv("own.csv", index=False)
+    code, out, _ = call(capsys, "collection=own.csv", "out=own.json", command=reference)
+    assert code == 0
+    assert "own.json: 18 configurations of own.csv" in out
+    pd.DataFrame([ROW]).to_csv("m.csv", index=False)
+    code, out, _ = call(capsys, "metrics=m.csv", "reference=own.json", "format=json")
+    assert code == 0
+    assert json.loads(out)["reference"] == "own.csv"
+    code, _, err = call(capsys, command=reference)
+    assert code == 2
+    assert "collection= is not given" in err
+
+
+MODEL = ["model=resnet18", "dataset=digits"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "nothing is given; wanted one of metrics=TABLE, run=FOLDER, or model=NAME with checkpoints=[…]"),
+        (["metrics=a.csv", "run=b"], "metrics and run is given; wanted one of"),
+        (["metrics=none.csv"], "the table of metrics 'none.csv' does not exist"),
+        (["metrics=bad.txt"], "the table of metrics 'bad.txt' ends in '.txt'; a table is a .csv or a .parquet file"),
+        (["metrics=bad.parquet"], "the table of metrics 'bad.parquet' cannot be read"),
+        (["metrics=other.csv"], "the table has none of the metrics train_error, "),
+        (["metrics=small.csv"], "say which by units=fraction or units=percent"),
+        (["metrics=small.csv", "units=percents"], "unknown units 'percents' (did you mean 'percent'?)"),
+        (["metrics=small.csv", "format=xml"], "unknown format 'xml'; there are: text, json"),
+        (["metrics=small.csv", "reference=none.json"], "the reference 'none.json' cannot be read"),
+        (["metrics=small.csv", "reference=other.json"], "'other.json' is no reference"),
+        (["metrics=small.csv", "units=percent", "training.epochs=0"], "training.epochs=0 is out of range"),
+        (["metrics=small.csv", "training.epoch=3"], "unknown setting 'epoch' (did you mean 'epochs'?)"),
+        (["run=nowhere"], "run=nowhere is no run folder with finished networks"),
+        (["checkpoints=[a]"], "model= is not given"),
+        (["checkpoints=[a]", "model=resnet18"], "dataset= is not given"),
+        (["checkpoints=[a]", *MODEL], "the checkpoint 'a' does not exist"),
+        (["checkpoints=[a=1.pt]", *MODEL], "needs quotes within the quotes: 'checkpoints="),
+        (["checkpoints=[bad.safetensors]", *MODEL], "weights 'bad.safetensors' are damaged"),
+        (["checkpoints=[small.csv]", *MODEL, "model_width=2"], "small.csv is no folder; an Orbax checkpoint is one"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_code_2(capsys, tmp_path, overrides, message):
+    for name in ("bad.txt", "bad.parquet", "bad.safetensors"):
+        (tmp_path / name).write_text("nothing")
+    (tmp_path / "other.json").write_text("{}")
+    pd.DataFrame([{"a": 1}]).to_csv("other.csv", index=False)
+    pd.DataFrame([ROW | {"train_error": 0.4, "mode_connectivity_peak": -0.3}]).to_csv("small.csv", index=False)
+    code, out, err = call(capsys, *overrides)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_columns_say_what_can_still_be_answered(capsys):
+    pd.DataFrame([{"train_error": 7.5, "cka": np.nan}]).to_csv("m.csv", index=False)
+    code, out, _ = call(capsys, "metrics=m.csv")
+    assert code == 0
+    assert "the question of task 'size' cannot be asked" in " ".join(out.split())
