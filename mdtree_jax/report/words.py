@@ -204,7 +204,7 @@ def sureness(diagnosis: Any) -> str:
             return f"{reason}."
         chance = "" if shown in reason else f", with a probability of {shown}"
         return f"{reason}. The first guess would be “{short(diagnosis.cause)}”{chance}."
-    return f"{capital(certainty(diagnosis.probability))}: the probability is {shown}."
+    return f"{capital(certainty(diagnosis.probability))}: the probability is {shown.replace('> ', 'above ')}."
 
 
 def has_guess(diagnosis: Any) -> bool:
