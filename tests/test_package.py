@@ -110,24 +110,27 @@ def shell_commands():
     return [line for line in lines if line.startswith("python -m mdtree_jax.")]
 
 
-@pytest.fixture(scope="module")
-def readme_runs(tmp_path_factory, collections):
+def run_commands(folder, more=()):
     """Run every command of the README once, in order, in one empty folder: command -> (exit code, output)."""
-    folder = tmp_path_factory.mktemp("readme")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     runs = {}
     for command in shell_commands():
-        arguments = [sys.executable, *command.split()[1:]]
+        arguments = [sys.executable, *command.split()[1:], *(more if "+grid=digits_tiny" in command else ())]
         done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True)
         runs[command] = (done.returncode, done.stdout + done.stderr)
-    return folder, runs
-
-
-def test_commands_of_the_readme_run(readme_runs):
-    folder, runs = readme_runs
     assert len(runs) >= 4
     assert {command: output for command, (code, output) in runs.items() if code} == {}
     assert (folder / "runs/transfer-dataset/figures/accuracy_q1_dataset.png").stat().st_size > 10_000
+
+
+def test_commands_of_the_readme_run(collections, tmp_path):
+    # With another network for those that train: a residual network takes minutes to compile.
+    run_commands(tmp_path, ["grid.model=mlp", "grid.measure.curve_steps=20"])
+
+
+@pytest.mark.slow
+def test_commands_of_the_readme_run_as_they_stand(collections, tmp_path):
+    run_commands(tmp_path)
 
 
 def test_python_of_the_readme_runs(collections, tmp_path, monkeypatch):

@@ -220,7 +220,7 @@ def fit_reference(
     rows.attrs["name"] = name or loaded.attrs["name"]
     provenance = {
         "collection": rows.attrs["name"],
-        "commit": _commit(),
+        "commit": commit(),
         "date": str(datetime.date.today()),
         "rows": len(rows),
         "metrics": list(joint.metrics_of(columns)),
@@ -323,7 +323,7 @@ def _compact_lists(text: str) -> str:
     return pattern.sub(lambda m: "[" + re.sub(r"\s+", "", m.group(1)) + "]", text)
 
 
-def _commit() -> str:
+def commit() -> str:
     """Return the commit of the checkout that this runs in, or the version of the installed package."""
     from importlib.metadata import PackageNotFoundError, version
 

@@ -153,8 +153,9 @@ def measure(width: int, options: argparse.Namespace) -> None:
     data = torch.tensor(images), torch.tensor(labels)
     channels_last = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     trace = {"xtrace": xtrace, "hutchinson": hutchinson}[options.trace]
+    on_accelerator = jax.default_backend() != "cpu"  # as population.measure chooses
     cases: list[tuple[str, float, Callable]] = [
-        ("trace", error, trace(options.max_products, relative_error=error, block=options.block))
+        ("trace", error, trace(options.max_products, relative_error=error, block=options.block, batched=on_accelerator))
         for error in options.errors
     ]
     cases.append(("eigenvalue", options.residual, lanczos(relative_tolerance=options.residual)))
