@@ -65,7 +65,7 @@ def test_a_measured_run_is_diagnosed_from_its_table(capsys, small_grid, tmp_path
     assert code == 0
     assert facts["name"] == "width 32, batch size 16, data fraction 0.5"
     # Three networks and the three pairs of a ring: 3 x 2 + 3 x 4 seconds.
-    assert facts["cost"]["diagnosis_seconds"] == pytest.approx(18, abs=1)
+    assert 18 < facts["cost"]["diagnosis_seconds"] < 48  # and the time of the answer, here
     assert facts["cost"]["diagnosis_flops"] == 9e9
     assert facts["cost"]["grid_search_flops"] == 27 * 5e10
     code, _, err = call(capsys, f"run={folder}", "select.width=5")

@@ -77,7 +77,11 @@ def test_batchnorm_equals_flax():
     np.testing.assert_allclose(ours.apply(variables, x, False), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", model_names())
+#: The residual networks differ in sizes only, and take long to compile one operation at a time.
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in ("resnet18", "resnet8_fine") else n for n in model_names()]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_apply_gives_logits_named_intermediates_and_statistics(name):
     model = build_model(name, 3, 7, (8, 8, 2))
     variables = model.init(jax.random.key(0))

@@ -110,12 +110,12 @@ def shell_commands():
     return [line for line in lines if line.startswith("python -m mdtree_jax.")]
 
 
-def run_commands(folder, more=()):
-    """Run every command of the README once, in order, in one empty folder: command -> (exit code, output)."""
+def run_commands(folder, more):
+    """Run every command of the README in order in one empty folder; `more(command)` are settings in addition."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     runs = {}
     for command in shell_commands():
-        arguments = [sys.executable, *command.split()[1:], *(more if "+grid=digits_tiny" in command else ())]
+        arguments = [sys.executable, *command.split()[1:], *more(command)]
         done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True)
         runs[command] = (done.returncode, done.stdout + done.stderr)
     assert len(runs) >= 4
@@ -124,13 +124,19 @@ def run_commands(folder, more=()):
 
 
 def test_commands_of_the_readme_run(collections, tmp_path):
-    # With another network for those that train: a residual network takes minutes to compile.
-    run_commands(tmp_path, ["grid.model=mlp", "grid.measure.curve_steps=20"])
+    def quicker(command):
+        if "+grid=digits_tiny" in command:  # a residual network takes minutes to compile
+            return ["grid.model=mlp", "grid.measure.curve_steps=20"]
+        if "mode=" not in command or "tasks=" in command:
+            return []
+        return ["seeds=[42]", *([] if command.endswith("mode=dataset") else ["figures=false"])]
+
+    run_commands(tmp_path, quicker)
 
 
 @pytest.mark.slow
 def test_commands_of_the_readme_run_as_they_stand(collections, tmp_path):
-    run_commands(tmp_path)
+    run_commands(tmp_path, lambda command: [])
 
 
 def test_python_of_the_readme_runs(collections, tmp_path, monkeypatch):

@@ -108,7 +108,7 @@ def build(name):
     if name != "short":
         model, variables = random_network(name, 3)
         return model.apply, variables, name
-    module = ResNet(3, 5, (1, 2), jnp.float64)
+    module = ResNet((3, 6), 5, (1, 2), jnp.float64)
     shapes = jax.eval_shape(lambda key: module.init(key, images(1), False), jax.random.key(0))
     return module.apply, random_values(shapes), "resnet8"
 
