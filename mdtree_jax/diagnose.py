@@ -82,36 +82,48 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     said = ["width", "batch_size", "data_fraction"]
     said += [c for c in ("learning_rate", "weight_decay", "train_epochs") if table[c].nunique() > 1]
     names = [", ".join(f"{c.replace('_', ' ')} {row[c]:g}" for c in said) for _, row in table.iterrows()]
-    items = []
-    for name, (_, row) in zip(names, table.iterrows(), strict=True):
-        items.append(
-            (config.name if config.name and len(table) == 1 else name, _of_row(config, folder, row, reference))
-        )
-    return items
+    if config.name and len(table) == 1:
+        names = [config.name]
+    rows = [row for _, row in table.iterrows()]
+    measured = [row for row in rows if _is_measured(row)]
+    found = iter(_of_rows(config, measured, reference) if measured else ())
+    return [
+        (name, next(found) if _is_measured(row) else _of_networks(config, folder, row, reference))
+        for name, row in zip(names, rows, strict=True)
+    ]
 
 
-def _of_row(config: DiagnoseConfig, folder: Path, row, reference):
-    from mdtree_jax.diagnosis.cost import make_cost
+def _of_rows(config: DiagnoseConfig, rows: list, reference) -> list:
+    """Diagnose measured configurations, all at once; what it costs is what the sweep took."""
+    from mdtree_jax.diagnosis.advice import in_settings
+    from mdtree_jax.diagnosis.cost import Training, make_cost
     from mdtree_jax.diagnosis.verdict import diagnose_metrics
 
-    if not _is_measured(row):
-        return _of_networks(config, folder, row, reference)
-    training = _training_of(config, row)
     start = time.perf_counter()
-    diagnosis = diagnose_metrics(row.to_dict(), reference, "percent", training)[0]
-    answered = time.perf_counter() - start
-    # The table's costs are of one network or pair on average; a diagnosis looks at all of the configuration.
-    count = float(row["num_finite"])
-    of_pairs = count if count > 2 else 1.0
-    pair_groups = ("barrier", "aligned", "connectivity")
-    seconds = flops = 0.0
-    for column in [c for c in row.index if c.endswith(("_seconds", "_flops")) and not c.startswith("train_")]:
-        group, _, kind = column.rpartition("_")
-        total = float(row[column]) * (of_pairs if group in pair_groups else count)
-        seconds, flops = (seconds + total, flops) if kind == "seconds" else (seconds, flops + total)
+    diagnoses = diagnose_metrics([row.to_dict() for row in rows], reference, "percent")
+    answered = (time.perf_counter() - start) / len(rows)
     note = "seconds and operations of the sweep that measured and trained these networks; one retraining is one network"
-    cost = make_cost(seconds + answered, flops, None, float(row["train_seconds"]), float(row["train_flops"]), note)
-    return dataclasses.replace(diagnosis, cost=cost)
+    out = []
+    for row, diagnosis in zip(rows, diagnoses, strict=True):
+        seconds, flops = _measuring(row)
+        cost = make_cost(seconds + answered, flops, None, float(row["train_seconds"]), float(row["train_flops"]), note)
+        action = in_settings(diagnosis.action, Training(**_training_of(config, row)))
+        out.append(dataclasses.replace(diagnosis, action=action, cost=cost))
+    return out
+
+
+def _measuring(row) -> tuple[float, float]:
+    """Return seconds and operations to measure a configuration, from the means over its networks and its ring of pairs."""
+    networks = float(row["num_finite"])
+    pairs = networks if networks > 2 else 1.0
+    totals = {"seconds": 0.0, "flops": 0.0}
+    for column in row.index:
+        group, _, kind = str(column).rpartition("_")
+        if kind in totals and group != "train" and row[column] == row[column]:
+            totals[kind] += float(row[column]) * (
+                pairs if group in ("barrier", "aligned", "connectivity") else networks
+            )
+    return totals["seconds"], totals["flops"]
 
 
 def _is_measured(row) -> bool:

@@ -45,7 +45,7 @@ def cohort_of(width, batch_size, num_members, num_samples):
     ("recipe", "width", "batch_size", "lanes", "num_train", "num_test"),
     [
         (RESNET8, 1, 4, 1, 640, 512),
-        (RESNET8, 13, 288, 1, 1300, 1300),
+        pytest.param(RESNET8, 13, 288, 1, 1300, 1300, marks=pytest.mark.slow),
         (MLP, 64, 256, 2, 3200, 1300),
         pytest.param(RESNET8, 2, 16, 4, 1300, 1300, marks=pytest.mark.slow),
         pytest.param(
