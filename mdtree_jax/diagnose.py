@@ -113,7 +113,7 @@ def _of_rows(config: DiagnoseConfig, rows: list, reference) -> list:
 
 
 def _measuring(row) -> tuple[float, float]:
-    """Return seconds and operations to measure a configuration, from the means over its networks and its ring of pairs."""
+    """Return seconds and operations to measure a configuration, from means over networks and a ring of pairs."""
     networks = float(row["num_finite"])
     pairs = networks if networks > 2 else 1.0
     totals = {"seconds": 0.0, "flops": 0.0}
