@@ -41,10 +41,13 @@ def test_top_eigenvalue_and_trace_are_those_of_pyhessian(width):
 
     params, product = our_product(network, images, labels)
 
+    # The error of theirs decides then: that of XTrace is up to 1.4 times what it says after few products.
+    trace_of = xtrace(400, batched=False)
+
     @jax.jit
     def measure(params, key):
         h = product(params)
-        return lanczos()(h, key, params), power_iteration()(h, key, params), xtrace()(h, key, params)
+        return lanczos()(h, key, params), power_iteration()(h, key, params), trace_of(h, key, params)
 
     top, published_top, trace = measure(params, jax.random.key(0))
     assert top.converged.all()
@@ -57,4 +60,4 @@ def test_top_eigenvalue_and_trace_are_those_of_pyhessian(width):
 
     assert agrees(float(trace.mean))
     assert not agrees(1.5 * float(trace.mean))
-    assert float(trace.standard_error) < their_error  # although of half as many products
+    assert float(trace.standard_error) < 0.5 * their_error
