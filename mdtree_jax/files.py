@@ -38,6 +38,18 @@ def output_folder(path: str | os.PathLike) -> Iterator[Path]:
                 one.rmdir()
 
 
+def records_folder() -> Path:
+    """Return the folder of the recorded tables: in an installed package, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    return next((path for path in (package / "sweeps", package.parent / "sweeps") if path.is_dir()), package / "sweeps")
+
+
+def record_names() -> list[str]:
+    """Return the names of the recorded sweeps that ship with the package: `<name>.parquet` and its companions."""
+    companion = "-networks.parquet"
+    return sorted(path.name.removesuffix(companion) for path in records_folder().glob(f"*{companion}"))
+
+
 def is_temporary(name: str) -> bool:
     """Return whether a file of this name was left behind by a process that was killed while it wrote."""
     return _MARK in name

@@ -8,6 +8,10 @@
 Every key of a grid can be set, as grid.key=value. Writes collection.parquet (one row per configuration),
 members.parquet (one per network), manifest.json and the networks to the folder `out`: a collection for transfer.
 Exit code 3: some networks diverged; they are rows with status `diverged`.
+
+  python -m mdtree_jax.sweep +grid=digits verify=20    # is the record that ships with the package reproduced here?
+
+Exit code 4: it is not.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from mdtree_jax.cli import run
 from mdtree_jax.population.schema import SweepConfig
 
 EXIT_SOME_DIVERGED = 3
+EXIT_NOT_REPRODUCED = 4
 
 
 def main(config: SweepConfig) -> int:
@@ -30,6 +35,7 @@ def main(config: SweepConfig) -> int:
     from mdtree_jax.population.schema import check_settings, make_grid, make_recipe, resolved_config
     from mdtree_jax.store.folder import RunFolder
     from mdtree_jax.store.manifest import data_hash
+    from mdtree_jax.store.record import read_record
 
     console, wanted = Console(), config.grid
     check_settings(config)
@@ -39,12 +45,16 @@ def main(config: SweepConfig) -> int:
     if config.dry_run:
         shape = dataset_shape(wanted.dataset, **files)
         return _show_plan(config, make_cohorts(grid, shape.num_train), shape, console)
+    record = None if config.verify is None else read_record(wanted.name)
     noise = {"label_noise_fraction": wanted.label_noise_fraction, "label_noise_seed": wanted.label_noise_seed}
     data = load_dataset(wanted.dataset, **files, **noise)
     cohorts = make_cohorts(grid, len(data.x_train))
     recipe = make_recipe(wanted, data.num_classes, data.shape.image_shape)
+    identity = resolved_config(wanted) | {"data_hash": data_hash(*data[:4])}
+    if record is not None:
+        return _verify(config, record, recipe, cohorts, data, identity, console)
     members = {cohort.key: [(m.index, m.seed) for m in cohort.members] for cohort in cohorts}
-    with RunFolder(config.out, resolved_config(wanted) | {"data_hash": data_hash(*data[:4])}, members) as folder:
+    with RunFolder(config.out, identity, members) as folder:
         if config.import_from is None and config.export_to is None:
             return _train(config, recipe, cohorts, data, folder, console)
         return _move_parts(config, folder, console)
@@ -72,10 +82,30 @@ def _move_parts(config: SweepConfig, folder, console) -> int:
     return 0
 
 
-def _train(config: SweepConfig, recipe, cohorts, data, folder, console) -> int:
+def _verify(config: SweepConfig, record, recipe, cohorts, data, identity, console) -> int:
+    """Train and measure a sample of the record again in a run folder of its own, so that it resumes, and compare."""
+    from mdtree_jax.population.jax_side import describe_devices, jax_measurer
+    from mdtree_jax.population.verify import check_same_recipe, compare, sample_cohorts, verdict, verification_table
+    from mdtree_jax.store.folder import RunFolder
+    from mdtree_jax.store.manifest import describe_session
+
+    check_same_recipe(record, identity, jax_measurer(config).config)
+    cohorts = sample_cohorts(cohorts, config.verify, config.verify_seed)
+    members = {cohort.key: [(m.index, m.seed) for m in cohort.members] for cohort in cohorts}
+    sample = {"verify": config.verify, "verify_seed": config.verify_seed}
+    with RunFolder(f"{config.out}-verify", identity | sample, members) as folder:
+        _train(config, recipe, cohorts, data, folder, console, record)
+        found = compare(record, folder.members, folder.pairs, describe_session(describe_devices()))
+    console.print(verification_table(found, f"{config.grid.name}: {config.verify} configurations again"))
+    console.print(verdict(found), highlight=False, soft_wrap=True)
+    return 0 if found.passed else EXIT_NOT_REPRODUCED
+
+
+def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=None) -> int:
     from mdtree_jax.population.jax_side import describe_devices, jax_measurer, jax_trainer, plan_here
     from mdtree_jax.population.progress import Monitor, ScalarLog, duration
     from mdtree_jax.population.run import run_sweep
+    from mdtree_jax.population.verify import recorded_choice
     from mdtree_jax.store.manifest import describe_session
 
     scalars = ScalarLog(folder.path / "tensorboard") if config.tensorboard else None
@@ -84,6 +114,8 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console) -> int:
     pending = plan[~plan["finished"]].set_index("cohort")["estimated_seconds"].to_dict()
     with Monitor(console, pending, len(folder.finished)) as monitor:
         trainer = jax_trainer(config, data.shape) if "train" in config.stages else None
+        if record is not None:
+            trainer = trainer._replace(choose=recorded_choice(record, trainer.decode, trainer.choose))
         measurer = jax_measurer(config) if "measure" in config.stages else None
         options = {"measurer": measurer, "keep": config.keep, "csv": config.csv, "scalars": scalars}
         summary = run_sweep(recipe, cohorts, data, folder, trainer, monitor, **options)

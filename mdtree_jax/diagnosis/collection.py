@@ -20,9 +20,10 @@ from mdtree_jax.diagnosis.columns import (
 from mdtree_jax.diagnosis.grid import AXES, compute_labels, make_grid
 from mdtree_jax.diagnosis.published import FILES, published_file
 from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS
+from mdtree_jax.files import record_names, records_folder
 
 #: A short name for a pair: train on the first, test on the second.
-PAIRS = {"published": ("published/F", "published/F_noise")}
+PAIRS = {"digits": ("digits", "digits_noisy"), "published": ("published/F", "published/F_noise")}
 _TABLE_FILES = ("collection.parquet", "collection.csv")
 
 
@@ -35,8 +36,9 @@ def load_collection(
     """Load a collection: one row per configuration, descriptive column names, labels present.
 
     Args:
-        source: a name (`published/F`, `published/F_noise`), a `.csv` or `.parquet` file, a folder that holds
-            `collection.parquet` or `collection.csv`, or a DataFrame. Published column names are understood.
+        source: a name (`digits`, `digits_noisy`, `published/F`, `published/F_noise`), a `.csv` or `.parquet` file, a
+            folder that holds `collection.parquet` or `collection.csv`, or a DataFrame. Published column names are
+            understood.
         allow_missing: go on without the cells that the grid lacks. Rows without a finite test error are such cells; a
             metric that is not finite elsewhere stays in the table, and whoever asks for it leaves the row out.
         published_dir: a local folder with the two published files.
@@ -78,6 +80,9 @@ def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.Path
     name = str(source)
     if name in FILES:
         return pd.read_csv(published_file(name, published_dir))
+    recorded = record_names()
+    if name in recorded:
+        return read_table(records_folder() / f"{name}.parquet", "recorded collection")
     if name in PAIRS:
         raise UserError(f"'{name}' is a pair of collections, {' and '.join(PAIRS[name])}: give it as collection={name}")
     path = Path(source).expanduser()
@@ -87,9 +92,10 @@ def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.Path
             raise UserError(f"the folder '{name}' holds no collection: it needs {' or '.join(_TABLE_FILES)}")
         path = found[0]
     if not path.is_file():
+        names = list(dict.fromkeys([*recorded, *FILES, *PAIRS]))
         raise UserError(
-            f"unknown collection '{name}'{nearest(name, [*FILES, *PAIRS])}: it is neither a name (there are: "
-            f"{', '.join([*FILES, *PAIRS])}) nor a file or folder here"
+            f"unknown collection '{name}'{nearest(name, names)}: it is neither a name (there are: {', '.join(names)}) "
+            "nor a file or folder here"
         )
     return read_table(path, "collection")
 

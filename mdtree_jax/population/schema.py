@@ -71,6 +71,8 @@ class SweepConfig:
     tensorboard: bool = False
     export_to: str | None = None
     import_from: str | None = None
+    verify: int | None = None
+    verify_seed: int = 0
 
 
 def make_grid(config: GridConfig) -> Grid:
@@ -113,6 +115,8 @@ def check_settings(config: SweepConfig) -> None:
                 f"{', '.join(of_pairs)} compare two; set grid.num_seeds=2 or more, or grid.measure.metrics="
                 "[hessian,sharpness], or stages=[train]"
             )
+    if config.verify is not None and set(config.stages) != set(STAGES):
+        raise UserError(f"verify={config.verify} needs both stages, and stages={config.stages} leaves one out")
     if config.data_file is not None and grid.dataset != "npz":
         raise UserError(f"data_file='{config.data_file}' is for grid.dataset=npz, but the data set is '{grid.dataset}'")
     if config.data_dir is not None and grid.dataset in ("npz", "digits"):
@@ -126,6 +130,7 @@ def check_settings(config: SweepConfig) -> None:
         ("grid.eval_batch_size", grid.eval_batch_size, grid.eval_batch_size >= 1, "at least 1"),
         ("checkpoint_minutes", config.checkpoint_minutes, config.checkpoint_minutes > 0.0, "above 0"),
         ("memory_gb", config.memory_gb, config.memory_gb is None or config.memory_gb > 0.0, "above 0"),
+        ("verify_seed", config.verify_seed, config.verify_seed >= 0, "0 or above"),
         ("num_devices", config.num_devices, config.num_devices is None or config.num_devices >= 1, "at least 1"),
     ):
         if not good:

@@ -89,6 +89,11 @@ class RunFolder:
         measured = [self._measured[key]["members"] for key in self.measured]
         return join_members([self._parts[key] for key in self.finished], measured)
 
+    @property
+    def pairs(self) -> pd.DataFrame:
+        """The table of pairs of all measured cohorts."""
+        return join_parts([self._measured[key]["pairs"] for key in self.measured], "pairs")
+
     def trained_rows(self, key: str) -> pd.DataFrame:
         """Return the rows of a trained cohort, by configuration and seed."""
         return self._parts[key]
@@ -161,9 +166,8 @@ class RunFolder:
     def write_tables(self, csv: bool = False) -> None:
         """Write the tables of the finished cohorts (and the same as CSV); the module says which."""
         members = self.members
-        pairs, layers = (
-            join_parts([self._measured[k][kind] for k in self.measured], kind) for kind in ("pairs", "layers")
-        )
+        pairs = self.pairs
+        layers = join_parts([self._measured[key]["layers"] for key in self.measured], "layers")
         tables = {"members": members, "collection": collect(members, pairs)}
         tables |= {"pairs": pairs, "layers": layers} if self._measured else {}
         with self._writing():

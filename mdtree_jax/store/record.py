@@ -1,0 +1,152 @@
+"""Records: the tables of a finished sweep, compact, that ship with the package and that a rerun is checked against.
+
+| file | rows | columns |
+|---|---|---|
+| `<name>.parquet` | one per configuration | as `collection.parquet` of the run: means and `<column>_se` |
+| `<name>-networks.parquet` | one per network | as `members.parquet` |
+| `<name>-pairs.parquet` | one per pair of networks | as `pairs.parquet`, curves included |
+
+What made them stands in the first file's metadata (`Record.about`). Numbers are float32 where that loses nothing, and
+in costs and standard errors; they are read back as float64.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.files import one_sentence_on_write_failure, record_names, records_folder, write_atomically
+from mdtree_jax.store.folder import MEASURED
+from mdtree_jax.store.manifest import read_manifest
+from mdtree_jax.store.tables import OK, collect, read_part
+
+_METADATA_KEY = b"mdtree_jax"
+#: Columns that are kept in float32 whatever that rounds off.
+_ROUNDED = ("_se", "_seconds", "_flops")
+TABLES = {"collection": "", "networks": "-networks", "pairs": "-pairs"}
+
+
+class Record(NamedTuple):
+    """A record's tables and what made them.
+
+    Attributes:
+        name: of the grid.
+        collection: one row per configuration, in the order of the grid.
+        networks: one row per network.
+        pairs: one row per measured pair of networks.
+        about: `config` and `measure` (every setting), `sessions` (code, packages and machine of every process that
+            took part), `executors` (pairs of an executor and the cohorts it trained), `compile_seconds`.
+    """
+
+    name: str
+    collection: pd.DataFrame
+    networks: pd.DataFrame
+    pairs: pd.DataFrame
+    about: dict[str, Any]
+
+    def executor(self, cohort: str) -> dict[str, Any] | None:
+        """Return how a cohort was executed, None if it is not in the record."""
+        return next((choice for choice, cohorts in self.about["executors"] if cohort in cohorts), None)
+
+
+def record_path(name: str, table: str = "collection", folder: Path | None = None) -> Path:
+    """Return where a table of a record lies, in the package's folder of records unless another is given."""
+    return (folder or records_folder()) / f"{name}{TABLES[table]}.parquet"
+
+
+def read_record(name: str, folder: Path | None = None) -> Record:
+    """Read a record; raises `UserError` if there is none of that name, or a file of it is missing or damaged."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if folder is None:
+        check_choice("record", name, record_names())
+    tables = {}
+    for table in TABLES:
+        path = record_path(name, table, folder)
+        try:
+            arrow = pyarrow.parquet.read_table(path)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise UserError(f"the record '{path}' cannot be read: {str(error).splitlines()[0]}") from error
+        frame = arrow.to_pandas()
+        tables[table] = frame.astype({c: np.float64 for c in frame if frame[c].dtype == np.float32})
+        if table == "collection":
+            about = json.loads(arrow.schema.metadata[_METADATA_KEY])
+    return Record(name, **tables, about=about)
+
+
+def write_record(run: str | Path, folder: str | Path, name: str) -> Record:
+    """Write the record of a run folder whose sweep is finished and measured, and return it as read back.
+
+    Raises:
+        UserError: no run folder, networks that are not trained or not measured yet, or a folder that cannot be written.
+    """
+    run, folder = Path(run).expanduser(), Path(folder).expanduser()
+    manifest = read_manifest(run / "manifest.json")
+    if manifest is None:
+        raise UserError(f"'{run}' is no run folder: it has no manifest.json")
+    networks, pairs = (pd.read_parquet(run / f"{table}.parquet") for table in ("members", "pairs"))
+    _check_complete(run, manifest["config"], networks)
+    about = {"name": name, "config": manifest["config"], "measure": manifest["measure"], **_origin(run, networks)}
+    tables = {"collection": collect(networks, pairs), "networks": networks, "pairs": pairs}
+    with one_sentence_on_write_failure(folder):
+        for table, frame in tables.items():
+            _write(record_path(name, table, folder), frame, about if table == "collection" else None)
+    return read_record(name, folder)
+
+
+def _check_complete(run: Path, config: dict[str, Any], networks: pd.DataFrame) -> None:
+    axes = ("width", "batch_size", "data_fraction", "learning_rate", "weight_decay", "train_epochs")
+    wanted = math.prod(len(config[axis]) for axis in axes) * config["num_seeds"]
+    if len(networks) != wanted:
+        raise UserError(f"{run} holds {len(networks)} of the {wanted} networks of its grid; finish the sweep first")
+    finite = networks[networks["status"] == OK]
+    unmeasured = finite["hessian_trace"].isna() if "hessian_trace" in finite else pd.Series(True, finite.index)
+    if unmeasured.any():
+        raise UserError(f"{run}: {unmeasured.sum()} of {len(finite)} networks are not measured; finish the sweep first")
+
+
+def _origin(run: Path, networks: pd.DataFrame) -> dict[str, Any]:
+    """Return which processes made the parts of a run, how each cohort was executed, and what compiling took."""
+    sessions, executors, seconds = {}, {}, 0.0
+    for cohort in networks["cohort"].unique():
+        for kind, place in (("trained", "."), (MEASURED[-1], MEASURED[-1])):
+            metadata = read_part(run / "parts" / place / f"{cohort}.parquet", kind)[1]
+            seconds += metadata["compile_seconds"]
+            sessions |= {session["started"]: session for session in metadata["made_by"]}
+            if kind == "trained":
+                executors.setdefault(json.dumps(metadata["executor"]), []).append(cohort)
+    return {
+        "sessions": [sessions[start] for start in sorted(sessions)],
+        "executors": [[json.loads(choice), cohorts] for choice, cohorts in executors.items()],
+        "compile_seconds": seconds,
+    }
+
+
+def _write(path: Path, frame: pd.DataFrame, about: dict[str, Any] | None) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    arrow = pyarrow.Table.from_pandas(frame.assign(**_narrow(frame)), preserve_index=False)
+    if about is not None:
+        arrow = arrow.replace_schema_metadata({**arrow.schema.metadata, _METADATA_KEY: json.dumps(about).encode()})
+    repeated = [c for c in frame if frame[c].dtype != object and frame[c].nunique() < 200]
+    options = {"compression": "zstd", "compression_level": 19, "use_dictionary": repeated}
+    write_atomically(path, functools.partial(pyarrow.parquet.write_table, arrow, **options))
+
+
+def _narrow(frame: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return the float64 columns that are kept in float32."""
+    out = {}
+    for column in frame.select_dtypes(np.float64):
+        narrow = frame[column].astype(np.float32)
+        if column.endswith(_ROUNDED) or np.array_equal(narrow.astype(np.float64), frame[column], equal_nan=True):
+            out[column] = narrow
+    return out
