@@ -259,3 +259,10 @@ def test_speed_of_a_table_of_a_thousand_models(F_noise):
         seconds = time.process_time() - start
         assert len(found) == 1000
         assert seconds < 3  # 1.7 s, measured with the processor shared; twice that would fail
+
+
+def test_a_diagnosis_prints_as_the_terminal_shows_it():
+    text = str(diagnose_metrics({"train_error": 34.5, "mode_connectivity_peak": -22.6, "log_hessian_trace": 5.1})[0])
+    assert "What to do:" in text
+    assert "How sure:" in text
+    assert "34.5 %" in text

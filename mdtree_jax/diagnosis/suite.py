@@ -9,7 +9,7 @@ import pandas as pd
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.diagnosis.coverage import coverage_table
-from mdtree_jax.diagnosis.experiments import Experiment, Runner, experiments_of
+from mdtree_jax.diagnosis.experiments import MODES, PUBLISHED_SEEDS, Experiment, Runner, experiments_of
 from mdtree_jax.diagnosis.joint_transfer import (
     JOINT_METHODS,
     JOINT_TASKS,
@@ -20,6 +20,7 @@ from mdtree_jax.diagnosis.joint_transfer import (
 from mdtree_jax.diagnosis.methods import METHODS, Method
 from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS, OneStepRunner, one_step_methods
 from mdtree_jax.diagnosis.tasks import TASKS
+from mdtree_jax.parallel import available_cores
 
 
 class Suite(NamedTuple):
@@ -79,6 +80,35 @@ def choose_suite(mode: str, tasks: Sequence[str] | None, methods: Sequence[str] 
         note = f"one_step is left out: it has none of these tasks or methods ({', '.join(ONE_STEP_METHODS)})"
         suite.notes.append(note)
     return suite
+
+
+def transfer(
+    train: pd.DataFrame,
+    test: pd.DataFrame | None = None,
+    *,
+    mode: str = "all",
+    tasks: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] = PUBLISHED_SEEDS,
+    **setup,
+) -> Tables:
+    """Run the experiments of a mode between two collections: what the command line does, as tables.
+
+    Args:
+        train: a collection with labels, as `load_collection` returns it.
+        test: another; None tests on the cells of `train` that were not sampled.
+        mode: `dataset`, `scale`, `one_step`, `all` or `coverage`.
+        tasks: names of tasks; None for the mode's own.
+        methods: names of methods; None for all.
+        seeds: of the samples; the published five unless given.
+        setup: `k`, `allow_missing`, `say`, `jobs` of `mdtree_jax.diagnosis.experiments.Setup`.
+
+    Raises:
+        UserError: an unknown mode, task or method, or nothing to run.
+    """
+    suite = choose_suite(check_choice("mode", mode, MODES), tasks, methods)
+    setup = {"say": lambda note: None, "jobs": available_cores()} | setup
+    return run_suite(suite, lambda share: None, train=train, test=test, seeds=list(seeds), **setup)
 
 
 def run_suite(suite: Suite, advance: Callable[[float], None], **setup) -> Tables:

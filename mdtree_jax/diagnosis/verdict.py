@@ -113,6 +113,10 @@ class Diagnosis:
         options = {"name": name, "metrics": self.metrics, "cost": self.cost and self.cost.to_dict()}
         return write(path, self, reference or default_reference(), **options)
 
+    def __str__(self) -> str:
+        """Return the diagnosis in words, as the terminal shows it."""
+        return import_module("mdtree_jax.report.answer").answer_text(self)
+
     def to_dict(self) -> dict:
         """Return the diagnosis as plain values, keys as in the table of the class."""
         data = asdict(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,6 +40,16 @@ def print_answer(console: Any, diagnosis: Diagnosis, name: str = "", cost: Mappi
     if words.cost_note(cost):
         say(words.cost_note(cost), 2)
     _print_technical(say, diagnosis)
+
+
+def answer_text(diagnosis: Diagnosis, width: int = 88) -> str:
+    """Return what `print_answer` prints of a diagnosis, with the cost that it knows, as plain text."""
+    from rich.console import Console
+
+    text = io.StringIO()
+    cost = diagnosis.cost and diagnosis.cost.to_dict()
+    print_answer(Console(file=text, width=width, color_system=None), diagnosis, cost=cost)
+    return text.getvalue()
 
 
 def print_summary(console: Any, items: Sequence[tuple[str, Diagnosis]], most: int = 40) -> None:

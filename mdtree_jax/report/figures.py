@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-mpl.use("agg", force=False)
+if not os.environ.get("MPLBACKEND"):  # a notebook has chosen its own
+    mpl.use("agg", force=False)
 import matplotlib.pyplot as plt
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure

@@ -39,6 +39,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
 
 
+def as_frame(header: Sequence[str], rows: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """Return rows as a table for a notebook, the first column as its index."""
+    return pd.DataFrame(rows, columns=header).set_index(header[0])
+
+
 def paper_rows(results: pd.DataFrame, *, short: bool = False) -> list[list[str]]:
     """Return the paper's table beside ours; the training side stands in words unless `short`."""
     means = over_seeds(results, ["experiment", "k", "method"], "accuracy")
