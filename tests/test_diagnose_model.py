@@ -101,6 +101,7 @@ def test_one_network_and_a_part_of_the_data():
     assert diagnosis.metrics["train_error_se"] == pytest.approx(100 * (share * (1 - share) / 100 * 0.75) ** 0.5)
     assert diagnosis.cost.retraining_seconds is None
     assert "not known" in diagnosis.cost.note
+    assert diagnosis.action.factor is None
 
 
 class Normalized(nn.Module):

@@ -1,5 +1,6 @@
 """Diagnoses from a table of metrics: units, missing metrics, standard errors, abstention, advice, references."""
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from mdtree_jax import Reference, diagnose_metrics, fit_reference
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis import joint, verdict
-from mdtree_jax.diagnosis.advice import FEWEST, NEIGHBOURS, expected_gain, reference_verdicts
+from mdtree_jax.diagnosis.advice import FEWEST, NEIGHBOURS, direction_only, expected_gain, reference_verdicts
 from mdtree_jax.diagnosis.causes import CAUSES, step_gain
 from mdtree_jax.diagnosis.collection import load_collection
 from mdtree_jax.diagnosis.grid import WIDER
@@ -266,3 +267,17 @@ def test_a_diagnosis_prints_as_the_terminal_shows_it():
     assert "What to do:" in text
     assert "How sure:" in text
     assert "34.5 %" in text
+
+
+def test_without_settings_an_action_is_a_direction():
+    metrics = {"train_error": 34.5, "mode_connectivity_peak": -22.6, "log_hessian_trace": 5.1, "cka": 0.5}
+    found = diagnose_metrics(metrics)[0]
+    assert found.action.factor > 1
+    action = direction_only(found.action, found.cause, found.expected_gain)
+    assert (action.knob, action.direction) == (found.action.knob, found.action.direction)
+    assert (action.how_far, action.factor) == ("direction_only", None)
+    assert f"gained {found.expected_gain.mean:+.1f} points of test accuracy by a step" in action.sentence
+    assert "how far to go from your settings is not said" in action.sentence
+    assert direction_only(action, found.cause, found.expected_gain) == action
+    shown = str(dataclasses.replace(found, action=action))
+    assert "How far: not known" in shown

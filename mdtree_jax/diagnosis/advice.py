@@ -40,7 +40,8 @@ class Action:
     """What to change.
 
     `knob` is an axis of the collection (None: nothing), `direction` `up` or `down`, `how_far` a name of `STEPS` or
-    `direction_only` where the collection says nothing about the step, `factor` the typical factor of that step.
+    `direction_only` where the collection says nothing about the step or the model's settings are not known, `factor`
+    the typical factor of that step.
     `rules` are what is not read off the collection: general experience, to be told as such. `is_tentative` says that
     the diagnosis abstains, and this is what would help if its first guess is right.
     """
@@ -151,15 +152,32 @@ def choose_action(
     best = max(steps, key=lambda step: steps[step].mean)
     factor = _factor(reference, direction, best)
     gain = steps[best]
-    if is_tentative:
-        start = "if the first guess is right: "
-    else:
-        start = ""
-    sentence = (
-        f"{start}{_DO[cause].format(how=_how(factor, direction))}; {gain.models} models like this one gained "
-        f"{gain.mean:+.1f} points of test accuracy by it on average; expect {gain.low:+.1f} to {gain.high:+.1f}"
-    )
+    start = "if the first guess is right: " if is_tentative else ""
+    sentence = f"{start}{_DO[cause].format(how=_how(factor, direction))}; {_gained(gain, 'it')}"
     return Action(direction.axis, way, best, factor, sentence, rules, is_tentative), gain
+
+
+def direction_only(action: Action, cause: str, gain: Gain | None) -> Action:
+    """Return the action without a step, for a model of whose training nothing is known.
+
+    What the best step gained the models of the collection stays as evidence for the direction.
+    """
+    if action.factor is None or gain is None:
+        return action
+    start = "if the first guess is right: " if action.is_tentative else ""
+    step = f"a step{_how(action.factor, CAUSE[cause].direction).replace(',', '')}"
+    sentence = (
+        f"{start}{_DO[cause].format(how='')}; {_gained(gain, step)}; how far to go from your settings is not said, "
+        "because they are not known (training=)"
+    )
+    return replace(action, how_far="direction_only", factor=None, sentence=sentence)
+
+
+def _gained(gain: Gain, what: str) -> str:
+    return (
+        f"{gain.models} models like this one gained {gain.mean:+.1f} points of test accuracy by {what} on average; "
+        f"expect {gain.low:+.1f} to {gain.high:+.1f}"
+    )
 
 
 def in_settings(action: Action, training: Training) -> Action:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mdtree_jax.checks import UserError, nearest
+from mdtree_jax.diagnosis.advice import direction_only
 from mdtree_jax.diagnosis.cost import Training, make_cost, retraining
 from mdtree_jax.diagnosis.reference import Reference, default_reference
 from mdtree_jax.diagnosis.verdict import Diagnosis, diagnose_metrics
@@ -54,7 +55,7 @@ def diagnose_model(
         apply_train: `apply_train(variables, x) -> (logits, variables)` in training mode, for networks with running
             averages: without it their connectivity is not measured, and the diagnosis says so.
         training: `batch_size`, `learning_rate` and `epochs`, as far as they are known: for the new settings, and for
-            what a retraining costs.
+            what a retraining costs. Without it the action gives the direction only, and the cost is not known.
         measure: what to measure and how finely, see `measure_settings.MeasureConfig`; None is `default_measure`.
         max_images: of each set that are looked at; the rest stays out of a random sample with a fixed seed.
         reference: the models to compare with; None are those of the package.
@@ -96,7 +97,10 @@ def diagnose_subject(
     rate = measured.flops / measured.seconds
     again = retraining(training, len(data.y_train), measured.forward_flops, rate)
     cost = make_cost(seconds, measured.flops, measured.compile_seconds, *again)
-    return dataclasses.replace(diagnosis, cost=cost, notes=[*measured.notes, *diagnosis.notes])
+    action = diagnosis.action
+    if training == Training():
+        action = direction_only(action, diagnosis.cause, diagnosis.expected_gain)
+    return dataclasses.replace(diagnosis, action=action, cost=cost, notes=[*measured.notes, *diagnosis.notes])
 
 
 def default_measure(columns: Sequence[str]) -> MeasureConfig:
