@@ -42,7 +42,9 @@ NO_JAX = {"cli", "config", "report", "diagnosis", "checks", "files", "parallel",
 NO_JAX |= {"data", "sweep", "diagnose", "reference"}
 #: In folders that hold both: the modules that are JAX. All others import none.
 JAX_MODULES = {
-    "population": {"train", "executor", "lanes", "jax_side", "mapped", "measure", "measures", "memory"},
+    "population": {
+        *("train", "executor", "lanes", "jax_side", "mapped", "measure", "measure_programs", "measures", "memory")
+    },
     "store": {"checkpoint"},
 }
 

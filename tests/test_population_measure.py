@@ -13,7 +13,8 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.data import Dataset
 from mdtree_jax.models import build_model
 from mdtree_jax.population.cohort import Cohort, Member, Recipe
-from mdtree_jax.population.measure import choose, measure_cohort
+from mdtree_jax.population.measure import measure_cohort
+from mdtree_jax.population.measure_programs import choose
 from mdtree_jax.population.measure_settings import METRICS, MeasureConfig, chosen_pairs, resolve
 from mdtree_jax.population.measures import Data
 

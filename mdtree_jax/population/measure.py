@@ -22,10 +22,9 @@ from mdtree_jax.models import Model, build_model, count_flops, has_permutations,
 from mdtree_jax.population import measures
 from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.lanes import AXIS
-from mdtree_jax.population.mapped import jit_over_members
 from mdtree_jax.population.measure_cost import MeasureCost
+from mdtree_jax.population.measure_programs import cached_choose, check_model, program_of
 from mdtree_jax.population.measure_settings import PAIR_METRICS, MeasureSettings, chosen_pairs
-from mdtree_jax.population.memory import MARGIN, peak_bytes
 
 
 class MeasuredCohort(NamedTuple):
@@ -110,111 +109,9 @@ def measure_key(*values: int) -> np.ndarray:
     return np.asarray(jax.random.key_data(key))
 
 
-class Program:
-    """A compiled function of (items, data), with the count and seconds of its compilations."""
-
-    def __init__(self, function: Callable[..., measures.Results], mesh: Mesh, lanes: int):
-        self._jitted = jit_over_members(function, mesh, lanes)
-        self._executables: dict[Any, Any] = {}
-        self.num_compilations, self.compile_seconds = 0, 0.0
-
-    def prepare(self, items: Any, data: Any) -> Callable[..., measures.Results]:
-        """Return the executable for arrays of these shapes."""
-        key = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((items, data)))
-        if key not in self._executables:
-            start = time.perf_counter()
-            self._executables[key] = self._jitted.lower(items, data).compile()
-            self.num_compilations += 1
-            self.compile_seconds += time.perf_counter() - start
-        return self._executables[key]
-
-
-_MAKERS = {
-    "hessian": measures.make_hessian,
-    "sharpness": measures.make_sharpness,
-    "similarity": measures.make_outputs,
-    "barrier": measures.make_barrier,
-    "aligned": measures.make_barrier,
-    "connectivity": measures.make_curve,
-}
-
-
-@functools.lru_cache(maxsize=12)
-def _program(
-    stage: str, model: Model, settings: MeasureSettings, mesh: Mesh, lanes: int, options: tuple[tuple[str, Any], ...]
-) -> Program:
-    return Program(_MAKERS[stage](model, settings, **dict(options)), mesh, lanes)
-
-
 @functools.cache
 def _jit_similarities() -> Any:
     return jax.jit(measures.similarities)
-
-
-@functools.cache
-def _check_model(model: Model, dtype: str, image_shape: tuple[int, int, int]) -> None:
-    """Raise `UserError` unless a network's outputs are functions of its parameters and each image alone; once each."""
-    variables = jax.jit(model.init)(jax.random.key(0))
-    images = np.random.default_rng(0).standard_normal((8, *image_shape)).astype(dtype)
-    apply = jax.jit(lambda params, x: model.apply({**variables, "params": params}, x, False)[0])
-    landscape.check_apply(apply, variables["params"], images)
-
-
-class Choices(NamedTuple):
-    """How a width is measured: images held at a time by a Hessian product, XTrace or Hutchinson, products of a block
-    at once or one after the other, networks at once on a device.
-    """
-
-    hessian_batch_size: int
-    use_xtrace: bool
-    batched: bool
-    lanes: int
-
-
-def choose(
-    model: Model,
-    data: measures.Data,
-    settings: MeasureSettings,
-    budget: int,
-    platform: str,
-) -> Choices:
-    """Return how to measure within `budget` bytes on one device, from the traced programs.
-
-    All images of the Hessian at once and XTrace if that fits, else fewer images, else Hutchinson, whose vectors take
-    less. On CPU networks follow each other and so do products; on an accelerator as many go together as fit. `data` may
-    hold abstract arrays.
-    """
-    batched = platform != "cpu"
-    images = settings.hessian_images
-    sizes = [images]
-    while sizes[-1] > 1:  # the largest divisor of at most half
-        sizes.append(next(n for n in range(sizes[-1] // 2, 0, -1) if images % n == 0))
-    plans = [(n, True) for n in sizes[:3]] + [(n, False) for n in sizes]
-    makers = []
-    if "hessian" in settings.metrics:
-        makers = [lambda plan: (measures.make_hessian(model, settings, *plan, batched), False)]
-    others = []
-    if "connectivity" in settings.metrics:
-        others.append((measures.make_curve(model, settings), True))
-    if "barrier" in settings.metrics:
-        others.append((measures.make_barrier(model, settings), True))
-    base = max((_traced_bytes(model, data, *other) for other in others), default=0)
-    for plan in plans:
-        lane = max(base, *(_traced_bytes(model, data, *make(plan)) for make in makers), 1)
-        if lane <= budget or plan == plans[-1]:
-            return Choices(*plan, batched, int(max(1, budget // lane)) if batched else 1)
-    raise AssertionError("unreachable")
-
-
-_cached_choose = functools.lru_cache(maxsize=4)(choose)
-
-
-def _traced_bytes(model: Model, data: measures.Data, function: Callable[..., Any], takes_pairs: bool) -> int:
-    """Return an upper estimate of the bytes that a measurement of one network or pair takes."""
-    network = jax.eval_shape(model.init, jax.random.key(0))
-    count, key = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
-    item = measures.PairItem(network, network, count, key) if takes_pairs else measures.NetworkItem(network, count, key)
-    return int(MARGIN * peak_bytes(jax.make_jaxpr(function)(item, data).jaxpr))
 
 
 class _Measurement:
@@ -236,7 +133,7 @@ class _Measurement:
         shape = tuple(recipe.image_shape)
         if model is None:
             model = build_model(recipe.model, cohort.width, recipe.num_classes, shape, dtype)
-            _check_model(model, dtype, shape)
+            check_model(model, dtype, shape)
         self.model = model
         self.variables = jax.tree.map(np.asarray, variables)
         self.is_finite = np.asarray(is_finite, bool)
@@ -247,7 +144,7 @@ class _Measurement:
         arrays = ((data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32))
         self.data = measures.Data(*(jax.device_put(np.asarray(array, kind), self.whole) for array, kind in arrays))
         shapes = measures.Data(*(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in self.data))
-        self.choices = _cached_choose(self.model, shapes, settings, budget // len(devices), devices[0].platform)
+        self.choices = cached_choose(self.model, shapes, settings, budget // len(devices), devices[0].platform)
         self.cost = MeasureCost(settings, float(count_flops(self.model, shape, dtype)), len(data.y_test))
         self.results: dict[str, dict[str, np.ndarray]] = {}
         self.num_done: dict[str, int] = {}
@@ -307,7 +204,7 @@ class _Measurement:
         after_chunk: Callable[[str], None],
     ) -> None:
         size = lanes * self.mesh.size
-        program = _program(stage, self.model, self.settings, self.mesh, lanes, tuple(options.items()))
+        program = program_of(stage, self.model, self.settings, self.mesh, lanes, tuple(options.items()))
         self._restore(stage, len(items))
         for start in range(self.num_done[stage], len(items), size):
             chunk = list(items[start : start + size])
