@@ -80,42 +80,55 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
                 f"select.{name}={value:g} fits no configuration; there are: {', '.join(f'{v:g}' for v in there)}"
             )
     said = ["width", "batch_size", "data_fraction"]
-    said += [c for c in ("learning_rate", "weight_decay", "train_epochs") if table[c].nunique() > 1]
+    said += [c for c in ("learning_rate", "weight_decay", "train_epochs") if c in table and table[c].nunique() > 1]
     names = [", ".join(f"{c.replace('_', ' ')} {row[c]:g}" for c in said) for _, row in table.iterrows()]
     if config.name and len(table) == 1:
         names = [config.name]
     rows = [row for _, row in table.iterrows()]
-    measured = [row for row in rows if _is_measured(row)]
-    found = iter(_of_rows(config, measured, reference) if measured else ())
+    known = [row for row in rows if _is_measured(row) or _has_diverged(row)]
+    found = iter(_of_rows(config, folder, known, reference) if known else ())
     return [
-        (name, next(found) if _is_measured(row) else _of_networks(config, folder, row, reference))
+        (name, next(found) if _is_measured(row) or _has_diverged(row) else _of_networks(config, folder, row, reference))
         for name, row in zip(names, rows, strict=True)
     ]
 
 
-def _of_rows(config: DiagnoseConfig, rows: list, reference) -> list:
-    """Diagnose measured configurations, all at once; what it costs is what the sweep took."""
+def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> list:
+    """Diagnose measured configurations, all at once; what it costs is what the sweep took.
+
+    Of one whose networks all diverged nothing can be said, and that is its answer.
+    """
     from mdtree_jax.diagnosis.advice import in_settings
     from mdtree_jax.diagnosis.cost import Training, make_cost
     from mdtree_jax.diagnosis.verdict import diagnose_metrics
+    from mdtree_jax.store.manifest import read_manifest
 
     start = time.perf_counter()
+    pairs = ((read_manifest(folder / "manifest.json") or {}).get("measure") or {}).get("pairs", "ring")
     diagnoses = diagnose_metrics([row.to_dict() for row in rows], reference, "percent")
     answered = (time.perf_counter() - start) / len(rows)
     note = "seconds and operations of the sweep that measured and trained these networks; one retraining is one network"
     out = []
     for row, diagnosis in zip(rows, diagnoses, strict=True):
-        seconds, flops = _measuring(row)
+        if _has_diverged(row):
+            advice = "make the training stable first, by a smaller learning rate or a larger batch"
+            action = dataclasses.replace(diagnosis.action, sentence=advice)
+            reason = "every network of this configuration diverged, so nothing was measured"
+            out.append(dataclasses.replace(diagnosis, action=action, reason=reason))
+            continue
+        seconds, flops = _measuring(row, pairs)
         cost = make_cost(seconds + answered, flops, None, float(row["train_seconds"]), float(row["train_flops"]), note)
         action = in_settings(diagnosis.action, Training(**_training_of(config, row)))
         out.append(dataclasses.replace(diagnosis, action=action, cost=cost))
     return out
 
 
-def _measuring(row) -> tuple[float, float]:
-    """Return seconds and operations to measure a configuration, from means over networks and a ring of pairs."""
-    networks = float(row["num_finite"])
-    pairs = networks if networks > 2 else 1.0
+def _measuring(row, which_pairs: str) -> tuple[float, float]:
+    """Return seconds and operations to measure a configuration, from means over its networks and pairs."""
+    from mdtree_jax.population.measure_settings import chosen_pairs
+
+    networks = int(row["num_finite"])
+    pairs = len(chosen_pairs([True] * networks, which_pairs))
     totals = {"seconds": 0.0, "flops": 0.0}
     for column in row.index:
         group, _, kind = str(column).rpartition("_")
@@ -126,6 +139,10 @@ def _measuring(row) -> tuple[float, float]:
     return totals["seconds"], totals["flops"]
 
 
+def _has_diverged(row) -> bool:
+    return "num_finite" in row.index and row["num_finite"] == 0
+
+
 def _is_measured(row) -> bool:
     import numpy as np
 
@@ -133,8 +150,9 @@ def _is_measured(row) -> bool:
 
 
 def _training_of(config: DiagnoseConfig, row) -> dict:
-    known = {"batch_size": int(row["batch_size"]), "learning_rate": float(row["learning_rate"])}
-    known["epochs"] = float(row["train_epochs"])
+    columns = {"batch_size": "batch_size", "learning_rate": "learning_rate", "epochs": "train_epochs"}
+    known = {name: row[column] for name, column in columns.items() if column in row.index}
+    known = {name: int(value) if name == "batch_size" else float(value) for name, value in known.items()}
     return known | {k: v for k, v in dataclasses.asdict(config.training).items() if v is not None}
 
 

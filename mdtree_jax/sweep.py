@@ -85,17 +85,26 @@ def _move_parts(config: SweepConfig, folder, console) -> int:
 def _verify(config: SweepConfig, record, recipe, cohorts, data, identity, console) -> int:
     """Train and measure a sample of the record again in a run folder of its own, so that it resumes, and compare."""
     from mdtree_jax.population.jax_side import describe_devices, jax_measurer
-    from mdtree_jax.population.verify import check_same_recipe, compare, sample_cohorts, verdict, verification_table
+    from mdtree_jax.population.verify import (
+        check_same_recipe,
+        compare,
+        kind,
+        sample_cohorts,
+        verdict,
+        verification_table,
+    )
     from mdtree_jax.store.folder import RunFolder
     from mdtree_jax.store.manifest import describe_session
 
     check_same_recipe(record, identity, jax_measurer(config).config)
     cohorts = sample_cohorts(cohorts, config.verify, config.verify_seed)
     members = {cohort.key: [(m.index, m.seed) for m in cohort.members] for cohort in cohorts}
-    sample = {"verify": config.verify, "verify_seed": config.verify_seed}
-    with RunFolder(f"{config.out}-verify", identity | sample, members) as folder:
+    session = describe_session(describe_devices())
+    # What another version or machine left in the folder must not pass for this one's.
+    sample = {"verify": config.verify, "verify_seed": config.verify_seed, "git_commit": session["git_commit"]}
+    with RunFolder(f"{config.out}-verify", identity | sample | kind(session), members) as folder:
         _train(config, recipe, cohorts, data, folder, console, record)
-        found = compare(record, folder.members, folder.pairs, describe_session(describe_devices()))
+        found = compare(record, folder.members, folder.pairs, session)
     console.print(verification_table(found, f"{config.grid.name}: {config.verify} configurations again"))
     console.print(verdict(found), highlight=False, soft_wrap=True)
     return 0 if found.passed else EXIT_NOT_REPRODUCED

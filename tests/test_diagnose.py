@@ -72,6 +72,31 @@ def test_a_measured_run_is_diagnosed_from_its_table(capsys, small_grid, tmp_path
     assert (code, err) == (2, "diagnose: select.width=5 fits no configuration; there are: 4, 32, 64\n")
 
 
+def test_a_configuration_whose_networks_all_diverged_harms_no_other(capsys, small_grid, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    table = small_grid.assign(num_finite=3, train_seconds=30.0, train_flops=5e10)
+    metrics = [
+        "test_error",
+        "train_error",
+        "train_loss",
+        "test_loss",
+        "mode_connectivity_peak",
+        "log_hessian_trace",
+        "cka",
+    ]
+    table.loc[0, metrics] = np.nan
+    table.loc[0, "num_finite"] = 0
+    table.iloc[:3].to_parquet(folder / "collection.parquet")
+    code, out, _ = call(capsys, f"run={folder}", "format=json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts[0]["abstains"]
+    assert "diverged" in facts[0]["reason"]
+    assert "smaller learning rate" in facts[0]["action"]["sentence"]
+    assert facts[1]["metrics"]["train_error"] == pytest.approx(table["train_error"][1])
+
+
 def test_a_reference_of_ones_own(capsys, small_grid):
     small_grid.to_csv("own.csv", index=False)
     code, out, _ = call(capsys, "collection=own.csv", "out=own.json", command=reference)

@@ -16,7 +16,7 @@ from mdtree_jax.cli import run
 from mdtree_jax.diagnosis.joint import COLUMNS
 from mdtree_jax.models import build_model, from_torch
 from mdtree_jax.population.measure_settings import MeasureConfig, resolve
-from mdtree_jax.subject.load import load_subject
+from mdtree_jax.subject.load import flax_functions, load_subject
 from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.network import examples, wrap
 from mdtree_jax.subject.run_folder import load_configuration
@@ -147,6 +147,47 @@ def test_running_averages_need_apply_train_between_two_networks():
     }
 
 
+class WithDropout(nn.Module):
+    """The commonest network with a source of noise in training."""
+
+    normalized: bool = False
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dropout(0.5, deterministic=not train)(nn.Dense(6)(x.reshape(len(x), -1)))
+        if self.normalized:
+            x = nn.BatchNorm(use_running_average=not train)(x)
+        return nn.Dense(3)(nn.relu(x))
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_networks_with_dropout_have_curves_too(normalized):
+    module, (x, y) = WithDropout(normalized), make_data()
+    networks = [module.init(jax.random.key(seed), x, False) for seed in (0, 1)]
+    measure = QUICK | {"metrics": ["connectivity"]}
+    apply, apply_train = flax_functions(module)
+    found = diagnose_model(apply, networks, x, y, measure=measure, apply_train=apply_train)
+    assert "mode_connectivity_peak" in found.metrics
+    assert apply_train(networks[0], x)[0].tolist() == apply_train(networks[0], x)[0].tolist()
+
+
+def test_what_flax_raises_is_one_sentence():
+    module, (x, y) = Normalized(), make_data()
+    apply, _ = flax_functions(module)
+    networks = normalized_networks()
+    for wrong in ({"x_train": x[:, :4]}, {"params": [network["params"] for network in networks]}):
+        arguments = {"params": networks, "x_train": x, "y_train": y} | wrong
+        with pytest.raises(UserError, match=r"apply\(params, x\) fails for images of shape") as error:
+            diagnose_model(apply, **arguments, measure=QUICK)
+        assert "\n" not in str(error.value)
+
+    def train(variables, x):
+        return module.apply(variables, x, True)  # without mutable=: Flax refuses to write the averages
+
+    with pytest.raises(UserError, match=r"apply_train\(variables, x\) fails for images of shape"):
+        diagnose_model(apply, networks, x, y, measure=QUICK, apply_train=train)
+
+
 def build():
     """Return the module, as `model=tests.test_diagnose_model:build` asks for it."""
     return Normalized()
@@ -238,7 +279,12 @@ GOOD = {"params": [make_params(0), make_params(1)], "x_train": X, "y_train": Y}
         ({"x_test": X}, "x_test and y_test belong together"),
         ({"training": {"epoch": 3}}, r"unknown training setting 'epoch' \(did you mean 'epochs'\?\)"),
         ({"training": {"epochs": 0}}, "training.epochs=0 is out of range"),
+        ({"training": {"epochs": "many"}}, "training.epochs='many' is no number"),
         ({"measure": {"probes": 3}}, "unknown measure 'probes'.*there are: metrics"),
+        ({"measure": "fast"}, "measure='fast' is no mapping; wanted settings by name"),
+        ({"measure": {"curve_steps": "abc"}}, "measure.curve_steps='abc' does not fit; it takes int"),
+        ({"measure": {"metrics": "hessian"}}, "measure.metrics='hessian' does not fit; it takes list"),
+        ({"max_images": 0}, "max_images=0 is out of range; wanted at least 1"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_sentence(changed, message):

@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 #: Each layer may import those below it and itself; `beside` layers import no JAX.
 LAYERS = {
     "transfer": {"cli", "config", "report", "diagnosis", "checks", "files", "parallel"},
-    "diagnose": {"cli", "config", "report", "subject", "diagnosis", "population", "data", "checks", "files"},
+    "diagnose": {"cli", "config", "report", "subject", "diagnosis", "population", "store", "data", "checks", "files"},
     "reference": {"cli", "config", "report", "diagnosis", "checks"},
     "subject": {"population", "store", "diagnosis", "landscape", "training", "models", "data", "checks"},
     "sweep": {"cli", "config", "population", "store", "data", "checks"},

@@ -63,6 +63,9 @@ def test_an_unfinished_run_is_no_record(tmp_path, recorded):
     with pytest.raises(UserError, match="is no run folder"):
         write_record(tmp_path, tmp_path, "fake")
     assert not list(tmp_path.glob("*.parquet"))
+    (run_path / "pairs.parquet").unlink()
+    with pytest.raises(UserError, match="finish the sweep first"):
+        write_record(run_path, tmp_path, "fake")
     record_path("fake", "pairs", tmp_path).write_bytes(b"nonsense")
     with pytest.raises(UserError, match="cannot be read"):
         read_record("fake", tmp_path)
@@ -120,6 +123,28 @@ def test_elsewhere_most_means_must_be_near(recorded):
     assert verify.compare(record, networks.assign(train_loss=np.nan), pairs, another_kind()).share_within < 0.95
 
 
+def test_the_last_bit_counts_where_this_kind_of_machine_made_the_cohort(recorded):
+    record, _ = recorded
+    networks, pairs = rerun(record, 16)
+    one, *others = [cohort.key for cohort in fake.COHORTS]
+    sessions = [SESSION | {"cohorts": [one]}, another_kind() | {"cohorts": others}]
+    mixed = record._replace(about=record.about | {"sessions": sessions})
+    for cohort, passes in ((one, False), (others[0], True)):
+        row = int(np.flatnonzero(networks["cohort"] == cohort)[0])
+        changed = networks.copy()
+        changed.loc[row, "train_loss"] = np.nextafter(changed.loc[row, "train_loss"], 9)
+        found = verify.compare(mixed, changed, pairs, SESSION)
+        assert found.passed == passes
+        assert not found.same_kind
+
+
+def test_values_that_are_no_numbers_compare_too():
+    curve = np.array([1.0, np.nan])
+    pairs = [(None, None), (np.nan, None), (curve, curve.copy()), ("ok", "ok"), (2.0, 2.0), (np.nan, np.nan)]
+    assert all(verify._is_same(a, b) for a, b in pairs)
+    assert not any(verify._is_same(a, b) for a, b in ((None, curve), ("ok", "diverged"), (1.0, np.nan), (1.0, 2.0)))
+
+
 @pytest.mark.parametrize(("number", "allowed"), [(0, False), (16, True), (17, False)])
 def test_the_sample_is_as_large_as_asked(number, allowed):
     if not allowed:
@@ -156,7 +181,7 @@ def test_the_command_trains_again_and_says_by_its_exit_code(tmp_path, monkeypatc
 def test_what_ships_is_whole(name):
     record = read_record(name)
     assert len(record.collection) == 1690
-    assert (record.collection["num_finite"] >= 0).all()
+    assert (record.collection["num_finite"] >= 1).all()
     pd.testing.assert_frame_equal(record.collection, collect(record.networks, record.pairs), rtol=1e-5)
     config = sweep_config(name)
     assert record.about["config"] | {"data_hash": None} == config | {"data_hash": None}
@@ -212,5 +237,10 @@ def test_stability_counts_who_takes_part():
     assert clear["label_optimizer"].tolist() == ["optimal", "temperature_too_low"]
     assert table.loc["optimizer"].tolist() == [1, 1.0, 1.0]
     assert table.loc["size", "models"] == 1
+    with pytest.raises(UserError, match="needs two or more"):
+        label_agreement(networks_of({16: [10.0], 32: [10.5]}))
+    # One network left is as uncertain as the others, not free of noise.
+    alone = label_agreement(networks_of({16: [10.0, np.nan], 32: [9.0, 12.0]}))
+    assert alone["agreement_label_optimizer"].max() < 0.9
     with pytest.raises(UserError, match="every network diverged"):
         label_agreement(networks_of({16: [10.0], 32: [np.nan]}))

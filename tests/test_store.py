@@ -166,6 +166,19 @@ def test_finished_cohorts_move_between_folders(tmp_path):
         assert d.finished == ()  # all are checked before the first is taken
 
 
+def test_cohorts_that_could_never_be_measured_are_not_imported(tmp_path):
+    with run_folder(tmp_path / "a") as a:
+        a.use_measurement({"seed": 0})
+        finish(a, COHORTS[:2])
+        rows = a.trained_rows(COHORTS[0].key)[["configuration", "seed"]]
+        tables = {kind: rows.assign(seed_a=0, seed_b=1, layer="w") for kind in ("layers", "pairs", "members")}
+        a.finish_measurement(COHORTS[0].key, tables, {})
+        a.export_parts(tmp_path / "parts")
+    with run_folder(tmp_path / "b") as b:
+        assert b.import_parts(tmp_path / "parts") == (1, 0)
+        assert b.finished == b.measured == (COHORTS[0].key,)
+
+
 def test_a_part_with_missing_members_is_refused(tmp_path):
     with run_folder(tmp_path) as folder:
         folder.finish(COHORTS[0].key, rows_of(COHORTS[0]).iloc[:-1], {})

@@ -12,7 +12,14 @@ import pytest
 from mdtree_jax import Reference, diagnose_metrics, fit_reference
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis import joint, verdict
-from mdtree_jax.diagnosis.advice import FEWEST, NEIGHBOURS, direction_only, expected_gain, reference_verdicts
+from mdtree_jax.diagnosis.advice import (
+    FEWEST,
+    NEIGHBOURS,
+    choose_action,
+    direction_only,
+    expected_gain,
+    reference_verdicts,
+)
 from mdtree_jax.diagnosis.causes import CAUSES, step_gain
 from mdtree_jax.diagnosis.collection import load_collection
 from mdtree_jax.diagnosis.grid import WIDER
@@ -208,12 +215,13 @@ def test_outside_the_reference_it_abstains():
         assert diagnosis.abstains
         assert words in diagnosis.reason
         assert diagnosis.action.is_tentative
+        assert diagnosis.action.sentence.startswith("if the first guess is right: ")
 
 
 def test_weak_answers_abstain_and_others_do_not(F_noise):
     found = diagnose_metrics(F_noise.iloc[::20])
     for diagnosis in found:
-        assert not diagnosis.reason or diagnosis.abstains
+        assert bool(diagnosis.reason) == diagnosis.abstains
         if diagnosis.probability < 0.5:
             assert diagnosis.abstains
     assert 0.05 < np.mean([d.abstains for d in found]) < 0.6
@@ -239,8 +247,6 @@ def test_expected_gain_is_the_mean_over_the_nearest_models(reference):
 def test_a_knob_that_the_collection_has_not_varied_is_a_rule(small):  # noqa: F811
     grid = small[small.data_fraction == 1.0][["width", "batch_size", "data_fraction", "test_error", *joint.COLUMNS]]
     reference = fit_reference(load_collection(grid), measure=False)
-    from mdtree_jax.diagnosis.advice import choose_action
-
     assert expected_gain(reference, reference.models.iloc[:1], "too_little_data") == [{}]
     action, gain = choose_action(reference, "too_little_data", {})
     assert (action.knob, action.direction, action.how_far, gain) == ("data_fraction", "up", "direction_only", None)
@@ -281,3 +287,21 @@ def test_without_settings_an_action_is_a_direction():
     assert direction_only(action, found.cause, found.expected_gain) == action
     shown = str(dataclasses.replace(found, action=action))
     assert "How far: not known" in shown
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_a_guess_is_never_an_instruction(cause):
+    action, _ = choose_action(default_reference(), cause, {}, is_tentative=True)
+    assert action.sentence.startswith("if the first guess is right: ")
+
+
+def test_a_report_is_of_the_reference_that_was_asked(tmp_path, small):  # noqa: F811
+    found = diagnose_metrics(COLD, fit_reference(small, measure=False, name="mine"))[0]
+    with pytest.raises(UserError, match="was made with reference 'mine', and the report would show 'published/F'"):
+        found.report(tmp_path / "r.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_columns_that_are_no_metrics_may_hold_anything():
+    table = pd.DataFrame([COLD | {"use_se": "yes", "note": "-3"}])
+    assert diagnose_metrics(table)[0].ranking == diagnose_metrics(COLD)[0].ranking

@@ -138,21 +138,21 @@ def choose_action(
     reference: Reference, cause: str, steps: dict[str, Gain], *, is_tentative: bool = False
 ) -> tuple[Action, Gain | None]:
     """Return what to do about a cause and the gain to be expected of the best step, None where nothing says so."""
+    start = "if the first guess is right: " if is_tentative else ""
     if cause == NONE:
-        sentence = "leave batch size, width and amount of data as they are: none of them should gain a point"
+        sentence = f"{start}leave batch size, width and amount of data as they are: none of them should gain a point"
         return Action(None, None, None, None, sentence, (), is_tentative), None
     direction = CAUSE[cause].direction
     way = "up" if direction.sign > 0 else "down"
     rules = _rules(cause)
     if not steps:
         why = f"collection '{reference.name}' says nothing about how far"
-        sentence = f"{_DO[cause].format(how='')}; {why}, so this is a rule, not evidence"
+        sentence = f"{start}{_DO[cause].format(how='')}; {why}, so this is a rule, not evidence"
         action = Action(direction.axis, way, "direction_only", None, sentence, rules, is_tentative)
         return action, None
     best = max(steps, key=lambda step: steps[step].mean)
     factor = _factor(reference, direction, best)
     gain = steps[best]
-    start = "if the first guess is right: " if is_tentative else ""
     sentence = f"{start}{_DO[cause].format(how=_how(factor, direction))}; {_gained(gain, 'it')}"
     return Action(direction.axis, way, best, factor, sentence, rules, is_tentative), gain
 

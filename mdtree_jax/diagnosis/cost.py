@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from numbers import Real
 
-from mdtree_jax.checks import UserError
+from mdtree_jax.checks import UserError, check_choice
 
 #: Trainings of a search that tries three values of batch size, width and amount of data each.
 GRID_SEARCH_TRAININGS = 27
@@ -20,8 +22,22 @@ class Training:
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            if value is not None and not value > 0:
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise UserError(f"training.{name}={value!r} is no number; wanted one above 0")
+            if not value > 0:
                 raise UserError(f"training.{name}={value:g} is out of range; wanted above 0")
+
+    @classmethod
+    def of(cls, known: Training | Mapping | None) -> Training:
+        """Return what a caller knows as `Training`; raises `UserError` for a setting that does not exist."""
+        if isinstance(known, Training):
+            return known
+        known = dict(known or {})
+        for name in known:
+            check_choice("training setting", name, [field.name for field in fields(cls)])
+        return cls(**known)
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,7 @@ def _check_values(frame: pd.DataFrame) -> None:
                 f"{name}={values[row]:g} in row {row + 1}; it lies in [{low:g}, {high:g}] ({COLUMN[name].unit}: "
                 f"{COLUMN[name].meaning})"
             )
-    negative = [c for c in frame.columns if str(c).endswith("_se") and (frame[c].to_numpy(dtype=float) < 0).any()]
+    errors = [c for c in frame.columns if str(c).endswith("_se") and str(c).removesuffix("_se") in COLUMN]
+    negative = [c for c in errors if (frame[c].to_numpy(dtype=float) < 0).any()]
     if negative:
         raise UserError(f"column '{negative[0]}' holds a negative standard error; it is at least 0")

@@ -5,8 +5,9 @@ configuration. The bootstrap (Efron, 1979) draws, for every configuration on its
 with replacement, averages their test errors anew and labels the whole grid again.
 
 Limits: of `n` networks the bootstrap's scatter of a mean is √((n - 1) / n) of the unbiased estimate (0.82 for three),
-so `inflate`, on by default, stretches every draw's deviation from the mean by its inverse. Best values along an axis
-are minima over noisy means; the bootstrap adds its noise to theirs, so that it rather underrates stability.
+so `inflate`, on by default, stretches every draw's deviation from the mean by its inverse. Where one network is left,
+its deviation is normal with the scatter of the others, pooled. Best values along an axis are minima over noisy means;
+the bootstrap adds its noise to theirs, so that it rather underrates stability.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def label_agreement(networks: pd.DataFrame, *, draws: int = 200, seed: int = 0, 
         `agreement_<label>` in [0, 1].
 
     Raises:
-        UserError: a configuration is missing or has no finite network.
+        UserError: a configuration is missing or has no finite network, or none has two.
     """
     finite = networks[np.isfinite(networks["test_error"])]
     grouped = finite.groupby(list(AXES), sort=True)["test_error"]
@@ -54,11 +55,16 @@ def label_agreement(networks: pd.DataFrame, *, draws: int = 200, seed: int = 0, 
     rng = np.random.default_rng(seed)
     labels = compute_labels(make_grid(means))[list(LABEL_COLUMNS)]
     stretch = np.sqrt(count / np.maximum(count - 1, 1)) if inflate else np.ones(len(count))
+    alone = count == 1
+    if alone.all():
+        raise UserError("every configuration has one network only; how far labels depend on the seed needs two or more")
+    scatter = np.sqrt(np.mean([group.var(ddof=1) for group in values if len(group) > 1]))
     centre, agree = means["test_error"].to_numpy(), np.zeros((len(means), len(LABEL_COLUMNS)))
     for _ in range(draws):
         picked = (rng.random(padded.shape) * count[:, None]).astype(int)
         taken = np.arange(padded.shape[1]) < count[:, None]
         drawn = (np.take_along_axis(padded, picked, axis=1) * taken).sum(axis=1) / count
+        drawn[alone] += scatter * rng.standard_normal(alone.sum())
         again = means.assign(test_error=centre + stretch * (drawn - centre))
         agree += (compute_labels(make_grid(again))[list(LABEL_COLUMNS)] == labels).to_numpy()
     shares = pd.DataFrame(agree / draws, columns=[f"agreement_{name}" for name in LABEL_COLUMNS])

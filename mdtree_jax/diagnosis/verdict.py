@@ -25,6 +25,7 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 from threadpoolctl import threadpool_limits
 
+from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis import joint
 from mdtree_jax.diagnosis.abstain import outside_reference, weak_or_contradicted
 from mdtree_jax.diagnosis.advice import Action, Gain, choose_action, expected_gain, in_settings
@@ -106,12 +107,18 @@ class Diagnosis:
             reference: the one that the diagnosis was made with, if not the package's.
 
         Raises:
-            UserError: the file cannot be written.
+            UserError: the file cannot be written, or the diagnosis was made with another reference.
         """
+        reference = reference or default_reference()
+        if reference.name != self.reference:
+            raise UserError(
+                f"the diagnosis was made with reference '{self.reference}', and the report would show "
+                f"'{reference.name}': give the same one as reference="
+            )
         # By name: drawing is a layer above, which knows this class.
         write = import_module("mdtree_jax.report.html").write_report
         options = {"name": name, "metrics": self.metrics, "cost": self.cost and self.cost.to_dict()}
-        return write(path, self, reference or default_reference(), **options)
+        return write(path, self, reference, **options)
 
     def __str__(self) -> str:
         """Return the diagnosis in words, as the terminal shows it."""
@@ -153,7 +160,7 @@ def diagnose_metrics(
         UserError: as `metrics_table.read_metrics`: no known metric, undecidable units, values outside their meaning.
     """
     reference = reference or default_reference()
-    training = training if isinstance(training, Training) else Training(**(training or {}))
+    training = Training.of(training)
     frame = read_metrics(table, units)
     columns = [c for c in reference.columns if c in frame]
     there = np.isfinite(frame[columns].to_numpy(dtype=float)) if columns else np.zeros((len(frame), 0), dtype=bool)

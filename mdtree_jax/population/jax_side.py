@@ -47,9 +47,12 @@ def set_up_devices(num_devices: int | None = None) -> None:
 
 
 def memory_budget_bytes(config: SweepConfig) -> int:
-    """Return what a cohort's training may take: `memory_gb`, else half the free memory (accelerators: most of it)."""
-    if config.memory_gb is not None:
-        return int(config.memory_gb * 1e9)
+    """Return what a cohort's training may take: `memory_gb`, else as `device_memory_bytes`."""
+    return device_memory_bytes() if config.memory_gb is None else int(config.memory_gb * 1e9)
+
+
+def device_memory_bytes() -> int:
+    """Return what a computation may take of the devices together: most of accelerators, half of what the host has."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.devices()]
     if all(limits):
         return int(0.8 * sum(limits))

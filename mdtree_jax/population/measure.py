@@ -144,12 +144,13 @@ class _Measurement:
         arrays = ((data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32))
         self.data = measures.Data(*(jax.device_put(np.asarray(array, kind), self.whole) for array, kind in arrays))
         shapes = measures.Data(*(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in self.data))
+        begin = time.perf_counter()
         self.choices = cached_choose(self.model, shapes, settings, budget // len(devices), devices[0].platform)
         self.cost = MeasureCost(settings, float(count_flops(self.model, shape, dtype)), len(data.y_test))
         self.results: dict[str, dict[str, np.ndarray]] = {}
         self.num_done: dict[str, int] = {}
         self.resume: dict[str, np.ndarray] = {}
-        self.num_compilations, self.compile_seconds = 0, 0.0
+        self.num_compilations, self.compile_seconds = 0, time.perf_counter() - begin
         # The largest subsets first, so that the networks of a chunk take equally long.
         self.rows = [int(row) for row in np.argsort(-self.counts, kind="stable") if self.is_finite[row]]
         self.configurations = self._rows_by_configuration()
@@ -203,6 +204,7 @@ class _Measurement:
         options: dict[str, Any],
         after_chunk: Callable[[str], None],
     ) -> None:
+        lanes = min(lanes, max(1, -(-len(items) // self.mesh.size)))  # no lane that only repeats an item
         size = lanes * self.mesh.size
         program = program_of(stage, self.model, self.settings, self.mesh, lanes, tuple(options.items()))
         self._restore(stage, len(items))

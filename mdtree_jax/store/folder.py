@@ -196,8 +196,9 @@ class RunFolder:
     def import_parts(self, source: str | Path) -> tuple[int, int]:
         """Take over the parts in `source` (exported ones, or a run folder); return how many were new and known.
 
-        All are checked before the first is taken. Raises `UserError` for a folder without parts, a part of another
-        config, and a part whose members are not those of this grid.
+        Where any cohort of the source is measured, those that are only trained are left out: their networks are not in
+        the parts, so they could never be measured. All are checked before the first is taken. Raises `UserError` for a
+        folder without parts, a part of another config, and a part whose members are not those of this grid.
         """
         source = Path(source).expanduser()
         folder = source / "parts" if (source / "parts").is_dir() else source
@@ -211,6 +212,8 @@ class RunFolder:
         paths.sort(key=lambda item: kinds.index(item[1]))
         trained, measured = ({path.stem for path, kind in paths if kind == which} for which in ("trained", "members"))
         paths = [(path, kind) for path, kind in paths if kind == "trained" or path.stem in measured]
+        if measured:
+            paths = [(path, kind) for path, kind in paths if path.stem in measured]
         alone = sorted(measured - trained - set(self._parts))
         if alone:
             raise UserError(f"import_from='{source}' holds measurements of cohort {alone[0]}, but not its training")

@@ -42,7 +42,8 @@ class Record(NamedTuple):
         networks: one row per network.
         pairs: one row per measured pair of networks.
         about: `config` and `measure` (every setting), `sessions` (code, packages and machine of every process that
-            took part), `executors` (pairs of an executor and the cohorts it trained), `compile_seconds`.
+            took part, with the cohorts it worked on), `executors` (pairs of an executor and the cohorts it trained),
+            `compile_seconds`.
     """
 
     name: str
@@ -78,7 +79,10 @@ def read_record(name: str, folder: Path | None = None) -> Record:
         frame = arrow.to_pandas()
         tables[table] = frame.astype({c: np.float64 for c in frame if frame[c].dtype == np.float32})
         if table == "collection":
-            about = json.loads(arrow.schema.metadata[_METADATA_KEY])
+            about = (arrow.schema.metadata or {}).get(_METADATA_KEY)
+            if about is None:
+                raise UserError(f"'{path}' is no record: it does not say what made it")
+            about = json.loads(about)
     return Record(name, **tables, about=about)
 
 
@@ -92,14 +96,23 @@ def write_record(run: str | Path, folder: str | Path, name: str) -> Record:
     manifest = read_manifest(run / "manifest.json")
     if manifest is None:
         raise UserError(f"'{run}' is no run folder: it has no manifest.json")
-    networks, pairs = (pd.read_parquet(run / f"{table}.parquet") for table in ("members", "pairs"))
+    networks = _read_table(run, "members")
     _check_complete(run, manifest["config"], networks)
+    pairs = _read_table(run, "pairs")
     about = {"name": name, "config": manifest["config"], "measure": manifest["measure"], **_origin(run, networks)}
     tables = {"collection": collect(networks, pairs), "networks": networks, "pairs": pairs}
     with one_sentence_on_write_failure(folder):
         for table, frame in tables.items():
             _write(record_path(name, table, folder), frame, about if table == "collection" else None)
     return read_record(name, folder)
+
+
+def _read_table(run: Path, name: str) -> pd.DataFrame:
+    """Return a table of a run folder; raises `UserError` if it is not there or cannot be read."""
+    try:
+        return pd.read_parquet(run / f"{name}.parquet")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run / name}.parquet cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _check_complete(run: Path, config: dict[str, Any], networks: pd.DataFrame) -> None:
@@ -120,9 +133,12 @@ def _origin(run: Path, networks: pd.DataFrame) -> dict[str, Any]:
         for kind, place in (("trained", "."), (MEASURED[-1], MEASURED[-1])):
             metadata = read_part(run / "parts" / place / f"{cohort}.parquet", kind)[1]
             seconds += metadata["compile_seconds"]
-            sessions |= {session["started"]: session for session in metadata["made_by"]}
+            for session in metadata["made_by"]:
+                sessions.setdefault(session["started"], session | {"cohorts": []})["cohorts"].append(cohort)
             if kind == "trained":
                 executors.setdefault(json.dumps(metadata["executor"]), []).append(cohort)
+    for session in sessions.values():
+        session["cohorts"] = list(dict.fromkeys(session["cohorts"]))
     return {
         "sessions": [sessions[start] for start in sorted(sessions)],
         "executors": [[json.loads(choice), cohorts] for choice, cohorts in executors.items()],

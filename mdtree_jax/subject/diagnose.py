@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from mdtree_jax.checks import UserError, nearest
@@ -69,7 +70,7 @@ def diagnose_model(
     return diagnose_subject(
         subject,
         data,
-        training=_training(training),
+        training=Training.of(training),
         measure=measure,
         max_images=max_images,
         reference=reference,
@@ -120,16 +121,27 @@ def _settings(measure: MeasureConfig | Mapping | None, reference: Reference) -> 
             if name not in known:
                 raise UserError(f"unknown measure '{name}'{nearest(name, known)}; there are: {', '.join(known)}")
         config = dataclasses.replace(config, **measure)
-    elif measure is not None:
+        _check_types(measure)
+    elif isinstance(measure, MeasureConfig):
         config = measure
+    elif measure is not None:
+        raise UserError(f"measure={measure!r} is no mapping; wanted settings by name: measure={{effort: fast}}")
     return resolve(config)
 
 
-def _training(training: Training | Mapping | None) -> Training:
-    if isinstance(training, Training):
-        return training
-    known = [field.name for field in dataclasses.fields(Training)]
-    for name in training or {}:
-        if name not in known:
-            raise UserError(f"unknown training setting '{name}'{nearest(name, known)}; there are: {', '.join(known)}")
-    return Training(**(training or {}))
+def _check_types(measure: Mapping) -> None:
+    """Raise `UserError` for a setting of measuring whose value is of another kind than the setting's default."""
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(MeasureConfig)}
+    for name, value in measure.items():
+        wants_list, wants_text = "list" in kinds[name], "str" in kinds[name]
+        is_text = isinstance(value, str)
+        if wants_list:
+            good = not is_text and isinstance(value, Sequence)
+        elif wants_text:
+            good = is_text
+        else:
+            good = (isinstance(value, Real) and not isinstance(value, bool)) or (
+                value is None and "None" in kinds[name]
+            )
+        if not good:
+            raise UserError(f"measure.{name}={value!r} does not fit; it takes {kinds[name]}")

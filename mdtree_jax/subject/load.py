@@ -135,14 +135,15 @@ def call_builder(spec: str) -> Any:
         raise UserError(f"model={spec}: '{module_name}' has no function '{name}'; there are: {', '.join(there)}")
     try:
         return function()
-    except TypeError as error:
+    except Exception as error:  # a user's code may raise anything
         raise UserError(f"model={spec}: the function is called without arguments, and fails: {error}") from error
 
 
 def flax_functions(module: nn.Module) -> tuple[Callable, Callable]:
     """Return `apply` and `apply_train` of a Flax module, called as `module(x, train=...)` if it takes that.
 
-    A module that returns more than logits returns them first.
+    A module that returns more than logits returns them first. In training mode dropout has one fixed mask, because the
+    state and the loss at a point must be functions of the point.
     """
     takes_train = _takes_train(module)
 
@@ -157,7 +158,7 @@ def flax_functions(module: nn.Module) -> tuple[Callable, Callable]:
 
     def apply_train(variables: Any, x: jax.Array) -> tuple[jax.Array, Any]:
         names = [name for name in variables if name != "params"]
-        output, updated = call(variables, x, True, mutable=names)
+        output, updated = call(variables, x, True, mutable=names, rngs={"dropout": jax.random.key(0)})
         return logits(output), updated
 
     return apply, apply_train
@@ -171,7 +172,7 @@ def _flax_shapes(module: nn.Module, image_shape: tuple[int, ...], spec: str) -> 
     options = {"train": False} if _takes_train(module) else {}
     try:
         return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, **options), jnp.zeros((1, *image_shape)))
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # a user's code may raise anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the model of {spec} does not take images of shape {image_shape}: {reason}") from error
 

@@ -6,7 +6,6 @@ The kernels are those of a sweep (`population.measure`): the subject is a cohort
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.models import count_flops
 from mdtree_jax.population.cohort import Cohort, Member, Recipe
 from mdtree_jax.population.executor import compiler_options
+from mdtree_jax.population.jax_side import device_memory_bytes
 from mdtree_jax.population.measure import measure_cohort
 from mdtree_jax.population.measure_settings import PAIR_METRICS, MeasureSettings
 from mdtree_jax.store.tables import COST_COLUMNS, MEMBER_COLUMNS, OK, collect
@@ -70,8 +70,11 @@ def measure_subject(
     Raises:
         UserError: as `check_fit`; settings that leave nothing to measure.
     """
+    if max_images < 1:
+        raise UserError(f"max_images={max_images} is out of range; wanted at least 1")
     start = time.perf_counter()
     num_classes = check_fit(subject, data)
+    checking = time.perf_counter() - start  # compilation almost all of it, on a few images
     notes: list[str] = []
     settings = _possible(subject, settings, notes)
     used = Examples(
@@ -92,7 +95,7 @@ def measure_subject(
         stacked,
         [True] * num_networks,
         settings,
-        memory_budget_bytes=os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2,
+        memory_budget_bytes=device_memory_bytes(),
         model=subject.model,
         progress=_named(progress),
     )
@@ -100,7 +103,7 @@ def measure_subject(
     row = {name: float(value) for name, value in collect(table, found.pairs).iloc[0].items() if np.isfinite(value)}
     row = {name: value for name, value in row.items() if not name.endswith(("_seconds", "_flops"))}
     _add_sampling_error(row, num_images, len(data.y_train))
-    compile_seconds = found.compile_seconds + evaluation_compile
+    compile_seconds = found.compile_seconds + evaluation_compile + checking
     forward = float(count_flops(subject.model, used.x_train.shape[1:], str(used.x_train.dtype)))
     flops = sum(float(t[c].sum()) for t in (found.members, found.pairs) for c in t if c.endswith("_flops"))
     flops += forward * num_networks * (num_images + len(used.y_test))

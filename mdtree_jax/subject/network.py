@@ -70,17 +70,18 @@ def wrap(
     for number, one in enumerate(variables):
         _check_numbers(one, number)
 
+    has_state = bool(jax.tree.leaves(variables[0]["batch_stats"]))
+
     def theirs(ours: Any) -> Any:
         return {"params": ours["params"], **ours["batch_stats"]} if has_params else ours["params"]
 
     def ours(variables: Any, x: jax.Array, train: bool) -> tuple[jax.Array, dict, Any]:
         state = variables["batch_stats"]
-        if not train or apply_train is None:
+        if not train or apply_train is None or not has_state:
             return apply(theirs(variables), x), {}, state
         logits, updated = apply_train(theirs(variables), x)
         return logits, {}, {name: updated.get(name, old) for name, old in state.items()}
 
-    has_state = bool(jax.tree.leaves(variables[0]["batch_stats"]))
     return Subject(Model(lambda key: variables[0], ours), variables, apply_train is not None or not has_state)
 
 
@@ -134,9 +135,10 @@ def check_fit(subject: Subject, data: Examples) -> int:
 
         if not number:
             num_classes = _num_classes(apply, variables["params"], x)
-            apply = jax.jit(apply)
-            landscape.check_apply(apply, variables["params"], x)
-        elif not np.isfinite(np.asarray(apply(variables["params"], x))).all():
+            if state and subject.can_recompute:
+                _tried("apply_train(variables, x)", lambda x: subject.model.apply(variables, x, True)[0], x)  # noqa: B023
+            landscape.check_apply(jax.jit(apply), variables["params"], x)
+        elif not np.isfinite(np.asarray(jax.jit(apply)(variables["params"], x))).all():
             raise UserError(f"network {number + 1} gives logits that are not finite on the first {len(x)} images")
     for name, labels in (("y_train", data.y_train), ("y_test", data.y_test)):
         if len(labels) and labels.max() >= num_classes:
@@ -219,11 +221,16 @@ def _side(x_name: str, x: Any, y_name: str, y: Any, dtype: Any) -> tuple[np.ndar
 
 
 def _num_classes(apply: Callable, params: Any, x: jax.Array) -> int:
-    try:
-        shape = jax.eval_shape(apply, params, x).shape
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"apply(params, x) fails for images of shape {x.shape}: {reason}") from error
+    shape = _tried("apply(params, x)", apply, params, x).shape
     if len(shape) != 2 or shape[0] != len(x) or shape[1] < 2:
         raise UserError(f"apply(params, x) gives {shape} for {len(x)} images; wanted logits of shape (n, classes)")
     return int(shape[1])
+
+
+def _tried(what: str, function: Callable, *arguments: Any) -> Any:
+    """Return the shapes that a user's function gives for arguments the last of which are images."""
+    try:
+        return jax.eval_shape(function, *arguments)
+    except Exception as error:  # a user's code may raise anything
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{what} fails for images of shape {arguments[-1].shape}: {reason}") from error
