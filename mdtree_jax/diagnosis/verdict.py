@@ -164,6 +164,7 @@ def diagnose_metrics(
     frame = read_metrics(table, units)
     columns = [c for c in reference.columns if c in frame]
     there = np.isfinite(frame[columns].to_numpy(dtype=float)) if columns else np.zeros((len(frame), 0), dtype=bool)
+    metrics = _metrics(frame)
     out: list[Diagnosis | None] = [None] * len(frame)
     # Small products: the threads of a matrix library would only wait for each other.
     with threadpool_limits(1):
@@ -174,14 +175,19 @@ def diagnose_metrics(
             found = _diagnose(reference, part, have) if joint.metrics_of(have) else [_nothing(reference)] * len(rows)
             for row, diagnosis in zip(rows, found, strict=True):
                 action = in_settings(diagnosis.action, training)
-                out[row] = replace(diagnosis, action=action, metrics=_metrics(frame, row))
+                out[row] = replace(diagnosis, action=action, metrics=metrics[row])
     return out
 
 
-def _metrics(frame: pd.DataFrame, row: int) -> dict[str, float]:
-    """Return the finite metrics of a row that a diagnosis knows, and their standard errors."""
+def _metrics(frame: pd.DataFrame) -> list[dict[str, float]]:
+    """Return for every row the finite metrics that a diagnosis knows, and their standard errors."""
     names = [name for column in joint.COLUMNS for name in (column, f"{column}_se") if name in frame]
-    return {name: float(value) for name in names if np.isfinite(value := frame[name].iloc[row])}
+    values = frame[names].to_numpy(dtype=float)
+    known = np.isfinite(values)
+    return [
+        {name: value for name, value, there in zip(names, row, here, strict=True) if there}
+        for row, here in zip(values.tolist(), known.tolist(), strict=True)
+    ]
 
 
 def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> list[Diagnosis]:
