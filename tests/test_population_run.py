@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -109,6 +110,28 @@ def test_an_executor_of_another_machine_is_chosen_anew(tmp_path):
     assert resumed == [None] * 5  # the state of the other executor is not used
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["executors"] == {c.key: {"chunk": 1} for c in COHORTS}
+
+
+def test_the_next_cohort_is_prepared_while_one_is_trained(tmp_path):
+    prepared, trained = {}, []
+
+    def prepare(recipe, cohort, data, *, executor):
+        prepared[cohort.key] = len(trained), executor
+        raise RuntimeError("what it cannot do is for the cohort's own turn to say")
+
+    def notes(recipe, cohort, data, **options):
+        trained.append(cohort.key)
+        while len(trained) < len(COHORTS) and len(prepared) < len(trained):  # the other thread comes soon
+            time.sleep(0.001)
+        return train(recipe, cohort, data, **options)
+
+    sweep(tmp_path, trainer(notes)._replace(prepare=prepare))
+    keys = [cohort.key for cohort in COHORTS]
+    assert trained == keys
+    assert list(prepared) == keys[1:]
+    for place, key in enumerate(keys[1:], 1):
+        assert prepared[key][0] in (place - 1, place)  # before its own turn
+        assert prepared[key][1] == CHOICE
 
 
 def test_diverged_members_are_rows_and_are_counted(tmp_path):

@@ -2,6 +2,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import jax
@@ -16,7 +17,7 @@ from mdtree_jax.population.cohort import Cohort, Member, Recipe
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, configure_devices
 from mdtree_jax.population.memory import memory_needs
 from mdtree_jax.population.passes import balance, plan_passes
-from mdtree_jax.population.train import member_key, train_cohort
+from mdtree_jax.population.train import member_key, prepare_cohort, train_cohort
 from mdtree_jax.training import Hyperparameters, evaluate, make_trainer
 from mdtree_jax.training.train import init_key, train_single
 
@@ -119,6 +120,22 @@ def test_one_compilation_and_none_for_the_second_call():
     assert (first.num_compilations, second.num_compilations) == (1, 0)
     assert compiled == []
     assert_equal(first, second)
+
+
+def test_a_program_compiled_ahead_in_another_thread_is_the_one_that_trains():
+    recipe, cohort, data = dataclasses.replace(MLP, momentum=0.7), toy_cohort(), toy_data(MLP)
+    thread = threading.Thread(target=prepare_cohort, args=(recipe, cohort, data), kwargs={"executor": executor()})
+    thread.start()
+    first = train_cohort(recipe, cohort, data, executor=executor())  # waits for it, or it for this one
+    thread.join()
+    second = train_cohort(recipe, cohort, data, executor=executor())
+    assert (first.num_compilations, second.num_compilations) == (1, 0)
+    ahead = dataclasses.replace(cohort, batch_size=3)
+    prepare_cohort(recipe, ahead, data, executor=executor())
+    there = dict(population_train._executables._found)
+    third = train_cohort(recipe, ahead, data, executor=executor())
+    assert third.num_compilations == 1
+    assert population_train._executables._found == there  # found, not made
 
 
 def test_a_diverged_member_is_marked_and_the_others_go_on():

@@ -24,7 +24,7 @@ from mdtree_jax.population.measure_settings import resolve
 from mdtree_jax.population.plan import Machine, ModelCost, cpu_machine, make_plan
 from mdtree_jax.population.run import Measurer, Trainer
 from mdtree_jax.population.schema import GridConfig, SweepConfig
-from mdtree_jax.population.train import train_cohort
+from mdtree_jax.population.train import prepare_cohort, train_cohort
 
 
 def set_up_jax(config: SweepConfig) -> None:
@@ -73,7 +73,8 @@ def jax_trainer(config: SweepConfig, shape: DatasetShape) -> Trainer:
         return choice if fits else None
 
     train = functools.partial(train_cohort, dtype=dtype, checkpoint_seconds=seconds)
-    return Trainer(choose=choose, train=train, encode=dataclasses.asdict, decode=decode)
+    prepare = functools.partial(prepare_cohort, dtype=dtype)
+    return Trainer(choose=choose, train=train, encode=dataclasses.asdict, decode=decode, prepare=prepare)
 
 
 def jax_measurer(config: SweepConfig) -> Measurer:

@@ -6,8 +6,10 @@ No JAX at import: trainer and measurer are handed in, and checkpoints are import
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,13 +30,16 @@ class Trainer(NamedTuple):
     `choose(recipe, cohort)` returns how the cohort is executed; `encode` and `decode` turn that into plain JSON values
     and back (None if this machine cannot do it: then it is chosen anew). `train(recipe, cohort, data, executor=,
     progress=, checkpoint=, resume=)` returns a `TrainedCohort`. From time to time it may call `checkpoint` with a flat
-    dictionary of arrays; of a cohort that was killed, the last of them comes back as `resume`.
+    dictionary of arrays; of a cohort that was killed, the last of them comes back as `resume`. `prepare(recipe, cohort,
+    data, executor=)`, if there is one, compiles what `train` will need; it is called in another thread while the cohort
+    before is trained and measured, because compiling is one thread's work.
     """
 
     choose: Callable[[Recipe, Cohort], Any]
     train: Callable[..., Any]
     encode: Callable[[Any], dict[str, Any]]
     decode: Callable[[dict[str, Any]], Any]
+    prepare: Callable[..., None] | None = None
 
 
 class Measurer(NamedTuple):
@@ -89,22 +94,25 @@ def run_sweep(
         to_measure = {cohort.key for cohort in cohorts if cohort.key in trained and cohort.key not in folder.measured}
         _check_networks_are_there(folder, sorted(to_measure - to_train))
     folder.write_tables(csv)  # a killed process may have left them behind its parts
-    for cohort in (cohort for cohort in cohorts if cohort.key in to_train | to_measure):
-        monitor.start_cohort(cohort.key)
-        is_measured_next = cohort.key in to_measure
-        variables = None
-        if cohort.key in to_train:
-            keep_networks = keep == "all" or is_measured_next
-            variables = _train_one(recipe, cohort, data, folder, trainer, monitor, keep_networks)
-        if is_measured_next:
-            _measure_one(recipe, cohort, data, folder, measurer, monitor, variables)
-            if keep != "all":
-                folder.forget_checkpoint(cohort.key)
-        rows = folder.trained_rows(cohort.key)
-        folder.write_tables(csv)
-        monitor.finish_cohort(rows)
-        if scalars is not None:
-            scalars.write(len(folder.finished), rows)
+    pending = [cohort for cohort in cohorts if cohort.key in to_train | to_measure]
+    with _Ahead(recipe, data, folder, trainer, [cohort for cohort in pending if cohort.key in to_train]) as ahead:
+        for cohort in pending:
+            monitor.start_cohort(cohort.key)
+            is_measured_next = cohort.key in to_measure
+            variables = None
+            if cohort.key in to_train:
+                keep_networks = keep == "all" or is_measured_next
+                ahead.start_next(cohort)
+                variables = _train_one(recipe, cohort, data, folder, trainer, monitor, keep_networks)
+            if is_measured_next:
+                _measure_one(recipe, cohort, data, folder, measurer, monitor, variables)
+                if keep != "all":
+                    folder.forget_checkpoint(cohort.key)
+            rows = folder.trained_rows(cohort.key)
+            folder.write_tables(csv)
+            monitor.finish_cohort(rows)
+            if scalars is not None:
+                scalars.write(len(folder.finished), rows)
     members = folder.members
     return SweepSummary(
         num_trained_cohorts=len(to_train),
@@ -126,6 +134,44 @@ def _check_networks_are_there(folder: RunFolder, keys: Sequence[str]) -> None:
         )
 
 
+class _Ahead:
+    """Has the next cohort prepared in another thread while one is worked on; a context manager.
+
+    A preparation that fails is left to the cohort's own turn, which says why.
+    """
+
+    def __init__(self, recipe: Recipe, data: Any, folder: RunFolder, trainer: Trainer | None, to_train: list[Cohort]):
+        self._recipe, self._data, self._folder, self._trainer = recipe, data, folder, trainer
+        self._after = dict(itertools.pairwise(cohort.key for cohort in to_train))
+        self._cohorts = {cohort.key: cohort for cohort in to_train}
+        self._pool = ThreadPoolExecutor(1, "prepare")
+
+    def __enter__(self) -> _Ahead:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def start_next(self, cohort: Cohort) -> None:
+        """Have the cohort after this one prepared."""
+        following = self._cohorts.get(self._after.get(cohort.key))
+        if following is None or self._trainer.prepare is None:
+            return
+        choice = _executor_of(self._recipe, following, self._folder, self._trainer)
+        self._pool.submit(self._trainer.prepare, self._recipe, following, self._data, executor=choice)
+
+
+def _executor_of(recipe: Recipe, cohort: Cohort, folder: RunFolder, trainer: Trainer) -> Any:
+    """Return how a cohort is executed: as the manifest says, else chosen now and written there."""
+    recorded = folder.executor(cohort.key)
+    choice = None if recorded is None else trainer.decode(recorded)
+    if choice is None:
+        folder.forget_unfinished(cohort.key)  # a state goes with its executor
+        choice = trainer.choose(recipe, cohort)
+        folder.record_executor(cohort.key, trainer.encode(choice))
+    return choice
+
+
 def _train_one(
     recipe: Recipe, cohort: Cohort, data: Any, folder: RunFolder, trainer: Trainer, monitor: Monitor, keep: bool
 ) -> Any:
@@ -133,12 +179,7 @@ def _train_one(
 
     Returns the trained variables of all members.
     """
-    recorded = folder.executor(cohort.key)
-    choice = None if recorded is None else trainer.decode(recorded)
-    if choice is None:
-        folder.forget_unfinished(cohort.key)  # a state goes with its executor
-        choice = trainer.choose(recipe, cohort)
-        folder.record_executor(cohort.key, trainer.encode(choice))
+    choice = _executor_of(recipe, cohort, folder, trainer)
     unfinished = folder.unfinished_path(cohort.key)
     trained = trainer.train(
         recipe,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -47,8 +49,9 @@ class TrainedCohort(NamedTuple):
         train_seconds: the member's share, by steps, of the time for training, without compilation.
         train_flops: matrix products of forward and backward passes, 2 per multiply-add.
         useful_step_fraction: steps of members over lane steps; a lane whose queue is done idles until the last ends.
-        num_compilations: of the training program in this call: 1, or 0 if an equal cohort was trained before.
-        compile_seconds: for the training program, or to fetch it from the persistent cache.
+        num_compilations: of the training program in this call, or ahead of it: 1, or 0 if an equal cohort was trained
+            before.
+        compile_seconds: waited for the training program: compiled now, by another thread, or fetched from the cache.
     """
 
     variables: Any
@@ -116,6 +119,24 @@ def train_cohort(
     return run.finish()
 
 
+def prepare_cohort(
+    recipe: Recipe,
+    cohort: Cohort,
+    data: Any,
+    *,
+    executor: ExecutorChoice,
+    dtype: str = "float32",
+    grid_seed: int = 0,
+) -> None:
+    """Compile the training program of a cohort, for `train_cohort` to find; meant for another thread meanwhile.
+
+    Arguments and errors as of `train_cohort`.
+    """
+    recipe = dataclasses.replace(recipe, image_shape=tuple(recipe.image_shape))
+    _check(recipe, cohort, data)
+    _CohortRun(recipe, cohort, data, executor, dtype, grid_seed).compile_ahead()
+
+
 def _check(recipe: Recipe, cohort: Cohort, data: Any) -> None:
     if not cohort.members:
         raise UserError(f"cohort {cohort.key} has no members")
@@ -153,6 +174,45 @@ def _jit_run(trainer: Trainer, mesh: Mesh) -> Any:
     return jax.jit(make_run(trainer, mesh), donate_argnums=0, compiler_options=options)
 
 
+class _Executables:
+    """The last few compiled training programs, and which of them no cohort has used yet; for several threads."""
+
+    def __init__(self, most: int = 4):
+        self._most, self._lock = most, threading.Lock()
+        self._found: dict[Any, Future] = {}
+        self._unused: set[Any] = set()
+
+    def get(self, jitted: Any, arguments: Any, *, ahead: bool = False) -> tuple[Any, bool]:
+        """Return the program for arguments, or shapes, like these, and whether it is new to the cohorts.
+
+        Who asks for one that another thread is compiling waits for it.
+        """
+        key = jitted, tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments))
+        with self._lock:
+            is_mine = key not in self._found
+            future = Future() if is_mine else self._found.pop(key)
+            self._found[key] = future  # the last used is the last to go
+            if is_mine:
+                self._unused.add(key)
+                while len(self._found) > self._most:
+                    self._found.pop(next(iter(self._found)))
+            is_first_use = key in self._unused
+            if not ahead:
+                self._unused.discard(key)
+        if is_mine:
+            try:
+                future.set_result(jitted.lower(*arguments).compile())
+            except BaseException as error:
+                with self._lock:
+                    self._found.pop(key, None)
+                future.set_exception(error)
+                raise
+        return future.result(), is_first_use
+
+
+_executables = _Executables()
+
+
 @functools.lru_cache(maxsize=4)
 def _jit_init(model: Model) -> Any:
     return jax.jit(lambda key: model.init(init_key(key)))
@@ -183,8 +243,7 @@ class _CohortRun:
         self.split, self.whole = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
         self.model, self.trainer = _make_trainer(recipe, cohort.width, cohort.batch_size, cohort.train_epochs, dtype)
         self.jit_run = _jit_run(self.trainer, self.mesh)
-        arrays = [(data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32)]
-        self.data = [jax.device_put(np.asarray(array, kind), self.whole) for array, kind in arrays]
+        self.arrays = [(data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32)]
         counts = [member.num_samples for member in cohort.members]
         self.steps_per_epoch = np.array([self.trainer.steps_per_epoch(count) for count in counts])
         self.passes = plan_passes(counts, executor.members_per_pass, executor.num_devices, executor.lanes_per_device)
@@ -199,6 +258,11 @@ class _CohortRun:
         self.results["lane_steps"] = np.zeros((), np.int64)
         self.variables = jax.tree.map(lambda leaf: np.zeros((num, *leaf.shape), leaf.dtype), shapes)
 
+    @functools.cached_property
+    def data(self) -> list[jax.Array]:
+        """Training images and labels and test images and labels, whole on every device."""
+        return [jax.device_put(np.asarray(array, kind), self.whole) for array, kind in self.arrays]
+
     def hyperparameters(self, group: Pass) -> Hyperparameters:
         """Return the hyperparameters by slot; an empty slot repeats the first member's."""
         members = [self.cohort.members[max(index, 0)] for index in group.members]
@@ -209,26 +273,47 @@ class _CohortRun:
             weight_decay=np.array([m.weight_decay for m in members], self.dtype),
         )
 
+    def first_state(self, networks: Sequence[Any]) -> tuple[PopulationState, tuple[Hyperparameters, np.ndarray]]:
+        """Return state and inputs of the current pass, on the host, from the initial networks by slot."""
+        group = self.passes[self.pass_index]
+        hparams = self.hyperparameters(group)
+        variables = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
+        num_train = len(self.arrays[0][0])
+        state = start_population(self.trainer, variables, hparams, group.queue, num_train, self.executor.num_devices)
+        return state, (hparams, group.queue)
+
+    def compile_ahead(self) -> None:
+        """Compile the program of the first pass from shapes alone; nothing is put on the devices."""
+        shapes = jax.eval_shape(_jit_init(self.model), np.zeros(2, np.uint32))
+        network = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        state, inputs = self.first_state([network] * len(self.passes[0].members))
+
+        def shaped(tree: Any, sharding: NamedSharding) -> Any:
+            return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+        data = [jax.ShapeDtypeStruct(a.shape, np.dtype(kind), sharding=self.whole) for a, kind in self.arrays[:2]]
+        steps = jax.ShapeDtypeStruct((), np.int32, sharding=self.whole)
+        _executables.get(
+            self.jit_run, (shaped(state, self.split), *shaped(inputs, self.split), *data, steps), ahead=True
+        )
+
     def start_pass(self) -> None:
         """Put the members of the current pass on the devices, and compile if this is the first pass."""
         group = self.passes[self.pass_index]
-        hparams = self.hyperparameters(group)
-        networks = [_jit_init(self.model)(key) for key in hparams.key]
-        variables = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
-        state = start_population(
-            self.trainer, variables, hparams, group.queue, len(self.data[0]), self.executor.num_devices
-        )
-        self.state = jax.device_put(state, self.split)
-        self.inputs = jax.device_put((hparams, group.queue), self.split)
-        start, compiled = time.perf_counter(), self.jit_run._cache_size()
-        self.state = jax.block_until_ready(self.call(0))
-        self.num_compilations += self.jit_run._cache_size() - compiled
+        state, inputs = self.first_state([_jit_init(self.model)(key) for key in self.hyperparameters(group).key])
+        self.state, self.inputs = jax.device_put(state, self.split), jax.device_put(inputs, self.split)
+        start = time.perf_counter()
+        self.executable, is_new = _executables.get(self.jit_run, self.arguments(0))
+        self.num_compilations += is_new
         self.compile_seconds += time.perf_counter() - start
+
+    def arguments(self, max_steps: int) -> tuple[Any, ...]:
+        """Return what the compiled program takes, to run for so many steps."""
+        return self.state, *self.inputs, *self.data[:2], jax.device_put(np.int32(max_steps), self.whole)
 
     def call(self, max_steps: int) -> PopulationState:
         """Run the compiled program; the old state is given away."""
-        steps = jax.device_put(np.int32(max_steps), self.whole)
-        return self.jit_run(self.state, *self.inputs, *self.data[:2], steps)
+        return self.executable(*self.arguments(max_steps))
 
     def run_block(self) -> None:
         """Run for about `BLOCK_SECONDS`; at the end of a pass, evaluate it."""
