@@ -154,12 +154,13 @@ def _differences(record: Record, session: dict[str, Any]) -> dict[str, str]:
 
 def verification_table(found: Verification, title: str) -> Table:
     """Return the comparison as a table, a row a metric."""
-    table = Table(title=title, title_justify="left")
-    headings = ("metric", "values", "identical", "means", f"within {JOINT_ERRORS:g} s.e.", "largest, s.e.")
+    about = f"n: networks or pairs; near: within {JOINT_ERRORS:g} joint standard errors; most: the largest of these"
+    table = Table(title=title, title_justify="left", caption=about, caption_justify="left")
+    headings = ("metric", "n", "identical", "means", "near", "most")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "metric" else "right", no_wrap=True)
     for row in found.metrics.itertuples():
-        cells = [row.metric, str(row.values), f"{100 * row.identical / row.values:.1f} %"]
+        cells = [row.metric, str(row.values), f"{100 * row.identical / row.values:.4g} %"]
         cells += [str(row.means), str(row.within), f"{row.largest:.2g}"] if row.means else ["", "", ""]
         table.add_row(*cells)
     return table
