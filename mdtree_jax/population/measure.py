@@ -23,7 +23,7 @@ from mdtree_jax.population import measures
 from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.lanes import AXIS
 from mdtree_jax.population.measure_cost import MeasureCost
-from mdtree_jax.population.measure_programs import cached_choose, check_model, program_of
+from mdtree_jax.population.measure_programs import check_model, choose, program_of
 from mdtree_jax.population.measure_settings import PAIR_METRICS, MeasureSettings, chosen_pairs
 
 
@@ -145,7 +145,7 @@ class _Measurement:
         self.data = measures.Data(*(jax.device_put(np.asarray(array, kind), self.whole) for array, kind in arrays))
         shapes = measures.Data(*(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in self.data))
         begin = time.perf_counter()
-        self.choices = cached_choose(self.model, shapes, settings, budget // len(devices), devices[0].platform)
+        self.choices = choose(self.model, shapes, settings, budget // len(devices), devices[0].platform)
         self.cost = MeasureCost(settings, float(count_flops(self.model, shape, dtype)), len(data.y_test))
         self.results: dict[str, dict[str, np.ndarray]] = {}
         self.num_done: dict[str, int] = {}

@@ -86,8 +86,8 @@ def choose(
     """Return how to measure within `budget` bytes on one device, from the traced programs.
 
     All images of the Hessian at once and XTrace if that fits, else fewer images, else Hutchinson, whose vectors take
-    less. On CPU networks follow each other and so do products; on an accelerator as many go together as fit. `data` may
-    hold abstract arrays.
+    less. On CPU networks follow each other and so do products; on an accelerator as many go together as fit.
+    `data` holds abstract arrays.
     """
     batched = platform != "cpu"
     images = settings.hessian_images
@@ -95,24 +95,26 @@ def choose(
     while sizes[-1] > 1:  # the largest divisor of at most half
         sizes.append(next(n for n in range(sizes[-1] // 2, 0, -1) if images % n == 0))
     plans = [(n, True) for n in sizes[:3]] + [(n, False) for n in sizes]
-    makers = []
-    if "hessian" in settings.metrics:
-        makers = [lambda plan: (measures.make_hessian(model, settings, *plan, batched), False)]
-    others = []
-    if "connectivity" in settings.metrics:
-        others.append((measures.make_curve(model, settings), True))
-    if "barrier" in settings.metrics:
-        others.append((measures.make_barrier(model, settings), True))
-    base = max((_traced_bytes(model, data, *other) for other in others), default=0)
     for plan in plans:
-        lane = max(base, *(_traced_bytes(model, data, *make(plan)) for make in makers), 1)
+        lane = _lane_bytes(model, data, settings, plan, batched)
         if lane <= budget or plan == plans[-1]:
             return Choices(*plan, batched, int(max(1, budget // lane)) if batched else 1)
     raise AssertionError("unreachable")
 
 
-#: `choose`, once a width: tracing takes seconds.
-cached_choose = functools.lru_cache(maxsize=4)(choose)
+@functools.lru_cache(maxsize=64)  # tracing takes seconds, and the cohorts of a width ask the same
+def _lane_bytes(
+    model: Model, data: measures.Data, settings: MeasureSettings, plan: tuple[int, bool], batched: bool
+) -> int:
+    """Return an upper estimate of the bytes that measuring one network and one pair takes."""
+    stages = []
+    if "hessian" in settings.metrics:
+        stages.append((measures.make_hessian(model, settings, *plan, batched), False))
+    if "connectivity" in settings.metrics:
+        stages.append((measures.make_curve(model, settings), True))
+    if "barrier" in settings.metrics:
+        stages.append((measures.make_barrier(model, settings), True))
+    return max((_traced_bytes(model, data, *stage) for stage in stages), default=1)
 
 
 def _traced_bytes(model: Model, data: measures.Data, function: Callable[..., Any], takes_pairs: bool) -> int:

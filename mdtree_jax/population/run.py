@@ -157,19 +157,18 @@ class _Ahead:
         following = self._cohorts.get(self._after.get(cohort.key))
         if following is None or self._trainer.prepare is None:
             return
-        choice = _executor_of(self._recipe, following, self._folder, self._trainer)
-        self._pool.submit(self._trainer.prepare, self._recipe, following, self._data, executor=choice)
+        self._pool.submit(self._prepare, following)
+
+    def _prepare(self, cohort: Cohort) -> None:
+        # The folder is written by the main thread alone; what is chosen here is chosen again there.
+        choice = _recorded_executor(cohort, self._folder, self._trainer) or self._trainer.choose(self._recipe, cohort)
+        self._trainer.prepare(self._recipe, cohort, self._data, executor=choice)
 
 
-def _executor_of(recipe: Recipe, cohort: Cohort, folder: RunFolder, trainer: Trainer) -> Any:
-    """Return how a cohort is executed: as the manifest says, else chosen now and written there."""
+def _recorded_executor(cohort: Cohort, folder: RunFolder, trainer: Trainer) -> Any:
+    """Return how a cohort is executed as the manifest says, None if it does not or this machine cannot do it."""
     recorded = folder.executor(cohort.key)
-    choice = None if recorded is None else trainer.decode(recorded)
-    if choice is None:
-        folder.forget_unfinished(cohort.key)  # a state goes with its executor
-        choice = trainer.choose(recipe, cohort)
-        folder.record_executor(cohort.key, trainer.encode(choice))
-    return choice
+    return None if recorded is None else trainer.decode(recorded)
 
 
 def _train_one(
@@ -179,7 +178,11 @@ def _train_one(
 
     Returns the trained variables of all members.
     """
-    choice = _executor_of(recipe, cohort, folder, trainer)
+    choice = _recorded_executor(cohort, folder, trainer)
+    if choice is None:
+        folder.forget_unfinished(cohort.key)  # a state goes with its executor
+        choice = trainer.choose(recipe, cohort)
+        folder.record_executor(cohort.key, trainer.encode(choice))
     unfinished = folder.unfinished_path(cohort.key)
     trained = trainer.train(
         recipe,
