@@ -22,6 +22,7 @@ class TransferConfig:
     tasks: Any = None
     methods: Any = None
     k: Any = None
+    scale: str = "raw"
     figures: bool = True
     out: str | None = None
     published_dir: str | None = None

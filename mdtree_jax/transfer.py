@@ -66,11 +66,14 @@ def main(config: TransferConfig) -> None:
     for note in [n for side in (train, test) if side is not None for n in side.attrs["notes"]] + suite.notes:
         say(note)
     setup = {"train": train, "test": test, "seeds": seeds, "allow_missing": config.allow_missing}
-    setup |= {"k": as_list(config.k), "say": say, "jobs": available_cores()}
+    setup |= {"k": as_list(config.k), "say": say, "jobs": available_cores(), "scale": config.scale}
+    if config.scale == "rank":
+        say("scale=rank: the metrics of the test side are the train side's values at their ranks")
     with output_folder(config.out or f"runs/transfer-{mode}") as out:
         with progress(suite.size) as advance:
             measured = run_suite(suite, advance, **setup)
         names = {"train": train.attrs["name"], "test": "its cells not sampled" if test is None else test.attrs["name"]}
+        names["test"] += ", by rank" * (config.scale == "rank")
         written = tables.write_results(out, measured, seeds=seeds, notes=notes, **names)
         tables.print_results(console, measured, paper=tuple(names.values()) == tables.PUBLISHED_PAIR)
         for note in notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis.columns import feature_values, missing_columns, missing_message, sources
 from mdtree_jax.diagnosis.methods import Method
 from mdtree_jax.diagnosis.sampling import SAMPLINGS, Sampling
+from mdtree_jax.diagnosis.scales import at_ranks_of
 from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS, Task, smallest_width
 from mdtree_jax.parallel import ordered_map
 
@@ -112,11 +114,15 @@ class Side(NamedTuple):
     features: dict[tuple[str, ...], np.ndarray]
 
 
-def make_side(frame: pd.DataFrame, task: Task, methods: Sequence[Method]) -> Side:
-    """Return one side of an experiment with the columns that the methods ask for."""
+def make_side(frame: pd.DataFrame, task: Task, methods: Sequence[Method], source: pd.DataFrame | None = None) -> Side:
+    """Return one side of an experiment with the columns that the methods ask for.
+
+    `source` is the collection that the metrics are read from, where they are on another scale than in `frame`.
+    """
+    rows = frame if source is None else source.loc[frame.index]
     y = np.array([task.classes.index(label) for label in frame[task.label]])
     wanted = {method.features(task) for method in methods}
-    return Side(frame, y, {names: feature_values(frame, names) for names in wanted})
+    return Side(frame, y, {names: feature_values(rows, names) for names in wanted})
 
 
 def usable_methods(
@@ -164,7 +170,7 @@ class Setup:
 
     `train` and `test` are whole collections with labels; `test` None means the cells of `train` that were not sampled.
     `say` gets one sentence for whatever is skipped or clipped, `advance` the share of one experiment that was done.
-    `jobs` processes share the seeds.
+    `jobs` processes share the seeds. `scale` is that of the test side's metrics, see `mdtree_jax.diagnosis.scales`.
     """
 
     train: pd.DataFrame
@@ -176,6 +182,14 @@ class Setup:
     say: Callable[[str], None] = lambda message: None
     advance: Callable[[float], None] = lambda amount: None
     jobs: int = 1
+    scale: str = "raw"
+
+    @functools.cached_property
+    def sources(self) -> list[pd.DataFrame]:
+        """The collections as the metrics are read from them, on the setup's scale."""
+        if self.scale == "raw" or self.test is None:
+            return self.collections
+        return [self.train, at_ranks_of(self.train, self.test)]
 
     @property
     def collections(self) -> list[pd.DataFrame]:
@@ -223,7 +237,7 @@ class Runner(Setup):
         methods = usable_methods(frames, task, self.methods, notes.append)
         frames = [finite_rows(frame, task, methods, notes.append) for frame in frames]
         check_two_classes(frames[0], task)
-        sides = [make_side(frame, task, methods) for frame in frames]
+        sides = [make_side(frame, task, methods, source) for frame, source in zip(frames, self.sources, strict=True)]
         memory: dict = {}
         for k in choose_sizes(frames[0], sampling, self.k, experiment.name, notes.append):
             for seed in seeds:

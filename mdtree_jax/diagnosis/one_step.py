@@ -139,7 +139,10 @@ class OneStepRunner(Setup):
             frames = [finite_rows(frame, task, methods, notes.append) for frame in frames]
         for task in tasks:
             check_two_classes(frames[0], task)
-        sides = {task.name: [make_side(frame, task, methods) for frame in frames] for task in tasks}
+        sides = {
+            task.name: [make_side(frame, task, methods, s) for frame, s in zip(frames, self.sources, strict=True)]
+            for task in tasks
+        }
         table = GainTable(setting, self.collections[-1], frames[-1], allow_missing=self.allow_missing)
         sampling = SAMPLINGS[setting.sampling]
         where = f"one_step_{setting.task}"

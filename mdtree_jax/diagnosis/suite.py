@@ -19,6 +19,7 @@ from mdtree_jax.diagnosis.joint_transfer import (
 )
 from mdtree_jax.diagnosis.methods import METHODS, Method
 from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS, OneStepRunner, one_step_methods
+from mdtree_jax.diagnosis.scales import SCALES
 from mdtree_jax.diagnosis.tasks import TASKS
 from mdtree_jax.parallel import available_cores
 
@@ -101,7 +102,7 @@ def transfer(
         tasks: names of tasks; None for the mode's own.
         methods: names of methods; None for all.
         seeds: of the samples; the published five unless given.
-        setup: `k`, `allow_missing`, `say`, `jobs` of `mdtree_jax.diagnosis.experiments.Setup`.
+        setup: `k`, `allow_missing`, `say`, `jobs`, `scale` of `mdtree_jax.diagnosis.experiments.Setup`.
 
     Raises:
         UserError: an unknown mode, task or method, or nothing to run.
@@ -112,7 +113,17 @@ def transfer(
 
 
 def run_suite(suite: Suite, advance: Callable[[float], None], **setup) -> Tables:
-    """Run all of a suite; `setup` is what `mdtree_jax.diagnosis.experiments.Setup` takes beside methods and advance."""
+    """Run all of a suite; `setup` is what `mdtree_jax.diagnosis.experiments.Setup` takes beside methods and advance.
+
+    Raises:
+        UserError: a scale that does not exist, or ranks where there is no test collection, or for the joint question
+            and for coverage, which compare with the models of the train side as they are.
+    """
+    if check_choice("scale", setup.get("scale", "raw"), SCALES) == "rank":
+        if setup["test"] is None:
+            raise UserError("scale=rank needs test=, another collection: one collection is on its own scale")
+        if suite.joint or suite.coverage:
+            raise UserError("scale=rank is for the tasks optimizer, size and data, not for joint or mode=coverage")
     results, thresholds = Runner(methods=suite.methods, advance=advance, **setup).run(suite.experiments)
     one_step = OneStepRunner(methods=suite.one_step, advance=advance, **setup)
     gains, more = one_step.run(suite.tasks if suite.one_step else [])
