@@ -43,7 +43,8 @@ NO_JAX |= {"data", "sweep", "diagnose", "reference"}
 #: In folders that hold both: the modules that are JAX. All others import none.
 JAX_MODULES = {
     "population": {
-        *("train", "executor", "lanes", "jax_side", "mapped", "measure", "measure_programs", "measures", "memory")
+        *("train", "executables", "executor", "lanes", "jax_side", "mapped", "measure", "measure_programs", "measures"),
+        "memory",
     },
     "store": {"checkpoint"},
 }

@@ -14,6 +14,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.models import build_model
 from mdtree_jax.population import train as population_train
 from mdtree_jax.population.cohort import Cohort, Member, Recipe
+from mdtree_jax.population.executables import executables
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, configure_devices
 from mdtree_jax.population.memory import memory_needs
 from mdtree_jax.population.passes import balance, plan_passes
@@ -132,10 +133,10 @@ def test_a_program_compiled_ahead_in_another_thread_is_the_one_that_trains():
     assert (first.num_compilations, second.num_compilations) == (1, 0)
     ahead = dataclasses.replace(cohort, batch_size=3)
     prepare_cohort(recipe, ahead, data, executor=executor())
-    there = dict(population_train._executables._found)
+    there = dict(executables._found)
     third = train_cohort(recipe, ahead, data, executor=executor())
     assert third.num_compilations == 1
-    assert population_train._executables._found == there  # found, not made
+    assert executables._found == there  # found, not made
 
 
 def test_a_diverged_member_is_marked_and_the_others_go_on():

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mdtree_jax.checks import UserError
 from mdtree_jax.models import Model, build_model, count_flops
 from mdtree_jax.population.cohort import Cohort, Recipe
+from mdtree_jax.population.executables import executables
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options
 from mdtree_jax.population.lanes import AXIS, PopulationState, make_run, start_population
 from mdtree_jax.population.mapped import jit_over_members
@@ -174,45 +173,6 @@ def _jit_run(trainer: Trainer, mesh: Mesh) -> Any:
     return jax.jit(make_run(trainer, mesh), donate_argnums=0, compiler_options=options)
 
 
-class _Executables:
-    """The last few compiled training programs, and which of them no cohort has used yet; for several threads."""
-
-    def __init__(self, most: int = 4):
-        self._most, self._lock = most, threading.Lock()
-        self._found: dict[Any, Future] = {}
-        self._unused: set[Any] = set()
-
-    def get(self, jitted: Any, arguments: Any, *, ahead: bool = False) -> tuple[Any, bool]:
-        """Return the program for arguments, or shapes, like these, and whether it is new to the cohorts.
-
-        Who asks for one that another thread is compiling waits for it.
-        """
-        key = jitted, tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments))
-        with self._lock:
-            is_mine = key not in self._found
-            future = Future() if is_mine else self._found.pop(key)
-            self._found[key] = future  # the last used is the last to go
-            if is_mine:
-                self._unused.add(key)
-                while len(self._found) > self._most:
-                    self._found.pop(next(iter(self._found)))
-            is_first_use = key in self._unused
-            if not ahead:
-                self._unused.discard(key)
-        if is_mine:
-            try:
-                future.set_result(jitted.lower(*arguments).compile())
-            except BaseException as error:
-                with self._lock:
-                    self._found.pop(key, None)
-                future.set_exception(error)
-                raise
-        return future.result(), is_first_use
-
-
-_executables = _Executables()
-
-
 @functools.lru_cache(maxsize=4)
 def _jit_init(model: Model) -> Any:
     return jax.jit(lambda key: model.init(init_key(key)))
@@ -293,7 +253,7 @@ class _CohortRun:
 
         data = [jax.ShapeDtypeStruct(a.shape, np.dtype(kind), sharding=self.whole) for a, kind in self.arrays[:2]]
         steps = jax.ShapeDtypeStruct((), np.int32, sharding=self.whole)
-        _executables.get(
+        executables.get(
             self.jit_run, (shaped(state, self.split), *shaped(inputs, self.split), *data, steps), ahead=True
         )
 
@@ -303,7 +263,7 @@ class _CohortRun:
         state, inputs = self.first_state([_jit_init(self.model)(key) for key in self.hyperparameters(group).key])
         self.state, self.inputs = jax.device_put(state, self.split), jax.device_put(inputs, self.split)
         start = time.perf_counter()
-        self.executable, is_new = _executables.get(self.jit_run, self.arguments(0))
+        self.executable, is_new = executables.get(self.jit_run, self.arguments(0))
         self.num_compilations += is_new
         self.compile_seconds += time.perf_counter() - start
 
