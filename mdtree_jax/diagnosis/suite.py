@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -108,7 +109,8 @@ def transfer(
         UserError: an unknown mode, task or method, or nothing to run.
     """
     suite = choose_suite(check_choice("mode", mode, MODES), tasks, methods)
-    setup = {"say": lambda note: None, "jobs": available_cores()} | setup
+    # A process that runs JAX must not fork.
+    setup = {"say": lambda note: None, "jobs": 1 if "jax" in sys.modules else available_cores()} | setup
     return run_suite(suite, lambda share: None, train=train, test=test, seeds=list(seeds), **setup)
 
 
