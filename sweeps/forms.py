@@ -23,6 +23,7 @@ import pandas as pd
 from sklearn.tree import DecisionTreeClassifier
 
 from mdtree_jax import load_collection
+from mdtree_jax.diagnosis.columns import LEAST_LOSS
 from mdtree_jax.diagnosis.experiments import task_rows
 from mdtree_jax.diagnosis.reference import commit
 from mdtree_jax.diagnosis.tasks import TASKS
@@ -33,8 +34,6 @@ from mdtree_jax.report.tables import markdown
 MOST_FORMS, SHOWN = 3, 8
 #: Test errors are percentages of a problem with ten classes.
 CHANCE = 90.0
-#: Loss that is added before a logarithm, nats: interpolating networks go down to 1e-5, which is below noise.
-LEAST_LOSS = 1e-3
 FORMS = {
     "error": "training error",
     "loss": "ln training loss",

@@ -138,7 +138,8 @@ def transfer_table(collections):
 
 def test_robust_is_at_least_the_best_of_the_others_everywhere(transfer_table):
     mean = transfer_table.groupby(["experiment", "k", "method"]).accuracy.mean().unstack()
-    rivals = mean.drop(columns=["md_tree_robust", "majority", "hyperparameter"]).max(axis=1)
+    # `md_tree_relative` is the robust fit with another member, for models of another family.
+    rivals = mean.drop(columns=["md_tree_robust", "md_tree_relative", "majority", "hyperparameter"]).max(axis=1)
     difference = mean.md_tree_robust - rivals
     assert len(difference) == 77
     assert difference.min() > -0.5, difference.idxmin()
@@ -181,3 +182,48 @@ def test_a_table_without_the_companions_measures_still_gets_an_answer(F, F_noise
     rows = F_noise[F_noise.label_optimizer != "optimal"]
     assert np.mean(tree.predict(rows[features].to_numpy()) == tree.predict(rows[features])) == 1
     assert alone.score(F_noise) > 0.87
+
+
+def test_sharpness_relative_to_the_loss_rises_with_the_batch_where_sharpness_alone_collapses(F, F_noise):
+    from mdtree_jax.diagnosis.columns import feature_values
+
+    for frame in (F, F_noise):
+        rises = []
+        for name in ("log_relative_eigenvalue", "log_hessian_max_eigenvalue"):
+            table = frame.assign(value=feature_values(frame, [name])[:, 0])
+            slices = table.groupby(["width", "data_fraction"])[["batch_size", "value"]]
+            rises.append(slices.apply(lambda rows: rows.corr("spearman").iloc[0, 1]).mean())
+        assert rises[0] > 0.9
+        assert rises[1] < 0.5
+
+
+def test_the_relative_fit_goes_without_the_member_whose_metrics_are_missing(F, F_noise):
+    from mdtree_jax.diagnosis.suite import transfer
+
+    notes, setup = [], {"mode": "dataset", "tasks": ["optimizer"], "methods": ["md_tree_relative"], "seeds": [0]}
+    whole = transfer(F, F_noise, k=[24], **setup).results.accuracy[0]
+    bare = F_noise.drop(columns="train_loss")
+    bare.attrs.update(F_noise.attrs)
+    without = transfer(F, bare, k=[24], say=notes.append, **setup).results.accuracy[0]
+    assert whole > 85
+    assert without > 85
+    assert whole != without
+    assert any("md_tree_relative" in note and "log_relative_eigenvalue" in note for note in notes), notes
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics", "errors", "expected"),
+    [
+        ("log_effective_rank", {"log_hessian_trace": 5.0, "log_hessian_max_eigenvalue": 3.0}, (0.3, 0.4), 0.5),
+        # d ln(l + 0.001) = dl / 0.101, to first order
+        ("log_relative_eigenvalue", {"log_hessian_max_eigenvalue": 3.0, "train_loss": 0.1}, (None, 1e-4), 1e-4 / 0.101),
+        ("log_relative_eigenvalue", {"log_hessian_max_eigenvalue": 3.0, "train_loss": 0.0}, (0.2, None), 0.2),
+        ("cka", {"cka": 0.5}, (0.07,), 0.07),
+        ("log_effective_rank", {"log_hessian_trace": 5.0, "log_hessian_max_eigenvalue": 3.0}, (None, None), None),
+    ],
+)
+def test_the_error_of_a_feature_comes_from_those_of_its_columns(name, metrics, errors, expected):
+    from mdtree_jax.diagnosis.evidence import feature_error
+
+    found = feature_error(name, metrics, dict(zip(metrics, errors, strict=True)))
+    assert found == (None if expected is None else pytest.approx(expected, rel=1e-3))

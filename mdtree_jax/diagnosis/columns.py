@@ -85,12 +85,23 @@ COLUMN = {column.name: column for column in COLUMNS}
 ALIASES = {alias: column.name for column in COLUMNS for alias in column.aliases}
 LABEL_COLUMNS = ("label_optimizer", "label_size", "label_data")
 
+#: Loss that is added before a logarithm, nats: interpolating networks go down to 1e-5, which is below noise.
+LEAST_LOSS = 1e-3
+
+
+def _relative_to_loss(log_sharpness, train_loss):
+    return log_sharpness - np.log(train_loss + LEAST_LOSS)
+
+
 #: Columns that follow from others, with the columns they need: never stored, made where a method asks for them.
 #: `log_effective_rank` is ln(trace / top eigenvalue), how many eigenvalues of the Hessian's top one make up its trace.
+#: `log_relative_eigenvalue` is ln(top eigenvalue / training loss): the Hessian of a cross-entropy shrinks with the
+#: loss, so that sharpness falls where networks interpolate; the quotient goes on rising with the batch size.
 DERIVED: dict[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]] = {
     "log_num_samples": (("num_samples",), np.log),
     "log_num_parameters": (("num_parameters",), np.log),
     "log_effective_rank": (("log_hessian_trace", "log_hessian_max_eigenvalue"), np.subtract),
+    "log_relative_eigenvalue": (("log_hessian_max_eigenvalue", "train_loss"), _relative_to_loss),
 }
 
 

@@ -23,6 +23,7 @@ _SHARPNESS = ("log_hessian_trace", 7.0, 4.0, 9.0)
 _CONNECTIVITY = ("mode_connectivity", 0.0, -15.0, 15.0)
 _RANK = ("log_effective_rank", 2.0, 1.0, 3.0)
 _CKA = ("cka", 0.5, 0.2, 0.8)
+_RELATIVE = ("log_relative_eigenvalue", 6.5, 2.0, 9.5)
 # Two thresholds that the published structures do not have; their initial values are rounded from collection F.
 _FLATNESS = ("log_hessian_trace", 5.0, 4.0, 6.0)
 _DISAGREEMENT = ("cka", 0.4, 0.2, 0.6)
@@ -67,12 +68,19 @@ DATA_SIMILARITY = _like(
     (*_SHARPNESS, 3, "temperature"),
     (*_DISAGREEMENT, "data", "temperature"),
 )  # fmt: skip
+#: Sharpness relative to the loss: the published tree where networks differ in how far they get.
+OPTIMIZER_RELATIVE = _optimizer("optimizer_relative", (*_RELATIVE, "temperature_too_high", "temperature_too_low"))
 
 #: Task -> members; the first is the one that is shown as the tree.
 MEMBERS: dict[str, tuple[Structure, ...]] = {
     "optimizer": (OPTIMIZER, OPTIMIZER_SIMILARITY, OPTIMIZER_BARRIER, OPTIMIZER_RANK),
     "size": (SIZE, SIZE_SIMILARITY, SIZE_LOSS),
     "data": (DATA, DATA_SHARPNESS, DATA_SIMILARITY),
+}
+#: The same for collections that may be of another family than the models asked about (sweeps/transfer.md): the spread
+#: of the sharpness, whose level a family sets, gives way to sharpness relative to the loss.
+RELATIVE_MEMBERS: dict[str, tuple[Structure, ...]] = {
+    "optimizer": (OPTIMIZER, OPTIMIZER_SIMILARITY, OPTIMIZER_BARRIER, OPTIMIZER_RELATIVE),
 }
 
 OPTIMIZER_SINGLE = _like(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,12 @@ WORDS = {
         "",
         "few directions are as sharp as the sharpest",
         "many directions are as sharp as the sharpest",
+    ),
+    "log_relative_eigenvalue": (
+        "sharpness relative to the loss",
+        "",
+        "its valley is flat for the loss it has",
+        "its valley is sharp for the loss it has",
     ),
     "cka": ("similarity", "", "two such networks have found different functions", "two such networks agree"),
 }
@@ -107,13 +113,15 @@ def tree_path(
     return steps
 
 
-def feature_error(name: str, errors: dict[str, float | None]) -> float | None:
+def feature_error(name: str, metrics: Mapping[str, float], errors: Mapping[str, float | None]) -> float | None:
     """Return the standard error of a feature from those of the columns it follows from (taken as independent)."""
     if name not in DERIVED:
         return errors.get(name)
-    parts = [errors.get(source) for source in DERIVED[name][0]]
-    known = [part for part in parts if part]
-    return float(np.sqrt(np.sum(np.square(known)))) if known else None
+    needed, formula = DERIVED[name]
+    centre = np.array([metrics[source] for source in needed], dtype=float)
+    moved = [centre + np.eye(len(needed))[i] * error for i, s in enumerate(needed) if (error := errors.get(s))]
+    changes = [float(formula(*point) - formula(*centre)) for point in moved]
+    return float(np.sqrt(np.sum(np.square(changes)))) if changes else None
 
 
 def _unit(name: str) -> str:

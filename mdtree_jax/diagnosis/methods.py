@@ -15,7 +15,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from mdtree_jax.checks import check_choice
 from mdtree_jax.diagnosis import engine, robust
-from mdtree_jax.diagnosis.companions import MEMBERS, choose_members
+from mdtree_jax.diagnosis.companions import MEMBERS, RELATIVE_MEMBERS
 from mdtree_jax.diagnosis.structures import OPTIMIZER_SIMILARITY, STRUCTURES, Structure
 from mdtree_jax.diagnosis.tasks import Task
 
@@ -83,6 +83,7 @@ def robust_method(
     options: robust.Options = robust.DEFAULT,
     name: str = "md_tree_robust",
     label: str = "MD tree (robust fit)",
+    tasks: tuple[str, ...] = tuple(MEMBERS),
 ) -> Method:
     """Return the average over threshold settings and member trees; its thresholds are the medians of the first."""
 
@@ -100,11 +101,12 @@ def robust_method(
 
     def adapt(has):
         def there(task):
-            return [tree for tree in members(task) if tree in choose_members(STRUCTURES[task.name], has)]
+            first, *companions = members(task)
+            return [first, *(tree for tree in companions if all(map(has, tree.features)))]
 
-        return robust_method(there, options, name, label)
+        return robust_method(there, options, name, label, tasks)
 
-    return Method(name, label, features, predict, structure=lambda task: members(task)[0], adapt=adapt)
+    return Method(name, label, features, predict, tasks=tasks, structure=lambda task: members(task)[0], adapt=adapt)
 
 
 def _published_structure(task: Task) -> Structure:
@@ -136,6 +138,12 @@ METHODS = {
             tasks=("optimizer",),
         ),
         robust_method(lambda task: list(MEMBERS[task.name])),
+        robust_method(
+            lambda task: list(RELATIVE_MEMBERS[task.name]),
+            name="md_tree_relative",
+            label="MD tree, sharpness relative to the loss",
+            tasks=tuple(RELATIVE_MEMBERS),
+        ),
         Method("majority", "majority class", lambda task: (), _majority),
         _diagnostic_tree("initial_thresholds", "initial thresholds", _initial, _published_structure),
     )

@@ -30,7 +30,7 @@ from mdtree_jax.diagnosis import joint
 from mdtree_jax.diagnosis.abstain import outside_reference, weak_or_contradicted
 from mdtree_jax.diagnosis.advice import Action, Gain, choose_action, expected_gain, in_settings
 from mdtree_jax.diagnosis.causes import CAUSE, CAUSES
-from mdtree_jax.diagnosis.columns import feature_values, sources
+from mdtree_jax.diagnosis.columns import feature_values, numeric_column, sources
 from mdtree_jax.diagnosis.cost import Cost, Training
 from mdtree_jax.diagnosis.evidence import EvidenceStep, feature_error, tree_path
 from mdtree_jax.diagnosis.metrics_table import read_metrics, standard_errors
@@ -310,6 +310,7 @@ class _Paths:
         self.values = {
             task: feature_values(frame, tree.structure_.features) for task, tree in self.trees.items() if tree
         }
+        self.metrics = {c: numeric_column(frame, c) for c in have}
         self.errors = {c: standard_errors(frame, c) for c in have}
 
     def of(self, row: int, task: str) -> list[EvidenceStep]:
@@ -319,7 +320,8 @@ class _Paths:
         structure = tree.structure_
         values = dict(zip(structure.features, self.values[task][row], strict=True))
         known = {c: float(e[row]) if np.isfinite(e[row]) else None for c, e in self.errors.items()}
-        errors = {name: feature_error(name, known) for name in structure.features}
+        metrics = {c: column[row] for c, column in self.metrics.items()}
+        errors = {name: feature_error(name, metrics, known) for name in structure.features}
         return tree_path(task, structure, tree.thresholds_, tree.threshold_intervals_, values, errors)
 
 

@@ -40,6 +40,7 @@ _LINES = {
     "md_tree_exact": ("#2b6cb0", "-"),
     "md_tree_robust": ("#000000", "-"),
     "md_tree_similarity": ("#d69e2e", "-"),
+    "md_tree_relative": ("#0e7490", "-"),
     "initial_thresholds": ("#c53030", ":"),
     "landscape": ("#2f855a", "--"),
     "validation": ("#6b46c1", "--"),

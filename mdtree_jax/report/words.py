@@ -29,6 +29,7 @@ _AXES = {
     "log_hessian_trace": "sharpness, ln of the Hessian trace",
     "log_hessian_max_eigenvalue": "sharpest direction, ln of the top eigenvalue",
     "log_effective_rank": "spread of the sharpness, ln of trace / top eigenvalue",
+    "log_relative_eigenvalue": "sharpness relative to the loss, ln of top eigenvalue / training loss",
     "mode_connectivity": "connectivity against the ends, %",
     "mode_connectivity_peak": "connectivity, % (0: a path without error)",
     "cka": "similarity of two networks (CKA)",
@@ -376,7 +377,8 @@ def metric_rows(diagnosis: Any, metrics: Mapping[str, float]) -> list[tuple[str,
         if not all(name in metrics for name in known):
             value = NOT_KNOWN
         elif metric in DERIVED:
-            value = number(float(DERIVED[metric][1](*(metrics[name] for name in known))), feature_error(metric, errors))
+            value = float(DERIVED[metric][1](*(metrics[name] for name in known)))
+            value = number(value, feature_error(metric, metrics, errors))
         else:
             value = number(metrics[metric], errors.get(metric))
         rows.append((metric_name(metric), value, percent(share)))
