@@ -36,14 +36,27 @@ def main(config: DiagnoseConfig) -> None:
             f"{'nothing' if not given else ' and '.join(given)} is given; wanted one of metrics=TABLE, run=FOLDER, or "
             "model=NAME with checkpoints=[…]"
         )
-    from mdtree_jax.diagnosis.reference import Reference, default_reference
     from mdtree_jax.files import output_folder
 
-    reference = Reference.load(config.reference) if config.reference else default_reference()
+    reference = _reference(config)
     answer = {"metrics": _of_table, "run": _of_run, "checkpoints": _of_checkpoints}[given[0]]
     with output_folder(config.out or "runs/diagnose") as out:
         items = answer(config, reference)
         _write(config, items, reference, out)
+
+
+def _reference(config: DiagnoseConfig):
+    """Return what is compared with: what the configuration names, else the package's of the same data set, if any."""
+    from mdtree_jax.diagnosis.reference import DEFAULT_REFERENCE, get_reference, reference_names
+    from mdtree_jax.store.manifest import read_manifest
+
+    if config.reference:
+        return get_reference(config.reference)
+    dataset = config.dataset
+    if config.run:
+        manifest = read_manifest(Path(config.run).expanduser() / "manifest.json") or {}
+        dataset = manifest.get("config", {}).get("dataset")
+    return get_reference(dataset if dataset in reference_names() else DEFAULT_REFERENCE)
 
 
 Item = tuple[str, Any]  # name, Diagnosis

@@ -126,7 +126,7 @@ MODEL = ["model=resnet18", "dataset=digits"]
         (["metrics=small.csv"], "say which by units=fraction or units=percent"),
         (["metrics=small.csv", "units=percents"], "unknown units 'percents' (did you mean 'percent'?)"),
         (["metrics=small.csv", "format=xml"], "unknown format 'xml'; there are: text, json"),
-        (["metrics=small.csv", "reference=none.json"], "the reference 'none.json' cannot be read"),
+        (["metrics=small.csv", "reference=none.json"], "reference=none.json is neither a file nor one of the"),
         (["metrics=small.csv", "reference=other.json"], "'other.json' is no reference"),
         (["metrics=small.csv", "units=percent", "training.epochs=0"], "training.epochs=0 is out of range"),
         (["metrics=small.csv", "training.epoch=3"], "unknown setting 'epoch' (did you mean 'epochs'?)"),

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.checks import UserError
+from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.diagnosis import joint
 from mdtree_jax.diagnosis.causes import CAUSES, LEAST_GAIN, causes_of, gains
 from mdtree_jax.diagnosis.classifier import MDTreeClassifier
@@ -42,6 +42,7 @@ from mdtree_jax.files import write_text
 _FORMAT = "mdtree_jax reference 1"
 _DIGITS = 5
 _FOLDER = Path(__file__).resolve().parent / "reference_files"
+DEFAULT_REFERENCE = "published_F"
 #: Quantiles of each metric that the file shows, and the pairs whose two-dimensional bins it shows.
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 PHASE_PAIRS = (("train_error", "mode_connectivity_peak"), ("mode_connectivity_peak", "log_hessian_trace"))
@@ -254,10 +255,31 @@ def measured_accuracy(rows: pd.DataFrame, test: pd.DataFrame | None) -> dict:
     return {"test": where, "accuracy": out}
 
 
-@lru_cache(maxsize=1)
+def reference_names() -> list[str]:
+    """Return the names of the references that the package brings."""
+    return sorted(path.stem for path in _FOLDER.glob("*.json"))
+
+
+@lru_cache
+def packaged_reference(name: str) -> Reference:
+    """Return a reference that the package brings; raises `UserError` if there is none of that name."""
+    return Reference.load(_FOLDER / f"{check_choice('reference', name, reference_names())}.json")
+
+
 def default_reference() -> Reference:
-    """Return the reference that the package brings: published/F, measured on published/F_noise."""
-    return Reference.load(_FOLDER / "published_F.json")
+    """Return the package's reference of published/F, measured on published/F_noise."""
+    return packaged_reference(DEFAULT_REFERENCE)
+
+
+def get_reference(source: str | os.PathLike) -> Reference:
+    """Return a reference by its name in the package, or from a file; raises `UserError` as `Reference.load`."""
+    if str(source) in reference_names():
+        return packaged_reference(str(source))
+    if not Path(source).expanduser().is_file():
+        raise UserError(
+            f"reference={source} is neither a file nor one of the package's: {', '.join(reference_names())}"
+        )
+    return Reference.load(Path(source).expanduser())
 
 
 def phase_bins(table: pd.DataFrame, pair: tuple[str, str], places: np.ndarray) -> dict:
