@@ -65,14 +65,18 @@ Item = tuple[str, Any]  # name, Diagnosis
 def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     """Diagnose every row of a table of metrics."""
     from mdtree_jax.diagnosis.collection import read_table
+    from mdtree_jax.diagnosis.metrics_table import NAMES, unused_columns
     from mdtree_jax.diagnosis.verdict import diagnose_metrics
+    from mdtree_jax.report.progress import make_console
 
     table = read_table(Path(config.metrics).expanduser(), "table of metrics")
     diagnoses = diagnose_metrics(table, reference, config.units, dataclasses.asdict(config.training))
-    column = next((name for name in ("name", "model") if name in table), None)
+    column = next((name for name in NAMES if name in table), None)
     names = [f"row {i + 1}" for i in range(len(table))] if column is None else [str(n) for n in table[column]]
     if config.name and len(names) == 1:
         names = [config.name]
+    if config.format == "text" and (unused := unused_columns(table)):
+        make_console().print(f"columns not used: {', '.join(unused)}", style="yellow", highlight=False, soft_wrap=True)
     return list(zip(names, diagnoses, strict=True))
 
 
@@ -111,14 +115,15 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
 
     Of one whose networks all diverged nothing can be said, and that is its answer.
     """
-    from mdtree_jax.diagnosis.advice import in_settings
-    from mdtree_jax.diagnosis.cost import Training, make_cost
+    from mdtree_jax.diagnosis.cost import make_cost
     from mdtree_jax.diagnosis.verdict import diagnose_metrics
     from mdtree_jax.store.manifest import read_manifest
 
     start = time.perf_counter()
     pairs = ((read_manifest(folder / "manifest.json") or {}).get("measure") or {}).get("pairs", "ring")
-    diagnoses = diagnose_metrics([row.to_dict() for row in rows], reference, "percent")
+    # Settings of a table stand in its columns.
+    known = dataclasses.asdict(config.training)
+    diagnoses = diagnose_metrics([row.to_dict() for row in rows], reference, "percent", known)
     answered = (time.perf_counter() - start) / len(rows)
     note = "seconds and operations of the sweep that measured and trained these networks; one retraining is one network"
     out = []
@@ -131,8 +136,7 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
             continue
         seconds, flops = _measuring(row, pairs)
         cost = make_cost(seconds + answered, flops, None, float(row["train_seconds"]), float(row["train_flops"]), note)
-        action = in_settings(diagnosis.action, Training(**_training_of(config, row)))
-        out.append(dataclasses.replace(diagnosis, action=action, cost=cost))
+        out.append(dataclasses.replace(diagnosis, cost=cost))
     return out
 
 
@@ -215,7 +219,7 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
             reference=reference,
             progress=progress,
         )
-    return [(config.name or Path(config.checkpoints[0]).stem, diagnosis)]
+    return [(config.name or config.model, diagnosis)]
 
 
 def _set_up_jax() -> None:
@@ -234,16 +238,19 @@ def _write(config: DiagnoseConfig, items: list[Item], reference, out: Path) -> N
     """Print the answers and write the reports."""
     from mdtree_jax.files import write_text
     from mdtree_jax.report.answer import print_answer, print_summary
-    from mdtree_jax.report.html import write_reports
+    from mdtree_jax.report.html import is_page, write_reports
     from mdtree_jax.report.progress import make_console
 
     facts = [{"name": name} | diagnosis.to_dict() for name, diagnosis in items]
     text = json.dumps(facts[0] if len(facts) == 1 else facts, indent=1, ensure_ascii=False)
     if len(items) == 1:
         name, diagnosis = items[0]
-        written = diagnosis.report(out / "report.html", name=name, reference=reference)
+        written = [diagnosis.report(out / "report.html", name=name, reference=reference)]
     else:
-        written = write_reports(out, items, reference)[0]
+        written = write_reports(out, items, reference)
+    for path in out.iterdir():  # pages of an earlier diagnosis would stand beside the new ones
+        if is_page(path.name) and path not in written:
+            path.unlink()
     write_text(out / "diagnosis.json", text + "\n")
     if config.format == "json":
         print(text)
@@ -254,7 +261,7 @@ def _write(config: DiagnoseConfig, items: list[Item], reference, out: Path) -> N
         print_answer(console, diagnosis, name=name, cost=diagnosis.cost and diagnosis.cost.to_dict())
     else:
         print_summary(console, items)
-    console.print(f"report: {written}", highlight=False, soft_wrap=True)
+    console.print(f"report: {written[0]}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

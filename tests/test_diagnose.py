@@ -1,6 +1,7 @@
 """The command lines `diagnose` and `reference`: tables, run folders, and one sentence for every mistake."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,9 @@ def test_a_table_of_one_model(capsys):
     wanted = diagnose_metrics(ROW)[0].to_dict()
     assert code == 0
     assert facts == {"name": "net"} | json.loads(json.dumps(wanted))
-    assert set(facts) - {"name"} == set(Diagnosis.__dataclass_fields__)
+    assert set(facts) - {"name", "answer"} == set(Diagnosis.__dataclass_fields__)
+    assert list(facts)[:2] == ["name", "answer"]
+    assert facts["answer"] == (None if facts["abstains"] else facts["cause"])
     with open("answer/diagnosis.json") as stream:
         assert json.load(stream) == facts
     with open("answer/report.html") as stream:
@@ -40,6 +43,22 @@ def test_a_table_of_one_model(capsys):
     assert code == 0
     assert "What to do:" in out
     assert "runs/diagnose/report.html" in out
+
+
+def test_pages_of_an_earlier_diagnosis_do_not_stay_beside_new_ones(capsys):
+    rows = [ROW | {"name": f"net {i}", "batch_size": 64, "colour": "red"} for i in range(3)]
+    pd.DataFrame(rows).to_csv("three.csv", index=False)
+    pd.DataFrame(rows[:1]).to_csv("one.csv", index=False)
+    code, out, _ = call(capsys, "metrics=three.csv", "out=pages")
+    assert code == 0
+    assert "columns not used: colour\n" in out
+    Path("pages/mine.html").write_text("not ours")
+    assert call(capsys, "metrics=one.csv", "out=pages")[0] == 0
+    assert {path.name for path in Path("pages").iterdir()} == {"report.html", "diagnosis.json", "mine.html"}
+    assert call(capsys, "metrics=three.csv", "out=pages")[0] == 0
+    assert {path.name for path in Path("pages").glob("*.html")} == {
+        "index.html", "mine.html", "model-1-net-0.html", "model-2-net-1.html", "model-3-net-2.html"
+    }  # fmt: skip
 
 
 def test_a_table_of_many_models_with_names(capsys):

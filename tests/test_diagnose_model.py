@@ -319,3 +319,9 @@ def test_checkpoints_that_there_are_not(tmp_path):
     save(tmp_path / "a", normalized_networks()[0])
     with pytest.raises(UserError, match=r"is not of mlp of width 4 .*: it lacks .* and holds"):
         load_subject("mlp", [str(tmp_path / "a")], (2, 3, 1), 3, 4)
+
+
+def test_the_same_network_twice_is_no_pair():
+    x, y = make_data()
+    with pytest.raises(UserError, match="networks 1 and 3 have the same parameters; wanted networks trained alike"):
+        diagnose_model(apply, [make_params(0), make_params(1), make_params(0)], x, y)

@@ -147,8 +147,9 @@ def test_python_of_the_readme_runs(collections, tmp_path, monkeypatch):
     names: dict = {}
     for block in code_blocks("python"):
         exec(block, names)  # our own README
-    # The diagnosis that the README shows is what the code prints.
+    # The tree and the diagnosis that the README shows are what the code prints.
     assert names["tree"].export_text() in README
+    assert any(str(names["diagnosis"]).startswith(block.rstrip("\n")) for block in code_blocks("text"))
 
 
 def test_readme_has_two_set_up_lines_and_the_table_of_columns():

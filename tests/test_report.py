@@ -237,7 +237,7 @@ def facts(diagnosis, cost):
     gain = data["expected_gain"]
     if gain:
         yield f"{gain['models']} models"
-        yield from (f"{gain[key]:+.1f}" for key in ("mean", "low", "high"))
+        yield from (f"{gain[key]:+.1f}".replace("-0.0", "0.0") for key in ("mean", "low", "high"))
         yield f"{data['action']['factor']:.3g}"
         yield "What it costs to try"
         yield "not known" if cost is None else "14 min"
@@ -249,7 +249,7 @@ def facts(diagnosis, cost):
         yield LOOKS[cause][0]
         yield share(p)
     yield "What the diagnosis cost"
-    yield from (["not known"] * 3 if cost is None else ["42 s", "14 min", "6.3 h"])
+    yield from (["not known"] if cost is None else ["42 s", "14 min", "6.3 h"])
     for step in data["evidence"]:
         yield digits(step["value"])
         yield digits(step["threshold"])

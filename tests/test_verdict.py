@@ -151,9 +151,20 @@ BAD = [
         None,
         r"can be fractions or percentages here \('train_error' up to 0.2\); say wh",
     ),
+    (
+        {"train_error": 0.0, "mode_connectivity_peak": -0.2},
+        None,
+        r"here \('mode_connectivity_peak' up to -0.2\); say which",
+    ),
     ({"train_error": 0.2}, "per mille", "unknown units 'per mille'.*there are: fraction, percent"),
     ({"accuracy": 3}, None, "has none of the metrics train_error, .*; it has accuracy"),
-    ({"train_eror": 3}, None, "did you mean 'train_eror'"),
+    ({"train_eror": 3}, None, r"it has train_eror; 'train_eror' \(did you mean 'train_error'\?\)"),
+    ({"train_error;cka": "3;0.4"}, None, "it seems to be separated by something else than commas"),
+    (
+        [{"train_error": "3"}, {"train_error": "7.5%"}],
+        None,
+        "column 'train_error' holds '7.5%' in row 2; it takes numbers",
+    ),
     ({"train_error": 103.0}, None, r"train_error=103 in row 1; it lies in \[0, 100\]"),
     ({"mode_connectivity_peak": 12.0}, None, "minus the largest training error"),
     ({"cka": 1.4}, None, r"cka=1.4 in row 1; it lies in"),
@@ -216,6 +227,89 @@ def test_outside_the_reference_it_abstains():
         assert words in diagnosis.reason
         assert diagnosis.action.is_tentative
         assert diagnosis.action.sentence.startswith("if the first guess is right: ")
+        # Nothing resembles it, so nothing tells what a step would gain it.
+        assert (diagnosis.expected_gain, diagnosis.gains) == (None, {})
+        assert "models like this one" not in diagnosis.action.sentence
+    assert "log_hessian_trace is a natural logarithm" in diagnose_metrics(strange)[0].reason
+
+
+def test_metrics_that_no_tree_can_be_asked_of_are_too_few():
+    """More metrics must not make the answer less sure of itself than fewer: without any tree nothing contradicts."""
+    (diagnosis,) = diagnose_metrics({"train_error": 7.5, "cka": 0.4})
+    assert diagnosis.questions == {}
+    assert diagnosis.abstains
+    assert "none of the trees can be asked without more metrics; not given are train_loss, " in diagnosis.reason
+
+
+def test_no_gain_is_promised_beyond_the_test_error():
+    hot = {"train_error": 28.2, "log_hessian_trace": 5.21, "mode_connectivity_peak": -0.03, "cka": 0.45}
+    free, bound = diagnose_metrics(hot)[0], diagnose_metrics(hot | {"test_error": 6.0})[0]
+    assert free.expected_gain.high > 6
+    assert (bound.expected_gain.high, bound.expected_gain.mean <= 6) == (6.0, True)
+    assert bound.expected_gain.low <= free.expected_gain.low
+    assert (free.test_error, bound.test_error) == (None, 6.0)
+    assert bound.ranking == free.ranking
+    assert "Test error 6 %, training error 28.2 %." in str(bound)
+    assert "Test error" not in str(free)
+
+
+def test_steps_are_compared_on_the_same_models(reference, F):
+    """A step of x4 that few of the models like this one can make says nothing of it."""
+    joint_metrics = list(joint.COLUMNS)
+    rows = F[(F.data_fraction == 0.8) & (F.label_data == "data")]
+    found = [d for d in diagnose_metrics(rows[joint_metrics], units="percent") if d.cause == "too_little_data"]
+    assert len(found) > 10
+    for diagnosis in found:
+        numbers = {step: gain.models for step, gain in diagnosis.gains.items()}
+        assert numbers["x2"] == NEIGHBOURS
+        assert all(NEIGHBOURS / 2 <= number <= NEIGHBOURS for number in numbers.values())
+    scarce = F[(F.data_fraction == 0.1) & (F.width == 64)]
+    assert all("x4" in d.gains for d in diagnose_metrics(scarce[joint_metrics]) if d.cause == "too_little_data")
+
+
+def test_nothing_to_gain_says_where_the_collection_ends(F):
+    rows = F[(F.data_fraction == 1.0) & (F.width == 64)]
+    found = [d for d in diagnose_metrics(rows[list(joint.COLUMNS)], units="percent") if d.cause == "none"]
+    assert found
+    for diagnosis in found:
+        assert "as far as collection 'published/F' reaches" in diagnosis.action.sentence
+        assert "had all of its data" in diagnosis.action.sentence
+        assert "it does not say that either matters" in str(diagnosis)
+
+
+def test_columns_of_a_table_say_how_its_models_were_trained():
+    hot = {"train_error": 28.2, "log_hessian_trace": 5.21, "mode_connectivity_peak": -0.03, "cka": 0.45}
+    rows = [hot | {"batch_size": 64}, hot | {"batch_size": 1024}, hot]
+    own = [d.action.sentence for d in diagnose_metrics(rows)]
+    assert ["batch size 64 to" in own[0], "batch size 1024 to" in own[1], "batch size " in own[2]] == [
+        True,
+        True,
+        False,
+    ]
+    assert "batch size 32 to" in diagnose_metrics(rows, training={"batch_size": 32})[0].action.sentence
+    cold = diagnose_metrics(COLD, training={"batch_size": 1})[0]
+    if cold.action.knob == "batch_size":
+        assert "batch size 1 cannot get smaller, so move the learning rate instead" in cold.action.sentence
+
+
+def test_traces_and_eigenvalues_may_come_without_their_logarithm():
+    plain = {"hessian_trace": np.exp(5.2), "hessian_trace_se": 0.1 * np.exp(5.2), "train_error": 28.0, "cka": 0.4}
+    table = read_metrics(plain)
+    assert table.log_hessian_trace[0] == pytest.approx(5.2)
+    assert table.log_hessian_trace_se[0] == pytest.approx(0.1)
+    assert np.isnan(read_metrics(plain | {"hessian_trace": -3.0}).log_hessian_trace[0])
+
+
+def test_a_reference_by_name_or_by_file(small, tmp_path):  # noqa: F811
+    fit_reference(small, measure=False, name="mine").save(tmp_path / "mine.json")
+    assert diagnose_metrics(COLD, "published_F") == diagnose_metrics(COLD)
+    found = diagnose_metrics(COLD, tmp_path / "mine.json")[0]
+    assert found.reference == "mine"
+    assert found.report(tmp_path / "r.html", reference=tmp_path / "mine.json").is_file()
+    with pytest.raises(UserError, match=r"reference=nope\.json is neither a file nor one of the package's: "):
+        diagnose_metrics(COLD, "nope.json")
+    with pytest.raises(UserError, match=r"reference=3 is a int; wanted a Reference"):
+        diagnose_metrics(COLD, 3)
 
 
 def test_weak_answers_abstain_and_others_do_not(F_noise):

@@ -9,13 +9,15 @@ A diagnosis abstains if one of these holds; the reason is one sentence:
 - **weak**: the first cause has a probability below `WEAK`, so that it is more likely wrong than right;
 - **disagreement**: the tree average of the published question behind the first cause contradicts it with a probability
   of `CONTRADICTION` or more;
-- **missing**: no metric that a model could be told by.
+- **missing**: the metrics that are there suffice for none of the trees.
 
-Missing metrics alone are no reason while others are there: the answer then comes from a model without them, and says
-so. The constants are round numbers, not tuned on anything.
+While one of the questions can be asked missing metrics are no reason: the answer then comes from a model without them,
+and says so. The constants are round numbers, not tuned on anything.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,6 +31,8 @@ MARGIN = 0.05
 NEIGHBOUR, FAR = 5, 1.5
 WEAK = 0.5
 CONTRADICTION = 0.8
+#: A logarithm of a trace or eigenvalue beyond this is more likely one that was not taken.
+NO_LOGARITHM = 20.0
 #: Cause -> (question, the class that contradicts it).
 CONTRADICTED_BY = {
     "temperature_too_low": ("optimizer", "temperature_too_high"),
@@ -52,13 +56,33 @@ def outside_reference(reference: Reference, frame: pd.DataFrame, model: joint.Jo
     for row, far in enumerate(distance > FAR * limit):
         names = [model.metrics[i] for i in np.flatnonzero(beyond[row])]
         if names:
-            shown = " and ".join(WORDS[name][0] for name in names)
-            reasons.append(f"its {shown} lies outside what the reference collection '{reference.name}' has")
+            shown = listed([WORDS[name][0] for name in names])
+            verb = "lies" if len(names) == 1 else "lie"
+            reason = f"its {shown} {verb} outside what the reference collection '{reference.name}' has"
+            logs = [n for n in names if n.startswith("log_hessian") and frame[n].iloc[row] > NO_LOGARITHM]
+            if logs:
+                value = frame[logs[0]].iloc[row]
+                reason += f"; {logs[0]} is a natural logarithm, and {value:g} looks as if it were not"
+            reasons.append(reason)
         elif far:
             reasons.append(f"the reference collection '{reference.name}' has no model with such a mixture of metrics")
         else:
             reasons.append("")
     return reasons
+
+
+def too_few_metrics(reference: Reference, have: Sequence[str], questions: Mapping) -> str:
+    """Return why the metrics that are there do not suffice, '' if they do.
+
+    Args:
+        reference: what is compared with.
+        have: columns that are there.
+        questions: the published questions that could be asked with them, by name.
+    """
+    missing = [name for name in reference.columns if name not in have]
+    if questions or not missing:
+        return ""
+    return f"none of the trees can be asked without more metrics; not given are {', '.join(missing)}"
 
 
 def weak_or_contradicted(cause: str, probability: float, questions: dict[str, dict[str, float]]) -> str:
@@ -79,6 +103,15 @@ def weak_or_contradicted(cause: str, probability: float, questions: dict[str, di
     if probability < WEAK:
         return f"no cause is likely enough: the first, {cause}, has a probability of {probability:.0%}"
     return ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence has them.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _nearest(a: np.ndarray, b: np.ndarray, forbidden: np.ndarray | None = None) -> np.ndarray:

@@ -19,6 +19,7 @@ STEPS = {"one": None, "x2": 1.0, "x4": 2.0}
 #: Models that an expected gain is taken over, and the fewest that it is stated for.
 NEIGHBOURS, FEWEST = 40, 10
 _INTERVAL = (5.0, 95.0)
+_POINTS = ("mean", "low", "high")
 #: How much wider than what the neighbours gained an interval is, on both sides of their mean: trained outside a third
 #: of an axis of F's grid, this much held 90 % of the gains inside it (sweeps/joint_choice.py).
 WIDEN = 1.6
@@ -61,10 +62,13 @@ def expected_gain(
     """Return what each step against a cause gained for the reference models that resemble each row.
 
     Of the reference models with the same verdict of the joint model, the `NEIGHBOURS` nearest ones in its feature space
-    (metrics and verdicts of the trees) that can make the step are looked up, and their signed gains in test accuracy
-    are averaged. The interval is what the central 90 % of them gained, `WIDEN` times as far from the mean on either
-    side: it is meant for the gain of one model of another collection, not for the mean. How often it holds stands in
-    sweeps/joint.md.
+    (metrics and verdicts of the trees) that can make the step of about x2 (where few can, one to the next value) are
+    looked up, and their signed gains in test accuracy are averaged. The other steps are judged on those of the same
+    models that can make them, if that is half of them at least: otherwise a large step, which only models with little
+    data or small models can make, would look better than it is.
+
+    The interval is what the central 90 % of them gained, `WIDEN` times as far from the mean on either side: it is meant
+    for the gain of one model of another collection, not for the mean. How often it holds stands in sweeps/joint.md.
 
     Args:
         reference: whose rows are the evidence.
@@ -80,25 +84,65 @@ def expected_gain(
     if direction is None or not len(frame):
         return [{} for _ in range(len(frame))]
     model = model or reference.joint_model()
+    same, distance = _alike(reference, frame, cause, model)
+    gained = {
+        step: at_complete_rows(reference, factor_gain(reference.grid, direction, doublings))[same]
+        for step, doublings in STEPS.items()
+    }
+    out: list[dict[str, Gain]] = [{} for _ in range(len(frame))]
+    able = next((a for step in ("x2", "one") if len(a := np.flatnonzero(np.isfinite(gained[step]))) >= FEWEST), None)
+    if able is None:
+        return out
+    nearest = able[_nearest(distance[:, able])]
+    for step, values in gained.items():
+        for row, found in enumerate(values[nearest]):
+            found = found[np.isfinite(found)]
+            if len(found) < max(FEWEST, nearest.shape[1] / 2):
+                continue
+            mean, ends = found.mean(), np.percentile(found, _INTERVAL)
+            low, high = mean + WIDEN * (ends - mean)
+            out[row][step] = Gain(float(mean), float(low), float(high), len(found))
+    return out
+
+
+def capped(steps: dict[str, Gain], test_error: float) -> dict[str, Gain]:
+    """Return gains of a model whose test error is known, percent: none can gain more than that."""
+    return {step: g._replace(**{k: min(getattr(g, k), test_error) for k in _POINTS}) for step, g in steps.items()}
+
+
+def edge_of_neighbours(reference: Reference, frame: pd.DataFrame, model: joint.JointModel | None = None) -> list[str]:
+    """Return, for rows whose cause is `none`, how many of the models like them have no wider network or no more data.
+
+    What lies beyond the largest values of the collection it cannot know, and a step that is not there gains nothing.
+    """
+    model = model or reference.joint_model()
+    same, distance = _alike(reference, frame, NONE, model)
+    if not len(same):
+        return [""] * len(frame)
+    near = reference.models[["width", "data_fraction"]].iloc[same]
+    ends = (near == reference.rows[near.columns].max()).to_numpy()[_nearest(distance)]
+    words = ("its widest network", "all of its data")
+    out = []
+    for number, counts in zip(ends.sum(axis=1).max(axis=1), ends.sum(axis=1), strict=True):
+        said = [f"{count} had {what}" for count, what in zip(counts, words, strict=True) if count]
+        out.append(f"of the {ends.shape[1]} models like it {' and '.join(said)}" if number else "")
+    return out
+
+
+def _alike(
+    reference: Reference, frame: pd.DataFrame, cause: str, model: joint.JointModel
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of the complete reference rows with this verdict, and squared distances (rows, those)."""
     same = np.flatnonzero(reference_verdicts(reference, model) == list(CAUSE).index(cause))
     features = joint.embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
     here = model.rows[same]
-    distance = (features**2).sum(axis=1)[:, None] + (here**2).sum(axis=1)[None, :] - 2.0 * features @ here.T
-    out: list[dict[str, Gain]] = [{} for _ in range(len(frame))]
-    for step, doublings in STEPS.items():
-        gained = at_complete_rows(reference, factor_gain(reference.grid, direction, doublings))[same]
-        able = np.flatnonzero(np.isfinite(gained))
-        if len(able) < FEWEST:
-            continue
-        number = min(NEIGHBOURS, len(able))
-        nearest = np.argpartition(distance[:, able], number - 1, axis=1)[:, :number]
-        values = gained[able][nearest]
-        low, high = np.percentile(values, _INTERVAL, axis=1)
-        mean = values.mean(axis=1)
-        low, high = (mean + WIDEN * (end - mean) for end in (low, high))
-        for row, summary in enumerate(zip(mean, low, high, strict=True)):
-            out[row][step] = Gain(*map(float, summary), number)
-    return out
+    return same, (features**2).sum(axis=1)[:, None] + (here**2).sum(axis=1)[None, :] - 2.0 * features @ here.T
+
+
+def _nearest(distance: np.ndarray) -> np.ndarray:
+    """Return the places of the `NEIGHBOURS` smallest distances of each row, or of all where there are fewer."""
+    number = min(NEIGHBOURS, distance.shape[1])
+    return np.argpartition(distance, number - 1, axis=1)[:, :number]
 
 
 def factor_gain(grid: Grid, direction: Direction, doublings: float | None) -> np.ndarray:
@@ -135,12 +179,19 @@ def reference_verdicts(reference: Reference, model: joint.JointModel) -> np.ndar
 
 
 def choose_action(
-    reference: Reference, cause: str, steps: dict[str, Gain], *, is_tentative: bool = False
+    reference: Reference, cause: str, steps: dict[str, Gain], *, is_tentative: bool = False, edge: str = ""
 ) -> tuple[Action, Gain | None]:
-    """Return what to do about a cause and the gain to be expected of the best step, None where nothing says so."""
+    """Return what to do about a cause and the gain to be expected of the best step, None where nothing says so.
+
+    `edge` is what `edge_of_neighbours` says of a row whose cause is `none`.
+    """
     start = "if the first guess is right: " if is_tentative else ""
     if cause == NONE:
-        sentence = f"{start}leave batch size, width and amount of data as they are: none of them should gain a point"
+        beyond = f"; {edge}: what more would give is not known" if edge else ""
+        sentence = (
+            f"{start}leave batch size, width and amount of data as they are: as far as collection '{reference.name}' "
+            f"reaches, no step of about ×2 should gain a point{beyond}"
+        )
         return Action(None, None, None, None, sentence, (), is_tentative), None
     direction = CAUSE[cause].direction
     way = "up" if direction.sign > 0 else "down"
@@ -175,9 +226,14 @@ def direction_only(action: Action, cause: str, gain: Gain | None) -> Action:
 
 def _gained(gain: Gain, what: str) -> str:
     return (
-        f"{gain.models} models like this one gained {gain.mean:+.1f} points of test accuracy by {what} on average; "
-        f"expect {gain.low:+.1f} to {gain.high:+.1f}"
+        f"{gain.models} models like this one gained {_signed(gain.mean)} points of test accuracy by {what} on average; "
+        f"expect {_signed(gain.low)} to {_signed(gain.high)}"
     )
+
+
+def _signed(value: float) -> str:
+    shown = f"{value:+.1f}"
+    return "0.0" if shown in ("+0.0", "-0.0") else shown
 
 
 def in_settings(action: Action, training: Training) -> Action:
@@ -193,7 +249,9 @@ def in_settings(action: Action, training: Training) -> Action:
     if training.batch_size is not None:
         new = max(1, round(training.batch_size * ratio))
         settings = f"batch size {training.batch_size} to {new}"
-        if training.epochs is not None:
+        if new == training.batch_size:
+            settings = f"batch size {new} cannot get smaller, so move the learning rate instead"
+        elif training.epochs is not None:
             settings += f", {training.epochs:g} epochs as before"
         action = replace(action, sentence=f"{action.sentence}: {settings}")
     if training.learning_rate is not None:

@@ -57,7 +57,7 @@ CAUSE = {
         Cause("temperature_too_high", BATCH_UP, "it was trained too hot: too much noise in the optimizer"),
         Cause("model_too_small", WIDER, "the model is too small for its data"),
         Cause("too_little_data", MORE_DATA, "there is too little training data"),
-        Cause(NONE, None, "none of batch size, width and amount of data would gain a point"),
+        Cause(NONE, None, "no step of batch size, width or data gains a point, as far as the reference reaches"),
     )
 }
 CAUSES = tuple(CAUSE)

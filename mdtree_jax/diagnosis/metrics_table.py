@@ -16,6 +16,7 @@ anything else (0.4 is 0.4 % or 40 %)                  UserError that asks for un
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 
 import numpy as np
 import pandas as pd
@@ -23,11 +24,21 @@ import pandas as pd
 from mdtree_jax.checks import UserError, check_choice, nearest
 from mdtree_jax.diagnosis import joint
 from mdtree_jax.diagnosis.columns import ALIASES, COLUMN, canonical_name, canonicalize
+from mdtree_jax.diagnosis.cost import Training
 
 UNITS = ("fraction", "percent")
 ERRORS = ("train_error", "test_error", "mode_connectivity", "mode_connectivity_peak")
 ACCURACIES = ("train_acc", "test_acc")
 SUFFIXES = ("_se", "_standard_error")
+#: Columns that name the model of a row.
+NAMES = ("name", "model")
+_WITHOUT_LOGARITHM = {
+    "hessian_trace": "log_hessian_trace",
+    "hessian_max_eigenvalue": "log_hessian_max_eigenvalue",
+}
+_USED = {*joint.COLUMNS, "test_error", *_WITHOUT_LOGARITHM}
+#: What people write where nothing is known, beside what pandas takes for it.
+_EMPTY = {"", "-", "–", "?", "nan", "none", "null", "na", "n/a", "inf", "-inf"}
 
 
 def read_metrics(table: pd.DataFrame | Mapping | list[Mapping], units: str | None = None) -> pd.DataFrame:
@@ -41,21 +52,20 @@ def read_metrics(table: pd.DataFrame | Mapping | list[Mapping], units: str | Non
         A DataFrame with a fresh index; columns `<name>_se` hold the standard errors.
 
     Raises:
-        UserError: no rows, no column of `joint.COLUMNS`, units that cannot be decided, a value outside its meaning.
+        UserError: no rows, no column of `joint.COLUMNS`, text where a number belongs, units that cannot be decided, a
+            value outside its meaning.
     """
     if units is not None:
         check_choice("units", units, UNITS)
     frame = _as_frame(table)
     numbers = [c for c in frame.columns if isinstance(c, str) and _metric_of(c) in COLUMN]
-    numeric = {}
-    for column in numbers:
-        if COLUMN[_metric_of(column)].unit != "class":
-            numeric[column] = pd.to_numeric(frame[column], errors="coerce").astype(float)
+    numeric = {c: _numbers(frame, c) for c in numbers if COLUMN[_metric_of(c)].unit != "class"}
     frame = frame.assign(**numeric)
     factor = 100.0 if (units or detect_units(frame)) == "fraction" else 1.0
     scaled = {c: frame[c] * factor for c in frame.columns if _is_error(c)}
     frame = canonicalize(_rename_errors(frame.assign(**scaled)))
     frame = frame.replace([np.inf, -np.inf], np.nan)
+    frame = frame.assign(**_logarithms(frame))
     if not any(column in frame for column in joint.COLUMNS):
         raise UserError(_nothing_known(frame))
     _check_values(frame)
@@ -82,7 +92,8 @@ def detect_units(frame: pd.DataFrame) -> str:
         return "percent"
     if any(c in ACCURACIES and value > 0 for c, value in largest.items()):
         return "fraction"
-    shown = ", ".join(f"'{c}' up to {value:g}" for c, value in largest.items())
+    known = {c: frame[c][values[c] == value].iloc[0] for c, value in largest.items() if value > 0}
+    shown = ", ".join(f"'{c}' up to {value:g}" for c, value in known.items())
     raise UserError(
         f"errors can be fractions or percentages here ({shown}); say which by units=fraction or units=percent"
     )
@@ -95,6 +106,59 @@ def standard_errors(frame: pd.DataFrame, column: str) -> np.ndarray:
         return np.full(len(frame), np.nan)
     values = frame[name].to_numpy(dtype=float)
     return np.where(values > 0, values, np.nan)
+
+
+def training_of(frame: pd.DataFrame, known: Training) -> list[Training]:
+    """Return how each row of what `read_metrics` returned was trained: what is known, else its own columns."""
+    given = {name: value for name, value in asdict(known).items() if value is not None}
+    columns = {"batch_size": "batch_size", "learning_rate": "learning_rate"}
+    columns["epochs"] = "epochs" if "epochs" in frame else "train_epochs"
+    values = {
+        name: pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float)
+        for name, column in columns.items()
+        if column in frame and name not in given
+    }
+    if not values:
+        return [known] * len(frame)
+    found = []
+    for row in range(len(frame)):
+        own = {name: v[row] for name, v in values.items() if np.isfinite(v[row]) and v[row] > 0}
+        own = {name: max(1, round(v)) if name == "batch_size" else float(v) for name, v in own.items()}
+        found.append(Training(**given | own))
+    return found
+
+
+def unused_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns of a user's table that a diagnosis does not look at."""
+    used = {*_USED, *(f.name for f in fields(Training)), "train_epochs"}
+    return [str(c) for c in table.columns if str(c) not in NAMES and _metric_of(str(c)) not in used]
+
+
+def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:
+    """Return a column as numbers, NaN where a cell is empty.
+
+    Raises `UserError` for a cell that holds text, of a column that a diagnosis looks at.
+    """
+    values = pd.to_numeric(frame[column], errors="coerce").astype(float)
+    if _metric_of(column) not in _USED:
+        return values
+    unread = frame[column][values.isna() & frame[column].notna()]
+    for row, cell in unread.items():
+        if str(cell).strip().lower() not in _EMPTY:
+            raise UserError(f"column '{column}' holds '{cell}' in row {row + 1}; it takes numbers")
+    return values
+
+
+def _logarithms(frame: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return the logarithms that a table holds without the logarithm only; NaN where a value is not positive."""
+    out = {}
+    for name, logarithm in _WITHOUT_LOGARITHM.items():
+        if name in frame and logarithm not in frame:
+            positive = frame[name].where(frame[name] > 0)
+            out[logarithm] = np.log(positive)
+            if f"{name}_se" in frame:
+                out[f"{logarithm}_se"] = frame[f"{name}_se"] / positive
+    return out
 
 
 def _as_frame(table) -> pd.DataFrame:
@@ -127,10 +191,13 @@ def _rename_errors(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _nothing_known(frame: pd.DataFrame) -> str:
-    hints = [nearest(name, map(str, frame.columns)) for name in (*joint.COLUMNS, *ALIASES)]
-    hint = next((h for h in hints if h), "")
+    known = (*joint.COLUMNS, *ALIASES)
+    hints = {str(column): hint for column in frame.columns if (hint := nearest(str(column), known))}
     there = ", ".join(map(str, frame.columns))
-    return f"the table has none of the metrics {', '.join(joint.COLUMNS)}{hint}; it has {there}"
+    text = f"the table has none of the metrics {', '.join(joint.COLUMNS)}; it has {there}"
+    if len(frame.columns) == 1 and any(mark in there for mark in (";", "\t")):
+        return f"{text}: it seems to be separated by something else than commas"
+    return text + "".join(f"; '{column}'{hint}" for column, hint in list(hints.items())[:1])
 
 
 def _check_values(frame: pd.DataFrame) -> None:

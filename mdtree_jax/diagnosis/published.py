@@ -68,4 +68,4 @@ def _download(file: str, sha256: str) -> Path:
         raise UserError(
             f"{file} is not in the cache ({cache}) and could not be downloaded ({cause}); download it from {URL}{file} "
             f"into a folder and name that folder by published_dir=DIR or {ENVIRONMENT_VARIABLE}=DIR"
-        ) from error
+        ) from None

@@ -72,6 +72,12 @@ class Reference:
         """The name of the collection."""
         return self.provenance["collection"]
 
+    @property
+    def track_record(self) -> dict:
+        """How often the joint answer was right, percent: `test`, `all`, `surest_80_percent`, …; {} if not measured."""
+        found = self.provenance.get("accuracy", {}).get("joint")
+        return {"test": self.provenance["test"], **found} if found else {}
+
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns of `joint.COLUMNS` that the collection has."""
@@ -269,6 +275,24 @@ def packaged_reference(name: str) -> Reference:
 def default_reference() -> Reference:
     """Return the package's reference of published/F, measured on published/F_noise."""
     return packaged_reference(DEFAULT_REFERENCE)
+
+
+def as_reference(source: Reference | str | os.PathLike | None) -> Reference:
+    """Return a reference for whatever a caller may name it by; None is the default one.
+
+    Raises:
+        UserError: as `get_reference`, or the source is of another kind.
+    """
+    if source is None:
+        return default_reference()
+    if isinstance(source, Reference):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return get_reference(source)
+    raise UserError(
+        f"reference={source!r:.60} is a {type(source).__name__}; wanted a Reference (fit_reference(collection)), the "
+        f"path of its file, or one of {', '.join(reference_names())}"
+    )
 
 
 def get_reference(source: str | os.PathLike) -> Reference:

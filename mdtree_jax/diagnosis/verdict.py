@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,14 +28,22 @@ from threadpoolctl import threadpool_limits
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis import joint
-from mdtree_jax.diagnosis.abstain import outside_reference, weak_or_contradicted
-from mdtree_jax.diagnosis.advice import Action, Gain, choose_action, expected_gain, in_settings
-from mdtree_jax.diagnosis.causes import CAUSE, CAUSES
+from mdtree_jax.diagnosis.abstain import outside_reference, too_few_metrics, weak_or_contradicted
+from mdtree_jax.diagnosis.advice import (
+    Action,
+    Gain,
+    capped,
+    choose_action,
+    edge_of_neighbours,
+    expected_gain,
+    in_settings,
+)
+from mdtree_jax.diagnosis.causes import CAUSE, CAUSES, NONE
 from mdtree_jax.diagnosis.columns import feature_values, numeric_column, sources
 from mdtree_jax.diagnosis.cost import Cost, Training
 from mdtree_jax.diagnosis.evidence import EvidenceStep, feature_error, tree_path
-from mdtree_jax.diagnosis.metrics_table import read_metrics, standard_errors
-from mdtree_jax.diagnosis.reference import Reference, default_reference
+from mdtree_jax.diagnosis.metrics_table import read_metrics, standard_errors, training_of
+from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.tasks import TASKS
 
 #: Draws for the standard errors, a power of two; half of them mirrored.
@@ -58,6 +67,7 @@ class Diagnosis:
     Attributes, and the keys of `to_dict` (plain JSON values; numbers are floats, absent ones null):
 
     ===============  ====================================================================================
+    answer           str, `cause`, or null where the diagnosis abstains (of `to_dict` only)
     cause            str, the likeliest of `causes.CAUSES`
     sentence         str, the cause in words
     probability      of `cause`, in [0, 1]
@@ -76,6 +86,9 @@ class Diagnosis:
     position         {metric: share of the reference models at or below the value, in [0, 1]}
     notes            [sentence]: what was missing, and what was done without it
     reference        str, the name of the reference's collection
+    accuracy         {test, all, surest_80_percent, …}: how often answers with this reference were right, percent, by
+                     the joint question, as it was measured; empty if it was not
+    test_error       of the model, percent, if it was given: no part of the answer, but no gain can be larger; or null
     metrics          {metric: value, metric_se: standard error}, what was looked at, in our units
     cost             of the diagnosis, of one retraining and of a grid search: keys as of `cost.Cost`; or null
     ===============  ====================================================================================
@@ -95,21 +108,25 @@ class Diagnosis:
     position: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     reference: str = ""
+    accuracy: dict[str, Any] = field(default_factory=dict)
+    test_error: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     cost: Cost | None = None
 
-    def report(self, path: str | os.PathLike, *, name: str = "", reference: Reference | None = None) -> Path:
+    def report(
+        self, path: str | os.PathLike, *, name: str = "", reference: Reference | str | os.PathLike | None = None
+    ) -> Path:
         """Write the report to one self-contained HTML file and return its path.
 
         Args:
             path: of the file, overwritten.
             name: of the model, as its heading.
-            reference: the one that the diagnosis was made with, if not the package's.
+            reference: the one that the diagnosis was made with, as `diagnose_metrics` takes it.
 
         Raises:
             UserError: the file cannot be written, or the diagnosis was made with another reference.
         """
-        reference = reference or default_reference()
+        reference = as_reference(reference)
         if reference.name != self.reference:
             raise UserError(
                 f"the diagnosis was made with reference '{self.reference}', and the report would show "
@@ -126,7 +143,7 @@ class Diagnosis:
 
     def to_dict(self) -> dict:
         """Return the diagnosis as plain values, keys as in the table of the class."""
-        data = asdict(self)
+        data = {"answer": None if self.abstains else self.cause} | asdict(self)
         data["cost"] = self.cost.to_dict() if self.cost else None
         data["expected_gain"] = self.expected_gain._asdict() if self.expected_gain else None
         data["gains"] = {step: gain._asdict() for step, gain in self.gains.items()}
@@ -138,7 +155,7 @@ class Diagnosis:
 
 def diagnose_metrics(
     table: pd.DataFrame | Mapping | list[Mapping],
-    reference: Reference | None = None,
+    reference: Reference | str | os.PathLike | None = None,
     units: str | None = None,
     training: Training | Mapping | None = None,
 ) -> list[Diagnosis]:
@@ -147,11 +164,13 @@ def diagnose_metrics(
     Args:
         table: a DataFrame, a row as a mapping, or a list of rows, with columns of `joint.COLUMNS` (published names are
             understood), standard errors beside them as `<name>_se`. Not all are needed: a row with a metric missing or
-            not finite is answered without it, and says so.
-        reference: what to compare with; None is the one that the package brings.
+            not finite is answered without it, and says so. Traces and eigenvalues may come without their logarithm; a
+            `test_error` limits the gains.
+        reference: what to compare with: a `Reference`, its file, or a name of `reference_names()`; None is
+            `published_F`.
         units: of the error columns, `fraction` or `percent`; None decides from all of them together.
         training: how the models were trained, `batch_size`, `learning_rate` and `epochs` as far as they are known: the
-            action then names the new settings.
+            action then names the new settings. What is not given is taken from columns of these names, if there are.
 
     Returns:
         One `Diagnosis` a row, in order.
@@ -159,9 +178,10 @@ def diagnose_metrics(
     Raises:
         UserError: as `metrics_table.read_metrics`: no known metric, undecidable units, values outside their meaning.
     """
-    reference = reference or default_reference()
-    training = Training.of(training)
+    reference = as_reference(reference)
     frame = read_metrics(table, units)
+    trainings = training_of(frame, Training.of(training))
+    test_errors = frame["test_error"].to_numpy() if "test_error" in frame else np.full(len(frame), np.nan)
     columns = [c for c in reference.columns if c in frame]
     there = np.isfinite(frame[columns].to_numpy(dtype=float)) if columns else np.zeros((len(frame), 0), dtype=bool)
     metrics = _metrics(frame)
@@ -174,8 +194,9 @@ def diagnose_metrics(
             part = frame.iloc[rows].reset_index(drop=True)
             found = _diagnose(reference, part, have) if joint.metrics_of(have) else [_nothing(reference)] * len(rows)
             for row, diagnosis in zip(rows, found, strict=True):
-                action = in_settings(diagnosis.action, training)
-                out[row] = replace(diagnosis, action=action, metrics=metrics[row])
+                action = in_settings(diagnosis.action, trainings[row])
+                known = float(test_errors[row]) if np.isfinite(test_errors[row]) else None
+                out[row] = replace(diagnosis, action=action, metrics=metrics[row], test_error=known)
     return out
 
 
@@ -203,6 +224,11 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
         found = expected_gain(reference, frame.iloc[rows], CAUSES[place], model)
         for row, gains in zip(rows, found, strict=True):
             steps[row] = gains
+    if "test_error" in frame:
+        errors = frame["test_error"].to_numpy(dtype=float)
+        steps = [capped(s, e) if np.isfinite(e) else s for s, e in zip(steps, errors, strict=True)]
+    edges = edge_of_neighbours(reference, frame, model) if (first == CAUSES.index(NONE)).any() else [""] * len(frame)
+    few = too_few_metrics(reference, have, questions)
     paths = _Paths(reference, frame, have)
     positions = _positions(reference, frame, model.metrics)
     notes = _notes(reference, frame, have)
@@ -212,8 +238,10 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
         ranking = {CAUSES[i]: float(chances[row, i]) for i in order}
         cause = CAUSES[order[0]]
         asked = {task: {name: float(p[row]) for name, p in classes.items()} for task, classes in questions.items()}
-        reason = outside[row] or weak_or_contradicted(cause, ranking[cause], asked)
-        action, gain = choose_action(reference, cause, steps[row], is_tentative=bool(reason))
+        # Of a model that the reference has none like, what the nearest ones gained says nothing.
+        known = {} if outside[row] else steps[row]
+        reason = outside[row] or few or weak_or_contradicted(cause, ranking[cause], asked)
+        action, gain = choose_action(reference, cause, known, is_tentative=bool(reason), edge=edges[row])
         out.append(
             Diagnosis(
                 cause,
@@ -225,11 +253,12 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
                 paths.of(row, _QUESTION[cause]),
                 action,
                 gain,
-                steps[row],
+                known,
                 asked,
                 {name: float(values[row]) for name, values in positions.items()},
                 list(notes),
                 reference.name,
+                reference.track_record,
             )
         )
     return out

@@ -27,16 +27,19 @@ def print_answer(console: Any, diagnosis: Diagnosis, name: str = "", cost: Mappi
         say(name, style="dim")
     say(words.answer(diagnosis), style="bold")
     say(words.sureness(diagnosis))
+    if words.errors_line(diagnosis):
+        say(f"{words.errors_line(diagnosis)}.")
     _print_advice(say, diagnosis, cost)
     say.heading("How sure")
     for cause, probability in diagnosis.ranking.items():
         say(f"{words.short(cause):<17} {_bar(probability)} {words.percent(probability):>6}", 2)
     if words.ranking_note(diagnosis):
         say(words.ranking_note(diagnosis), 2)
+    say(words.track_record(diagnosis), 2)
     say.heading("What the diagnosis cost")
     say(words.cost_sentence(cost), 2)
     for what, time, work in words.cost_rows(cost):
-        say(f"{what:<28} {time:>10}  {work:>13}", 2)
+        say(f"{what:<28} {time:>10}" + (f"  {work:>13}" if work != time else ""), 2)
     if words.cost_note(cost):
         say(words.cost_note(cost), 2)
     _print_technical(say, diagnosis)
@@ -121,6 +124,8 @@ def _print_advice(say: _Printer, diagnosis: Diagnosis, cost: Mapping[str, Any] |
 def _print_technical(say: _Printer, diagnosis: Diagnosis) -> None:
     if diagnosis.evidence:
         say.heading(f"Evidence: {words.question_of(diagnosis)}")
+    if diagnosis.evidence and words.evidence_note(diagnosis):
+        say(words.evidence_note(diagnosis), 2)
     for place, step in enumerate(diagnosis.evidence, 1):
         say(f"{place}. {words.sentence(step)}", 2, hang=3)
         say(f"{words.capital(words.threshold_text(step))}.", 5)

@@ -82,6 +82,11 @@ def write_reports(
         return [out / "index.html", *(out / file for file in files)]
 
 
+def is_page(name: str) -> bool:
+    """Return whether a file of this name is a page of a diagnosis: of one model, or of several with their index."""
+    return name in ("report.html", "index.html") or bool(re.fullmatch(r"model-\d+(-[a-z0-9-]+)?\.html", name))
+
+
 class _Pages:
     """Renders pages of one reference; what all of them share is made once."""
 

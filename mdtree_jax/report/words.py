@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mdtree_jax.diagnosis.abstain import CONTRADICTED_BY
 from mdtree_jax.diagnosis.causes import CAUSE, CAUSES
 from mdtree_jax.diagnosis.columns import COLUMN, DERIVED, sources
 from mdtree_jax.diagnosis.evidence import WORDS, feature_error
 from mdtree_jax.diagnosis.tasks import TASKS
+from mdtree_jax.report.formats import NOT_KNOWN, capital, duration, number, operations, percent, points, typeset
 
 #: Cause -> (short name, colour). Hues as those of the classes in figures; values of Okabe and Ito's palette and a dark
 #: grey, at least 17 apart in CIELAB for the three kinds of colour blindness.
@@ -20,7 +22,6 @@ LOOKS = {
     "too_little_data": ("too little data", "#e69f00"),
     "none": ("nothing to gain", "#5f6670"),
 }
-NOT_KNOWN = "not known"
 RULES = "general experience, not evidence of the collection"
 #: Metric -> how an axis is labelled.
 _AXES = {
@@ -34,6 +35,7 @@ _AXES = {
     "mode_connectivity_peak": "connectivity, % (0: a path without error)",
     "cka": "similarity of two networks (CKA)",
 }
+_COSTS = ("diagnosis", "retraining", "grid_search")
 _KNOBS = {
     "batch_size": ("batch size", "smaller", "larger"),
     "width": ("width of the network", "narrower", "wider"),
@@ -70,11 +72,6 @@ def colour(cause: str) -> str:
     return LOOKS[cause][1]
 
 
-def capital(text: str) -> str:
-    """Return a text with its first letter large."""
-    return text[:1].upper() + text[1:]
-
-
 def certainty(probability: float) -> str:
     """Return a probability in words.
 
@@ -85,70 +82,6 @@ def certainty(probability: float) -> str:
         if probability >= least:
             return words
     return "likelier than each other cause"
-
-
-def percent(share: float) -> str:
-    """Return a share as whole percent, the ends kept apart from certainty.
-
-    >>> percent(0.634), percent(0.997), percent(0.001), percent(1.0)
-    ('63 %', '> 99 %', '< 1 %', '100 %')
-    """
-    if 0 < share < 0.01:
-        return "< 1 %"
-    if 0.99 < share < 1:
-        return "> 99 %"
-    return f"{100 * share:.0f} %"
-
-
-def number(value: float, error: float | None = None) -> str:
-    """Return a value of three digits, with its standard error if there is one.
-
-    >>> number(-0.0), number(4.5767, 0.42), number(1690.0)
-    ('0', '4.58 ± 0.42', '1690')
-    """
-    value = value + 0.0  # no minus before a zero
-    shown = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
-    shown = shown.replace("-", "−")
-    return f"{shown} ± {error:.2g}" if error else shown
-
-
-def points(value: float) -> str:
-    """Return signed points of test accuracy.
-
-    >>> points(3.14159), points(-0.2), points(-0.01)
-    ('+3.1', '−0.2', '0.0')
-    """
-    shown = f"{value:+.1f}"
-    return "0.0" if shown in ("+0.0", "-0.0") else shown.replace("-", "−")
-
-
-def duration(seconds: float | None) -> str:
-    """Return seconds for people.
-
-    >>> duration(0.02), duration(42), duration(700), duration(9000), duration(None)
-    ('0.02 s', '42 s', '12 min', '2.5 h', 'not known')
-    """
-    if seconds is None:
-        return NOT_KNOWN
-    for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
-        if seconds < limit:
-            value = seconds / size
-            return f"{value:.2g} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{number(seconds / 86400)} days"
-
-
-def operations(flops: float | None) -> str:
-    """Return a number of floating-point operations for people.
-
-    >>> operations(3.2e13), operations(None)
-    ('32 TFLOP', 'not known')
-    """
-    if flops is None:
-        return NOT_KNOWN
-    for exponent, letter in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M")):
-        if flops >= 10**exponent:
-            return f"{number(flops / 10**exponent)} {letter}FLOP"
-    return f"{number(flops)} FLOP"
 
 
 def metric_name(metric: str) -> str:
@@ -167,7 +100,7 @@ def plain(text: str) -> str:
     """Return a sentence with the identifiers of causes, metrics and classes in it replaced by their names.
 
     >>> plain("the joint model says too_little_data (61%)")
-    'the joint model says “too little data” (61 %)'
+    'the comparison with similar models says “too little data” (61 %)'
     """
     for task in TASKS.values():
         text = text.replace(f"question '{task.name}'", f"question “{task.question}”")
@@ -179,16 +112,9 @@ def plain(text: str) -> str:
             rf"\b{metric}\b", WORDS[metric][0] if metric in WORDS else metric_name(metric).partition(",")[0], text
         )
     text = re.sub(r"(?<=the first, )none\b", f"“{short('none')}”", text)
+    text = text.replace("the joint model says", "the comparison with similar models says")
+    text = text.replace("a joint model fitted without", "a model fitted without")
     return typeset(re.sub(r"(?<=\d)%", " %", text))
-
-
-def typeset(text: str) -> str:
-    """Return a text with true minus signs, and none before a zero.
-
-    >>> typeset("connectivity -0 % is above -4.77 %; expect -0.7 to +9")
-    'connectivity 0 % is above −4.77 %; expect −0.7 to +9'
-    """
-    return re.sub(r"(?<![\w.)-])-(?=\d)", "−", re.sub(r"(?<![\w.)-])-0(?![\d.])", "0", text))
 
 
 def answer(diagnosis: Any) -> str:
@@ -205,7 +131,45 @@ def sureness(diagnosis: Any) -> str:
             return f"{reason}."
         chance = "" if shown in reason else f", with a probability of {shown}"
         return f"{reason}. The first guess would be “{short(diagnosis.cause)}”{chance}."
-    return f"{capital(certainty(diagnosis.probability))}: the probability is {shown.replace('> ', 'above ')}."
+    sure = f"{capital(certainty(diagnosis.probability))}: the probability is {shown.replace('> ', 'above ')}."
+    against = counter_evidence(diagnosis)
+    return f"{sure} {against}" if against else sure
+
+
+def counter_evidence(diagnosis: Any) -> str:
+    """Return that the trees of the question behind the cause lean the other way, '' where they do not."""
+    task, other = CONTRADICTED_BY.get(diagnosis.cause, (None, None))
+    against = diagnosis.questions.get(task, {}).get(other, 0.0)
+    if against <= 0.5:
+        return ""
+    return f"The trees for “{TASKS[task].question}” lean the other way: “{_CLASSES[other]}”, {percent(against)}."
+
+
+def evidence_note(diagnosis: Any) -> str:
+    """Return what the evidence below does not say; '' where it supports the answer."""
+    if diagnosis.cause == "none":
+        return "The tree has to choose between the two; it does not say that either matters."
+    return counter_evidence(diagnosis)
+
+
+def errors_line(diagnosis: Any) -> str:
+    """Return test and training error of the model in one sentence, '' where the test error is not known."""
+    if diagnosis.test_error is None:
+        return ""
+    train = diagnosis.metrics.get("train_error")
+    return f"Test error {number(diagnosis.test_error)} %" + (
+        "" if train is None else f", training error {number(train)} %"
+    )
+
+
+def track_record(diagnosis: Any) -> str:
+    """Return how often answers with this reference were right, in one sentence."""
+    found = diagnosis.accuracy
+    if not found:
+        return "How often answers with this reference are right was not measured."
+    where = f"measured on {found['test']}"
+    sure = f"{found['surest_80_percent']:.0f} % of the surest 80 %"
+    return f"Answers with this reference were right for {found['all']:.0f} % of the models, {sure}, {where}."
 
 
 def has_guess(diagnosis: Any) -> bool:
@@ -263,7 +227,7 @@ def todo(diagnosis: Any) -> str:
     """Return the action in a few words, as a table of many models shows it."""
     action = diagnosis.action
     if not action.knob:
-        return action.sentence if diagnosis.abstains else "leave the three knobs"
+        return "measure first" if not has_guess(diagnosis) else "leave batch size, width and data"
     name, down, up = _KNOBS.get(action.knob, (action.knob.replace("_", " "), "down", "up"))
     what = {"width": "network", "data_fraction": "data", "batch_size": "batch"}.get(action.knob, name)
     way = up if action.direction == "up" else down
@@ -287,11 +251,13 @@ def trial(action: Any, cost: Mapping[str, Any] | None) -> str:
 
 
 def cost_rows(cost: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
-    """Return (what, time, operations) of the diagnosis, one retraining and a grid search, with what is not known."""
+    """Return (what, time, operations) of the diagnosis, one retraining and a grid search; none if nothing is known."""
     cost = cost or {}
+    if all(cost.get(f"{kind}_{unit}") is None for kind in _COSTS for unit in ("seconds", "flops")):
+        return []
     trainings = cost.get("grid_search_trainings")
     search = f"grid search, {trainings} trainings" if trainings else "grid search"
-    kinds = (("this diagnosis", "diagnosis"), ("one retraining", "retraining"), (search, "grid_search"))
+    kinds = zip(("this diagnosis", "one retraining", search), _COSTS, strict=True)
     return [(n, duration(cost.get(f"{k}_seconds")), operations(cost.get(f"{k}_flops"))) for n, k in kinds]
 
 
@@ -302,7 +268,7 @@ def cost_bars(cost: Mapping[str, Any] | None) -> list[float | None]:
     """
     cost = cost or {}
     for unit in ("seconds", "flops"):
-        values = [cost.get(f"{kind}_{unit}") for kind in ("diagnosis", "retraining", "grid_search")]
+        values = [cost.get(f"{kind}_{unit}") for kind in _COSTS]
         known = [v for v in values if v is not None]
         if values[0] is not None and len(known) > 1 and max(known) > 0:
             return [None if v is None else v / max(known) for v in values]
@@ -349,7 +315,8 @@ def threshold_text(step: Any) -> str:
     if step.interval:
         shown += f" (90 % interval {number(step.interval[0])} to {number(step.interval[1])})"
     if step.distance_in_standard_errors is not None:
-        shown += f", {abs(step.distance_in_standard_errors):.2g} standard errors away"
+        away = abs(step.distance_in_standard_errors)
+        shown += f", {'more than 10' if away > 10 else f'{away:.2g}'} standard errors away"
     return shown
 
 

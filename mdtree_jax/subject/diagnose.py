@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
@@ -11,7 +12,7 @@ from typing import Any
 from mdtree_jax.checks import UserError, nearest
 from mdtree_jax.diagnosis.advice import direction_only
 from mdtree_jax.diagnosis.cost import Training, make_cost, retraining
-from mdtree_jax.diagnosis.reference import Reference, default_reference
+from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.verdict import Diagnosis, diagnose_metrics
 from mdtree_jax.population.measure_settings import MeasureConfig, MeasureSettings, resolve
 from mdtree_jax.subject.measure import measure_subject
@@ -37,7 +38,7 @@ def diagnose_model(
     training: Training | Mapping | None = None,
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
-    reference: Reference | None = None,
+    reference: Reference | str | os.PathLike | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Diagnosis:
     """Measure the loss landscape of a trained model and say why it is not better.
@@ -52,14 +53,16 @@ def diagnose_model(
             running averages are Flax's variables, `{"params": ..., "batch_stats": ...}`, and `apply` takes those.
         x_train: (n, ...) floating point, prepared as the model takes it.
         y_train: (n,) integers from 0, the labels that were trained on.
-        x_test, y_test: the same for the test set; optional, and no part of the answer.
+        x_test, y_test: the same for the test set; optional. The test error is shown, and no gain is promised beyond it;
+            the answer is the same without.
         apply_train: `apply_train(variables, x) -> (logits, variables)` in training mode, for networks with running
             averages: without it their connectivity is not measured, and the diagnosis says so.
         training: `batch_size`, `learning_rate` and `epochs`, as far as they are known: for the new settings, and for
             what a retraining costs. Without it the action gives the direction only, and the cost is not known.
         measure: what to measure and how finely, see `measure_settings.MeasureConfig`; None is `default_measure`.
         max_images: of each set that are looked at; the rest stays out of a random sample with a fixed seed.
-        reference: the models to compare with; None are those of the package.
+        reference: the models to compare with: a `Reference`, its file, or a name of `reference_names()`; None is
+            `published_F`.
         progress: called with the fraction done and a message.
 
     Raises:
@@ -85,11 +88,11 @@ def diagnose_subject(
     training: Training | None = None,
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
-    reference: Reference | None = None,
+    reference: Reference | str | os.PathLike | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Diagnosis:
     """Diagnose networks that are wrapped already; arguments as of `diagnose_model`."""
-    training, reference = training or Training(), reference or default_reference()
+    training, reference = training or Training(), as_reference(reference)
     settings = _settings(measure, reference)
     measured = measure_subject(subject, data, settings, max_images=max_images, progress=progress)
     start = time.perf_counter()

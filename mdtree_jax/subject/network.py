@@ -182,6 +182,11 @@ def _check_alike(networks: Sequence[Any]) -> None:
         wrong = [f"{name} {first[name]} and {other[name]}" for name in first if first[name] != other[name]]
         if wrong:
             raise UserError(f"networks 1 and {number} differ in shape: {', '.join(wrong[:3])}")
+        leaves = (jax.tree.leaves(tree["params"]) for tree in (networks[0], network))
+        if all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True)):
+            raise UserError(
+                f"networks 1 and {number} have the same parameters; wanted networks trained alike from different seeds"
+            )
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,85 @@
+"""Numbers, times and texts as people read them, in the terminal and in the report."""
+
+from __future__ import annotations
+
+import re
+
+NOT_KNOWN = "not known"
+
+
+def capital(text: str) -> str:
+    """Return a text with its first letter large."""
+    return text[:1].upper() + text[1:]
+
+
+def percent(share: float) -> str:
+    """Return a share as whole percent, the ends kept apart from certainty.
+
+    >>> percent(0.634), percent(0.997), percent(0.001), percent(1.0)
+    ('63 %', '> 99 %', '< 1 %', '100 %')
+    """
+    if 0 < share < 0.01:
+        return "< 1 %"
+    if 0.99 < share < 1:
+        return "> 99 %"
+    return f"{100 * share:.0f} %"
+
+
+def number(value: float, error: float | None = None) -> str:
+    """Return a value of three digits, with its standard error if there is one.
+
+    >>> number(-0.0), number(4.5767, 0.42), number(1690.0)
+    ('0', '4.58 ± 0.42', '1690')
+    """
+    value = value + 0.0  # no minus before a zero
+    shown = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    shown = shown.replace("-", "−")
+    return f"{shown} ± {error:.2g}" if error else shown
+
+
+def points(value: float) -> str:
+    """Return signed points of test accuracy.
+
+    >>> points(3.14159), points(-0.2), points(-0.01)
+    ('+3.1', '−0.2', '0.0')
+    """
+    shown = f"{value:+.1f}"
+    return "0.0" if shown in ("+0.0", "-0.0") else shown.replace("-", "−")
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds for people.
+
+    >>> duration(0.02), duration(42), duration(700), duration(9000), duration(None)
+    ('0.02 s', '42 s', '12 min', '2.5 h', 'not known')
+    """
+    if seconds is None:
+        return NOT_KNOWN
+    for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            value = seconds / size
+            return f"{value:.2g} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{number(seconds / 86400)} days"
+
+
+def operations(flops: float | None) -> str:
+    """Return a number of floating-point operations for people.
+
+    >>> operations(3.2e13), operations(None)
+    ('32 TFLOP', 'not known')
+    """
+    if flops is None:
+        return NOT_KNOWN
+    for exponent, letter in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M")):
+        if flops >= 10**exponent:
+            return f"{number(flops / 10**exponent)} {letter}FLOP"
+    return f"{number(flops)} FLOP"
+
+
+def typeset(text: str) -> str:
+    """Return a text with true minus signs, and none before a zero.
+
+    >>> typeset("connectivity -0 % is above -4.77 %; expect -0.7 to +9")
+    'connectivity 0 % is above −4.77 %; expect −0.7 to +9'
+    """
+    return re.sub(r"(?<![\w.)-])-(?=\d)", "−", re.sub(r"(?<![\w.)-])-0(?![\d.])", "0", text))
