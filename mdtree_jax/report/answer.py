@@ -51,7 +51,7 @@ def answer_text(diagnosis: Diagnosis, width: int = 88) -> str:
 
     text = io.StringIO()
     cost = diagnosis.cost and diagnosis.cost.to_dict()
-    print_answer(Console(file=text, width=width, color_system=None), diagnosis, cost=cost)
+    print_answer(Console(file=text, width=width, color_system=None, force_jupyter=False), diagnosis, cost=cost)
     return text.getvalue()
 
 
