@@ -238,7 +238,7 @@ def _write(config: DiagnoseConfig, items: list[Item], reference, out: Path) -> N
     """Print the answers and write the reports."""
     from mdtree_jax.files import write_text
     from mdtree_jax.report.answer import print_answer, print_summary
-    from mdtree_jax.report.html import is_page, write_reports
+    from mdtree_jax.report.html import remove_older, write_reports
     from mdtree_jax.report.progress import make_console
 
     facts = [{"name": name} | diagnosis.to_dict() for name, diagnosis in items]
@@ -248,9 +248,7 @@ def _write(config: DiagnoseConfig, items: list[Item], reference, out: Path) -> N
         written = [diagnosis.report(out / "report.html", name=name, reference=reference)]
     else:
         written = write_reports(out, items, reference)
-    for path in out.iterdir():  # pages of an earlier diagnosis would stand beside the new ones
-        if is_page(path.name) and path not in written:
-            path.unlink()
+    remove_older(out, written)
     write_text(out / "diagnosis.json", text + "\n")
     if config.format == "json":
         print(text)

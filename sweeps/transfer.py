@@ -75,7 +75,7 @@ def gain_table(gains: dict[Pair, pd.DataFrame], task: str, scale: str) -> str:
 
 
 def class_rows(frames: dict[str, pd.DataFrame]) -> str:
-    """Return a Markdown table: models of each task, and the share of its second class, what `majority` lives on."""
+    """Return a Markdown table: the share of each task's second class in percent, what `majority` lives on."""
     rows = []
     for task in TASKS.values():
         parts = [task_rows(frame, task)[task.label] for frame in frames.values()]

@@ -52,13 +52,15 @@ def test_pages_of_an_earlier_diagnosis_do_not_stay_beside_new_ones(capsys):
     code, out, _ = call(capsys, "metrics=three.csv", "out=pages")
     assert code == 0
     assert "columns not used: colour\n" in out
-    Path("pages/mine.html").write_text("not ours")
+    for name in ("mine.html", "model-7-of-mine.html"):
+        Path("pages", name).write_text("not ours")
     assert call(capsys, "metrics=one.csv", "out=pages")[0] == 0
-    assert {path.name for path in Path("pages").iterdir()} == {"report.html", "diagnosis.json", "mine.html"}
-    assert call(capsys, "metrics=three.csv", "out=pages")[0] == 0
-    assert {path.name for path in Path("pages").glob("*.html")} == {
-        "index.html", "mine.html", "model-1-net-0.html", "model-2-net-1.html", "model-3-net-2.html"
+    assert {path.name for path in Path("pages").iterdir()} == {
+        "report.html", "diagnosis.json", "mine.html", "model-7-of-mine.html"
     }  # fmt: skip
+    assert call(capsys, "metrics=three.csv", "out=pages")[0] == 0
+    ours = {f"model-{i}-net-{i - 1}.html" for i in (1, 2, 3)} | {"index.html"}
+    assert {path.name for path in Path("pages").glob("*.html")} == ours | {"mine.html", "model-7-of-mine.html"}
 
 
 def test_a_table_of_many_models_with_names(capsys):

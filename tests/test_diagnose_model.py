@@ -325,3 +325,5 @@ def test_the_same_network_twice_is_no_pair():
     x, y = make_data()
     with pytest.raises(UserError, match="networks 1 and 3 have the same parameters; wanted networks trained alike"):
         diagnose_model(apply, [make_params(0), make_params(1), make_params(0)], x, y)
+    with pytest.raises(UserError, match="networks 2 and 3 have the same parameters"):
+        diagnose_model(apply, [make_params(0), make_params(1), make_params(1)], x, y)

@@ -15,13 +15,16 @@ from mdtree_jax.diagnosis import joint, verdict
 from mdtree_jax.diagnosis.advice import (
     FEWEST,
     NEIGHBOURS,
+    Action,
     choose_action,
     direction_only,
     expected_gain,
+    in_settings,
     reference_verdicts,
 )
 from mdtree_jax.diagnosis.causes import CAUSES, step_gain
 from mdtree_jax.diagnosis.collection import load_collection
+from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.grid import WIDER
 from mdtree_jax.diagnosis.metrics_table import read_metrics
 from mdtree_jax.diagnosis.reference import default_reference
@@ -159,6 +162,12 @@ BAD = [
     ({"train_error": 0.2}, "per mille", "unknown units 'per mille'.*there are: fraction, percent"),
     ({"accuracy": 3}, None, "has none of the metrics train_error, .*; it has accuracy"),
     ({"train_eror": 3}, None, r"it has train_eror; 'train_eror' \(did you mean 'train_error'\?\)"),
+    (
+        {"test_error": 10.0, "train_eror": 3},
+        None,
+        r"it has test_error, train_eror; 'train_eror' \(did you mean 'train_er",
+    ),
+    (pd.DataFrame([[1.0, 2.0]], columns=["cka", "cka"]), None, "has the column 'cka' twice"),
     ({"train_error;cka": "3;0.4"}, None, "it seems to be separated by something else than commas"),
     (
         [{"train_error": "3"}, {"train_error": "7.5%"}],
@@ -230,7 +239,9 @@ def test_outside_the_reference_it_abstains():
         # Nothing resembles it, so nothing tells what a step would gain it.
         assert (diagnosis.expected_gain, diagnosis.gains) == (None, {})
         assert "models like this one" not in diagnosis.action.sentence
-    assert "log_hessian_trace is a natural logarithm" in diagnose_metrics(strange)[0].reason
+    assert "'log_hessian_trace' is a natural logarithm, and 25 looks" in str(diagnose_metrics(strange)[0]).replace(
+        "\n", " "
+    )
 
 
 def test_metrics_that_no_tree_can_be_asked_of_are_too_few():
@@ -238,7 +249,7 @@ def test_metrics_that_no_tree_can_be_asked_of_are_too_few():
     (diagnosis,) = diagnose_metrics({"train_error": 7.5, "cka": 0.4})
     assert diagnosis.questions == {}
     assert diagnosis.abstains
-    assert "none of the trees can be asked without more metrics; not given are train_loss, " in diagnosis.reason
+    assert "none of the trees can be asked without more metrics; not given are 'train_loss', " in diagnosis.reason
 
 
 def test_no_gain_is_promised_beyond_the_test_error():
@@ -249,6 +260,11 @@ def test_no_gain_is_promised_beyond_the_test_error():
     assert bound.expected_gain.low <= free.expected_gain.low
     assert (free.test_error, bound.test_error) == (None, 6.0)
     assert bound.ranking == free.ranking
+    tiny = diagnose_metrics(hot | {"test_error": 1.0})[0]
+    assert (tiny.action.how_far, tiny.expected_gain.cut) == (free.action.how_far, True)
+    assert "40 models like this one had more to gain by it than its test error leaves" in tiny.action.sentence
+    with pytest.raises(UserError, match=r"test_error=-5 in row 1; it lies in \[0, 100\]"):
+        diagnose_metrics(hot | {"test_error": -5.0})
     assert "Test error 6 %, training error 28.2 %." in str(bound)
     assert "Test error" not in str(free)
 
@@ -287,9 +303,14 @@ def test_columns_of_a_table_say_how_its_models_were_trained():
         False,
     ]
     assert "batch size 32 to" in diagnose_metrics(rows, training={"batch_size": 32})[0].action.sentence
-    cold = diagnose_metrics(COLD, training={"batch_size": 1})[0]
-    if cold.action.knob == "batch_size":
-        assert "batch size 1 cannot get smaller, so move the learning rate instead" in cold.action.sentence
+
+
+@pytest.mark.parametrize("way", ["down", "up"])
+def test_a_batch_of_one_cannot_get_smaller(way):
+    action = Action("batch_size", way, "one", 1.41, "change it", (), False)
+    sentence = in_settings(action, Training(batch_size=1)).sentence
+    assert ("cannot get smaller, so move the learning rate instead" in sentence) == (way == "down")
+    assert ("batch size 1 to 2" in sentence) == (way == "up")
 
 
 def test_traces_and_eigenvalues_may_come_without_their_logarithm():
@@ -298,6 +319,10 @@ def test_traces_and_eigenvalues_may_come_without_their_logarithm():
     assert table.log_hessian_trace[0] == pytest.approx(5.2)
     assert table.log_hessian_trace_se[0] == pytest.approx(0.1)
     assert np.isnan(read_metrics(plain | {"hessian_trace": -3.0}).log_hessian_trace[0])
+    both = read_metrics([plain | {"log_hessian_trace": 4.0}, plain | {"log_hessian_trace": None}])
+    assert both.log_hessian_trace.tolist() == pytest.approx([4.0, 5.2])
+    assert np.isnan(both.log_hessian_trace_se[0])
+    assert both.log_hessian_trace_se[1] == pytest.approx(0.1)
 
 
 def test_a_reference_by_name_or_by_file(small, tmp_path):  # noqa: F811

@@ -9,7 +9,7 @@ A diagnosis abstains if one of these holds; the reason is one sentence:
 - **weak**: the first cause has a probability below `WEAK`, so that it is more likely wrong than right;
 - **disagreement**: the tree average of the published question behind the first cause contradicts it with a probability
   of `CONTRADICTION` or more;
-- **missing**: the metrics that are there suffice for none of the trees.
+- **missing**: the metrics that are there suffice for none of the trees (of a reference that has any).
 
 While one of the questions can be asked missing metrics are no reason: the answer then comes from a model without them,
 and says so. The constants are round numbers, not tuned on anything.
@@ -26,6 +26,7 @@ from mdtree_jax.diagnosis import joint
 from mdtree_jax.diagnosis.coverage import cells_of
 from mdtree_jax.diagnosis.evidence import WORDS
 from mdtree_jax.diagnosis.reference import Reference
+from mdtree_jax.diagnosis.tasks import TASKS
 
 MARGIN = 0.05
 NEIGHBOUR, FAR = 5, 1.5
@@ -62,7 +63,7 @@ def outside_reference(reference: Reference, frame: pd.DataFrame, model: joint.Jo
             logs = [n for n in names if n.startswith("log_hessian") and frame[n].iloc[row] > NO_LOGARITHM]
             if logs:
                 value = frame[logs[0]].iloc[row]
-                reason += f"; {logs[0]} is a natural logarithm, and {value:g} looks as if it were not"
+                reason += f"; '{logs[0]}' is a natural logarithm, and {value:g} looks as if it were not"
             reasons.append(reason)
         elif far:
             reasons.append(f"the reference collection '{reference.name}' has no model with such a mixture of metrics")
@@ -79,9 +80,9 @@ def too_few_metrics(reference: Reference, have: Sequence[str], questions: Mappin
         have: columns that are there.
         questions: the published questions that could be asked with them, by name.
     """
-    missing = [name for name in reference.columns if name not in have]
-    if questions or not missing:
+    if questions or not any(reference.tree(task) for task in TASKS):
         return ""
+    missing = [f"'{name}'" for name in reference.columns if name not in have]
     return f"none of the trees can be asked without more metrics; not given are {', '.join(missing)}"
 
 

@@ -131,7 +131,9 @@ def training_of(frame: pd.DataFrame, known: Training) -> list[Training]:
 def unused_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of a user's table that a diagnosis does not look at."""
     used = {*_USED, *(f.name for f in fields(Training)), "train_epochs"}
-    return [str(c) for c in table.columns if str(c) not in NAMES and _metric_of(str(c)) not in used]
+    errors = {f"{name}{suffix}" for name in _USED - {"test_error"} for suffix in SUFFIXES}
+    names = [str(c) for c in table.columns if str(c) not in NAMES]
+    return [c for c in names if canonical_name(c) not in used and f"{_metric_of(c)}_se" not in errors]
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:
@@ -150,14 +152,19 @@ def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _logarithms(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    """Return the logarithms that a table holds without the logarithm only; NaN where a value is not positive."""
+    """Return the logarithms of what a row holds without the logarithm only; NaN where that is not positive."""
     out = {}
     for name, logarithm in _WITHOUT_LOGARITHM.items():
-        if name in frame and logarithm not in frame:
-            positive = frame[name].where(frame[name] > 0)
-            out[logarithm] = np.log(positive)
-            if f"{name}_se" in frame:
-                out[f"{logarithm}_se"] = frame[f"{name}_se"] / positive
+        if name not in frame:
+            continue
+        positive = frame[name].where(frame[name] > 0)
+        own = {logarithm: np.log(positive)}
+        if f"{name}_se" in frame:
+            own[f"{logarithm}_se"] = frame[f"{name}_se"] / positive
+        missing = frame[logarithm].isna() if logarithm in frame else pd.Series(True, frame.index)
+        for column, values in own.items():
+            before = frame[column] if column in frame else pd.Series(np.nan, frame.index)
+            out[column] = before.where(~missing, values)
     return out
 
 
@@ -165,6 +172,9 @@ def _as_frame(table) -> pd.DataFrame:
     if isinstance(table, pd.Series):
         table = table.to_dict()
     frame = pd.DataFrame([table]) if isinstance(table, Mapping) else pd.DataFrame(table)
+    if frame.columns.has_duplicates:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise UserError(f"the table of metrics has the column '{twice}' twice; keep one of them")
     if not len(frame):
         raise UserError("the table of metrics has no rows; it needs at least one model")
     return frame.reset_index(drop=True)
@@ -191,13 +201,14 @@ def _rename_errors(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _nothing_known(frame: pd.DataFrame) -> str:
-    known = (*joint.COLUMNS, *ALIASES)
-    hints = {str(column): hint for column in frame.columns if (hint := nearest(str(column), known))}
+    known = [n for n in (*COLUMN, *ALIASES) if canonical_name(n) in {*joint.COLUMNS, *_WITHOUT_LOGARITHM}]
+    strangers = [str(column) for column in frame.columns if _metric_of(str(column)) not in COLUMN]
+    hints = {column: hint for column in strangers if (hint := nearest(column, known))}
     there = ", ".join(map(str, frame.columns))
     text = f"the table has none of the metrics {', '.join(joint.COLUMNS)}; it has {there}"
     if len(frame.columns) == 1 and any(mark in there for mark in (";", "\t")):
         return f"{text}: it seems to be separated by something else than commas"
-    return text + "".join(f"; '{column}'{hint}" for column, hint in list(hints.items())[:1])
+    return text + "".join(f"; '{column}'{hint}" for column, hint in hints.items())
 
 
 def _check_values(frame: pd.DataFrame) -> None:
@@ -206,6 +217,7 @@ def _check_values(frame: pd.DataFrame) -> None:
         "mode_connectivity_peak": (-100, 0),
         "cka": (-1e-6, 1 + 1e-6),
         "train_loss": (0, np.inf),
+        "test_error": (0, 100),
     }
     for name, (low, high) in bounds.items():
         if name not in frame:

@@ -36,7 +36,7 @@ from mdtree_jax.diagnosis.companions import ONE_CHECKPOINT
 from mdtree_jax.diagnosis.experiments import task_rows
 from mdtree_jax.diagnosis.grid import AXES, Grid, make_grid
 from mdtree_jax.diagnosis.structures import STRUCTURES
-from mdtree_jax.diagnosis.tasks import TASKS
+from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS
 from mdtree_jax.files import write_text
 
 _FORMAT = "mdtree_jax reference 1"
@@ -118,10 +118,11 @@ class Reference:
             if any(source not in have for name in structure.features for source in sources(name)):
                 continue
             if structure.name not in self._trees:
-                rows = task_rows(self.rows[self.complete], TASKS[task])
-                tree = MDTreeClassifier(task, structure=structure)
-                usable = rows[TASKS[task].label].nunique() == 2
-                self._trees[structure.name] = tree.fit(rows, rows[TASKS[task].label]) if usable else None
+                tree, label = MDTreeClassifier(task, structure=structure), TASKS[task].label
+                classes = set(self.rows[label][self.complete]) - {OPTIMAL}
+                rows = task_rows(self.rows[self.complete], TASKS[task]) if classes else self.rows.iloc[:0]
+                usable = rows[label].nunique() == 2
+                self._trees[structure.name] = tree.fit(rows, rows[label]) if usable else None
             return self._trees[structure.name]
         return None
 

@@ -80,8 +80,8 @@ class Diagnosis:
     action           {knob: batch_size | width | data_fraction | null, direction: up | down | null,
                      how_far: one | x2 | x4 | direction_only | null, factor, sentence,
                      rules: [sentence], is_tentative}; what stands in rules is no evidence of the collection
-    expected_gain    {mean, low, high, models} in points of test accuracy, signed, of the action; or null
-    gains            {step: {mean, low, high, models}}, of all steps that were compared
+    expected_gain    {mean, low, high, models, cut} in points of test accuracy, signed, of the action; or null
+    gains            {step: {mean, low, high, models, cut}}, of all steps that were compared
     questions        {task: {class: probability}} of the published questions that could be asked
     position         {metric: share of the reference models at or below the value, in [0, 1]}
     notes            [sentence]: what was missing, and what was done without it
@@ -181,7 +181,7 @@ def diagnose_metrics(
     reference = as_reference(reference)
     frame = read_metrics(table, units)
     trainings = training_of(frame, Training.of(training))
-    test_errors = frame["test_error"].to_numpy() if "test_error" in frame else np.full(len(frame), np.nan)
+    test_errors = _known(frame, "test_error")
     columns = [c for c in reference.columns if c in frame]
     there = np.isfinite(frame[columns].to_numpy(dtype=float)) if columns else np.zeros((len(frame), 0), dtype=bool)
     metrics = _metrics(frame)
@@ -195,9 +195,15 @@ def diagnose_metrics(
             found = _diagnose(reference, part, have) if joint.metrics_of(have) else [_nothing(reference)] * len(rows)
             for row, diagnosis in zip(rows, found, strict=True):
                 action = in_settings(diagnosis.action, trainings[row])
-                known = float(test_errors[row]) if np.isfinite(test_errors[row]) else None
-                out[row] = replace(diagnosis, action=action, metrics=metrics[row], test_error=known)
+                out[row] = replace(diagnosis, action=action, metrics=metrics[row], test_error=test_errors[row])
     return out
+
+
+def _known(frame: pd.DataFrame, column: str) -> list[float | None]:
+    """Return a column's values, None where it is not there or not finite."""
+    if column not in frame:
+        return [None] * len(frame)
+    return [value if np.isfinite(value) else None for value in frame[column].astype(float).tolist()]
 
 
 def _metrics(frame: pd.DataFrame) -> list[dict[str, float]]:
@@ -224,10 +230,10 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
         found = expected_gain(reference, frame.iloc[rows], CAUSES[place], model)
         for row, gains in zip(rows, found, strict=True):
             steps[row] = gains
-    if "test_error" in frame:
-        errors = frame["test_error"].to_numpy(dtype=float)
-        steps = [capped(s, e) if np.isfinite(e) else s for s, e in zip(steps, errors, strict=True)]
-    edges = edge_of_neighbours(reference, frame, model) if (first == CAUSES.index(NONE)).any() else [""] * len(frame)
+    errors = _known(frame, "test_error")
+    edges = dict.fromkeys(range(len(frame)), "")
+    if len(rows := np.flatnonzero(first == CAUSES.index(NONE))):
+        edges |= dict(zip(rows.tolist(), edge_of_neighbours(reference, frame.iloc[rows], model), strict=True))
     few = too_few_metrics(reference, have, questions)
     paths = _Paths(reference, frame, have)
     positions = _positions(reference, frame, model.metrics)
@@ -239,9 +245,17 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
         cause = CAUSES[order[0]]
         asked = {task: {name: float(p[row]) for name, p in classes.items()} for task, classes in questions.items()}
         # Of a model that the reference has none like, what the nearest ones gained says nothing.
-        known = {} if outside[row] else steps[row]
+        gains, edge = ({}, "") if outside[row] else (steps[row], edges[row])
         reason = outside[row] or few or weak_or_contradicted(cause, ranking[cause], asked)
-        action, gain = choose_action(reference, cause, known, is_tentative=bool(reason), edge=edges[row])
+        action, gain = choose_action(
+            reference,
+            cause,
+            gains,
+            is_tentative=bool(reason),
+            is_outside=bool(outside[row]),
+            edge=edge,
+            test_error=errors[row],
+        )
         out.append(
             Diagnosis(
                 cause,
@@ -253,7 +267,7 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
                 paths.of(row, _QUESTION[cause]),
                 action,
                 gain,
-                known,
+                {step: capped(g, errors[row]) for step, g in gains.items()},
                 asked,
                 {name: float(values[row]) for name, values in positions.items()},
                 list(notes),
@@ -387,10 +401,12 @@ def _nothing(reference: Reference) -> Diagnosis:
     total = sum(ranking.values())
     ranking = {cause: share / total for cause, share in ranking.items()}
     cause = next(iter(ranking))
-    reason = f"no metric is given; it takes at least one of {', '.join(reference.columns)}"
+    enough = [sources(name)[0] for name in joint.METRICS if len(sources(name)) == 1]
+    there = [name for name in enough if name in reference.columns]
+    reason = f"no metric is given that says enough alone; it takes at least one of {', '.join(there)}"
     action = Action(None, None, None, None, "measure first", (), True)
     note = "the probabilities are the shares of the causes in the reference collection"
     return Diagnosis(
         cause, CAUSE[cause].sentence, ranking[cause], ranking, True, reason, [], action, None, notes=[note],
-        reference=reference.name,
+        reference=reference.name, accuracy=reference.track_record,
     )  # fmt: skip

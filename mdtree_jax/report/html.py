@@ -23,6 +23,7 @@ from mdtree_jax.files import output_folder, write_text
 from mdtree_jax.report import drawings, words
 
 _LEVELS = (0.05, 0.5, 0.95)
+_GENERATOR = b'<meta name="generator" content="mdtree_jax">'
 
 
 def write_report(
@@ -82,9 +83,16 @@ def write_reports(
         return [out / "index.html", *(out / file for file in files)]
 
 
-def is_page(name: str) -> bool:
-    """Return whether a file of this name is a page of a diagnosis: of one model, or of several with their index."""
-    return name in ("report.html", "index.html") or bool(re.fullmatch(r"model-\d+(-[a-z0-9-]+)?\.html", name))
+def remove_older(folder: Path, written: Sequence[Path]) -> None:
+    """Remove the pages that an earlier diagnosis left in a folder, which would stand beside the new ones.
+
+    Nothing but what `write_report` and `write_reports` made is touched: their pages say so in their head.
+    """
+    for path in folder.glob("*.html"):
+        if path not in written and path.is_file():
+            with path.open("rb") as stream:
+                if _GENERATOR in stream.read(1000):
+                    path.unlink()
 
 
 class _Pages:

@@ -109,7 +109,7 @@ def plain(text: str) -> str:
     text = re.sub(r"(?<=says )(temperature|size|data)\b", lambda found: f"“{_CLASSES[found[0]]}”", text)
     for metric in sorted(_AXES, key=len, reverse=True):
         text = re.sub(
-            rf"\b{metric}\b", WORDS[metric][0] if metric in WORDS else metric_name(metric).partition(",")[0], text
+            rf"(?<!')\b{metric}\b", WORDS[metric][0] if metric in WORDS else metric_name(metric).partition(",")[0], text
         )
     text = re.sub(r"(?<=the first, )none\b", f"“{short('none')}”", text)
     text = text.replace("the joint model says", "the comparison with similar models says")
@@ -167,7 +167,7 @@ def track_record(diagnosis: Any) -> str:
     found = diagnosis.accuracy
     if not found:
         return "How often answers with this reference are right was not measured."
-    where = f"measured on {found['test']}"
+    where = f"measured on {found['test']} with all metrics"
     sure = f"{found['surest_80_percent']:.0f} % of the surest 80 %"
     return f"Answers with this reference were right for {found['all']:.0f} % of the models, {sure}, {where}."
 
@@ -227,7 +227,7 @@ def todo(diagnosis: Any) -> str:
     """Return the action in a few words, as a table of many models shows it."""
     action = diagnosis.action
     if not action.knob:
-        return "measure first" if not has_guess(diagnosis) else "leave batch size, width and data"
+        return "leave batch size, width and data" if has_guess(diagnosis) else action.sentence
     name, down, up = _KNOBS.get(action.knob, (action.knob.replace("_", " "), "down", "up"))
     what = {"width": "network", "data_fraction": "data", "batch_size": "batch"}.get(action.knob, name)
     way = up if action.direction == "up" else down

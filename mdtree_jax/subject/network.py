@@ -6,6 +6,7 @@ Flax has it, whose other collections (running averages) are its *state*.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -67,6 +68,7 @@ def wrap(
     has_params = isinstance(networks[0], Mapping) and "params" in networks[0]
     variables = tuple({"params": _host(params), "batch_stats": _host(state)} for params, state in split)
     _check_alike(variables)
+    _check_different(variables)
     for number, one in enumerate(variables):
         _check_numbers(one, number)
 
@@ -182,10 +184,14 @@ def _check_alike(networks: Sequence[Any]) -> None:
         wrong = [f"{name} {first[name]} and {other[name]}" for name in first if first[name] != other[name]]
         if wrong:
             raise UserError(f"networks 1 and {number} differ in shape: {', '.join(wrong[:3])}")
-        leaves = (jax.tree.leaves(tree["params"]) for tree in (networks[0], network))
-        if all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True)):
+
+
+def _check_different(networks: Sequence[Any]) -> None:
+    leaves = [jax.tree.leaves(network["params"]) for network in networks]
+    for (i, a), (j, b) in itertools.combinations(enumerate(leaves, 1), 2):
+        if all(map(np.array_equal, a, b)):
             raise UserError(
-                f"networks 1 and {number} have the same parameters; wanted networks trained alike from different seeds"
+                f"networks {i} and {j} have the same parameters; wanted networks trained alike from different seeds"
             )
 
 
