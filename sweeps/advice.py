@@ -1,6 +1,6 @@
 """Take the advice for real: what does it gain to retrain with the knob changed as the diagnosis says?
 
-    python -m sweeps.advice train=digits test=digits out=sweeps/advice.md
+    python -m sweeps.advice train=digits test=digits out=sweeps/advice_digits.md
 
 Of a collection of trained and measured networks, a small sample (3 x 3 x 3 of its width, batch and data values, as
 many as `digits_tiny`) is what a reference is fitted on. `NUMBER` other configurations are diagnosed. Each is then

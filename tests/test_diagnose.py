@@ -10,6 +10,7 @@ import pytest
 from mdtree_jax import diagnose, diagnose_metrics, reference
 from mdtree_jax.cli import run
 from mdtree_jax.diagnosis.verdict import Diagnosis
+from mdtree_jax.store.manifest import FORMAT
 
 ROW = {"train_error": 7.5, "log_hessian_trace": 5.6, "cka": 0.4, "mode_connectivity_peak": -9.0}
 
@@ -91,6 +92,21 @@ def test_a_measured_run_is_diagnosed_from_its_table(capsys, small_grid, tmp_path
     assert facts["cost"]["grid_search_flops"] == 27 * 5e10
     code, _, err = call(capsys, f"run={folder}", "select.width=5")
     assert (code, err) == (2, "diagnose: select.width=5 fits no configuration; there are: 4, 32, 64\n")
+
+
+@pytest.mark.parametrize(("dataset", "reference"), [("digits", "digits"), ("cifar10", "published/F")])
+def test_a_run_is_compared_with_models_of_its_own_data(capsys, small_grid, tmp_path, dataset, reference):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    small_grid.assign(num_finite=3, train_seconds=30.0, train_flops=5e10).to_parquet(folder / "collection.parquet")
+    manifest = {"format": FORMAT, "config": {"dataset": dataset}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    chosen = ["select.width=32", "select.batch_size=16", "select.data_fraction=0.5", "format=json"]
+    code, out, _ = call(capsys, f"run={folder}", *chosen)
+    assert code == 0
+    assert json.loads(out)["reference"] == reference
+    code, out, _ = call(capsys, f"run={folder}", *chosen, "reference=published_F")
+    assert json.loads(out)["reference"] == "published/F"
 
 
 def test_a_configuration_whose_networks_all_diverged_harms_no_other(capsys, small_grid, tmp_path):

@@ -27,7 +27,7 @@ from mdtree_jax.diagnosis.collection import load_collection
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.grid import WIDER
 from mdtree_jax.diagnosis.metrics_table import read_metrics
-from mdtree_jax.diagnosis.reference import default_reference
+from mdtree_jax.diagnosis.reference import default_reference, get_reference, reference_names
 from tests.test_joint import small  # noqa: F401 (a fixture)
 
 COLD = {
@@ -64,6 +64,14 @@ def test_reference_of_the_package(reference):
 def test_reference_of_the_package_is_the_published_collection(reference, F):
     np.testing.assert_allclose(reference.rows[list(joint.COLUMNS)], F[list(joint.COLUMNS)], rtol=1e-4, atol=1e-9)
     assert reference.rows.label_optimizer.tolist() == F.label_optimizer.tolist()
+
+
+def test_the_digits_reference_is_the_record():
+    reference, record = get_reference("digits"), load_collection("digits")
+    np.testing.assert_allclose(reference.rows[list(joint.COLUMNS)], record[list(joint.COLUMNS)], rtol=1e-4, atol=1e-9)
+    assert reference.rows.label_optimizer.tolist() == record.label_optimizer.tolist()
+    assert reference.track_record["test"].startswith("half of its own cells")
+    assert reference_names() == ["digits", "published_F"]
 
 
 def test_a_saved_reference_gives_the_same_answers(small, tmp_path):  # noqa: F811
