@@ -245,7 +245,7 @@ def test_method_without_its_columns_is_skipped_and_named(run, small_grid):
     code, out, _ = run("collection=own.csv", "mode=dataset", "seeds=2", "out=o")
     assert code == 0
     skipped = "collection 'own.csv' has no column 'log_hessian_trace' (published name 'hessian_t')"
-    assert "task optimizer goes without landscape, md_tree, md_tree_exact, md_tree_robust, initial_t" in out
+    assert "task optimizer goes without landscape, md_tree, md_tree_exact, md_tree_robust, md_tree_relative, " in out
     assert skipped in " ".join(out.split())
     assert skipped in Path("o/tables.md").read_text()
     results = pd.read_csv("o/results.csv")
