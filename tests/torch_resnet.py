@@ -7,7 +7,14 @@ import copy
 
 import numpy as np
 
-BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet8": (1, 1, 1)}
+BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet8": (1, 1, 1), "resnet8_fine": (1, 1, 1)}
+
+
+def stage_widths(name, width):
+    """Return the channels of each stage."""
+    if name == "resnet8_fine":
+        return [-(-width // 4), -(-width // 2), width]
+    return [width * 2**stage for stage in range(len(BLOCKS[name]))]
 
 
 def make_torch_resnet(name, width, num_classes=10, channels=3):
@@ -34,14 +41,15 @@ def make_torch_resnet(name, width, num_classes=10, channels=3):
     class ResNet(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv1 = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
-            self.bn1 = nn.BatchNorm2d(width)
-            inputs = width
-            for stage, count in enumerate(BLOCKS[name]):
+            widths = stage_widths(name, width)
+            self.conv1 = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(widths[0])
+            inputs = widths[0]
+            for stage, (count, outputs) in enumerate(zip(BLOCKS[name], widths, strict=True)):
                 blocks = []
                 for index in range(count):
-                    blocks.append(Block(inputs, width * 2**stage, 2 if stage > 0 and index == 0 else 1))
-                    inputs = width * 2**stage
+                    blocks.append(Block(inputs, outputs, 2 if stage > 0 and index == 0 else 1))
+                    inputs = outputs
                 setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
             self.linear = nn.Linear(inputs, num_classes)
 

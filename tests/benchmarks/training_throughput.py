@@ -1,8 +1,8 @@
 """Training throughput side by side: population training, one network at a time, and a plain PyTorch loop.
 
-    python tests/benchmarks/training_throughput.py                 # all sizes, some 15 minutes on 2 cores
+    python tests/benchmarks/training_throughput.py                 # all sizes, some 10 minutes on 2 cores
     python tests/benchmarks/training_throughput.py --only digits   # or resnet18
-    python tests/benchmarks/training_throughput.py --only resnet8:4:16 resnet18:8:64   # network:width:batch
+    python tests/benchmarks/training_throughput.py --only resnet8_fine:6:16 resnet18:8:64   # network:width:batch
     python tests/benchmarks/training_throughput.py --estimate table.md   # the whole digits grid, from printed tables
 
 PyTorch is not a dependency; its column needs `pip install torch==2.13.0`, else it stays empty. Every side may use all
@@ -36,10 +36,10 @@ from mdtree_jax.population.cohort import Cohort, Member, Recipe
 from mdtree_jax.population.executor import choose_executor, configure_devices
 from mdtree_jax.training import Hyperparameters, make_trainer
 
-DIGITS = [("resnet8", w, b) for w in (1, 2, 4, 8, 13) for b in (4, 16, 64, 288)]
+DIGITS = [("resnet8_fine", w, b) for w in (6, 12, 28) for b in (4, 16, 72, 288)]
 RESNET18 = [("resnet18", w, b) for w in (2, 8, 16) for b in (16, 64, 256)]
-SHAPES = {"resnet8": (10, 10, 1), "resnet18": (32, 32, 3)}
-NUM_TRAIN = {"resnet8": 3200, "resnet18": 512}
+SHAPES = {"resnet8": (10, 10, 1), "resnet8_fine": (10, 10, 1), "resnet18": (32, 32, 3)}
+NUM_TRAIN = {"resnet8": 3200, "resnet8_fine": 3200, "resnet18": 512}
 BUDGET = 6 * 2**30
 
 
@@ -171,8 +171,8 @@ def whole_grid(lines: list[str]) -> str:
     found = {}
     for line in lines:
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if cells[0].startswith("resnet8 w"):
-            found[int(cells[0].removeprefix("resnet8 w")), int(cells[1])] = float(cells[3]), float(cells[5])
+        if cells[0].startswith("resnet8_fine w"):
+            found[int(cells[0].removeprefix("resnet8_fine w")), int(cells[1])] = float(cells[3]), float(cells[5])
     widths, batches = (sorted({key[i] for key in found}) for i in (0, 1))
     grid = compose("sweep", ["+grid=digits"]).grid
     hours = []
