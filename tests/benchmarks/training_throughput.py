@@ -119,7 +119,8 @@ def pytorch(name: str, width: int, batch_size: int) -> Side | None:
 
     network = make_torch_resnet(name, width, channels=SHAPES[name][2])
     data = make_data(name)
-    x, y = torch.tensor(data.x_train).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.y_train).long()
+    # Copied in the order of PyTorch: on a permuted view of one channel its backward pass writes past its buffers.
+    x, y = torch.tensor(data.x_train.transpose(0, 3, 1, 2).copy()), torch.tensor(data.y_train).long()
     optimizer = torch.optim.SGD(network.parameters(), 0.05, 0.9, weight_decay=5e-4)
 
     def run(seconds: float) -> float:
