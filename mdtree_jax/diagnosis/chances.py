@@ -1,0 +1,95 @@
+"""Probabilities of the causes and of the questions' classes, integrated over the standard errors of the metrics. NumPy.
+
+Where a metric has one, all probabilities are means over `NODES` fixed draws of the true metrics
+around the measured ones (a Sobol sequence turned normal, each point with its mirror image: deterministic, means exact),
+so that an error bar that straddles a threshold shows in the probability. Metrics are drawn as independent and kept
+inside their meaning (no training error below 0). The spread of the joint model's gains is that at the measured point.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+from scipy.stats import qmc
+
+from mdtree_jax.diagnosis import joint
+from mdtree_jax.diagnosis.columns import sources
+from mdtree_jax.diagnosis.metrics_table import standard_errors
+from mdtree_jax.diagnosis.reference import Reference
+from mdtree_jax.diagnosis.tasks import TASKS
+
+#: Draws for the standard errors, a power of two; half of them mirrored.
+NODES = 16
+#: Range of the metrics that have one.
+_RANGE = {"train_error": (0.0, 100.0), "train_loss": (0.0, np.inf), "mode_connectivity_peak": (-100.0, 0.0),
+          "cka": (0.0, 1.0)}  # fmt: skip
+
+
+def cause_chances(reference: Reference, frame: pd.DataFrame, have: list[str]) -> np.ndarray:
+    """Return the probability of each cause, (rows, 5), integrated over the standard errors.
+
+    Args:
+        reference: whose joint model answers.
+        frame: rows of what `read_metrics` returns, all with finite values of the columns `have`.
+        have: columns that the answer may look at.
+    """
+    model = reference.joint_model(have)
+    mean, sd = joint.gain_posterior(model, frame)
+    chances = joint.cause_probabilities(mean, sd)
+    rows, drawn = draw_metrics(frame, model.columns)
+    if not len(rows):
+        return chances
+    means = joint.gain_means(model, drawn)
+    spread = np.repeat(sd[rows], NODES, axis=0)
+    parts = [joint.cause_probabilities(means[i : i + 4096], spread[i : i + 4096]) for i in range(0, len(means), 4096)]
+    chances[rows] = np.concatenate(parts).reshape(len(rows), NODES, -1).mean(axis=1)
+    return chances
+
+
+def question_chances(reference: Reference, frame: pd.DataFrame, have: list[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Return task -> class -> (rows,) probability of the tree averages, integrated over the standard errors.
+
+    Tasks whose trees ask what is not in `have` are left out; arguments as `cause_chances`.
+    """
+    out = {}
+    for task in TASKS:
+        tree = reference.tree(task, have)
+        if tree is None:
+            continue
+        usable = frame[have]
+        chances = tree.predict_proba(usable)
+        asked = {source for member in tree.members_ for name in member.features for source in sources(name)}
+        rows, drawn = draw_metrics(frame, [c for c in have if c in asked])
+        if len(rows):
+            chances[rows] = tree.predict_proba(drawn).reshape(len(rows), NODES, -1).mean(axis=1)
+        out[task] = {str(name): chances[:, i] for i, name in enumerate(tree.classes_)}
+    return out
+
+
+def draw_metrics(frame: pd.DataFrame, columns) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return the rows that have a standard error in one of the columns, and `NODES` draws of each, row after row.
+
+    The draws hold the named columns only. A column without a standard error keeps its value.
+    """
+    columns = list(columns)
+    errors = np.stack([standard_errors(frame, c) for c in columns], axis=1)
+    errors = np.where(np.isfinite(errors), errors, 0.0)
+    rows = np.flatnonzero((errors > 0).any(axis=1))
+    values = frame[columns].to_numpy(dtype=float)[rows]
+    drawn = values[:, None, :] + errors[rows][:, None, :] * _normal_points(len(columns))[None]
+    for i, name in enumerate(columns):
+        if name in _RANGE:
+            drawn[:, :, i] = np.clip(drawn[:, :, i], *_RANGE[name])
+    return rows, pd.DataFrame(drawn.reshape(-1, len(columns)), columns=columns)
+
+
+@lru_cache(maxsize=16)
+def _normal_points(dimensions: int) -> np.ndarray:
+    """Return (NODES, dimensions) points whose mean is 0 and whose variance is 1 in each dimension."""
+    # Half a step further, so that no coordinate is 0, whose normal quantile is infinite.
+    points = ndtri(qmc.Sobol(dimensions, scramble=False).random(NODES // 2) + 0.5 / (NODES // 2))
+    points = np.concatenate([points, -points])
+    return points / np.sqrt((points**2).mean(axis=0))

@@ -1,0 +1,100 @@
+"""References: those of the package, a user's own, saved and loaded, and files that are none."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mdtree_jax import Reference, diagnose_metrics, fit_reference
+from mdtree_jax.checks import UserError
+from mdtree_jax.diagnosis import joint
+from mdtree_jax.diagnosis.collection import load_collection
+from mdtree_jax.diagnosis.reference import default_reference, get_reference, reference_names
+from tests.test_joint import small  # noqa: F401 (a fixture)
+from tests.test_verdict import COLD
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return default_reference()
+
+
+def test_reference_of_the_package(reference):
+    text = Path(joint.__file__).with_name("reference_files").joinpath("published_F.json").read_text(encoding="utf-8")
+    assert len(text.encode()) < 200_000
+    data = json.loads(text)
+    assert data["provenance"]["collection"] == "published/F"
+    assert data["provenance"]["accuracy"]["optimizer"]["surest_80_percent"] >= 96
+    assert {"commit", "date", "rows", "test"} <= set(data["provenance"])
+    assert set(data["trees"]) == {"optimizer", "size", "data"}
+    assert sum(map(sum, data["summary"]["bins"][0]["counts"]["too_little_data"])) == pytest.approx(
+        data["summary"]["share_of_causes"]["too_little_data"] * 1690, abs=1
+    )
+    assert reference.summary() == data["summary"]
+
+
+def test_reference_of_the_package_is_the_published_collection(reference, F):
+    np.testing.assert_allclose(reference.rows[list(joint.COLUMNS)], F[list(joint.COLUMNS)], rtol=1e-4, atol=1e-9)
+    assert reference.rows.label_optimizer.tolist() == F.label_optimizer.tolist()
+
+
+def test_the_digits_reference_is_the_record():
+    reference, record = get_reference("digits"), load_collection("digits")
+    np.testing.assert_allclose(reference.rows[list(joint.COLUMNS)], record[list(joint.COLUMNS)], rtol=1e-4, atol=1e-9)
+    assert reference.rows.label_optimizer.tolist() == record.label_optimizer.tolist()
+    assert reference.track_record["test"].startswith("half of its own cells")
+    assert reference_names() == ["digits", "published_F"]
+
+
+def test_a_saved_reference_gives_the_same_answers(small, tmp_path):  # noqa: F811
+    made = fit_reference(small.drop(columns=["cka"]), name="mine")
+    made.save(tmp_path / "mine.json")
+    loaded = Reference.load(tmp_path / "mine.json")
+    assert loaded.provenance == made.provenance
+    assert loaded.provenance["test"].startswith("half of its own cells")
+    assert "cka" not in loaded.columns
+    table = small.iloc[::9]
+    answers = [[d.to_dict() for d in diagnose_metrics(table, which)] for which in (made, loaded)]
+    assert answers[0] == answers[1]
+    assert answers[0][0]["reference"] == "mine"
+    assert any("cka is not looked at: the reference collection 'mine' lacks it" in n for n in answers[0][0]["notes"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "is no reference: its format is None"),
+        ("[1]", "is no reference: its format is 'list'"),
+        ("{", "cannot be read"),
+        ('{"format": "mdtree_jax reference 1"}', "cannot be read: KeyError 'rows'"),
+    ],
+)
+def test_files_that_are_no_reference(text, message, tmp_path):
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        Reference.load(tmp_path / "bad.json")
+
+
+def test_a_collection_without_metrics_is_no_reference(small):  # noqa: F811
+    with pytest.raises(UserError, match="has none of the metrics that a diagnosis asks"):
+        fit_reference(small[["width", "batch_size", "data_fraction", "test_error"]])
+
+
+def test_a_reference_by_name_or_by_file(small, tmp_path):  # noqa: F811
+    fit_reference(small, measure=False, name="mine").save(tmp_path / "mine.json")
+    assert diagnose_metrics(COLD, "published_F") == diagnose_metrics(COLD)
+    found = diagnose_metrics(COLD, tmp_path / "mine.json")[0]
+    assert found.reference == "mine"
+    assert found.report(tmp_path / "r.html", reference=tmp_path / "mine.json").is_file()
+    with pytest.raises(UserError, match=r"reference=nope\.json is neither a file nor one of the package's: "):
+        diagnose_metrics(COLD, "nope.json")
+    with pytest.raises(UserError, match=r"reference=3 is a int; wanted a Reference"):
+        diagnose_metrics(COLD, 3)
+
+
+def test_a_report_is_of_the_reference_that_was_asked(tmp_path, small):  # noqa: F811
+    found = diagnose_metrics(COLD, fit_reference(small, measure=False, name="mine"))[0]
+    with pytest.raises(UserError, match="was made with reference 'mine', and the report would show 'published/F'"):
+        found.report(tmp_path / "r.html")
+    assert not list(tmp_path.iterdir())
