@@ -11,11 +11,12 @@ import pytest
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.data import Dataset
+from mdtree_jax.landscape.curves import INITS
 from mdtree_jax.models import build_model
 from mdtree_jax.population.cohort import Cohort, Member, Recipe
 from mdtree_jax.population.measure import measure_cohort
 from mdtree_jax.population.measure_programs import choose
-from mdtree_jax.population.measure_settings import METRICS, MeasureConfig, chosen_pairs, resolve
+from mdtree_jax.population.measure_settings import CURVE_INITS, METRICS, MeasureConfig, chosen_pairs, resolve
 from mdtree_jax.population.measures import Data
 
 SHAPE, CLASSES = (3, 3, 1), 3
@@ -183,6 +184,25 @@ def test_a_diverged_network_is_nan_and_harms_no_other(cohort, data, measured):
     )
 
 
+def test_a_cohort_without_a_finite_network_is_all_nan(cohort, data, measured):
+    whole, variables = cohort
+    found = measure(whole, variables, data, is_finite=[False] * 6)
+    assert found.members["configuration"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert found.members.drop(columns=["configuration", "seed"]).isna().all(axis=None)
+    assert not len(found.pairs)
+    assert not len(found.layers)
+
+
+def test_networks_without_a_second_have_no_pairs(cohort, data, measured):
+    whole, variables = cohort
+    keep = [row for row, member in enumerate(whole.members) if member.seed == 1]
+    part = dataclasses.replace(whole, members=tuple(whole.members[row] for row in keep))
+    found = measure(part, jax.tree.map(lambda leaf: leaf[keep], variables), data)
+    assert not len(found.pairs)
+    expected = measured.members.query("seed == 1").reset_index(drop=True)
+    np.testing.assert_allclose(found.members["ball_sharpness"], expected["ball_sharpness"], rtol=1e-9)
+
+
 def test_interrupted_anywhere_the_tables_are_the_same(cohort, data, measured):
     saved = []
 
@@ -212,7 +232,8 @@ def test_interrupted_anywhere_the_tables_are_the_same(cohort, data, measured):
 
 
 def test_one_compilation_a_program_and_none_the_second_time(data, measured):
-    assert measured.num_compilations == 6  # Hessian, sharpness, outputs, barrier, aligned barrier, curve
+    # Hessian, sharpness, outputs, their similarities, barrier, aligned barrier, curve
+    assert measured.num_compilations == 7
     cohort, variables = make_cohort()
     assert measure(cohort, variables, data).num_compilations == 0
     other = dataclasses.replace(cohort, batch_size=4)
@@ -237,6 +258,7 @@ def test_some_metrics_alone(cohort, data, measured):
 
 
 def test_settings_are_resolved_and_checked():
+    assert CURVE_INITS == INITS
     assert resolve(MeasureConfig(effort="exact")).trace_products > resolve(MeasureConfig()).trace_products
     assert resolve(MeasureConfig(effort="fast", trace_products=77)).trace_products == 77
     assert resolve(MeasureConfig(metrics=["connectivity", "hessian"])).metrics == ("hessian", "connectivity")
@@ -245,10 +267,18 @@ def test_settings_are_resolved_and_checked():
         ({"metrics": ["cka"]}, f"unknown metric 'cka'; there are: {', '.join(METRICS)}"),
         ({"metrics": []}, "grid.measure.metrics is empty"),
         ({"pairs": "most"}, "unknown choice of pairs 'most'"),
-        ({"trace_products": 0}, "trace_products=0 is out of range; wanted above 0"),
+        ({"eigenvalue_steps": 0}, "eigenvalue_steps=0 is out of range; wanted above 0"),
         ({"curve_momentum": 1.0}, "curve_momentum=1 is out of range"),
         ({"curve_points": 6}, "curve_points=6 misses the quarters"),
-        ({"barrier_points": 2}, "barrier_points=2 is too few"),
+        ({"curve_points": 1}, "curve_points=1 is out of range; wanted at least 5"),
+        ({"barrier_points": 2}, "barrier_points=2 is out of range; wanted at least 3"),
+        ({"trace_products": 3}, "trace_products=3 is out of range; wanted at least 4"),
+        ({"similarity_images": 1}, "similarity_images=1 is out of range; wanted at least 2"),
+        ({"mixup_alpha": 0.5}, "mixup_alpha=0.5 is out of range; wanted above 0.5"),
+        ({"ball_radius": float("nan")}, "ball_radius=nan is out of range; wanted above 0"),
+        ({"trace_relative_error": float("inf")}, "trace_relative_error=inf is out of range"),
+        ({"curve_steps": 0}, "curve_steps=0 is out of range; wanted at least 1"),
+        ({"curve_init": "x"}, "unknown curve_init 'x'; there are: linear, published"),
     ):
         with pytest.raises(UserError, match=message):
             resolve(MeasureConfig(**change))

@@ -241,7 +241,8 @@ def _exact(
     entries = lax.map(diagonal, block * jnp.arange(num_blocks, dtype=jnp.int32)).reshape(-1)[:dim]
     ones, entries = (jax.tree.map(lambda leaf: leaf[None], unflatten(v)) for v in (jnp.ones_like(entries), entries))
     sample = probe_samples(ones, entries, weights)
-    one = jnp.ones((), jnp.int32)
     mean = sample[0, 0]
     error = jnp.where(jnp.isfinite(mean), jnp.zeros_like(mean), jnp.nan)
-    return make_estimate(mean, error, sample, one, one * dim, relative_error, params, weights)
+    # Twice the same: what does not vary has no error.
+    twice, two = jnp.concatenate([sample, sample]), jnp.int32(2)
+    return make_estimate(mean, error, twice, two, jnp.int32(dim), relative_error, params, weights)

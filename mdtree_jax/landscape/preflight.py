@@ -6,7 +6,6 @@ that changes from call to call has none. Call these once per kind of model, not 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,28 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.landscape.products import count_rows
+from mdtree_jax.landscape.arguments import check_params, check_scalar, count_rows
 
 #: Relative differences above this many square roots of the rounding unit are no rounding (float32: 7e-4).
 ROOTS = 2
 #: Differences are relative to at least this: a cross-entropy is a difference of logits, however small it comes out.
 SMALLEST_SCALE = 1e-2
-
-
-def check_params(params: Any) -> None:
-    """Check that there are parameters and that they are real floating-point numbers.
-
-    Raises:
-        UserError: no parameters, integer or other types.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not sum(math.prod(jnp.shape(leaf)) for _, leaf in leaves):
-        raise UserError("the parameters are empty; they must hold at least one number")
-    for path, leaf in leaves:
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
-            name = jax.tree_util.keystr(path) or "the array"
-            raise UserError(f"parameter {name} has type {dtype}; parameters must be floating-point numbers")
 
 
 def check_loss(loss: Callable[..., jax.Array], params: Any, data: Any = None) -> None:
@@ -130,10 +113,7 @@ def check_apply(apply: Callable[[Any, Any], jax.Array], params: Any, x: Any) -> 
 
 def _loss_value(loss: Callable, params: Any, data: Any) -> float:
     value = loss(params) if data is None else loss(params, data)
-    if jnp.shape(value) != ():
-        raise UserError(f"the loss has shape {jnp.shape(value)}; it must be a scalar")
-    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        raise UserError(f"the loss has type {jnp.result_type(value)}; it must be a floating-point number")
+    check_scalar(value)
     return float(value)
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.landscape.arguments import check_params, check_scalar, count_rows
 from mdtree_jax.landscape.options import check_count
 
 Product = Callable[[Any], Any]
@@ -37,16 +38,21 @@ def hvp(loss: Callable[..., jax.Array], params: Any, data: Any = None, *, batch_
             the result is that of the whole. A divisor of n compiles one shape only.
 
     Raises:
-        UserError: no rows, first axes that differ, a batch size below 1 or without data.
+        UserError: no parameters, integer parameters, a loss that is not scalar, no rows, first axes that differ, a
+            batch size below 1 or without data.
 
     >>> product = hvp(lambda w: 3 * w["a"] ** 2 + w["a"] * w["b"], {"a": jnp.float32(1), "b": jnp.float32(2)})
     >>> {k: float(x) for k, x in product({"a": jnp.float32(1), "b": jnp.float32(0)}).items()}
     {'a': 6.0, 'b': 1.0}
     """
+    check_params(params)
     if data is None:
         if batch_size is not None:
             raise UserError(f"batch_size {batch_size} needs data to cut into batches; none was given")
+        check_scalar(jax.eval_shape(loss, params))
         return _linearized(loss, params)
+    count_rows(data)
+    check_scalar(jax.eval_shape(loss, params, data))
     return _over_batches(lambda batch: _linearized(lambda p: loss(p, batch), params), params, data, batch_size)
 
 
@@ -72,8 +78,12 @@ def ggn(
         batch_size: as in `hvp`.
 
     Raises:
-        UserError: no rows, first axes that differ, a batch size below 1.
+        UserError: no parameters, integer parameters, an output loss that is not scalar, no rows, first axes that
+            differ, a batch size below 1.
     """
+    check_params(params)
+    count_rows(data)
+    check_scalar(jax.eval_shape(lambda p, batch: output_loss(outputs(p, batch), batch), params, data))
 
     def prepare(batch: Any) -> Product:
         out, jacobian = jax.linearize(lambda p: outputs(p, batch), params)
@@ -91,22 +101,6 @@ def over_block(product: Product, vectors: Any, batched: bool) -> Any:
     cache, and one after the other takes half the time and half the time to compile.
     """
     return jax.vmap(product)(vectors) if batched else lax.map(product, vectors)
-
-
-def count_rows(data: Any) -> int:
-    """Return the length of the first axis of all arrays of `data`.
-
-    Raises:
-        UserError: no arrays, no rows, first axes that differ.
-    """
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
-    if not shapes or any(not shape for shape in shapes):
-        raise UserError(f"data with arrays of shapes {shapes} has no rows; every array needs a first axis of rows")
-    if len({shape[0] for shape in shapes}) > 1:
-        raise UserError(f"data with arrays of shapes {shapes} is uneven; all first axes must be equal")
-    if shapes[0][0] == 0:
-        raise UserError(f"data with arrays of shapes {shapes} is an empty batch; it needs at least one row")
-    return shapes[0][0]
 
 
 def _linearized(function: Callable[[Any], jax.Array], at: Any) -> Product:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mdtree_jax.landscape.arguments import check_params, check_scalar
 from mdtree_jax.landscape.options import check_count, check_positive
 from mdtree_jax.landscape.safe import normalize, safe_divide, safe_norm
 from mdtree_jax.landscape.trees import opaque, tree_axpy, tree_signs
@@ -59,7 +60,8 @@ def ball_sharpness(
         relative: see `radius`.
 
     Returns:
-        `estimate(loss, params) -> BallSharpness` for a scalar `loss(params)`.
+        `estimate(loss, params) -> BallSharpness` for a scalar `loss(params)`. It raises `UserError` if the loss is not
+        scalar, there are no parameters, or they are no floating-point numbers.
 
     Raises:
         UserError: a radius that is not positive, fewer than 1 step.
@@ -69,7 +71,7 @@ def ball_sharpness(
     | gradient zero at a minimum | radius² / 2 times the top eigenvalue, for a quadratic and enough steps |
     | constant loss, or all parameters zero with `relative` | 0 |
     | loss or gradient NaN at the parameters | NaN |
-    | loss infinite in the ball | infinite, is_finite false |
+    | loss infinite or NaN at a point visited in the ball | infinite or NaN, is_finite false |
 
     >>> result = ball_sharpness(radius=0.1)(lambda w: 2.0 * (w * w).sum(), jnp.ones(3))
     >>> round(float(result.increase), 5)  # 4 sqrt(3) 0.1 + 2 * 0.01
@@ -79,6 +81,8 @@ def ball_sharpness(
     check_count("num_steps", num_steps)
 
     def estimate(loss: Callable[[Any], jax.Array], params: Any) -> BallSharpness:
+        check_params(params)
+        check_scalar(jax.eval_shape(loss, params))
         length = radius * safe_norm(params) if relative else jnp.asarray(radius, jax.tree.leaves(params)[0].dtype)
         value_and_grad = jax.value_and_grad(loss)
 
@@ -87,6 +91,8 @@ def ball_sharpness(
             # The first turn is at the parameters themselves, so that the loss is compiled once.
             value, gradient = value_and_grad(tree_axpy(jnp.where(index == 0, 0, length), direction, params))
             found = jnp.where((value <= best) & (index > 0), best, value)
+            # Where the loss overflows, its gradient has no direction, and what comes after says nothing.
+            found = jnp.where(jnp.isfinite(best), found, best)
             return _direction(gradient, direction), jnp.where(index == 0, value, state[1]), found
 
         zero = jnp.zeros_like(length)

@@ -10,6 +10,7 @@ negative one, which is returned with its sign.
 | diagonal matrix | exact | 0 | true | at once, if a relative error is asked for |
 | a product with NaN or infinity | NaN or infinite | NaN | false | after the block in which it appears |
 | trace near zero | as estimated | as estimated | true | at the budget: the relative error stays large |
+| one sample | as estimated | NaN: one says nothing of its spread | true | not converged |
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mdtree_jax.landscape.arguments import check_params
 from mdtree_jax.landscape.options import check_count, check_positive
 from mdtree_jax.landscape.products import Product, over_block
 from mdtree_jax.landscape.trees import sum_of, tree_signs
@@ -73,7 +75,8 @@ def hutchinson(
 
     Returns:
         `estimate(product, key, params, weights=None)`: `product` maps a pytree like `params` to H times it, `weights`
-        is a pytree like `params` of numbers w_i >= 0, or None.
+        is a pytree like `params` of numbers w_i >= 0, or None. It raises `UserError` if there are no parameters or
+        they are no floating-point numbers.
 
     Raises:
         UserError: a budget or block below 1, a relative error that is not positive.
@@ -89,6 +92,8 @@ def hutchinson(
         check_positive("relative_error", relative_error)
 
     def estimate(product: Product, key: jax.Array, params: Any, weights: Any = None) -> TraceEstimate:
+        check_params(params)
+
         def step(state: tuple) -> tuple:
             index, samples, _ = state
             probes = tree_signs(jax.random.fold_in(key, index), params, block)
@@ -131,13 +136,17 @@ def empty_samples(params: Any, count: int, weights: Any) -> jax.Array:
 
 
 def mean_and_error(samples: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return mean and standard error of the first `count` of the samples (n,) or (n, m), along the first axis."""
+    """Return mean and standard error of the first `count` of the samples (n,) or (n, m), along the first axis.
+
+    The standard error of a single sample is NaN.
+    """
     used = jnp.arange(samples.shape[0], dtype=jnp.int32) < count
     used = used.reshape(-1, *[1] * (samples.ndim - 1))
     number = count.astype(samples.dtype)
     mean = jnp.where(used, samples, 0).sum(0) / number
     squares = jnp.where(used, (samples - mean[None]) ** 2, 0).sum(0)
-    return mean, jnp.sqrt(squares / (number * jnp.maximum(number - 1, 1)))
+    error = jnp.sqrt(squares / (number * jnp.maximum(number - 1, 1)))
+    return mean, jnp.where(number > 1, error, jnp.nan)
 
 
 def is_done(mean: jax.Array, error: jax.Array, num_samples: jax.Array, relative_error: float | None) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from mdtree_jax.checks import UserError
+from mdtree_jax.landscape.arguments import check_params
 
 
 def tree_dot(a: Any, b: Any) -> jax.Array:
@@ -57,11 +57,10 @@ def flat_product(product: Callable[[Any], Any], params: Any) -> tuple[Callable, 
     """Return the product on flat vectors, the map from a flat vector to a pytree like `params`, and the dimension.
 
     Raises:
-        UserError: no parameters.
+        UserError: no parameters, integer parameters.
     """
+    check_params(params)
     flat, unflatten = ravel_pytree(params)
-    if flat.size == 0:
-        raise UserError("the parameters are empty; they must hold at least one number")
     return (lambda vector: ravel_pytree(product(unflatten(vector)))[0]), unflatten, flat.size
 
 

@@ -6,7 +6,6 @@ and stay NaN. Seconds are shares of the wall time of a chunk, without compilatio
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,8 +22,9 @@ from mdtree_jax.population import measures
 from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.lanes import AXIS
 from mdtree_jax.population.measure_cost import MeasureCost
-from mdtree_jax.population.measure_programs import check_model, choose, program_of
+from mdtree_jax.population.measure_programs import Program, check_model, choose, program_of, similarities_program
 from mdtree_jax.population.measure_settings import PAIR_METRICS, MeasureSettings, chosen_pairs
+from mdtree_jax.population.measure_tables import layer_table, scatter
 
 
 class MeasuredCohort(NamedTuple):
@@ -107,11 +107,6 @@ def measure_key(*values: int) -> np.ndarray:
     for value in values[1:]:
         key = jax.random.fold_in(key, value)
     return np.asarray(jax.random.key_data(key))
-
-
-@functools.cache
-def _jit_similarities() -> Any:
-    return jax.jit(measures.similarities)
 
 
 class _Measurement:
@@ -211,19 +206,25 @@ class _Measurement:
         for start in range(self.num_done[stage], len(items), size):
             chunk = list(items[start : start + size])
             padded = chunk + [chunk[-1]] * (size - len(chunk))
+            begin, compiling = time.perf_counter(), self.compile_seconds
             arguments = jax.device_put(make_items(padded), self.split), self.data
-            before = program.num_compilations, program.compile_seconds
-            executable = program.prepare(*arguments)
-            self.num_compilations += program.num_compilations - before[0]
-            self.compile_seconds += program.compile_seconds - before[1]
-            begin = time.perf_counter()
+            executable = self._prepare(program, *arguments)
             found = {name: np.asarray(value) for name, value in executable(*arguments).items()}
-            found["seconds"] = np.full(size, (time.perf_counter() - begin) / len(chunk))
+            seconds = time.perf_counter() - begin - (self.compile_seconds - compiling)
+            found["seconds"] = np.full(size, seconds / len(chunk))
             for name, value in found.items():
                 kept = self.results[stage].setdefault(name, np.full((len(items), *value.shape[1:]), np.nan))
                 kept[start : start + len(chunk)] = value[: len(chunk)]
             self.num_done[stage] = start + len(chunk)
             after_chunk(stage)
+
+    def _prepare(self, program: Program, *arguments: Any) -> Callable[..., measures.Results]:
+        """Return the program for arrays of these shapes, its compilation counted."""
+        before = program.num_compilations, program.compile_seconds
+        executable = program.prepare(*arguments)
+        self.num_compilations += program.num_compilations - before[0]
+        self.compile_seconds += program.compile_seconds - before[1]
+        return executable
 
     def _restore(self, stage: str, num_items: int) -> None:
         prefix = f"{stage}/"
@@ -290,11 +291,11 @@ class _Measurement:
 
     def tables(self) -> MeasuredCohort:
         """Return everything measured, in the order of the cohort."""
-        layers = self._layers()
+        pairs = self._pair_table()  # first: it adds to the seconds of the networks
         return MeasuredCohort(
             members=self._member_table(),
-            pairs=self._pair_table(),
-            layers=layers,
+            pairs=pairs,
+            layers=layer_table(self.cohort, self.rows, self.variables["params"], self.results.get("hessian")),
             num_compilations=self.num_compilations,
             compile_seconds=self.compile_seconds,
             choices=self.choices._asdict(),
@@ -313,12 +314,12 @@ class _Measurement:
                 if values.ndim > 1:
                     continue
                 column = f"{stage}_seconds" if name == "seconds" else name
-                table[column] = _scatter(values, rows, len(table))
+                table[column] = scatter(values, rows, len(table))
             if found:
                 products = found.get("hessian_products", np.zeros(len(rows)))
                 counts = self.counts[rows]
                 flops = [self.cost.flops(stage, n, p) for n, p in zip(counts, products, strict=True)]
-                table[f"{stage}_flops"] = _scatter(np.array(flops), rows, len(table))
+                table[f"{stage}_flops"] = scatter(np.array(flops), rows, len(table))
         return table
 
     def _pair_table(self) -> pd.DataFrame:
@@ -340,64 +341,35 @@ class _Measurement:
         for stage, prefix in (("barrier", ""), ("aligned", "aligned_"), ("connectivity", "")):
             for name, values in self.results.get(stage, {}).items():
                 column = f"{stage}_seconds" if name == "seconds" else prefix + name
-                table[column] = _scatter(values, at, len(table))
+                table[column] = scatter(values, at, len(table))
             if self.results.get(stage):
                 metric = "barrier" if stage == "aligned" else stage
                 flops = np.array([self.cost.flops(metric, self.counts[a]) for a, _ in self.pairs])
-                table[f"{stage}_flops"] = _scatter(flops, at, len(table))
+                table[f"{stage}_flops"] = scatter(flops, at, len(table))
         return table.sort_values(["configuration", "seed_a", "seed_b"], ignore_index=True)
 
     def _similarities(self) -> dict[str, np.ndarray]:
         """Return CKA, agreement and distance of every pair of finite networks, in the order of `all_pairs`."""
-        logits = self.results["similarity"]["logits"]
-        place = {row: index for index, row in enumerate(self.rows)}
         found: dict[str, np.ndarray] = {}
+        if not self.all_pairs:
+            return found
+        begin, compiling = time.perf_counter(), self.compile_seconds
+        logits, program = self.results["similarity"]["logits"], similarities_program()
+        place = {row: index for index, row in enumerate(self.rows)}
         position = {pair: index for index, pair in enumerate(self.all_pairs)}
         for rows in self.configurations.values():
+            if not any((a, b) in position for a in rows for b in rows):
+                continue
             # Diverged networks take part with whatever they hold, so that the shapes are always the same.
             outputs = np.stack([logits[place.get(row, 0)] for row in rows]).astype(self.dtype)
-            matrices = _jit_similarities()(outputs, self._networks(rows)["params"])
+            arguments = outputs, self._networks(rows)["params"]
+            matrices = self._prepare(program, *arguments)(*arguments)
             for name, matrix in matrices.items():
                 values = found.setdefault(name, np.full(len(self.all_pairs), np.nan))
                 for a, first in enumerate(rows):
                     for b, second in enumerate(rows):
                         if (first, second) in position:
                             values[position[first, second]] = matrix[a, b]
+        seconds = time.perf_counter() - begin - (self.compile_seconds - compiling)
+        self.results["similarity"]["seconds"] += seconds / len(self.rows)
         return found
-
-    def _layers(self) -> pd.DataFrame:
-        columns = ["configuration", "seed", "layer", "hessian_trace", "hessian_trace_se"]
-        found = self.results.get("hessian")
-        if not found:
-            return pd.DataFrame(columns=columns)
-        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(self.variables["params"])]
-        names = ["/".join(str(getattr(key, "key", key)) for key in path) for path in paths]
-        frames = [
-            pd.DataFrame(
-                {
-                    "configuration": self.cohort.members[row].index,
-                    "seed": self.cohort.members[row].seed,
-                    "layer": names,
-                    "hessian_trace": found["layer_traces"][index],
-                    "hessian_trace_se": found["layer_traces_se"][index],
-                }
-            )
-            for index, row in enumerate(self.rows)
-        ]
-        if not frames:
-            return pd.DataFrame(columns=columns)
-        return pd.concat(frames, ignore_index=True).sort_values(
-            ["configuration", "seed"], kind="stable", ignore_index=True
-        )
-
-
-def _scatter(values: np.ndarray, rows: np.ndarray, length: int) -> Any:
-    """Return `values` at `rows` of a column of `length`, NaN (or None for arrays) elsewhere."""
-    if values.ndim == 1:
-        column = np.full(length, np.nan)
-        column[rows] = values
-        return column
-    column = [None] * length
-    for row, value in zip(rows, values, strict=True):
-        column[row] = value
-    return column

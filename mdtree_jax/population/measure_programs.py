@@ -20,19 +20,19 @@ from mdtree_jax.population.memory import MARGIN, peak_bytes
 
 
 class Program:
-    """A compiled function of (items, data), with the count and seconds of its compilations."""
+    """A jitted function of arrays, with the count and seconds of its compilations."""
 
-    def __init__(self, function: Callable[..., measures.Results], mesh: Mesh, lanes: int):
-        self._jitted = jit_over_members(function, mesh, lanes)
+    def __init__(self, jitted: Any):
+        self._jitted = jitted
         self._executables: dict[Any, Any] = {}
         self.num_compilations, self.compile_seconds = 0, 0.0
 
-    def prepare(self, items: Any, data: Any) -> Callable[..., measures.Results]:
+    def prepare(self, *arguments: Any) -> Callable[..., measures.Results]:
         """Return the executable for arrays of these shapes."""
-        key = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((items, data)))
+        key = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments))
         if key not in self._executables:
             start = time.perf_counter()
-            self._executables[key] = self._jitted.lower(items, data).compile()
+            self._executables[key] = self._jitted.lower(*arguments).compile()
             self.num_compilations += 1
             self.compile_seconds += time.perf_counter() - start
         return self._executables[key]
@@ -53,7 +53,13 @@ def program_of(
     stage: str, model: Model, settings: MeasureSettings, mesh: Mesh, lanes: int, options: tuple[tuple[str, Any], ...]
 ) -> Program:
     """Return the program of a stage; the same one for the same arguments."""
-    return Program(_MAKERS[stage](model, settings, **dict(options)), mesh, lanes)
+    return Program(jit_over_members(_MAKERS[stage](model, settings, **dict(options)), mesh, lanes))
+
+
+@functools.cache
+def similarities_program() -> Program:
+    """Return the program of the similarities of a configuration's networks: logits and parameters, stacked."""
+    return Program(jax.jit(measures.similarities))
 
 
 @functools.cache

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from mdtree_jax.checks import UserError, check_choice
 METRICS = ("hessian", "sharpness", "similarity", "barrier", "connectivity")
 PAIR_METRICS = ("similarity", "barrier", "connectivity")
 PAIRS = ("first", "ring", "all")
+CURVE_INITS = ("linear", "published")
 
 #: What an effort stands for; a number that a grid sets itself stays. `curve_steps` is a share of the grid's.
 EFFORTS: dict[str, dict[str, Any]] = {
@@ -89,7 +91,8 @@ class MeasureSettings:
             similarity is always over all.
         seed: of probes, mixed-up images and curve batches.
         hessian_images: training images, the first of the subset, on which Hessian and sharpness are measured.
-        trace_products: most Hessian-vector products for a trace.
+        trace_products: most Hessian-vector products for a trace; they are spent in blocks of 16, so the 30 of effort
+            `fast` are one block.
         trace_relative_error: relative standard error at which a trace stops.
         eigenvalue_steps: most Lanczos steps.
         eigenvalue_tolerance: relative residual at which they stop.
@@ -144,6 +147,8 @@ def resolve(config: MeasureConfig) -> MeasureSettings:
     300
     """
     preset = dict(EFFORTS[check_choice("effort", config.effort, EFFORTS)])
+    if not config.curve_steps >= 1:  # before the effort's share of it, which is one step at least
+        raise UserError(f"grid.measure.curve_steps={config.curve_steps} is out of range; wanted at least 1")
     for metric in config.metrics:
         check_choice("metric", metric, METRICS)
     check_choice("choice of pairs", config.pairs, PAIRS)
@@ -157,21 +162,32 @@ def resolve(config: MeasureConfig) -> MeasureSettings:
     return settings
 
 
+#: Least values of numbers that are not merely above 0; the second says whether the least itself is out.
+_LEAST: dict[str, tuple[float, bool]] = {
+    "seed": (0, False),
+    "curve_momentum": (0, False),
+    "curve_weight_decay": (0, False),
+    "trace_products": (4, False),
+    "similarity_images": (2, False),
+    "mixup_alpha": (0.5, True),
+    "barrier_points": (3, False),
+    "curve_points": (5, False),
+}
+
+
 def _check_ranges(settings: MeasureSettings) -> None:
     if not settings.metrics:
         raise UserError(f"grid.measure.metrics is empty; there are: {', '.join(METRICS)}")
+    check_choice("curve_init", settings.curve_init, CURVE_INITS)
     for name, value in dataclasses.asdict(settings).items():
         if isinstance(value, (tuple, str)):
             continue
-        least, strict = (0, False) if name in ("seed", "curve_momentum", "curve_weight_decay") else (0, True)
-        if value < least or (strict and value <= least):
-            raise UserError(
-                f"grid.measure.{name}={value:g} is out of range; wanted {'above' if strict else 'at least'} 0"
-            )
+        least, is_strict = _LEAST.get(name, (0, True))
+        if not math.isfinite(value) or value < least or (is_strict and value == least):
+            wanted = f"{'above' if is_strict else 'at least'} {least:g}"
+            raise UserError(f"grid.measure.{name}={value:g} is out of range; wanted {wanted}")
     if settings.curve_momentum >= 1.0:
         raise UserError(f"grid.measure.curve_momentum={settings.curve_momentum:g} is out of range; wanted in [0, 1)")
-    if settings.barrier_points < 3:
-        raise UserError(f"grid.measure.barrier_points={settings.barrier_points} is too few; wanted at least 3")
     if settings.curve_points % 4 != 1:
         raise UserError(
             f"grid.measure.curve_points={settings.curve_points} misses the quarters of the curve; wanted 5, 9, 13, …"

@@ -16,7 +16,7 @@ import numpy as np
 
 from mdtree_jax import landscape
 from mdtree_jax.checks import UserError
-from mdtree_jax.landscape.preflight import check_params
+from mdtree_jax.landscape.arguments import check_params
 from mdtree_jax.models import Model
 
 #: Images on which the model is tried before anything is measured.

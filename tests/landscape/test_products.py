@@ -91,6 +91,13 @@ def test_many_products_share_the_primal_computation():
 
 def test_bad_data_is_one_sentence():
     loss, params, data, _ = regression()
+    for make in (lambda p, f: hvp(f, p, data), lambda p, f: ggn(lambda p, d: f(p, d), lambda o, d: o, p, data)):
+        with pytest.raises(UserError, match="the parameters are empty"):
+            make({}, loss)
+        with pytest.raises(UserError, match="parameters must be floating-point numbers"):
+            make(jax.tree.map(lambda p: p.astype(int), params), loss)
+        with pytest.raises(UserError, match="it must be a scalar"):
+            make(params, lambda p, d: d[1])
     with pytest.raises(UserError, match=r"batch_size 0 must be a whole number of at least 1"):
         hvp(loss, params, data, batch_size=0)
     with pytest.raises(UserError, match=r"batch_size 4 needs data"):

@@ -60,8 +60,12 @@ def test_edges_and_a_relative_radius():
     assert float(nothing.increase) == float(nothing.radius) == 0
     relative = ball_sharpness(0.1, relative=True)(lambda w: w @ w, jnp.array([3.0, 4.0]))
     np.testing.assert_allclose([relative.radius, relative.increase], [0.5, 5.5**2 - 25], rtol=1e-10)
-    steep = ball_sharpness(1.0)(lambda w: jnp.exp(1000 * w.sum()), jnp.zeros(2))
-    assert not steep.is_finite
+    for steps in (1, 5):
+        steep = ball_sharpness(1.0, steps)(lambda w: jnp.exp(1000 * w.sum()), jnp.zeros(2))
+        assert not steep.is_finite
+        assert float(steep.increase) == np.inf
+    for bad in (jnp.nan, jnp.inf):  # at the parameters themselves
+        assert np.isnan(ball_sharpness()(lambda w, bad=bad: bad * (1 + w.sum()), jnp.zeros(2)).increase)
     np.testing.assert_allclose(relative_increase(relative, jnp.asarray(25.0)), (5.5**2 - 25) / 26)
 
 
@@ -138,6 +142,9 @@ def test_safe_primitives():
         (lambda: ball_sharpness(0.0), "radius 0.0 must be a finite number above 0"),
         (lambda: ball_sharpness(float("inf")), "radius inf must be"),
         (lambda: ball_sharpness(num_steps=0), "num_steps 0 must be"),
+        (lambda: ball_sharpness()(lambda w: 0.0, {}), "the parameters are empty"),
+        (lambda: ball_sharpness()(lambda w: w.sum(), jnp.arange(3)), "the array has type int"),
+        (lambda: ball_sharpness()(lambda w: 2 * w, jnp.ones(3)), r"the loss has shape \(3,\); it must be a scalar"),
     ],
 )
 def test_bad_options_are_one_sentence(call, message):

@@ -81,7 +81,7 @@ def test_hutchinson_has_its_known_variance():
 
 
 def test_xtrace_is_the_definition_column_by_column():
-    """The definition with a QR for every column left out, and matfree's implementation, on the same signs."""
+    """The definition with a QR for every column left out, on the same signs."""
     matrix, params = symmetric(SPECTRUM, seed=3), jnp.zeros(40)
 
     def product(vector):
@@ -97,10 +97,22 @@ def test_xtrace_is_the_definition_column_by_column():
     result = xtrace(24, block=4)(product, key, params)
     np.testing.assert_allclose(result.mean, np.mean(each), rtol=1e-9)
     np.testing.assert_allclose(result.standard_error, np.std(each, ddof=1) / np.sqrt(12), rtol=1e-8)
+
+
+def test_xtrace_is_that_of_matfree():
     stochtrace = pytest.importorskip("matfree.stochtrace")
+    matrix, params = symmetric(SPECTRUM, seed=3), jnp.zeros(40)
+
+    def product(vector):
+        return jnp.asarray(matrix) @ vector
+
+    key = jax.random.key(5)
+    omega = np.concatenate([tree_signs(jax.random.fold_in(key, jnp.int32(i)), params, 4) for i in range(3)]).T
+    result = xtrace(24, block=4)(product, key, params)
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         theirs = stochtrace.leave_one_out_xtrace(apply_resphering=False)(product, jnp.asarray(omega.T))
-    np.testing.assert_allclose(np.sort(theirs), np.sort(each), rtol=1e-8)
+    np.testing.assert_allclose(result.mean, np.mean(theirs), rtol=1e-8)
+    np.testing.assert_allclose(result.standard_error, np.std(theirs, ddof=1) / np.sqrt(12), rtol=1e-8)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -207,6 +219,8 @@ def test_single_precision():
         (lambda: xtrace(10, block=-1), "block -1 must be"),
         (lambda: xtrace(10, relative_error=float("nan")), "relative_error nan must be a finite number above 0"),
         (lambda: xtrace()(lambda v: v, jax.random.key(0), {}), "the parameters are empty"),
+        (lambda: hutchinson()(lambda v: v, jax.random.key(0), {}), "the parameters are empty"),
+        (lambda: hutchinson()(lambda v: v, jax.random.key(0), {"a": jnp.arange(2)}), "'a'.* has type int"),
     ],
 )
 def test_bad_options_are_one_sentence(call, message):
@@ -214,5 +228,13 @@ def test_bad_options_are_one_sentence(call, message):
         call()
 
 
-def test_the_default_is_one_of_them():
-    assert default_trace in KERNELS
+def test_the_default_is_the_more_accurate():
+    assert default_trace is xtrace
+
+
+def test_one_sample_says_nothing_of_its_spread():
+    matrix = jnp.array([[1.0, 5.0], [5.0, 1.0]])
+    result = hutchinson(1, relative_error=0.5)(lambda v: matrix @ v, jax.random.key(0), jnp.zeros(2))
+    assert np.isnan(result.standard_error)
+    assert np.isnan(result.leaf_standard_errors)
+    assert not result.converged

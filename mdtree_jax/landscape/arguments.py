@@ -1,0 +1,54 @@
+"""Checks of the arrays and functions that a kernel is given: made while it is traced, from shapes and types. JAX."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mdtree_jax.checks import UserError
+
+
+def check_params(params: Any) -> None:
+    """Check that there are parameters and that they are real floating-point numbers.
+
+    Raises:
+        UserError: no parameters, integer or other types.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not sum(math.prod(jnp.shape(leaf)) for _, leaf in leaves):
+        raise UserError("the parameters are empty; they must hold at least one number")
+    for path, leaf in leaves:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            name = jax.tree_util.keystr(path) or "the array"
+            raise UserError(f"parameter {name} has type {dtype}; parameters must be floating-point numbers")
+
+
+def check_scalar(value: Any) -> None:
+    """Check that a loss, or its abstract value, is one floating-point number; raises `UserError`."""
+    shape = getattr(value, "shape", None)
+    if shape is None and not isinstance(value, float):
+        raise UserError(f"the loss is a {type(value).__name__}; it must be a scalar array")
+    if shape:
+        raise UserError(f"the loss has shape {tuple(shape)}; it must be a scalar")
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise UserError(f"the loss has type {jnp.result_type(value)}; it must be a floating-point number")
+
+
+def count_rows(data: Any) -> int:
+    """Return the length of the first axis of all arrays of `data`.
+
+    Raises:
+        UserError: no arrays, no rows, first axes that differ.
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
+    if not shapes or any(not shape for shape in shapes):
+        raise UserError(f"data with arrays of shapes {shapes} has no rows; every array needs a first axis of rows")
+    if len({shape[0] for shape in shapes}) > 1:
+        raise UserError(f"data with arrays of shapes {shapes} is uneven; all first axes must be equal")
+    if shapes[0][0] == 0:
+        raise UserError(f"data with arrays of shapes {shapes} is an empty batch; it needs at least one row")
+    return shapes[0][0]
