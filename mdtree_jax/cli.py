@@ -37,7 +37,7 @@ def compose(name: str, overrides: list[str]):
     from omegaconf.errors import OmegaConfBaseException
 
     schema = SCHEMAS[name]
-    _check_grammar(overrides, _keys(schema))
+    _check_grammar(overrides, schema)
     _check_groups_chosen(schema, overrides)
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     try:
@@ -59,12 +59,13 @@ def _check_known(config: typing.Any, schema: type) -> None:
         _check_known(config[key], inner)
 
 
-def _check_grammar(overrides: list[str], keys: list[str]) -> None:
+def _check_grammar(overrides: list[str], schema: type) -> None:
     """Parse each override by itself, so that the one that cannot be read can be named."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    parser = OverridesParser.create()
+    parser, keys = OverridesParser.create(), _keys(schema)
+    texts = {path for path, field in _all_fields(schema) if "str" in str(field.type) and "list" not in str(field.type)}
     for override in overrides:
         try:
             swept = parser.parse_override(override).is_sweep_override()
@@ -76,13 +77,28 @@ def _check_grammar(overrides: list[str], keys: list[str]) -> None:
         key, _, value = override.partition("=")
         if override.startswith("~") or key.lstrip("+").split(".")[0] == "hydra":
             raise UserError(f"'{override}' is not taken; write key=value; the keys are: {', '.join(keys)}")
-        if re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
+        if key not in texts and re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
             raise UserError(f"'{override}' cannot be read; a list is written '{key}=[{value}]'")
         if swept:
             raise UserError(
                 f"'{override}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes "
-                f"within the quotes: '{key}=\"{value}\"'"
+                f"within the quotes: '{key}={quoted(value)}'"
             )
+
+
+def quoted(value: str) -> str:
+    """Return a value with the quotes that Hydra's grammar asks for, around each item of a list.
+
+    >>> quoted("a=1.csv"), quoted("[a=1.pt,'b']")
+    ('"a=1.csv"', '["a=1.pt","b"]')
+    """
+
+    def one(text: str) -> str:
+        return '"' + text.strip().strip("\"'") + '"'
+
+    if value.startswith("[") and value.endswith("]"):
+        return "[" + ",".join(map(one, value[1:-1].split(","))) + "]"
+    return one(value)
 
 
 def explain_hydra_error(error: Exception, overrides: list[str], schema: type) -> str:

@@ -16,6 +16,7 @@ import dataclasses
 import json
 import sys
 import time
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,12 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     if not (folder / "collection.parquet").is_file():
         raise UserError(f"run={config.run} is no run folder with finished networks: it has no collection.parquet")
     table = read_table(folder / "collection.parquet", "collection")
+    if not len(table):
+        raise UserError(f"run={config.run} has no finished cohort yet: its collection.parquet has no rows")
     select = {name: value for name, value in dataclasses.asdict(config.select).items() if value is not None}
     for name, value in select.items():
+        if name not in table:
+            raise UserError(f"select.{name} cannot be looked for: the collection of {config.run} has no such column")
         there = sorted(set(table[name]))
         table = table[abs(table[name] - value) <= 1e-9 * abs(value)]
         if not len(table):
@@ -135,7 +140,10 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
             out.append(dataclasses.replace(diagnosis, action=action, reason=reason))
             continue
         seconds, flops = _measuring(row, pairs)
-        cost = make_cost(seconds + answered, flops, None, float(row["train_seconds"]), float(row["train_flops"]), note)
+        again = (
+            float(row[c]) if row.get(c, nan) == row.get(c, nan) else None for c in ("train_seconds", "train_flops")
+        )
+        cost = make_cost(seconds + answered, flops, None, *again, note)
         out.append(dataclasses.replace(diagnosis, cost=cost))
     return out
 
@@ -202,10 +210,11 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
     from mdtree_jax.data import load_dataset
     from mdtree_jax.diagnosis.cost import Training
     from mdtree_jax.subject.diagnose import diagnose_subject
-    from mdtree_jax.subject.load import load_subject
+    from mdtree_jax.subject.load import check_named, load_subject
     from mdtree_jax.subject.network import examples
 
     _set_up_jax()
+    check_named(config.model, config.checkpoints)
     data = load_dataset(config.dataset, data_dir=config.data_dir, data_file=config.data_file)
     shape = data.shape
     subject = load_subject(config.model, config.checkpoints, shape.image_shape, shape.num_classes, config.model_width)

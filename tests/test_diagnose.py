@@ -171,14 +171,22 @@ MODEL = ["model=resnet18", "dataset=digits"]
         (["checkpoints=[a]"], "model= is not given"),
         (["checkpoints=[a]", "model=resnet18"], "dataset= is not given"),
         (["checkpoints=[a]", *MODEL], "the checkpoint 'a' does not exist"),
-        (["checkpoints=[a=1.pt]", *MODEL], "needs quotes within the quotes: 'checkpoints="),
+        (["checkpoints=[a]", "model=vgg16", "dataset=cifar10", "data_dir=nowhere"], "unknown model 'vgg16'"),
+        (["checkpoints=[a.pt]", "model=a:b", "dataset=cifar10", "data_dir=nowhere"], "'a.pt' holds PyTorch's weights"),
+        (["checkpoints=[a=1.pt,b=2.pt]", *MODEL], 'the quotes: \'checkpoints=["a=1.pt","b=2.pt"]\''),
+        (['checkpoints=["a=1.pt"]', *MODEL], "the checkpoint 'a=1.pt' does not exist"),
+        (["checkpoints=[c,3.pt]", *MODEL], "the checkpoint 'c' does not exist, but 'c,3.pt' does: a path with a comma"),
+        (["metrics=c,3.csv"], "needs quotes within the quotes: 'metrics=\"c,3.csv\"'"),
+        (["run=unfinished"], "run=unfinished has no finished cohort yet"),
         (["checkpoints=[bad.safetensors]", *MODEL], "weights 'bad.safetensors' are damaged"),
         (["checkpoints=[small.csv]", *MODEL, "model_width=2"], "small.csv is no folder; an Orbax checkpoint is one"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(capsys, tmp_path, overrides, message):
-    for name in ("bad.txt", "bad.parquet", "bad.safetensors"):
+    for name in ("bad.txt", "bad.parquet", "bad.safetensors", "c,3.pt"):
         (tmp_path / name).write_text("nothing")
+    (tmp_path / "unfinished").mkdir()
+    pd.DataFrame({"width": [], "test_error": []}).to_parquet("unfinished/collection.parquet")
     (tmp_path / "other.json").write_text("{}")
     pd.DataFrame([{"a": 1}]).to_csv("other.csv", index=False)
     pd.DataFrame([ROW | {"train_error": 0.4, "mode_connectivity_peak": -0.3}]).to_csv("small.csv", index=False)

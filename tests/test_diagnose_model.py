@@ -74,7 +74,7 @@ def test_the_row_holds_what_the_networks_give(two_networks):
     assert row["train_error"] == pytest.approx(np.mean(errors))
     assert row["train_error_se"] == pytest.approx(np.std(errors, ddof=1) / 2**0.5)
     assert row["train_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-    # An estimate stops at a relative error of a tenth; 45 parameters are more than its 30 products.
+    # 45 parameters are more than its 30 products, of which it spends a block of 16.
     assert row["hessian_trace"] == pytest.approx(np.mean(traces), rel=0.3)
     assert two_networks.flops > 0
     assert two_networks.forward_flops == 2 * (6 * 5 + 5 * 3)
@@ -284,13 +284,26 @@ GOOD = {"params": [make_params(0), make_params(1)], "x_train": X, "y_train": Y}
         ({"measure": "fast"}, "measure='fast' is no mapping; wanted settings by name"),
         ({"measure": {"curve_steps": "abc"}}, "measure.curve_steps='abc' does not fit; it takes int"),
         ({"measure": {"metrics": "hessian"}}, "measure.metrics='hessian' does not fit; it takes list"),
-        ({"max_images": 0}, "max_images=0 is out of range; wanted at least 1"),
+        ({"measure": {"curve_steps": -1}}, "curve_steps=-1 is out of range; wanted at least 1"),
+        ({"measure": {"hessian_images": 40.5}}, "measure.hessian_images=40.5 does not fit; it takes int"),
+        ({"training": "fast"}, "training='fast' is no mapping; wanted settings by name"),
+        ({"max_images": 0}, "max_images=0 is out of range; wanted a whole number of at least 1"),
+        ({"max_images": 10.5}, "max_images=10.5 is out of range; wanted a whole number"),
+        ({"x_train": X * 1e300}, "x_train holds numbers that are not finite as float32"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_sentence(changed, message):
     with pytest.raises(UserError, match=message) as error:
         diagnose_model(apply, **GOOD | {"measure": QUICK} | changed)
     assert "\n" not in str(error.value)
+
+
+def test_logits_that_are_not_finite_for_a_late_image_are_refused():
+    def broken(params, x):
+        return jnp.where(x[:, :1] == X[99, 0], jnp.nan, apply(params, x))
+
+    with pytest.raises(UserError, match="network 1 has a mean loss of nan on the training images"):
+        diagnose_model(broken, **GOOD, measure=QUICK)
 
 
 @pytest.mark.parametrize(

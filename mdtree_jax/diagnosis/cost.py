@@ -34,6 +34,8 @@ class Training:
         """Return what a caller knows as `Training`; raises `UserError` for a setting that does not exist."""
         if isinstance(known, Training):
             return known
+        if known is not None and not isinstance(known, Mapping):
+            raise UserError(f"training={known!r} is no mapping; wanted settings by name: {{'batch_size': 64}}")
         known = dict(known or {})
         for name in known:
             check_choice("training setting", name, [field.name for field in fields(cls)])

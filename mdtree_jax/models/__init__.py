@@ -15,13 +15,14 @@ from mdtree_jax.models.base import (
     model_names,
     register,
 )
-from mdtree_jax.models.convert import ConvertedWeights, from_torch, load_torch_file
+from mdtree_jax.models.convert import TORCH_MODELS, ConvertedWeights, from_torch, load_torch_file
 from mdtree_jax.models.permutations import has_permutations, permutation_spec
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
+    "TORCH_MODELS",
     "ConvertedWeights",
     "Model",
     "build_model",

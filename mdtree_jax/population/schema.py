@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any
 
 from omegaconf import MISSING
@@ -129,7 +130,7 @@ def check_settings(config: SweepConfig) -> None:
         ("grid.label_noise_seed", grid.label_noise_seed, grid.label_noise_seed >= 0, "0 or above"),
         ("grid.eval_batch_size", grid.eval_batch_size, grid.eval_batch_size >= 1, "at least 1"),
         ("checkpoint_minutes", config.checkpoint_minutes, config.checkpoint_minutes > 0.0, "above 0"),
-        ("memory_gb", config.memory_gb, config.memory_gb is None or config.memory_gb > 0.0, "above 0"),
+        ("memory_gb", config.memory_gb, config.memory_gb is None or 0.0 < config.memory_gb < inf, "above 0, finite"),
         ("verify_seed", config.verify_seed, config.verify_seed >= 0, "0 or above"),
         ("num_devices", config.num_devices, config.num_devices is None or config.num_devices >= 1, "at least 1"),
     ):

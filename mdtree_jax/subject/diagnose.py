@@ -6,7 +6,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from mdtree_jax.checks import UserError, nearest
@@ -136,14 +136,15 @@ def _check_types(measure: Mapping) -> None:
     """Raise `UserError` for a setting of measuring whose value is of another kind than the setting's default."""
     kinds = {field.name: str(field.type) for field in dataclasses.fields(MeasureConfig)}
     for name, value in measure.items():
-        wants_list, wants_text = "list" in kinds[name], "str" in kinds[name]
+        wants_list, wants_text, wants_whole = "list" in kinds[name], "str" in kinds[name], "int" in kinds[name]
         is_text = isinstance(value, str)
         if wants_list:
             good = not is_text and isinstance(value, Sequence)
         elif wants_text:
             good = is_text
         else:
-            good = (isinstance(value, Real) and not isinstance(value, bool)) or (
+            number = Integral if wants_whole else Real
+            good = (isinstance(value, number) and not isinstance(value, bool)) or (
                 value is None and "None" in kinds[name]
             )
         if not good:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdtree_jax.checks import UserError, nearest
-from mdtree_jax.models import Model, build_model, from_torch, load_torch_file, model_names
+from mdtree_jax.models import TORCH_MODELS, Model, build_model, from_torch, load_torch_file, model_names
 from mdtree_jax.store.checkpoint import load_variables
 from mdtree_jax.subject.network import Subject, leaf_name, wrap, wrap_model
 
@@ -47,25 +47,41 @@ def load_subject(
     Raises:
         UserError: an unknown model, a checkpoint that is missing, damaged or of other shapes (they are named).
     """
+    check_named(model, checkpoints)
+    if ":" in model:
+        return _from_function(model, checkpoints, image_shape)
+    return _from_architecture(model, checkpoints, image_shape, num_classes, width)
+
+
+def check_named(model: str, checkpoints: Sequence[str]) -> None:
+    """Check what can be said of a model's name and its checkpoints before any data are loaded.
+
+    Raises `UserError` for an unknown model, PyTorch's weights of one that is not converted, a path that is not there.
+    """
     if not checkpoints:
         raise UserError("checkpoints=[] names no network; give one or more paths")
-    for path in checkpoints:
-        if not Path(path).expanduser().exists():
-            raise UserError(f"the checkpoint '{path}' does not exist")
-    if ":" in model:
-        if torch := [path for path in checkpoints if Path(path).suffix in TORCH_SUFFIXES]:
-            raise UserError(
-                f"'{torch[0]}' holds PyTorch's weights, which are converted for model=resnet18 and model=resnet8 only; "
-                "of another network give its measured metrics, as metrics=TABLE.csv"
-            )
-        return _from_function(model, checkpoints, image_shape)
-    if model not in model_names():
+    torch = [path for path in checkpoints if Path(path).suffix in TORCH_SUFFIXES]
+    if torch and (":" in model or model in set(model_names()) - set(TORCH_MODELS)):
+        raise UserError(
+            f"'{torch[0]}' holds PyTorch's weights, which are converted for model=resnet18 and model=resnet8 only; "
+            "of another network give its measured metrics, as metrics=TABLE.csv"
+        )
+    if ":" not in model and model not in model_names():
         listed = ", ".join(model_names())
         raise UserError(
             f"unknown model '{model}'{nearest(model, model_names())}; there are: {listed}; a model of your own is "
             "package.module:function, and of one that JAX cannot run give the measured metrics, as metrics=TABLE.csv"
         )
-    return _from_architecture(model, checkpoints, image_shape, num_classes, width)
+    for place, path in enumerate(checkpoints):
+        if Path(path).expanduser().exists():
+            continue
+        for end in range(place + 2, len(checkpoints) + 1):
+            if Path(whole := ",".join(checkpoints[place:end])).expanduser().exists():
+                raise UserError(
+                    f"the checkpoint '{path}' does not exist, but '{whole}' does: a path with a comma needs quotes "
+                    f"within the quotes: 'checkpoints=[\"{whole}\"]'"
+                )
+        raise UserError(f"the checkpoint '{path}' does not exist")
 
 
 def _from_architecture(
@@ -82,6 +98,7 @@ def _from_architecture(
     if width is None and not widths:
         raise UserError(f"model_width is not given; Orbax checkpoints of {name} need it, as model_width=16")
     width = width if width is not None else next(iter(widths.values()))
+    num_classes = max(num_classes, *map(_num_logits, networks))  # data that lack the last class are data still
     for path, found in widths.items():
         if found != width:
             raise UserError(f"'{path}' holds a {name} of width {found}, wanted is width {width}")
@@ -93,6 +110,14 @@ def _from_architecture(
         _check_shapes(path, network, wanted, f"{name} of width {width} for images {image_shape}")
 
     return wrap_model(model, networks, name)
+
+
+def _num_logits(network: Any) -> int:
+    """Return the logits of the last layer of one of our architectures, 0 where there is no such layer."""
+    try:
+        return int(network["params"]["head"]["bias"].shape[0])
+    except (KeyError, TypeError, IndexError, AttributeError):
+        return 0
 
 
 def _from_function(spec: str, checkpoints: Sequence[str], image_shape: tuple[int, ...]) -> Subject:

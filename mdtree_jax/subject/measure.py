@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import NamedTuple
 
 import jax
@@ -68,10 +69,10 @@ def measure_subject(
         progress: called with the fraction done and a message.
 
     Raises:
-        UserError: as `check_fit`; settings that leave nothing to measure.
+        UserError: as `check_fit`; settings that leave nothing to measure; a network whose loss is not finite.
     """
-    if max_images < 1:
-        raise UserError(f"max_images={max_images} is out of range; wanted at least 1")
+    if isinstance(max_images, bool) or not isinstance(max_images, Integral) or max_images < 1:
+        raise UserError(f"max_images={max_images!r} is out of range; wanted a whole number of at least 1")
     start = time.perf_counter()
     num_classes = check_fit(subject, data)
     checking = time.perf_counter() - start  # compilation almost all of it, on a few images
@@ -157,8 +158,14 @@ def _evaluate(subject: Subject, data: Examples) -> tuple[list[dict[str, float]],
         begin = time.perf_counter()
         run = run.lower(subject.variables[0], x, y, num_samples=jnp.int32(len(y))).compile()
         seconds += time.perf_counter() - begin
-        for row, variables in zip(out, subject.variables, strict=True):
+        for number, (row, variables) in enumerate(zip(out, subject.variables, strict=True), 1):
             loss, errors = run(variables, x, y, num_samples=jnp.int32(len(y)))
+            if not np.isfinite(loss):
+                what = {"train": "training", "test": "test"}[side]
+                raise UserError(
+                    f"network {number} has a mean loss of {float(loss)} on the {what} images: its logits are not "
+                    "finite for at least one of them"
+                )
             row |= {f"{side}_error": 100 * float(errors) / len(y), f"{side}_loss": float(loss)}
     return out, seconds
 

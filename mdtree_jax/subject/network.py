@@ -219,8 +219,8 @@ def _side(x_name: str, x: Any, y_name: str, y: Any, dtype: Any) -> tuple[np.ndar
         raise UserError(f"{x_name} has shape {x.shape}; wanted (n, ...) with at least one image")
     if not np.issubdtype(x.dtype, np.floating):
         raise UserError(f"{x_name} is of {x.dtype}; wanted floating point, prepared as the model takes it")
-    if not np.isfinite(x).all():
-        raise UserError(f"{x_name} holds numbers that are not finite")
+    if not np.isfinite(x).all() or np.abs(x).max() > np.finfo(dtype).max:
+        raise UserError(f"{x_name} holds numbers that are not finite as {np.dtype(dtype)}")
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         hint = "; of one-hot labels take the argmax" if y.ndim == 2 else ""
         raise UserError(f"{y_name} has shape {y.shape} and type {y.dtype}; wanted integers of shape ({len(x)},){hint}")

@@ -49,7 +49,10 @@ def load_configuration(
 
 
 def _finite_seeds(folder: Path, wanted: dict[str, float]) -> list[int]:
-    members = pd.read_parquet(folder / "members.parquet")
+    try:
+        members = pd.read_parquet(folder / "members.parquet")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} has no readable members.parquet, the table of its networks ({error})") from error
     fits = members["status"] == OK
     for name, value in wanted.items():
         fits &= np.isclose(members[name].to_numpy(float), value, rtol=1e-9, atol=0)
