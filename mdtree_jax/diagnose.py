@@ -16,7 +16,7 @@ import dataclasses
 import json
 import sys
 import time
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +140,8 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
             out.append(dataclasses.replace(diagnosis, action=action, reason=reason))
             continue
         seconds, flops = _measuring(row, pairs)
-        again = (
-            float(row[c]) if row.get(c, nan) == row.get(c, nan) else None for c in ("train_seconds", "train_flops")
-        )
-        cost = make_cost(seconds + answered, flops, None, *again, note)
+        again = [float(row.get(c, nan)) for c in ("train_seconds", "train_flops")]
+        cost = make_cost(seconds + answered, flops, None, *(None if isnan(x) else x for x in again), note)
         out.append(dataclasses.replace(diagnosis, cost=cost))
     return out
 
