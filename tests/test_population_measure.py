@@ -12,7 +12,8 @@ import pytest
 from mdtree_jax.checks import UserError
 from mdtree_jax.data import Dataset
 from mdtree_jax.landscape.curves import INITS
-from mdtree_jax.models import build_model
+from mdtree_jax.models import build_model, count_flops
+from mdtree_jax.population import curve_blocks
 from mdtree_jax.population.cohort import Cohort, Member, Recipe
 from mdtree_jax.population.measure import measure_cohort
 from mdtree_jax.population.measure_programs import choose
@@ -127,7 +128,7 @@ def test_hessian_metrics_are_those_of_the_dense_hessian(cohort, data, measured):
 
 def test_similarity_is_that_of_a_rewrite_in_numpy(cohort, data, measured):
     from mdtree_jax import landscape
-    from mdtree_jax.population.measure import measure_key
+    from mdtree_jax.population.measures import measure_key
 
     members, variables = cohort[0].members, cohort[1]
     model = build_model("mlp", WIDTH, CLASSES, SHAPE, "float64")
@@ -229,6 +230,38 @@ def test_interrupted_anywhere_the_tables_are_the_same(cohort, data, measured):
     other = dataclasses.replace(cohort[0], members=cohort[0].members[:3])
     with pytest.raises(UserError, match="not of cohort w6-b8-e1"):
         measure(other, jax.tree.map(lambda leaf: leaf[:3], cohort[1]), data, resume=resume)
+
+
+def test_curves_that_take_long_are_cut_and_can_be_taken_up(cohort, data, measured, monkeypatch):
+    model = build_model("mlp", WIDTH, CLASSES, SHAPE, "float64")
+    flops = 3 * SETTINGS.curve_batch_size * count_flops(model, SHAPE, "float64")
+    monkeypatch.setattr(curve_blocks, "CURVE_BLOCK_FLOPS", 2 * flops)  # five steps in calls of two
+    saved, fractions = [], []
+
+    def stop(state):
+        saved.append(state)
+        if state.get("curves/0000") is not None:
+            raise KeyboardInterrupt
+
+    for step in (2, 4):
+        resume = saved[-1] if saved else None
+        with pytest.raises(KeyboardInterrupt):
+            measure(*cohort, data, checkpoint=stop, checkpoint_seconds=0.0, resume=resume)
+        assert any(np.array_equal(array, np.full(len(array), step)) for array in saved[-1].values() if array.ndim == 1)
+    again = measure(*cohort, data, resume=saved[-1], progress=lambda fraction, message: fractions.append(fraction))
+    assert_same(again, measured, rtol=0, atol=0)
+    assert fractions == sorted(fractions)
+
+
+def test_a_cohort_goes_on_as_it_was_begun(cohort, data, measured):
+    def stop(state):
+        raise RuntimeError(state)
+
+    with pytest.raises(RuntimeError) as stopped:
+        measure(*cohort, data, checkpoint=stop, checkpoint_seconds=0.0)
+    again = measure(*cohort, data, resume=stopped.value.args[0], memory_budget_bytes=1)
+    assert again.choices == measured.choices
+    assert measure(*cohort, data, memory_budget_bytes=1).choices != measured.choices
 
 
 def test_one_compilation_a_program_and_none_the_second_time(data, measured):

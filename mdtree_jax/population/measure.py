@@ -6,6 +6,7 @@ and stay NaN. Seconds are shares of the wall time of a chunk, without compilatio
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.models import Model, build_model, count_flops, has_permutations, permutation_spec
 from mdtree_jax.population import measures
 from mdtree_jax.population.cohort import Cohort, Recipe
+from mdtree_jax.population.curve_blocks import Curves, curves_in_blocks, takes_long
 from mdtree_jax.population.lanes import AXIS
 from mdtree_jax.population.measure_cost import MeasureCost
 from mdtree_jax.population.measure_programs import Program, check_model, choose, program_of, similarities_program
@@ -87,7 +89,7 @@ def measure_cohort(
             another cohort.
     """
     run = _Measurement(recipe, cohort, data, variables, is_finite, settings, memory_budget_bytes, dtype, model)
-    run.resume = dict(resume or {})
+    run.take_up(resume or {})
     last = [time.perf_counter()]
 
     def after_chunk(message: str) -> None:
@@ -99,14 +101,6 @@ def measure_cohort(
 
     run.measure(after_chunk)
     return run.tables()
-
-
-def measure_key(*values: int) -> np.ndarray:
-    """Return raw key data, (2,) uint32, that depends on all of `values`."""
-    key = jax.random.key(values[0], impl="threefry2x32")
-    for value in values[1:]:
-        key = jax.random.fold_in(key, value)
-    return np.asarray(jax.random.key_data(key))
 
 
 class _Measurement:
@@ -145,12 +139,21 @@ class _Measurement:
         self.results: dict[str, dict[str, np.ndarray]] = {}
         self.num_done: dict[str, int] = {}
         self.resume: dict[str, np.ndarray] = {}
+        self.curves: Curves | None = None
         self.num_compilations, self.compile_seconds = 0, time.perf_counter() - begin
         # The largest subsets first, so that the networks of a chunk take equally long.
         self.rows = [int(row) for row in np.argsort(-self.counts, kind="stable") if self.is_finite[row]]
         self.configurations = self._rows_by_configuration()
         self.all_pairs = self._pairs("all")
         self.pairs = self._pairs(settings.pairs)
+
+    def take_up(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Go on from a snapshot, with what was chosen then: how much memory is free now must not change a number."""
+        self.resume = dict(saved)
+        chosen = {name: self.resume.pop(f"choices/{name}", None) for name in self.choices._fields}
+        if all(value is not None for value in chosen.values()):
+            kinds = {name: type(value) for name, value in self.choices._asdict().items()}
+            self.choices = self.choices._make(kinds[name](value) for name, value in chosen.items())
 
     def _takes_pairs(self) -> list[str]:
         return [metric for metric in self.settings.metrics if metric in PAIR_METRICS]
@@ -208,23 +211,41 @@ class _Measurement:
             padded = chunk + [chunk[-1]] * (size - len(chunk))
             begin, compiling = time.perf_counter(), self.compile_seconds
             arguments = jax.device_put(make_items(padded), self.split), self.data
-            executable = self._prepare(program, *arguments)
-            found = {name: np.asarray(value) for name, value in executable(*arguments).items()}
+            if stage == "connectivity" and takes_long(self.cost):
+                results = self._curves_in_blocks(arguments, lanes, len(chunk), after_chunk)
+            else:
+                results = self._call(program, *arguments)
+            found = {name: np.asarray(value) for name, value in results.items()}
             seconds = time.perf_counter() - begin - (self.compile_seconds - compiling)
             found["seconds"] = np.full(size, seconds / len(chunk))
             for name, value in found.items():
                 kept = self.results[stage].setdefault(name, np.full((len(items), *value.shape[1:]), np.nan))
                 kept[start : start + len(chunk)] = value[: len(chunk)]
             self.num_done[stage] = start + len(chunk)
+            self.curves = None
             after_chunk(stage)
 
-    def _prepare(self, program: Program, *arguments: Any) -> Callable[..., measures.Results]:
-        """Return the program for arrays of these shapes, its compilation counted."""
+    def _curves_in_blocks(
+        self, arguments: tuple[Any, Any], lanes: int, num_curves: int, after_chunk: Callable[[str], None]
+    ) -> measures.Results:
+        names = [f"curve {part}" for part in measures.CurveParts._fields]
+        programs = [program_of(name, self.model, self.settings, self.mesh, lanes, ()) for name in names]
+        saved = [self.resume.pop(name) for name in sorted(self.resume) if name.startswith("curves/")]
+
+        def after_block(state: Any, fraction: float) -> None:
+            self.curves = Curves(state, num_curves, fraction)
+            after_chunk("connectivity")
+
+        calls = [functools.partial(self._call, program) for program in programs]
+        return curves_in_blocks(*calls, *arguments, self.cost, saved, self.split, after_block)
+
+    def _call(self, program: Program, *arguments: Any) -> Any:
+        """Run a program, its compilation counted if there was one."""
         before = program.num_compilations, program.compile_seconds
         executable = program.prepare(*arguments)
         self.num_compilations += program.num_compilations - before[0]
         self.compile_seconds += program.compile_seconds - before[1]
-        return executable
+        return executable(*arguments)
 
     def _restore(self, stage: str, num_items: int) -> None:
         prefix = f"{stage}/"
@@ -237,7 +258,11 @@ class _Measurement:
     def snapshot(self) -> dict[str, np.ndarray]:
         """Return what is measured so far, as a flat dictionary of arrays."""
         arrays = {f"{s}/{name}": array for s, found in self.results.items() for name, array in found.items()}
-        return arrays | {f"{stage}/num_done": np.asarray(done) for stage, done in self.num_done.items()}
+        arrays |= {f"{stage}/num_done": np.asarray(done) for stage, done in self.num_done.items()}
+        arrays |= {f"choices/{name}": np.asarray(value) for name, value in self.choices._asdict().items()}
+        if self.curves is not None:
+            arrays |= self.curves.snapshot()
+        return arrays
 
     def fraction_done(self) -> float:
         """Return the share of the work that is done, by the estimate of its operations."""
@@ -248,8 +273,11 @@ class _Measurement:
             for stage in ("barrier", "aligned") if metric == "barrier" else (metric,):
                 counts = pairs if metric in ("barrier", "connectivity") else networks
                 flops = np.array([self.cost.flops(metric, count) for count in counts])
+                finished = self.num_done.get(stage, 0)
                 total += flops.sum()
-                done += flops[: self.num_done.get(stage, 0)].sum()
+                done += flops[:finished].sum()
+                if stage == "connectivity" and self.curves is not None:
+                    done += self.curves.fraction * flops[finished : finished + self.curves.count].sum()
         return done / max(total, 1.0)
 
     # The arrays of a chunk
@@ -263,21 +291,20 @@ class _Measurement:
     def _network_items(self, rows: Sequence[int]) -> measures.NetworkItem:
         seeds = [self.cohort.members[row].seed for row in rows]
         counts = self.counts[np.asarray(rows)]
-        keys = [measure_key(self.settings.seed, 0, seed, n) for seed, n in zip(seeds, counts, strict=True)]
+        keys = [measures.measure_key(self.settings.seed, 0, seed, n) for seed, n in zip(seeds, counts, strict=True)]
         return measures.NetworkItem(self._networks(rows), counts, np.stack(keys))
 
     def _similarity_items(self, rows: Sequence[int]) -> measures.NetworkItem:
         counts = self.counts[np.asarray(rows)]
-        keys = [measure_key(self.settings.seed, 1, n) for n in counts]  # the same images for all seeds
+        keys = [measures.measure_key(self.settings.seed, 1, n) for n in counts]  # the same images for all seeds
         return measures.NetworkItem(self._networks(rows), counts, np.stack(keys))
 
     def _pair_items(self, pairs: Sequence[tuple[int, int]]) -> measures.PairItem:
         first, second = (list(rows) for rows in zip(*pairs, strict=True))
-        members = self.cohort.members
-        keys = [measure_key(self.settings.seed, 2, members[a].seed, members[b].seed, self.counts[a]) for a, b in pairs]
-        return measures.PairItem(
-            self._networks(first), self._networks(second), self.counts[np.asarray(first)], np.stack(keys)
-        )
+        seeds = [[self.cohort.members[row].seed for row in pair] for pair in pairs]
+        counts = self.counts[np.asarray(first)]
+        keys = [measures.measure_key(self.settings.seed, 2, *two, n) for two, n in zip(seeds, counts, strict=True)]
+        return measures.PairItem(self._networks(first), self._networks(second), counts, np.stack(keys))
 
     def _aligned_items(self, pairs: Sequence[tuple[int, int]]) -> measures.PairItem:
         items = self._pair_items(pairs)
@@ -363,7 +390,7 @@ class _Measurement:
             # Diverged networks take part with whatever they hold, so that the shapes are always the same.
             outputs = np.stack([logits[place.get(row, 0)] for row in rows]).astype(self.dtype)
             arguments = outputs, self._networks(rows)["params"]
-            matrices = self._prepare(program, *arguments)(*arguments)
+            matrices = self._call(program, *arguments)
             for name, matrix in matrices.items():
                 values = found.setdefault(name, np.full(len(self.all_pairs), np.nan))
                 for a, first in enumerate(rows):

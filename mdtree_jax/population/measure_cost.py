@@ -22,6 +22,15 @@ class MeasureCost(NamedTuple):
     forward_flops: float
     num_test: int
 
+    @property
+    def curve_flops(self) -> float:
+        """Operations to train one curve."""
+        return 3.0 * self.settings.curve_steps * self.settings.curve_batch_size * self.forward_flops
+
+    def curve_steps_of(self, flops: float) -> int:
+        """Return how many steps of a curve take that many operations, at least one."""
+        return max(1, round(self.settings.curve_steps * flops / self.curve_flops))
+
     def flops(self, metric: str, num_samples: float, num_products: float | None = None) -> float:
         """Return the operations of one measurement; arguments as of `passes`."""
         return self.passes(metric, num_samples, num_products) * self.forward_flops

@@ -38,6 +38,10 @@ class Program:
         return self._executables[key]
 
 
+def _curve_part(name: str) -> Callable[..., Any]:
+    return lambda model, settings: getattr(measures.make_curve_parts(model, settings), name)
+
+
 _MAKERS = {
     "hessian": measures.make_hessian,
     "sharpness": measures.make_sharpness,
@@ -45,10 +49,13 @@ _MAKERS = {
     "barrier": measures.make_barrier,
     "aligned": measures.make_barrier,
     "connectivity": measures.make_curve,
+    "curve start": _curve_part("start"),
+    "curve advance": _curve_part("advance"),
+    "curve finish": _curve_part("finish"),
 }
 
 
-@functools.lru_cache(maxsize=12)
+@functools.lru_cache(maxsize=16)
 def program_of(
     stage: str, model: Model, settings: MeasureSettings, mesh: Mesh, lanes: int, options: tuple[tuple[str, Any], ...]
 ) -> Program:

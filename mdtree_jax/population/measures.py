@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mdtree_jax import landscape
 from mdtree_jax.models import Model
@@ -46,6 +47,14 @@ class PairItem(NamedTuple):
     second: Any
     num_samples: jax.Array
     key: jax.Array
+
+
+def measure_key(*values: int) -> np.ndarray:
+    """Return raw key data, (2,) uint32, that depends on all of `values`."""
+    key = jax.random.key(values[0], impl="threefry2x32")
+    for value in values[1:]:
+        key = jax.random.fold_in(key, value)
+    return np.asarray(jax.random.key_data(key))
 
 
 def first_rows(num_rows: int, num_samples: jax.Array) -> jax.Array:
@@ -170,9 +179,34 @@ def make_point_evaluation(
     return evaluate_point
 
 
+class CurveParts(NamedTuple):
+    """A curve between two networks, trained in as many calls as one likes.
+
+    Attributes:
+        start: `start(item, data) -> state`, a pytree of arrays.
+        advance: `advance((item, state), (data, num_steps)) -> state` after that many steps, or fewer at the end.
+        finish: `finish((item, state), data) -> results`.
+    """
+
+    start: Callable[..., landscape.CurveState]
+    advance: Callable[..., landscape.CurveState]
+    finish: Callable[..., Results]
+
+
 def make_curve(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
     """Return the measurement of mode connectivity along a trained Bézier curve."""
-    connect = landscape.bezier_connectivity(
+    parts = make_curve_parts(model, settings)
+
+    def measure(item: PairItem, data: Data) -> Results:
+        state = parts.advance((item, parts.start(item, data)), (data, settings.curve_steps))
+        return parts.finish((item, state), data)
+
+    return measure
+
+
+def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
+    """Return what `make_curve` does in three pure functions."""
+    training = landscape.curve_training(
         num_steps=settings.curve_steps,
         learning_rate=settings.curve_learning_rate,
         momentum=settings.curve_momentum,
@@ -181,7 +215,13 @@ def make_curve(model: Model, settings: MeasureSettings) -> Callable[..., Results
         init=settings.curve_init,
     )
 
-    def measure(item: PairItem, data: Data) -> Results:
+    def start(item: PairItem, data: Data) -> landscape.CurveState:
+        del data
+        state = training.start(item.first["params"], item.second["params"], jax.random.wrap_key_data(item.key))
+        return state._replace(key=item.key)
+
+    def advance(pair: tuple[PairItem, landscape.CurveState], shared: tuple[Data, Any]) -> landscape.CurveState:
+        (item, state), (data, num_steps) = pair, shared
         batch_stats = item.first["batch_stats"]
 
         def loss(params: Any, step: jax.Array, key: jax.Array) -> jax.Array:
@@ -192,14 +232,19 @@ def make_curve(model: Model, settings: MeasureSettings) -> Callable[..., Results
             logits, _, _ = model.apply(variables, data.x_train[rows], True)
             return cross_entropy(logits, data.y_train[rows]).mean()
 
-        evaluate_point = make_point_evaluation(model, settings, item.num_samples, data, batch_stats, True)
-        key = jax.random.wrap_key_data(item.key)
-        curve = connect(item.first["params"], item.second["params"], loss, evaluate_point, key)
+        state = state._replace(key=jax.random.wrap_key_data(state.key))
+        return training.advance(state, loss, num_steps)._replace(key=item.key)
+
+    def finish(pair: tuple[PairItem, landscape.CurveState], data: Data) -> Results:
+        item, state = pair
+        stats = item.first["batch_stats"]
+        evaluate_point = make_point_evaluation(model, settings, item.num_samples, data, stats, True)
+        curve = training.finish(state._replace(key=jax.random.wrap_key_data(state.key)), evaluate_point)
         found = {"mode_connectivity": curve.mode_connectivity, "mode_connectivity_peak": curve.mode_connectivity_peak}
         names = ("train_error", "train_loss", "test_error", "test_loss")
         return found | {f"curve_{name}": getattr(curve, name) for name in names}
 
-    return measure
+    return CurveParts(start, advance, finish)
 
 
 def make_barrier(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
