@@ -27,17 +27,16 @@ EXIT_NOT_REPRODUCED = 4
 
 def main(config: SweepConfig) -> int:
     """Plan, move parts, or train, as the configuration says; return the exit code."""
-    from rich.console import Console
-
     from mdtree_jax.data import dataset_shape, load_dataset
     from mdtree_jax.population.grid import make_cohorts
     from mdtree_jax.population.jax_side import set_up_jax
     from mdtree_jax.population.schema import check_settings, make_grid, make_recipe, resolved_config
+    from mdtree_jax.report.progress import make_console
     from mdtree_jax.store.folder import RunFolder
     from mdtree_jax.store.manifest import data_hash
     from mdtree_jax.store.record import read_record
 
-    console, wanted = Console(), config.grid
+    console, wanted = make_console(), config.grid
     check_settings(config)
     set_up_jax(config)
     files = {"data_dir": config.data_dir, "data_file": config.data_file}

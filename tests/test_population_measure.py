@@ -9,16 +9,26 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mdtree_jax import landscape
 from mdtree_jax.checks import UserError
 from mdtree_jax.data import Dataset
-from mdtree_jax.landscape.curves import INITS
+from mdtree_jax.landscape.curves import INITS, SCHEDULES
 from mdtree_jax.models import build_model, count_flops
 from mdtree_jax.population import curve_blocks
+from mdtree_jax.population import measure as measure_module
 from mdtree_jax.population.cohort import Cohort, Member, Recipe
 from mdtree_jax.population.measure import measure_cohort
-from mdtree_jax.population.measure_programs import choose
-from mdtree_jax.population.measure_settings import CURVE_INITS, METRICS, MeasureConfig, chosen_pairs, resolve
-from mdtree_jax.population.measures import Data
+from mdtree_jax.population.measure_programs import Choices, choose
+from mdtree_jax.population.measure_settings import (
+    ADDED_LATER,
+    CURVE_INITS,
+    CURVE_SCHEDULES,
+    METRICS,
+    MeasureConfig,
+    chosen_pairs,
+    resolve,
+)
+from mdtree_jax.population.measures import Data, measure_key
 
 SHAPE, CLASSES = (3, 3, 1), 3
 RECIPE = Recipe("digits", "mlp", num_classes=CLASSES, image_shape=SHAPE)
@@ -127,9 +137,6 @@ def test_hessian_metrics_are_those_of_the_dense_hessian(cohort, data, measured):
 
 
 def test_similarity_is_that_of_a_rewrite_in_numpy(cohort, data, measured):
-    from mdtree_jax import landscape
-    from mdtree_jax.population.measures import measure_key
-
     members, variables = cohort[0].members, cohort[1]
     model = build_model("mlp", WIDTH, CLASSES, SHAPE, "float64")
     outputs, flat = {}, {}
@@ -148,6 +155,104 @@ def test_similarity_is_that_of_a_rewrite_in_numpy(cohort, data, measured):
             distance = np.linalg.norm(flat[a] - flat[b])
             expected.append([hsic[0] / np.sqrt(hsic[1] * hsic[2]), agreement, distance])
     np.testing.assert_allclose(measured.pairs[["cka", "agreement", "l2_distance"]], expected, rtol=1e-9)
+
+
+def test_similarity_of_intermediates_debiased(cohort, data):
+    """The unbiased estimator by its definition, with the diagonals of the Gram matrices set to zero."""
+    config = dataclasses.replace(CONFIG, metrics=["similarity"], similarity_debiased=True)
+    found = {
+        name: measure(*cohort, data, settings=resolve(dataclasses.replace(config, similarity_features=name))).pairs
+        for name in ("hidden1", "logits")
+    }
+    members, variables = cohort[0].members, cohort[1]
+    model = build_model("mlp", WIDTH, CLASSES, SHAPE, "float64")
+    for name, pairs in found.items():
+        grams = []
+        for row in (3, 4):  # the first two networks of the second configuration
+            network = jax.tree.map(lambda leaf, row=row: jnp.asarray(leaf[row]), variables)
+            key = jax.random.wrap_key_data(measure_key(0, 1, members[row].num_samples))
+            images = landscape.mixup(
+                key, jnp.asarray(data.x_train), members[row].num_samples, num_images=64, alpha=16.0
+            )
+            logits, intermediates, _ = model.apply(network, images, False)
+            features = np.asarray(logits if name == "logits" else intermediates[name])
+            gram = features @ features.T
+            grams.append(gram - np.diag(np.diag(gram)))
+
+        def hsic(k, m, n=64):
+            rest = k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k @ m).sum()
+            return (np.trace(k @ m) + rest) / (n * (n - 3))
+
+        k, m = grams
+        expected = hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
+        assert pairs.query("configuration == 1")["cka"].iloc[0] == pytest.approx(expected, rel=1e-9)
+    with pytest.raises(UserError, match="unknown similarity_features 'x'; there are: softmax, logits, "):
+        measure(*cohort, data, settings=resolve(dataclasses.replace(config, similarity_features="x")))
+
+
+def test_lines_curves_and_balls_are_those_of_a_rewrite(cohort, data, measured):
+    """The straight line, the ends of the curve and the ball from the model alone, in plain loops."""
+    members, variables = cohort[0].members, cohort[1]
+    model = build_model("mlp", WIDTH, CLASSES, SHAPE, "float64")
+    networks = [jax.tree.map(lambda leaf, row=row: jnp.asarray(leaf[row]), variables) for row in range(len(members))]
+
+    def losses(params, stats, x, y):
+        logits = model.apply({"params": params, "batch_stats": stats}, x, False)[0]
+        return -np.asarray(jax.nn.log_softmax(logits))[np.arange(len(y)), y], np.asarray(logits).argmax(1) != y
+
+    def recomputed(params, stats, num):
+        """Averages over the whole batches of eight images that the subset holds."""
+        means = []
+        for i in range(num // 8):
+            x = data.x_train[8 * i : 8 * i + 8]
+            one = {"params": params, "batch_stats": jax.tree.map(jnp.zeros_like, stats)}
+            # The running average moves by a tenth from zero.
+            means.append(jax.tree.map(lambda a: a / 0.1, model.apply(one, x, True)[2]))
+        return jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *means)
+
+    first, second, num = networks[3], networks[4], members[3].num_samples
+    x, y = data.x_train[:num], data.y_train[:num]
+    heights, errors = [], []
+    for t in np.linspace(0, 1, 5):
+        params = jax.tree.map(lambda a, b, t=t: (1 - t) * a + t * b, first["params"], second["params"])
+        each, wrong = losses(params, recomputed(params, first["batch_stats"], num), x, y)
+        heights.append(each.mean())
+        errors.append(100 * wrong.mean())
+    pair = measured.pairs.query("configuration == 1 and seed_a == 0 and seed_b == 1").iloc[0]
+    for name, values in (("barrier_loss", heights), ("barrier", errors)):
+        line = np.linspace(values[0], values[-1], 5)
+        assert pair[name] == pytest.approx((np.array(values) - line).max(), rel=1e-9, abs=1e-9)
+    np.testing.assert_allclose(pair["curve_train_loss"][[0, -1]], [heights[0], heights[-1]], rtol=1e-9)
+    np.testing.assert_allclose(pair["curve_train_error"][[0, -1]], [errors[0], errors[-1]], rtol=1e-9)
+    flat, unravel = jax.flatten_util.ravel_pytree(first["params"])
+
+    def loss(flat):
+        logits = model.apply({"params": unravel(flat), "batch_stats": first["batch_stats"]}, x[:20], False)[0]
+        return -jax.nn.log_softmax(logits)[jnp.arange(20), y[:20]].mean()
+
+    radius, point, best = 0.005 * np.linalg.norm(flat), flat, 0.0
+    for _ in range(SETTINGS.ball_steps):
+        gradient = jax.grad(loss)(point)
+        point = flat + radius * gradient / np.linalg.norm(gradient)
+        best = max(best, float(loss(point) - loss(flat)))
+    assert measured.members["ball_sharpness"][3] == pytest.approx(best, rel=1e-6)
+
+
+def test_one_class_is_measured(cohort, data):
+    same = data._replace(y_train=np.zeros_like(data.y_train), y_test=np.zeros_like(data.y_test))
+    found = measure(*cohort, same)
+    numbers = found.members.select_dtypes(float)
+    assert np.isfinite(numbers).all(axis=None)
+    assert np.isfinite(found.pairs.select_dtypes(float)).all(axis=None)
+
+
+def test_networks_side_by_side_are_those_one_after_the_other(cohort, data, measured, monkeypatch):
+    """The way of an accelerator: lanes of several networks, and the products of a block at once."""
+    choices = Choices(20, True, True, 3)
+    monkeypatch.setattr(measure_module, "choose", lambda *arguments: choices)
+    found = measure(*cohort, data)
+    assert found.choices == choices._asdict()
+    assert_same(found, measured, rtol=1e-6, atol=1e-8)
 
 
 def test_a_network_is_measured_the_same_alone_and_in_any_company(cohort, data, measured):
@@ -292,6 +397,9 @@ def test_some_metrics_alone(cohort, data, measured):
 
 def test_settings_are_resolved_and_checked():
     assert CURVE_INITS == INITS
+    assert list(CURVE_SCHEDULES) == list(SCHEDULES)
+    assert not set(ADDED_LATER) & set(resolve(MeasureConfig()).recorded())
+    assert resolve(MeasureConfig(curve_schedule="cosine")).recorded()["curve_schedule"] == "cosine"
     assert resolve(MeasureConfig(effort="exact")).trace_products > resolve(MeasureConfig()).trace_products
     assert resolve(MeasureConfig(effort="fast", trace_products=77)).trace_products == 77
     assert resolve(MeasureConfig(metrics=["connectivity", "hessian"])).metrics == ("hessian", "connectivity")
@@ -311,6 +419,8 @@ def test_settings_are_resolved_and_checked():
         ({"ball_radius": float("nan")}, "ball_radius=nan is out of range; wanted above 0"),
         ({"trace_relative_error": float("inf")}, "trace_relative_error=inf is out of range"),
         ({"curve_steps": 0}, "curve_steps=0 is out of range; wanted at least 1"),
+        ({"curve_schedule": "x"}, "unknown curve_schedule 'x'; there are: published, constant, cosine"),
+        ({"similarity_images": 3, "similarity_debiased": True}, "wanted at least 4 where similarity_debiased is true"),
         ({"curve_init": "x"}, "unknown curve_init 'x'; there are: linear, published"),
     ):
         with pytest.raises(UserError, match=message):

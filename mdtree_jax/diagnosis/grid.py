@@ -15,6 +15,8 @@ from mdtree_jax.diagnosis.columns import missing_columns, missing_message, numer
 from mdtree_jax.diagnosis.tasks import OPTIMAL
 
 AXES = ("width", "batch_size", "data_fraction")
+#: What a sweep can vary beside them.
+OTHER_AXES = ("learning_rate", "weight_decay", "train_epochs")
 
 
 class Grid(NamedTuple):
@@ -90,6 +92,16 @@ def _check_unique(frame: pd.DataFrame, flat: np.ndarray) -> None:
     if len(same):
         first, second = int(order[same[0]]), int(order[same[0] + 1])
         cell = ", ".join(f"{axis}={frame[axis].iloc[first]:g}" for axis in AXES)
+        differing = [
+            f"{name} is {frame[name].iloc[first]:g} and {frame[name].iloc[second]:g}"
+            for name in OTHER_AXES
+            if name in frame and frame[name].iloc[first] != frame[name].iloc[second]
+        ]
+        if differing:
+            raise UserError(
+                f"the configuration {cell} stands twice, in rows {first + 1} and {second + 1}, where "
+                f"{' and '.join(differing)}; trees are fitted over {', '.join(AXES)}, so keep the rows of one value"
+            )
         raise UserError(
             f"the configuration {cell} stands twice, in rows {first + 1} and {second + 1}; a collection holds one row "
             "per configuration (average over seeds first)"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mdtree_jax.checks import UserError
+from mdtree_jax.landscape.options import check_count
 from mdtree_jax.landscape.points import all_finite, check_pair, evaluate_path, interpolate
 
 
@@ -49,8 +49,7 @@ def linear_barrier(num_points: int = 11) -> Callable[..., LinearBarrier]:
     Raises:
         UserError: num_points < 3. By `measure`: what `check_pair` refuses.
     """
-    if num_points < 3:
-        raise UserError(f"num_points {num_points} must be at least 3: both ends and a point between")
+    check_count("num_points", num_points, at_least=3)  # both ends and a point between
 
     def measure(end0: Any, end1: Any, evaluate: Callable[[Any], dict[str, jax.Array]]) -> LinearBarrier:
         check_pair(end0, end1)

@@ -12,9 +12,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.landscape.options import check_count, check_positive
 from mdtree_jax.landscape.points import add_scaled, all_finite, check_pair, evaluate_path
 
 INITS = ("linear", "published")
+
+#: Learning rate as a share of the highest, from the share of the steps that is done.
+SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "published": lambda done: jnp.clip(1 - 0.99 * (done - 0.5) / 0.4, 0.01, 1),
+    "constant": jnp.ones_like,
+    "cosine": lambda done: (1 + jnp.cos(jnp.pi * done)) / 2,
+}
 
 
 class CurveResult(NamedTuple):
@@ -93,10 +101,15 @@ def bezier(w0: Any, w1: Any, w2: Any, t: jax.Array) -> Any:
     return jax.tree.map(point, w0, w1, w2)
 
 
-def curve_learning_rate(step: jax.Array, num_steps: Any, learning_rate: Any, dtype: Any) -> jax.Array:
-    """Return the rate of a step, from 0: constant for half the steps, linear to 1 % until 90 %, 1 % after."""
+def curve_learning_rate(
+    step: jax.Array, num_steps: Any, learning_rate: Any, dtype: Any, schedule: str = "published"
+) -> jax.Array:
+    """Return the rate of a step, from 0.
+
+    `published` is constant for half the steps, linear to 1 % until 90 %, 1 % after; `cosine` half a wave to 0.
+    """
     step, num_steps, learning_rate = (jnp.asarray(value).astype(dtype) for value in (step, num_steps, learning_rate))
-    return learning_rate * jnp.clip(1 - 0.99 * (step / num_steps - 0.5) / 0.4, 0.01, 1)
+    return learning_rate * SCHEDULES[schedule](step / num_steps)
 
 
 def bezier_connectivity(
@@ -106,6 +119,7 @@ def bezier_connectivity(
     weight_decay: float | jax.Array = 5e-4,
     num_points: int = 9,
     init: str = "linear",
+    schedule: str = "published",
 ) -> Callable[..., CurveResult]:
     """Return `connect(end0, end1, loss, evaluate, key) -> CurveResult`: train and measure the curve between two ends.
 
@@ -128,6 +142,7 @@ def bezier_connectivity(
         weight_decay: factor of the regulariser, applied to w(t), all parameters.
         num_points: equally spaced t that are measured; 5, 9, 13, ..., so that .25, .5 and .75 are among them.
         init: `linear` or `published`.
+        schedule: of the learning rate: `published`, `constant` or `cosine`, see `curve_learning_rate`.
 
     `connect` takes `loss(params, step, key) -> scalar`, the mean loss of a batch that the closure draws from the step
     (int32 from 0) or its key, BatchNorm in training mode; `evaluate(params)`, see `evaluate_path`, which recomputes
@@ -148,7 +163,7 @@ def bezier_connectivity(
     >>> float(evaluate((east + north) / 2)["train_error"]), round(float(-result.mode_connectivity_peak), 2) < 0.2
     (25.0, True)
     """
-    training = curve_training(num_steps, learning_rate, momentum, weight_decay, num_points, init)
+    training = curve_training(num_steps, learning_rate, momentum, weight_decay, num_points, init, schedule)
 
     def connect(end0: Any, end1: Any, loss: Callable, evaluate: Callable, key: jax.Array) -> CurveResult:
         state = training.start(end0, end1, key)
@@ -164,6 +179,7 @@ class _Options(NamedTuple):
     weight_decay: float | jax.Array
     num_points: int
     init: str
+    schedule: str
 
 
 def curve_training(
@@ -173,20 +189,22 @@ def curve_training(
     weight_decay: float | jax.Array = 5e-4,
     num_points: int = 9,
     init: str = "linear",
+    schedule: str = "published",
 ) -> CurveTraining:
     """Return the functions that `bezier_connectivity` runs, for a training that is cut into calls."""
-    options = _Options(num_steps, learning_rate, momentum, weight_decay, num_points, init)
+    options = _Options(num_steps, learning_rate, momentum, weight_decay, num_points, init, schedule)
     check_choice("init", init, INITS)
-    if _is_known(num_steps) and num_steps < 1:
-        raise UserError(f"num_steps {num_steps} must be at least 1")
+    check_choice("schedule", schedule, SCHEDULES)
+    if _is_known(num_steps):
+        check_count("num_steps", num_steps)
     if num_points < 5 or num_points % 4 != 1:
         raise UserError(f"num_points {num_points} must be 5, 9, 13, ..., so that t = .25, .5, .75 are among them")
-    if _is_known(learning_rate) and not learning_rate > 0:
-        raise UserError(f"learning_rate {learning_rate:g} must be above 0")
+    if _is_known(learning_rate):
+        check_positive("learning_rate", learning_rate)
     if not 0 <= momentum < 1:
         raise UserError(f"momentum {momentum:g} must be at least 0 and below 1")
-    if _is_known(weight_decay) and not weight_decay >= 0:
-        raise UserError(f"weight_decay {weight_decay:g} must be at least 0")
+    if _is_known(weight_decay) and not 0 <= weight_decay < math.inf:
+        raise UserError(f"weight_decay {weight_decay:g} must be a finite number of at least 0")
     return CurveTraining(*(functools.partial(function, options) for function in (_start, _advance, _finish)))
 
 
@@ -248,7 +266,7 @@ def _step(options: _Options, state: CurveState, loss: Callable) -> CurveState:
     gradient = add_scaled(gradient, params, jnp.asarray(options.weight_decay))
     velocity = jax.tree.map(lambda v: options.momentum * v, state.velocity)
     velocity = add_scaled(velocity, gradient, 2 * t * (1 - t))
-    rate = curve_learning_rate(state.step, options.num_steps, options.learning_rate, dtype)
+    rate = curve_learning_rate(state.step, options.num_steps, options.learning_rate, dtype, options.schedule)
     is_tail = state.step >= jnp.asarray(options.num_steps, jnp.int32) - _num_tail_steps(options)
     return state._replace(
         middle=add_scaled(state.middle, velocity, -rate),

@@ -91,7 +91,7 @@ def jax_measurer(config: SweepConfig) -> Measurer:
             **options,
         )
 
-    return Measurer(config=dataclasses.asdict(settings), measure=measure)
+    return Measurer(config=settings.recorded(), measure=measure)
 
 
 def describe_devices() -> list[str]:

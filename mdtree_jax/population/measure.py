@@ -381,16 +381,16 @@ class _Measurement:
         if not self.all_pairs:
             return found
         begin, compiling = time.perf_counter(), self.compile_seconds
-        logits, program = self.results["similarity"]["logits"], similarities_program()
+        program, stage = similarities_program(self.settings), self.results["similarity"]
         place = {row: index for index, row in enumerate(self.rows)}
         position = {pair: index for index, pair in enumerate(self.all_pairs)}
         for rows in self.configurations.values():
             if not any((a, b) in position for a in rows for b in rows):
                 continue
             # Diverged networks take part with whatever they hold, so that the shapes are always the same.
-            outputs = np.stack([logits[place.get(row, 0)] for row in rows]).astype(self.dtype)
-            arguments = outputs, self._networks(rows)["params"]
-            matrices = self._call(program, *arguments)
+            at = [place.get(row, 0) for row in rows]
+            outputs = [stage[name][at].astype(self.dtype) if name in stage else None for name in ("logits", "features")]
+            matrices = self._call(program, *outputs, self._networks(rows)["params"])
             for name, matrix in matrices.items():
                 values = found.setdefault(name, np.full(len(self.all_pairs), np.nan))
                 for a, first in enumerate(rows):

@@ -63,10 +63,10 @@ def program_of(
     return Program(jit_over_members(_MAKERS[stage](model, settings, **dict(options)), mesh, lanes))
 
 
-@functools.cache
-def similarities_program() -> Program:
-    """Return the program of the similarities of a configuration's networks: logits and parameters, stacked."""
-    return Program(jax.jit(measures.similarities))
+@functools.lru_cache(maxsize=8)
+def similarities_program(settings: MeasureSettings) -> Program:
+    """Return the program of the similarities of a configuration's networks, of arrays stacked; `similarities`."""
+    return Program(jax.jit(functools.partial(measures.similarities, settings)))
 
 
 @functools.cache

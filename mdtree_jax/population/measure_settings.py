@@ -17,6 +17,8 @@ METRICS = ("hessian", "sharpness", "similarity", "barrier", "connectivity")
 PAIR_METRICS = ("similarity", "barrier", "connectivity")
 PAIRS = ("first", "ring", "all")
 CURVE_INITS = ("linear", "published")
+CURVE_SCHEDULES = ("published", "constant", "cosine")
+ADDED_LATER = ("curve_schedule", "similarity_features", "similarity_debiased")
 
 #: What an effort stands for; a number that a grid sets itself stays. `curve_steps` is a share of the grid's.
 EFFORTS: dict[str, dict[str, Any]] = {
@@ -79,6 +81,9 @@ class MeasureConfig:
     curve_weight_decay: float = 5e-4
     curve_points: int | None = None
     curve_init: str = "linear"
+    curve_schedule: str = "published"
+    similarity_features: str = "softmax"
+    similarity_debiased: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,9 @@ class MeasureSettings:
         curve_weight_decay: on the point of the curve, as a term of the loss.
         curve_points: equally spaced points at which a curve is evaluated, ends included.
         curve_init: start of the middle point.
+        curve_schedule: of its learning rate.
+        similarity_features: what CKA compares: `softmax` outputs, as published, `logits`, or a named intermediate.
+        similarity_debiased: whether CKA takes the unbiased estimator.
     """
 
     metrics: tuple[str, ...]
@@ -132,6 +140,18 @@ class MeasureSettings:
     curve_weight_decay: float
     curve_points: int
     curve_init: str
+    curve_schedule: str
+    similarity_features: str
+    similarity_debiased: bool
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings as a manifest holds them.
+
+        What was added after collections had been recorded is left out at its default, so that they can go on.
+        """
+        added = {name: getattr(MeasureConfig, name) for name in ADDED_LATER}
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in added or value != added[name]}
 
     def with_metrics(self, metrics: tuple[str, ...]) -> MeasureSettings:
         """Return the same settings for other groups of metrics."""
@@ -179,8 +199,14 @@ def _check_ranges(settings: MeasureSettings) -> None:
     if not settings.metrics:
         raise UserError(f"grid.measure.metrics is empty; there are: {', '.join(METRICS)}")
     check_choice("curve_init", settings.curve_init, CURVE_INITS)
+    check_choice("curve_schedule", settings.curve_schedule, CURVE_SCHEDULES)
+    if settings.similarity_debiased and settings.similarity_images < 4:
+        raise UserError(
+            f"grid.measure.similarity_images={settings.similarity_images} is out of range; wanted at least 4 where "
+            "similarity_debiased is true"
+        )
     for name, value in dataclasses.asdict(settings).items():
-        if isinstance(value, (tuple, str)):
+        if isinstance(value, (tuple, str, bool)):
             continue
         least, is_strict = _LEAST.get(name, (0, True))
         if not math.isfinite(value) or value < least or (is_strict and value == least):

@@ -16,11 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdtree_jax import landscape
+from mdtree_jax.checks import check_choice
 from mdtree_jax.models import Model
 from mdtree_jax.population.measure_settings import MeasureSettings
 from mdtree_jax.training import cross_entropy, evaluate
 
 Results = dict[str, jax.Array]
+
+#: What CKA can compare beside the named intermediates of a model.
+FEATURES = ("softmax", "logits")
 
 
 class Data(NamedTuple):
@@ -126,21 +130,38 @@ def make_sharpness(model: Model, settings: MeasureSettings) -> Callable[..., Res
 
 
 def make_outputs(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
-    """Return the logits of a network on mixed-up training images; equal keys and subsets give equal images."""
+    """Return logits and compared features of a network on mixed-up images; equal keys and subsets give equal images.
+
+    `features` are there only if they are neither softmax outputs nor logits: one of the model's named intermediates,
+    (images, ...) flattened.
+    """
 
     def measure(item: NetworkItem, data: Data) -> Results:
         key = jax.random.wrap_key_data(item.key)
         options = {"num_images": settings.similarity_images, "alpha": settings.mixup_alpha}
         images = landscape.mixup(key, data.x_train, item.num_samples, **options)
-        return {"logits": model.apply(item.variables, images, False)[0]}
+        logits, intermediates, _ = model.apply(item.variables, images, False)
+        if (name := settings.similarity_features) in FEATURES:
+            return {"logits": logits}
+        check_choice("similarity_features", name, [*FEATURES, *intermediates])
+        return {"logits": logits, "features": intermediates[name].reshape(len(images), -1)}
 
     return measure
 
 
-def similarities(logits: jax.Array, params: Any) -> Results:
-    """Return the similarity of all pairs among k networks, (k, k) each, from logits (k, n, classes) and parameters."""
+def similarities(settings: MeasureSettings, logits: jax.Array, features: jax.Array | None, params: Any) -> Results:
+    """Return the similarity of all pairs among k networks, (k, k) each.
+
+    Args:
+        settings: what CKA compares, and how.
+        logits: (k, images, classes).
+        features: (k, images, ...), if they are an intermediate.
+        params: of all networks, stacked.
+    """
+    if features is None:
+        features = logits if settings.similarity_features == "logits" else jax.nn.softmax(logits)
     return {
-        "cka": landscape.linear_cka(jax.nn.softmax(logits)),
+        "cka": landscape.linear_cka(features, debiased=settings.similarity_debiased),
         "agreement": landscape.agreement(logits),
         "l2_distance": landscape.l2_distance(params),
     }
@@ -213,6 +234,7 @@ def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
         weight_decay=settings.curve_weight_decay,
         num_points=settings.curve_points,
         init=settings.curve_init,
+        schedule=settings.curve_schedule,
     )
 
     def start(item: PairItem, data: Data) -> landscape.CurveState:

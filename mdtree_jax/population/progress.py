@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
@@ -40,7 +41,12 @@ def amount(number: float) -> str:
 
 def plan_table(plan: pd.DataFrame, title: str) -> Table:
     """Return the plan of `make_plan` as a table, a row per width and the total; measuring in percent of training."""
-    table = Table(title=f"{title}: {len(plan)} cohorts, {plan['finished'].sum()} finished", title_justify="left")
+    table = Table(
+        title=f"{title}: {len(plan)} cohorts, {plan['finished'].sum()} finished",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )  # so that it fits 80 columns
     for heading in ("width", "parameters", "cohorts", "networks", "FLOPs", "measuring", "on disk", "time here"):
         table.add_column(heading, justify="right", no_wrap=True)
     for width, rows in [*plan.groupby("width"), ("all", plan)]:

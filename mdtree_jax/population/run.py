@@ -94,6 +94,9 @@ def run_sweep(
         to_measure = {cohort.key for cohort in cohorts if cohort.key in trained and cohort.key not in folder.measured}
         _check_networks_are_there(folder, sorted(to_measure - to_train))
     folder.write_tables(csv)  # a killed process may have left them behind its parts
+    if keep != "all":  # a process killed after it had measured them may have left networks behind
+        for key in folder.measured:
+            folder.forget_checkpoint(key)
     pending = [cohort for cohort in cohorts if cohort.key in to_train | to_measure]
     with _Ahead(recipe, data, folder, trainer, [cohort for cohort in pending if cohort.key in to_train]) as ahead:
         for cohort in pending:

@@ -310,14 +310,15 @@ def check_folder(path: Path, config: dict[str, Any]) -> None:
 
 
 def read_members(path: str | Path, config: dict[str, Any]) -> pd.DataFrame | None:
-    """Return the per-seed table at `path` if that is a run of `config`, None otherwise; takes no lock."""
+    """Return the per-seed table at `path`, None if no run was begun there; takes no lock.
+
+    `config` may lack what is only known with the data. Raises `UserError` as `check_folder`.
+    """
     path = Path(path).expanduser()
-    manifest = read_manifest(path / "manifest.json")
+    manifest = read_manifest(path / "manifest.json") or {"config": {}}
+    check_folder(path, manifest["config"] | config)
     table = path / "members.parquet"
-    if manifest is None or not table.exists():
-        return None
-    there = {key: manifest["config"].get(key) for key in config}
-    return pd.read_parquet(table) if config_hash(there) == config_hash(config) else None
+    return pd.read_parquet(table) if table.exists() else None
 
 
 def _may_be_alone(name: str) -> bool:

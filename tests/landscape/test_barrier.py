@@ -71,7 +71,7 @@ def test_batched_equals_one_by_one_and_nan_harms_no_other():
 
 
 def test_bad_input():
-    with pytest.raises(UserError, match="num_points 2 must be at least 3"):
+    with pytest.raises(UserError, match="num_points 2 must be a whole number of at least 3"):
         linear_barrier(2)
     with pytest.raises(UserError, match=r"leaf '' has shape \(2,\) in one network and \(3,\) in the other"):
         linear_barrier()(jnp.ones(2), jnp.ones(3), evaluate_with(ring))

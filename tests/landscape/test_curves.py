@@ -66,6 +66,14 @@ def test_learning_rate_is_constant_then_linear_then_one_percent():
         np.testing.assert_allclose(rate, 0.02 * factor, rtol=1e-12)
 
 
+def test_other_schedules():
+    for step, factor in {0: 1, 250: 0.75, 500: 0.5, 750: 0.25}.items():
+        turn = np.arccos(2 * factor - 1) / np.pi  # half a wave is down to this factor at this share of the steps
+        rate = curve_learning_rate(jnp.int32(round(1000 * turn)), 1000, 0.02, jnp.float64, "cosine")
+        np.testing.assert_allclose(rate, 0.02 * factor, rtol=3e-3), step
+        np.testing.assert_allclose(curve_learning_rate(jnp.int32(step), 1000, 0.02, jnp.float64, "constant"), 0.02)
+
+
 def test_training_is_the_stated_recursion():
     """A plain loop over the same t, with a gradient by hand of loss = sum(w^3) that also depends on the step."""
     end0, end1, key = np.array([0.3, -0.2]), np.array([0.1, 0.5]), jax.random.key(5)
@@ -245,13 +253,16 @@ def test_float32_stays_float32():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_steps": 0}, "num_steps 0 must be at least 1"),
+        ({"num_steps": 0}, "num_steps 0 must be a whole number of at least 1"),
         ({"num_points": 8}, r"num_points 8 must be 5, 9, 13, \.\.\."),
         ({"num_points": 1}, "num_points 1 must be 5, 9"),
-        ({"learning_rate": 0.0}, "learning_rate 0 must be above 0"),
-        ({"learning_rate": float("nan")}, "learning_rate nan must be above 0"),
+        ({"learning_rate": 0.0}, "learning_rate 0.0 must be a finite number above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate nan must be a finite number above 0"),
         ({"momentum": 1.0}, "momentum 1 must be at least 0 and below 1"),
-        ({"weight_decay": -0.1}, "weight_decay -0.1 must be at least 0"),
+        ({"weight_decay": -0.1}, "weight_decay -0.1 must be a finite number of at least 0"),
+        ({"num_steps": 2.5}, "num_steps 2.5 must be a whole number"),
+        ({"learning_rate": float("inf")}, "learning_rate inf must be a finite number above 0"),
+        ({"schedule": "step"}, "unknown schedule .step.; there are: published, constant, cosine"),
         ({"init": "linaer"}, r"unknown init 'linaer' \(did you mean 'linear'\?\); there are: linear, published"),
     ],
 )
