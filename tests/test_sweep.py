@@ -175,9 +175,14 @@ def test_the_same_command_goes_on_and_another_config_is_refused(small_run, capsy
     assert code == 0
     assert "0 cohorts trained" in out
     assert (folder / "run" / "collection.csv").exists()
+    (folder / "file").write_text("")
     code, _, err = call(capsys, *SMALL, "grid.num_seeds=3", "grid.schedule=cosine")
     assert code == 2
     assert "num_seeds is 2 there, 3 here; schedule is constant there, cosine here" in err
+    code, _, err = call(capsys, *SMALL, "grid.num_seeds=3", "dry_run=true")
+    assert (code, "num_seeds is 2 there, 3 here" in err) == (2, True)
+    code, _, err = call(capsys, *SMALL, "out=file", "dry_run=true")
+    assert (code, "out=file is a file; wanted a folder" in err) == (2, True)
     code, out, _ = call(capsys, *SMALL, "dry_run=true")
     assert code == 0
     assert "2 cohorts, 2 finished" in out

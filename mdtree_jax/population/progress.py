@@ -47,7 +47,7 @@ def plan_table(plan: pd.DataFrame, title: str) -> Table:
         box=SIMPLE_HEAD,
         pad_edge=False,
     )  # so that it fits 80 columns
-    for heading in ("width", "parameters", "cohorts", "networks", "FLOPs", "measuring", "on disk", "time here"):
+    for heading in ("width", "parameters", "cohorts", "networks", "FLOPs", "measure", "on disk", "time here"):
         table.add_column(heading, justify="right", no_wrap=True)
     for width, rows in [*plan.groupby("width"), ("all", plan)]:
         left = rows[~rows["finished"]]
