@@ -1,6 +1,6 @@
 """Train and measure every network of a grid, as populations, in tables. Kill it, and the same command goes on.
 
-  python -m mdtree_jax.sweep +grid=digits_tiny                 # a couple of minutes on 2 CPU cores, embedded data
+  python -m mdtree_jax.sweep +grid=digits_tiny                 # some 4 minutes on 2 CPU cores, embedded data
   python -m mdtree_jax.sweep +grid=digits                      # 1690 configurations x 3 seeds on embedded data
   python -m mdtree_jax.sweep +grid=cifar dry_run=true          # what the paper's collection would cost here
   python -m mdtree_jax.sweep +grid=digits_tiny grid.width=[2,4] grid.batch_size=[16,64] grid.num_seeds=2 out=runs/mine
