@@ -248,7 +248,7 @@ def test_one_class_is_measured(cohort, data):
 
 def test_networks_side_by_side_are_those_one_after_the_other(cohort, data, measured, monkeypatch):
     """The way of an accelerator: lanes of several networks, and the products of a block at once."""
-    choices = Choices(20, True, True, 3)
+    choices = Choices(5, True, True, 3, 16)
     monkeypatch.setattr(measure_module, "choose", lambda *arguments: choices)
     found = measure(*cohort, data)
     assert found.choices == choices._asdict()
@@ -441,10 +441,15 @@ def test_memory_decides_batches_and_estimator():
     data = Data(images, labels, images, labels)
     settings = resolve(MeasureConfig(metrics=["hessian"], hessian_images=2000))
     large, less, small = (choose(model, data, settings, budget, "cpu") for budget in (2**36, 165 * 2**20, 2**24))
-    assert large == (2000, True, False, 1)
+    assert large == (2000, True, False, 1, 768)
     assert 500 <= less.hessian_batch_size < 2000
     assert less.use_xtrace
     assert not small.use_xtrace
+    many = resolve(MeasureConfig(metrics=["sharpness", "similarity"], hessian_images=50_000, similarity_images=51_200))
+    tight = choose(model, data, many, 165 * 2**20, "gpu")
+    assert tight.hessian_batch_size < 50_000
+    assert tight.similarity_batch_size < 51_200
+    assert 1 <= tight.lanes < 20
     accelerator = choose(model, data, settings, 2**36, "gpu")
     assert accelerator.lanes > 1
     assert accelerator.batched

@@ -177,15 +177,14 @@ class _Measurement:
     def measure(self, after_chunk: Callable[[str], None]) -> None:
         """Run every stage from where it stands."""
         metrics, networks = self.settings.metrics, self.rows
-        options = self.choices._asdict()
-        lanes = options.pop("lanes")
+        images, use_xtrace, batched, lanes, outputs = self.choices
         if "hessian" in metrics:
-            named = {"batch_size": options.pop("hessian_batch_size"), **options}
-            self._run("hessian", networks, self._network_items, lanes, named, after_chunk)
+            options = {"batch_size": images, "use_xtrace": use_xtrace, "batched": batched}
+            self._run("hessian", networks, self._network_items, lanes, options, after_chunk)
         if "sharpness" in metrics:
-            self._run("sharpness", networks, self._network_items, lanes, {}, after_chunk)
+            self._run("sharpness", networks, self._network_items, lanes, {"batch_size": images}, after_chunk)
         if "similarity" in metrics:
-            self._run("similarity", networks, self._similarity_items, lanes, {}, after_chunk)
+            self._run("similarity", networks, self._similarity_items, lanes, {"batch_size": outputs}, after_chunk)
         if "barrier" in metrics:
             self._run("barrier", self.pairs, self._pair_items, lanes, {}, after_chunk)
             if has_permutations(self.recipe.model):

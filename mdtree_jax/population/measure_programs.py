@@ -79,14 +79,16 @@ def check_model(model: Model, dtype: str, image_shape: tuple[int, int, int]) -> 
 
 
 class Choices(NamedTuple):
-    """How a width is measured: images held at a time by a Hessian product, XTrace or Hutchinson, products of a block
-    at once or one after the other, networks at once on a device.
+    """How a width is measured: images held at a time by a Hessian product (and by a gradient of the sharpness), XTrace
+    or Hutchinson, products of a block at once or one after the other, networks at once on a device, images held at a
+    time for the outputs that are compared.
     """
 
     hessian_batch_size: int
     use_xtrace: bool
     batched: bool
     lanes: int
+    similarity_batch_size: int
 
 
 def choose(
@@ -103,31 +105,59 @@ def choose(
     `data` holds abstract arrays.
     """
     batched = platform != "cpu"
-    images = settings.hessian_images
-    sizes = [images]
-    while sizes[-1] > 1:  # the largest divisor of at most half
-        sizes.append(next(n for n in range(sizes[-1] // 2, 0, -1) if images % n == 0))
+    sizes = _halves(settings.hessian_images)
     plans = [(n, True) for n in sizes[:3]] + [(n, False) for n in sizes]
+    plan, lane = _first_that_fits(plans, lambda plan: _hessian_bytes(model, data, settings, *plan, batched), budget)
+    images, outputs = _first_that_fits(
+        _halves(settings.similarity_images), lambda n: _output_bytes(model, data, settings, n), budget
+    )
+    lane = max(lane, outputs, _pair_bytes(model, data, settings))
+    return Choices(*plan, batched, int(max(1, budget // lane)) if batched else 1, images)
+
+
+def _halves(number: int) -> list[int]:
+    """Return the number and smaller ones down to 1, each the largest divisor of at most half of the one before."""
+    sizes = [number]
+    while sizes[-1] > 1:
+        sizes.append(next(n for n in range(sizes[-1] // 2, 0, -1) if number % n == 0))
+    return sizes
+
+
+def _first_that_fits(plans: list[Any], num_bytes: Callable[[Any], int], budget: int) -> tuple[Any, int]:
+    """Return the first plan that takes no more than the budget, else the last, and what it takes, at least 1."""
     for plan in plans:
-        lane = _lane_bytes(model, data, settings, plan, batched)
-        if lane <= budget or plan == plans[-1]:
-            return Choices(*plan, batched, int(max(1, budget // lane)) if batched else 1)
-    raise AssertionError("unreachable")
+        taken = num_bytes(plan)
+        if taken <= budget:
+            break
+    return plan, max(1, taken)
 
 
-@functools.lru_cache(maxsize=64)  # tracing takes seconds, and the cohorts of a width ask the same
-def _lane_bytes(
-    model: Model, data: measures.Data, settings: MeasureSettings, plan: tuple[int, bool], batched: bool
+# Tracing takes seconds, and the cohorts of a width ask the same.
+@functools.lru_cache(maxsize=64)
+def _hessian_bytes(
+    model: Model, data: measures.Data, settings: MeasureSettings, batch_size: int, use_xtrace: bool, batched: bool
 ) -> int:
-    """Return an upper estimate of the bytes that measuring one network and one pair takes."""
-    stages = []
+    found = 0
     if "hessian" in settings.metrics:
-        stages.append((measures.make_hessian(model, settings, *plan, batched), False))
-    if "connectivity" in settings.metrics:
-        stages.append((measures.make_curve(model, settings), True))
-    if "barrier" in settings.metrics:
-        stages.append((measures.make_barrier(model, settings), True))
-    return max((_traced_bytes(model, data, *stage) for stage in stages), default=1)
+        function = measures.make_hessian(model, settings, batch_size, use_xtrace, batched)
+        found = _traced_bytes(model, data, function, False)
+    if "sharpness" in settings.metrics:
+        found = max(found, _traced_bytes(model, data, measures.make_sharpness(model, settings, batch_size), False))
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _output_bytes(model: Model, data: measures.Data, settings: MeasureSettings, batch_size: int) -> int:
+    if "similarity" not in settings.metrics:
+        return 0
+    return _traced_bytes(model, data, measures.make_outputs(model, settings, batch_size), False)
+
+
+@functools.lru_cache(maxsize=64)
+def _pair_bytes(model: Model, data: measures.Data, settings: MeasureSettings) -> int:
+    makers = {"connectivity": measures.make_curve, "barrier": measures.make_barrier}
+    stages = [make(model, settings) for metric, make in makers.items() if metric in settings.metrics]
+    return max((_traced_bytes(model, data, stage, True) for stage in stages), default=0)
 
 
 def _traced_bytes(model: Model, data: measures.Data, function: Callable[..., Any], takes_pairs: bool) -> int:

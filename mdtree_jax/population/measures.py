@@ -118,29 +118,47 @@ def make_hessian(
     return measure
 
 
-def make_sharpness(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
-    """Return the measurement of the worst-case loss increase in a ball of `ball_radius` times the parameters' norm."""
+def make_sharpness(model: Model, settings: MeasureSettings, batch_size: int) -> Callable[..., Results]:
+    """Return the measurement of the worst-case loss increase in a ball of `ball_radius` times the parameters' norm.
+
+    `batch_size` images, a divisor of all, are in memory at a time.
+    """
     kernel = landscape.ball_sharpness(radius=settings.ball_radius, num_steps=settings.ball_steps, relative=True)
 
     def measure(item: NetworkItem, data: Data) -> Results:
         loss, batch = make_loss(model, item.variables["batch_stats"]), _hessian_batch(item, data, settings)
-        return {"ball_sharpness": kernel(lambda params: loss(params, batch), item.variables["params"]).increase}
+
+        def whole(params: Any) -> jax.Array:
+            if batch_size == settings.hessian_images:
+                return loss(params, batch)
+            parts = jax.tree.map(lambda a: a.reshape(-1, batch_size, *a.shape[1:]), batch)
+            # The activations of a part are made again for its gradient, so that no two are in memory.
+            return jax.lax.map(jax.checkpoint(lambda part: loss(params, part)), parts).mean()
+
+        return {"ball_sharpness": kernel(whole, item.variables["params"]).increase}
 
     return measure
 
 
-def make_outputs(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
+def make_outputs(model: Model, settings: MeasureSettings, batch_size: int) -> Callable[..., Results]:
     """Return logits and compared features of a network on mixed-up images; equal keys and subsets give equal images.
 
     `features` are there only if they are neither softmax outputs nor logits: one of the model's named intermediates,
-    (images, ...) flattened.
+    (images, ...) flattened. `batch_size` images, a divisor of all, go through the network at a time.
     """
 
     def measure(item: NetworkItem, data: Data) -> Results:
         key = jax.random.wrap_key_data(item.key)
         options = {"num_images": settings.similarity_images, "alpha": settings.mixup_alpha}
         images = landscape.mixup(key, data.x_train, item.num_samples, **options)
-        logits, intermediates, _ = model.apply(item.variables, images, False)
+        if batch_size == len(images):
+            return outputs(item.variables, images)
+        parts = images.reshape(-1, batch_size, *images.shape[1:])
+        found = jax.lax.map(lambda part: outputs(item.variables, part), parts)
+        return {name: value.reshape(len(images), -1) for name, value in found.items()}
+
+    def outputs(variables: Any, images: jax.Array) -> Results:
+        logits, intermediates, _ = model.apply(variables, images, False)
         if (name := settings.similarity_features) in FEATURES:
             return {"logits": logits}
         check_choice("similarity_features", name, [*FEATURES, *intermediates])
