@@ -11,9 +11,7 @@ every task; the sets are sorted by their worst direction.
 
 from __future__ import annotations
 
-import datetime
 import itertools
-import platform
 import sys
 import time
 from pathlib import Path
@@ -25,11 +23,11 @@ from sklearn.tree import DecisionTreeClassifier
 from mdtree_jax import load_collection
 from mdtree_jax.diagnosis.columns import LEAST_LOSS
 from mdtree_jax.diagnosis.experiments import task_rows
-from mdtree_jax.diagnosis.reference import commit
 from mdtree_jax.diagnosis.tasks import TASKS
 from mdtree_jax.files import write_text
 from mdtree_jax.parallel import available_cores, ordered_map
 from mdtree_jax.report.tables import markdown
+from sweeps.provenance import provenance
 
 MOST_FORMS, SHOWN = 3, 8
 #: Test errors are percentages of a problem with ten classes.
@@ -109,8 +107,7 @@ def main() -> None:
         [
             "# Forms of the metrics that carry between families",
             "",
-            f"`python -m sweeps.forms {' '.join(sys.argv[1:])}`, commit {commit()}, {datetime.date.today()}, "
-            f"{platform.machine()}, {time.perf_counter() - start:.0f} s. Accuracy in percent of free trees of depth 3; "
+            f"{provenance(start)} Accuracy in percent of free trees of depth 3; "
             "the sets were chosen by looking at these numbers, so that the best of many are optimistic.",
             "",
             *parts,

@@ -13,9 +13,6 @@ at F'.
 
 from __future__ import annotations
 
-import datetime
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -43,6 +40,7 @@ from mdtree_jax.parallel import available_cores
 from mdtree_jax.report.statistics import over_seeds, with_interval
 from mdtree_jax.report.tables import COVERAGE_HEADER, coverage_rows, markdown, method_label
 from sweeps import joint_choice
+from sweeps.provenance import provenance
 
 REFERENCE = Path(verdict.__file__).parent / "reference_files" / "published_F.json"
 
@@ -127,17 +125,6 @@ def _kind(reason: str) -> str:
     return next(f"abstains: {kind}" for words, kind in kinds.items() if words in reason) if reason else "answers"
 
 
-def provenance(seconds: float) -> str:
-    """Return what made this record: commit, date, machine, time."""
-    root = Path(__file__).resolve().parent.parent
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip()
-    where = f"{available_cores()} CPU cores ({platform.machine()}), Python {platform.python_version()}"
-    return (
-        f"Made by `python -m sweeps.joint` from commit {commit} on {datetime.date.today()}, {where}, {seconds:.0f} s."
-    )
-
-
 def main() -> None:
     """Measure everything, write sweeps/joint.md and the reference of the package."""
     start = time.perf_counter()
@@ -179,7 +166,7 @@ def main() -> None:
         "Accuracy in percent, mean over the five published seeds ± half the 95 % interval.",
         transfer_table(F, F_noise),
     ]
-    text = "\n\n".join(parts).replace("PROVENANCE", provenance(time.perf_counter() - start)) + "\n"
+    text = "\n\n".join(parts).replace("PROVENANCE", provenance(start)) + "\n"
     write_text(Path(__file__).with_suffix(".md"), text)
     print(text)
 

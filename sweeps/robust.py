@@ -10,11 +10,8 @@ do not make a new F': read the figures of F -> F' as optimistic.
 
 from __future__ import annotations
 
-import datetime
 import itertools
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -34,6 +31,7 @@ from mdtree_jax.diagnosis.tasks import TASKS
 from mdtree_jax.files import write_text
 from mdtree_jax.parallel import available_cores, ordered_map
 from mdtree_jax.report.tables import markdown, method_label
+from sweeps.provenance import provenance
 
 SEEDS = range(1000, 1050)
 RIVALS = (
@@ -201,18 +199,6 @@ def fit_seconds(F: pd.DataFrame) -> str:
     return markdown(["task", "96 models, ms", "all of F, ms"], rows)
 
 
-def provenance(seconds: float) -> str:
-    """Return what made this record: commit, date, machine, time."""
-    root = Path(__file__).resolve().parent.parent
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip()
-    where = f"{available_cores()} CPU cores ({platform.machine()}), Python {platform.python_version()}"
-    return (
-        f"Made by `python -m sweeps.robust` from commit {commit} on {datetime.date.today()}, {where}, {seconds:.0f} s. "
-        f"Seeds {SEEDS[0]} … {SEEDS[-1]}."
-    )
-
-
 def main() -> None:
     """Measure everything and write sweeps/robust.md."""
     start = time.perf_counter()
@@ -228,7 +214,7 @@ def main() -> None:
     ]
     parts = [
         "# The robust fit",
-        "PROVENANCE",
+        f"PROVENANCE Seeds {SEEDS[0]} … {SEEDS[-1]}.",
         "Members, bounds and constants were chosen on other seeds, but by looking at F', at F' → F and at the blocks: "
         "new seeds do not make a new F', so read F → F' as optimistic.",
         "## F → F', means over k",
@@ -253,7 +239,7 @@ def main() -> None:
         "## Every cell, F' → F",
         cell_table(backward),
     ]
-    text = "\n\n".join(parts).replace("PROVENANCE", provenance(time.perf_counter() - start)) + "\n"
+    text = "\n\n".join(parts).replace("PROVENANCE", provenance(start)) + "\n"
     write_text(Path(__file__).with_suffix(".md"), text)
     print(text)
 

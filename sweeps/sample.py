@@ -12,8 +12,6 @@ stays the same, and how often it is right by the record's labels. Interrupted, i
 
 from __future__ import annotations
 
-import datetime
-import platform
 import sys
 import time
 from pathlib import Path
@@ -24,9 +22,10 @@ import pandas as pd
 from mdtree_jax import diagnose_metrics, fit_reference, load_collection
 from mdtree_jax.diagnosis.causes import CAUSES, cause_labels
 from mdtree_jax.diagnosis.grid import AXES, make_grid
-from mdtree_jax.diagnosis.reference import Reference, commit
+from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.files import write_text, written_aside
 from mdtree_jax.report.tables import markdown
+from sweeps.provenance import provenance
 
 SIZES = (100, 300, 1000)
 METRICS = {
@@ -118,8 +117,7 @@ def main() -> None:
         [
             "# What a sample of the training data costs a diagnosis",
             "",
-            f"`python -m sweeps.sample {' '.join(sys.argv[1:])}`, commit {commit()}, {datetime.date.today()}, "
-            f"{platform.machine()}, {time.perf_counter() - start:.0f} s. {len(table)} configurations of `digits`, "
+            f"{provenance(start)} {len(table)} configurations of `digits`, "
             "three networks each, with 1600 or 3200 training images, diagnosed without their own rows of the record. "
             "Cells of metrics: mean and root mean square of the change against all images; probabilities: root mean "
             "square distance of the five; right: by the record's `label_joint_step`.",

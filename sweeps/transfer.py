@@ -8,9 +8,7 @@ these numbers but what the document says.
 
 from __future__ import annotations
 
-import datetime
 import itertools
-import platform
 import sys
 import time
 from pathlib import Path
@@ -22,7 +20,6 @@ from mdtree_jax.config import parse_seeds
 from mdtree_jax.diagnosis.experiments import EXPERIMENTS, task_rows
 from mdtree_jax.diagnosis.methods import METHODS
 from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS
-from mdtree_jax.diagnosis.reference import commit
 from mdtree_jax.diagnosis.scales import SCALES
 from mdtree_jax.diagnosis.suite import transfer
 from mdtree_jax.diagnosis.tasks import TASKS
@@ -93,8 +90,7 @@ def main() -> None:
     parts = [
         "# Transfer within and between families",
         "",
-        f"`python -m sweeps.transfer {' '.join(sys.argv[1:])}`, commit {commit()}, {datetime.date.today()}, "
-        f"{platform.machine()}, {time.perf_counter() - start:.0f} s.",
+        provenance(start),
         "",
         f"Accuracy in percent on the whole test collection, mean over all sample sizes k and {len(seeds)} seeds, "
         "± half the 95 % interval of the mean over the seeds (Student's t); none where no seed matters. `published/…`: "

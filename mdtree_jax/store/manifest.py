@@ -61,7 +61,7 @@ def describe_session(devices: list[str]) -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES if _version(name) is not None},
         "hardware": {
             "machine": platform.machine(),
-            "cpu": _cpu_name(),
+            "cpu": cpu_name(),
             "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "devices": devices,
         },
@@ -123,7 +123,7 @@ def _git_commit() -> str | None:
         return None
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     """Return the processor's marketing name where the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
