@@ -26,6 +26,7 @@ from mdtree_jax.diagnosis.tasks import TASKS
 from mdtree_jax.files import write_text
 from mdtree_jax.report.statistics import over_seeds, with_interval
 from mdtree_jax.report.tables import markdown, method_label
+from sweeps.provenance import provenance
 
 Pair = tuple[str, str, str]
 SCALE_WORDS = {"raw": "Metrics as they are", "rank": "Metrics of the test side by their ranks"}
