@@ -76,9 +76,9 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a manifest of a run ({error}); choose another out=") from error
+        raise UserError(f"{path} is not a manifest of a run ({error}); restore it, or take another folder") from error
     if not known:
-        raise UserError(f"{path} has format {manifest['format']}, this program writes {FORMAT}; choose another out=")
+        raise UserError(f"{path} has format {manifest['format']}, this program writes {FORMAT}; take another folder")
     return manifest
 
 
