@@ -80,24 +80,26 @@ def _check_grammar(overrides: list[str], schema: type) -> None:
         if key not in texts and re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
             raise UserError(f"'{override}' cannot be read; a list is written '{key}=[{value}]'")
         if swept:
+            shown = f": '{key}={quoted(value)}'" if not value.startswith("{") else ""
             raise UserError(
                 f"'{override}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes "
-                f"within the quotes: '{key}={quoted(value)}'"
+                f"within the quotes{shown}"
             )
 
 
 def quoted(value: str) -> str:
     """Return a value with the quotes that Hydra's grammar asks for, around each item of a list.
 
-    >>> quoted("a=1.csv"), quoted("[a=1.pt,'b']")
-    ('"a=1.csv"', '["a=1.pt","b"]')
+    >>> quoted("a=1.csv"), quoted("[a=1.pt,'b,c']")
+    ('"a=1.csv"', '["a=1.pt","b,c"]')
     """
 
     def one(text: str) -> str:
         return '"' + text.strip().strip("\"'") + '"'
 
     if value.startswith("[") and value.endswith("]"):
-        return "[" + ",".join(map(one, value[1:-1].split(","))) + "]"
+        items = re.findall(r"\s*(?:\"[^\"]*\"|'[^']*'|[^,]+)", value[1:-1])
+        return "[" + ",".join(map(one, items)) + "]"
     return one(value)
 
 

@@ -215,7 +215,9 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
     check_named(config.model, config.checkpoints)
     data = load_dataset(config.dataset, data_dir=config.data_dir, data_file=config.data_file)
     shape = data.shape
-    subject = load_subject(config.model, config.checkpoints, shape.image_shape, shape.num_classes, config.model_width)
+    # How many classes there are is not known of a user's own file: the largest label need not be there.
+    sizes = shape.image_shape, shape.num_classes, config.model_width
+    subject = load_subject(config.model, config.checkpoints, *sizes, may_lack_classes=config.dataset == "npz")
     with _progress() as progress:
         diagnosis = diagnose_subject(
             subject,

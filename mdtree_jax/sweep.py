@@ -95,7 +95,7 @@ def _verify(config: SweepConfig, record, recipe, cohorts, data, identity, consol
     from mdtree_jax.store.folder import RunFolder
     from mdtree_jax.store.manifest import describe_session
 
-    check_same_recipe(record, identity, jax_measurer(config).config)
+    check_same_recipe(record, identity, jax_measurer(config, data.shape).config)
     cohorts = sample_cohorts(cohorts, config.verify, config.verify_seed)
     members = {cohort.key: [(m.index, m.seed) for m in cohort.members] for cohort in cohorts}
     session = describe_session(describe_devices())
@@ -124,7 +124,7 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=N
         trainer = jax_trainer(config, data.shape) if "train" in config.stages else None
         if record is not None:
             trainer = trainer._replace(choose=recorded_choice(record, trainer.decode, trainer.choose))
-        measurer = jax_measurer(config) if "measure" in config.stages else None
+        measurer = jax_measurer(config, data.shape) if "measure" in config.stages else None
         options = {"measurer": measurer, "keep": config.keep, "csv": config.csv, "scalars": scalars}
         summary = run_sweep(recipe, cohorts, data, folder, trainer, monitor, **options)
     diverged = f", {summary.num_diverged} diverged" if summary.num_diverged else ""

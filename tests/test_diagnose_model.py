@@ -1,5 +1,7 @@
 """From networks and data to a diagnosis: what is measured, of which files, and what is refused."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from mdtree_jax.cli import run
 from mdtree_jax.diagnosis.joint import COLUMNS
 from mdtree_jax.models import build_model, from_torch
 from mdtree_jax.population.measure_settings import MeasureConfig, resolve
+from mdtree_jax.subject.diagnose import _check_types
 from mdtree_jax.subject.load import flax_functions, load_subject
 from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.network import examples, wrap
@@ -289,13 +292,19 @@ GOOD = {"params": [make_params(0), make_params(1)], "x_train": X, "y_train": Y}
         ({"training": "fast"}, "training='fast' is no mapping; wanted settings by name"),
         ({"max_images": 0}, "max_images=0 is out of range; wanted a whole number of at least 1"),
         ({"max_images": 10.5}, "max_images=10.5 is out of range; wanted a whole number"),
-        ({"x_train": X * 1e300}, "x_train holds numbers that are not finite as float32"),
+        ({"x_train": X.astype(float) * 1e300}, "x_train holds numbers that are not finite as float32"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_sentence(changed, message):
     with pytest.raises(UserError, match=message) as error:
         diagnose_model(apply, **GOOD | {"measure": QUICK} | changed)
     assert "\n" not in str(error.value)
+
+
+def test_every_setting_of_measuring_takes_its_default_back():
+    _check_types(dataclasses.asdict(MeasureConfig()))
+    with pytest.raises(UserError, match="similarity_debiased=1 does not fit; it takes bool"):
+        _check_types({"similarity_debiased": 1})
 
 
 def test_logits_that_are_not_finite_for_a_late_image_are_refused():

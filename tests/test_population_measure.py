@@ -248,7 +248,7 @@ def test_one_class_is_measured(cohort, data):
 
 def test_networks_side_by_side_are_those_one_after_the_other(cohort, data, measured, monkeypatch):
     """The way of an accelerator: lanes of several networks, and the products of a block at once."""
-    choices = Choices(5, True, True, 3, 16)
+    choices = Choices(5, True, True, 3, 10, 16)
     monkeypatch.setattr(measure_module, "choose", lambda *arguments: choices)
     found = measure(*cohort, data)
     assert found.choices == choices._asdict()
@@ -290,11 +290,11 @@ def test_a_diverged_network_is_nan_and_harms_no_other(cohort, data, measured):
     )
 
 
-def test_a_cohort_without_a_finite_network_is_all_nan(cohort, data, measured):
+def test_a_cohort_without_a_finite_network_has_no_metrics(cohort, data, measured):
     whole, variables = cohort
     found = measure(whole, variables, data, is_finite=[False] * 6)
     assert found.members["configuration"].tolist() == [0, 0, 0, 1, 1, 1]
-    assert found.members.drop(columns=["configuration", "seed"]).isna().all(axis=None)
+    assert list(found.members) == ["configuration", "seed"]
     assert not len(found.pairs)
     assert not len(found.layers)
 
@@ -352,21 +352,35 @@ def test_curves_that_take_long_are_cut_and_can_be_taken_up(cohort, data, measure
         resume = saved[-1] if saved else None
         with pytest.raises(KeyboardInterrupt):
             measure(*cohort, data, checkpoint=stop, checkpoint_seconds=0.0, resume=resume)
-        assert any(np.array_equal(array, np.full(len(array), step)) for array in saved[-1].values() if array.ndim == 1)
+        steps = [array for array in saved[-1].values() if array.ndim == 1 and array.dtype == np.int32 and len(array)]
+        assert any((array == step).all() for array in steps)
+        assert saved[-1]["curve_seconds"] > 0
     again = measure(*cohort, data, resume=saved[-1], progress=lambda fraction, message: fractions.append(fraction))
     assert_same(again, measured, rtol=0, atol=0)
     assert fractions == sorted(fractions)
+    assert (again.pairs["connectivity_seconds"] > 0).all()
+    # On another number of devices the curves under training start over.
+    there = {name: array[:1] if name.startswith("curves/") else array for name, array in saved[-1].items()}
+    elsewhere = measure(*cohort, data, resume=there | {"devices/number": np.asarray(1 + len(jax.devices()))})
+    assert_same(elsewhere, measured, rtol=0, atol=0)
+    # Side by side, three at a time, as on an accelerator.
+    monkeypatch.setattr(measure_module, "choose", lambda *arguments: Choices(20, True, False, 3, 20, 64))
+    assert_same(measure(*cohort, data), measured, rtol=1e-9, atol=1e-9)
 
 
-def test_a_cohort_goes_on_as_it_was_begun(cohort, data, measured):
+def test_a_cohort_goes_on_as_it_was_begun(cohort, data, measured, monkeypatch):
     def stop(state):
         raise RuntimeError(state)
 
     with pytest.raises(RuntimeError) as stopped:
         measure(*cohort, data, checkpoint=stop, checkpoint_seconds=0.0)
-    again = measure(*cohort, data, resume=stopped.value.args[0], memory_budget_bytes=1)
+    saved = stopped.value.args[0]
+    monkeypatch.setattr(measure_module, "choose", lambda *arguments: Choices(5, False, False, 1, 5, 16))
+    again = measure(*cohort, data, resume=saved, memory_budget_bytes=BUDGET * 2 // 3)
     assert again.choices == measured.choices
-    assert measure(*cohort, data, memory_budget_bytes=1).choices != measured.choices
+    assert measure(*cohort, data, resume=saved, memory_budget_bytes=BUDGET // 3).choices != measured.choices
+    other = saved | {"devices/number": saved["devices/number"] + 1}
+    assert measure(*cohort, data, resume=other).choices != measured.choices
 
 
 def test_one_compilation_a_program_and_none_the_second_time(data, measured):
@@ -441,13 +455,14 @@ def test_memory_decides_batches_and_estimator():
     data = Data(images, labels, images, labels)
     settings = resolve(MeasureConfig(metrics=["hessian"], hessian_images=2000))
     large, less, small = (choose(model, data, settings, budget, "cpu") for budget in (2**36, 165 * 2**20, 2**24))
-    assert large == (2000, True, False, 1, 768)
+    assert large == (2000, True, False, 1, 2000, 768)
     assert 500 <= less.hessian_batch_size < 2000
     assert less.use_xtrace
     assert not small.use_xtrace
     many = resolve(MeasureConfig(metrics=["sharpness", "similarity"], hessian_images=50_000, similarity_images=51_200))
     tight = choose(model, data, many, 165 * 2**20, "gpu")
-    assert tight.hessian_batch_size < 50_000
+    assert tight.sharpness_batch_size < 50_000
+    assert tight.use_xtrace  # which nothing was asked about
     assert tight.similarity_batch_size < 51_200
     assert 1 <= tight.lanes < 20
     accelerator = choose(model, data, settings, 2**36, "gpu")

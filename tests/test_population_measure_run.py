@@ -88,6 +88,12 @@ def test_killed_while_measuring_nothing_is_trained_or_measured_twice(tmp_path):
     assert_same_tables(tmp_path / "killed", tmp_path / "whole")
 
 
+def test_networks_that_were_kept_stay(tmp_path):
+    sweep(tmp_path, trainer(), measurer())
+    sweep(tmp_path, trainer(), measurer(), keep="metrics_only")
+    assert len(list((tmp_path / "checkpoints").iterdir())) == len(COHORTS)
+
+
 def test_what_was_begun_is_resumed_and_forgotten_with_other_settings(tmp_path):
     seen = []
 

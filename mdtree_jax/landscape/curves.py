@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from mdtree_jax.checks import UserError, check_choice
@@ -192,6 +193,7 @@ def curve_training(
     schedule: str = "published",
 ) -> CurveTraining:
     """Return the functions that `bezier_connectivity` runs, for a training that is cut into calls."""
+    num_steps, learning_rate, weight_decay = map(_plain, (num_steps, learning_rate, weight_decay))
     options = _Options(num_steps, learning_rate, momentum, weight_decay, num_points, init, schedule)
     check_choice("init", init, INITS)
     check_choice("schedule", schedule, SCHEDULES)
@@ -206,6 +208,11 @@ def curve_training(
     if _is_known(weight_decay) and not 0 <= weight_decay < math.inf:
         raise UserError(f"weight_decay {weight_decay:g} must be a finite number of at least 0")
     return CurveTraining(*(functools.partial(function, options) for function in (_start, _advance, _finish)))
+
+
+def _plain(value: Any) -> Any:
+    """Return the number in a NumPy array of one."""
+    return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
 def _is_known(value: Any) -> bool:

@@ -10,7 +10,7 @@ negative one, which is returned with its sign.
 | diagonal matrix | exact | 0 | true | at once, if a relative error is asked for |
 | a product with NaN or infinity | NaN or infinite | NaN | false | after the block in which it appears |
 | trace near zero | as estimated | as estimated | true | at the budget: the relative error stays large |
-| one sample | as estimated | NaN: one says nothing of its spread | true | not converged |
+| one sample | as estimated | NaN: one says nothing of its spread | true | reaches no relative error |
 """
 
 from __future__ import annotations

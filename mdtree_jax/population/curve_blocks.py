@@ -15,15 +15,17 @@ CURVE_BLOCK_FLOPS = 2e12
 
 
 class Curves(NamedTuple):
-    """The curves of a chunk under training: their state, how many they are, the share of the steps that is done."""
+    """The curves of a chunk under training: state, how many they are, share of the steps that is done, seconds."""
 
     state: Any
     count: int
     fraction: float
+    seconds: float
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Return the state as a flat dictionary of arrays, whose names sort in its order."""
-        return {f"curves/{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.state))}
+        leaves = {f"curves/{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.state))}
+        return leaves | {"curve_seconds": np.asarray(self.seconds)}
 
 
 def takes_long(cost: MeasureCost) -> bool:
@@ -49,18 +51,18 @@ def curves_in_blocks(
         items: the pairs, stacked.
         data: what they share.
         cost: of measuring; says how many steps a block has.
-        saved: arrays of `Curves.snapshot`, in order; empty for a fresh start.
+        saved: arrays of `Curves.snapshot`, in order; empty, or of other shapes, for a fresh start.
         sharding: of the items.
         after_block: called with state and fraction of the steps after every block but the last.
     """
     state = start(items, data)
-    if saved:
-        leaves, structure = jax.tree.flatten(state)
+    leaves, structure = jax.tree.flatten(state)
+    if [array.shape for array in saved] == [leaf.shape for leaf in leaves]:
         kept = [jax.device_put(np.asarray(s, leaf.dtype), sharding) for s, leaf in zip(saved, leaves, strict=True)]
         state = structure.unflatten(kept)
     num_steps, block = cost.settings.curve_steps, np.int32(cost.curve_steps_of(CURVE_BLOCK_FLOPS))
     while (done := int(np.asarray(state.step)[0])) < num_steps:
-        state = jax.block_until_ready(advance((items, state), (data, block)))
+        state = advance((items, state), (data, np.int32(done), block))
         if done + block < num_steps:
             after_block(state, (done + block) / num_steps)
     return finish((items, state), data)

@@ -21,6 +21,7 @@ from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
 from mdtree_jax.population.measure import measure_cohort
 from mdtree_jax.population.measure_settings import resolve
+from mdtree_jax.population.measures import check_features
 from mdtree_jax.population.plan import Machine, ModelCost, cpu_machine, make_plan
 from mdtree_jax.population.run import Measurer, Trainer
 from mdtree_jax.population.schema import GridConfig, SweepConfig
@@ -77,9 +78,15 @@ def jax_trainer(config: SweepConfig, shape: DatasetShape) -> Trainer:
     return Trainer(choose=choose, train=train, encode=dataclasses.asdict, decode=decode, prepare=prepare)
 
 
-def jax_measurer(config: SweepConfig) -> Measurer:
-    """Return the measurer that `run_sweep` calls; raises `UserError` for settings out of range."""
+def jax_measurer(config: SweepConfig, shape: DatasetShape) -> Measurer:
+    """Return the measurer that `run_sweep` calls with a data set of this shape.
+
+    Raises `UserError` for settings out of range, and for features to compare that the model does not have.
+    """
     settings = resolve(config.grid.measure)
+    image_shape = tuple(shape.image_shape)
+    model = build_model(config.grid.model, min(config.grid.width), shape.num_classes, image_shape, config.grid.dtype)
+    check_features(model, settings, image_shape, config.grid.dtype)
 
     def measure(*arguments: Any, **options: Any) -> Any:
         return measure_cohort(

@@ -26,7 +26,7 @@ from mdtree_jax.population.lanes import AXIS
 from mdtree_jax.population.measure_cost import MeasureCost
 from mdtree_jax.population.measure_programs import Program, check_model, choose, program_of, similarities_program
 from mdtree_jax.population.measure_settings import PAIR_METRICS, MeasureSettings, chosen_pairs
-from mdtree_jax.population.measure_tables import layer_table, scatter
+from mdtree_jax.population.measure_tables import layer_table, member_table, pair_table
 
 
 class MeasuredCohort(NamedTuple):
@@ -123,6 +123,7 @@ class _Measurement:
         if model is None:
             model = build_model(recipe.model, cohort.width, recipe.num_classes, shape, dtype)
             check_model(model, dtype, shape)
+        measures.check_features(model, settings, shape, dtype)
         self.model = model
         self.variables = jax.tree.map(np.asarray, variables)
         self.is_finite = np.asarray(is_finite, bool)
@@ -140,6 +141,7 @@ class _Measurement:
         self.num_done: dict[str, int] = {}
         self.resume: dict[str, np.ndarray] = {}
         self.curves: Curves | None = None
+        self.devices = {"budget": budget, "number": len(devices), "are_cpus": int(devices[0].platform == "cpu")}
         self.num_compilations, self.compile_seconds = 0, time.perf_counter() - begin
         # The largest subsets first, so that the networks of a chunk take equally long.
         self.rows = [int(row) for row in np.argsort(-self.counts, kind="stable") if self.is_finite[row]]
@@ -148,10 +150,15 @@ class _Measurement:
         self.pairs = self._pairs(settings.pairs)
 
     def take_up(self, saved: Mapping[str, np.ndarray]) -> None:
-        """Go on from a snapshot, with what was chosen then: how much memory is free now must not change a number."""
+        """Go on from a snapshot, with what was chosen then: how much memory is free now must not change a number.
+
+        On other devices, or with less than half of the memory, it is chosen anew.
+        """
         self.resume = dict(saved)
+        budget, *devices = (int(self.resume.pop(f"devices/{name}", 0)) for name in self.devices)
         chosen = {name: self.resume.pop(f"choices/{name}", None) for name in self.choices._fields}
-        if all(value is not None for value in chosen.values()):
+        is_same = devices == list(self.devices.values())[1:] and self.devices["budget"] >= budget / 2
+        if is_same and all(value is not None for value in chosen.values()):
             kinds = {name: type(value) for name, value in self.choices._asdict().items()}
             self.choices = self.choices._make(kinds[name](value) for name, value in chosen.items())
 
@@ -177,14 +184,17 @@ class _Measurement:
     def measure(self, after_chunk: Callable[[str], None]) -> None:
         """Run every stage from where it stands."""
         metrics, networks = self.settings.metrics, self.rows
-        images, use_xtrace, batched, lanes, outputs = self.choices
+        chosen, lanes = self.choices, self.choices.lanes
         if "hessian" in metrics:
-            options = {"batch_size": images, "use_xtrace": use_xtrace, "batched": batched}
+            options = {"use_xtrace": chosen.use_xtrace, "batched": chosen.batched}
+            options["batch_size"] = chosen.hessian_batch_size
             self._run("hessian", networks, self._network_items, lanes, options, after_chunk)
         if "sharpness" in metrics:
-            self._run("sharpness", networks, self._network_items, lanes, {"batch_size": images}, after_chunk)
+            options = {"batch_size": chosen.sharpness_batch_size}
+            self._run("sharpness", networks, self._network_items, lanes, options, after_chunk)
         if "similarity" in metrics:
-            self._run("similarity", networks, self._similarity_items, lanes, {"batch_size": outputs}, after_chunk)
+            options = {"batch_size": chosen.similarity_batch_size}
+            self._run("similarity", networks, self._similarity_items, lanes, options, after_chunk)
         if "barrier" in metrics:
             self._run("barrier", self.pairs, self._pair_items, lanes, {}, after_chunk)
             if has_permutations(self.recipe.model):
@@ -216,9 +226,12 @@ class _Measurement:
                 results = self._call(program, *arguments)
             found = {name: np.asarray(value) for name, value in results.items()}
             seconds = time.perf_counter() - begin - (self.compile_seconds - compiling)
+            seconds = seconds if self.curves is None else self.curves.seconds
             found["seconds"] = np.full(size, seconds / len(chunk))
             for name, value in found.items():
-                kept = self.results[stage].setdefault(name, np.full((len(items), *value.shape[1:]), np.nan))
+                # Features can be many; everything else is a table's.
+                kind = value.dtype if name == "features" else float
+                kept = self.results[stage].setdefault(name, np.full((len(items), *value.shape[1:]), np.nan, kind))
                 kept[start : start + len(chunk)] = value[: len(chunk)]
             self.num_done[stage] = start + len(chunk)
             self.curves = None
@@ -230,13 +243,23 @@ class _Measurement:
         names = [f"curve {part}" for part in measures.CurveParts._fields]
         programs = [program_of(name, self.model, self.settings, self.mesh, lanes, ()) for name in names]
         saved = [self.resume.pop(name) for name in sorted(self.resume) if name.startswith("curves/")]
+        spent = float(self.resume.pop("curve_seconds", 0.0))
+
+        def call(program: Program, *arrays: Any) -> Any:
+            nonlocal spent
+            begin, compiling = time.perf_counter(), self.compile_seconds
+            found = jax.block_until_ready(self._call(program, *arrays))
+            spent += time.perf_counter() - begin - (self.compile_seconds - compiling)
+            return found
 
         def after_block(state: Any, fraction: float) -> None:
-            self.curves = Curves(state, num_curves, fraction)
+            self.curves = Curves(state, num_curves, fraction, spent)
             after_chunk("connectivity")
 
-        calls = [functools.partial(self._call, program) for program in programs]
-        return curves_in_blocks(*calls, *arguments, self.cost, saved, self.split, after_block)
+        calls = [functools.partial(call, program) for program in programs]
+        found = curves_in_blocks(*calls, *arguments, self.cost, saved, self.split, after_block)
+        self.curves = Curves(None, num_curves, 1.0, spent)
+        return found
 
     def _call(self, program: Program, *arguments: Any) -> Any:
         """Run a program, its compilation counted if there was one."""
@@ -259,6 +282,7 @@ class _Measurement:
         arrays = {f"{s}/{name}": array for s, found in self.results.items() for name, array in found.items()}
         arrays |= {f"{stage}/num_done": np.asarray(done) for stage, done in self.num_done.items()}
         arrays |= {f"choices/{name}": np.asarray(value) for name, value in self.choices._asdict().items()}
+        arrays |= {f"devices/{name}": np.asarray(value) for name, value in self.devices.items()}
         if self.curves is not None:
             arrays |= self.curves.snapshot()
         return arrays
@@ -317,62 +341,17 @@ class _Measurement:
 
     def tables(self) -> MeasuredCohort:
         """Return everything measured, in the order of the cohort."""
-        pairs = self._pair_table()  # first: it adds to the seconds of the networks
+        compared = self._similarities() if "similarity" in self.settings.metrics else {}  # adds to the seconds
+        pairs = self.all_pairs if self._takes_pairs() else []
+        measured = self.cohort, self.results, self.cost, self.counts
         return MeasuredCohort(
-            members=self._member_table(),
-            pairs=pairs,
+            members=member_table(*measured, self.rows),
+            pairs=pair_table(*measured, pairs, self.pairs if pairs else [], compared),
             layers=layer_table(self.cohort, self.rows, self.variables["params"], self.results.get("hessian")),
             num_compilations=self.num_compilations,
             compile_seconds=self.compile_seconds,
             choices=self.choices._asdict(),
         )
-
-    def _identities(self) -> dict[str, list[int]]:
-        members = self.cohort.members
-        return {"configuration": [m.index for m in members], "seed": [m.seed for m in members]}
-
-    def _member_table(self) -> pd.DataFrame:
-        table = pd.DataFrame(self._identities())
-        rows = np.asarray(self.rows, int)
-        for stage in ("hessian", "sharpness", "similarity"):
-            found = self.results.get(stage, {})
-            for name, values in found.items():
-                if values.ndim > 1:
-                    continue
-                column = f"{stage}_seconds" if name == "seconds" else name
-                table[column] = scatter(values, rows, len(table))
-            if found:
-                products = found.get("hessian_products", np.zeros(len(rows)))
-                counts = self.counts[rows]
-                flops = [self.cost.flops(stage, n, p) for n, p in zip(counts, products, strict=True)]
-                table[f"{stage}_flops"] = scatter(np.array(flops), rows, len(table))
-        return table
-
-    def _pair_table(self) -> pd.DataFrame:
-        members = self.cohort.members
-        table = pd.DataFrame(
-            {
-                "configuration": np.array([members[a].index for a, _ in self.all_pairs], np.int64),
-                "seed_a": np.array([members[a].seed for a, _ in self.all_pairs], np.int64),
-                "seed_b": np.array([members[b].seed for _, b in self.all_pairs], np.int64),
-            }
-        )
-        if not self._takes_pairs():
-            return table.iloc[:0]
-        position = {pair: index for index, pair in enumerate(self.all_pairs)}
-        at = np.array([position[pair] for pair in self.pairs], int)
-        if "similarity" in self.settings.metrics:
-            for name, values in self._similarities().items():
-                table[name] = values
-        for stage, prefix in (("barrier", ""), ("aligned", "aligned_"), ("connectivity", "")):
-            for name, values in self.results.get(stage, {}).items():
-                column = f"{stage}_seconds" if name == "seconds" else prefix + name
-                table[column] = scatter(values, at, len(table))
-            if self.results.get(stage):
-                metric = "barrier" if stage == "aligned" else stage
-                flops = np.array([self.cost.flops(metric, self.counts[a]) for a, _ in self.pairs])
-                table[f"{stage}_flops"] = scatter(flops, at, len(table))
-        return table.sort_values(["configuration", "seed_a", "seed_b"], ignore_index=True)
 
     def _similarities(self) -> dict[str, np.ndarray]:
         """Return CKA, agreement and distance of every pair of finite networks, in the order of `all_pairs`."""

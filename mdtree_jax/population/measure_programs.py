@@ -29,7 +29,8 @@ class Program:
 
     def prepare(self, *arguments: Any) -> Callable[..., measures.Results]:
         """Return the executable for arrays of these shapes."""
-        key = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments))
+        leaves, structure = jax.tree.flatten(arguments)
+        key = structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
         if key not in self._executables:
             start = time.perf_counter()
             self._executables[key] = self._jitted.lower(*arguments).compile()
@@ -79,15 +80,16 @@ def check_model(model: Model, dtype: str, image_shape: tuple[int, int, int]) -> 
 
 
 class Choices(NamedTuple):
-    """How a width is measured: images held at a time by a Hessian product (and by a gradient of the sharpness), XTrace
-    or Hutchinson, products of a block at once or one after the other, networks at once on a device, images held at a
-    time for the outputs that are compared.
+    """How a width is measured: images held at a time by a Hessian product, XTrace or Hutchinson, products of a block
+    at once or one after the other, networks at once on a device; images held at a time by a gradient of the sharpness,
+    and by the outputs that are compared.
     """
 
     hessian_batch_size: int
     use_xtrace: bool
     batched: bool
     lanes: int
+    sharpness_batch_size: int
     similarity_batch_size: int
 
 
@@ -107,12 +109,14 @@ def choose(
     batched = platform != "cpu"
     sizes = _halves(settings.hessian_images)
     plans = [(n, True) for n in sizes[:3]] + [(n, False) for n in sizes]
-    plan, lane = _first_that_fits(plans, lambda plan: _hessian_bytes(model, data, settings, *plan, batched), budget)
-    images, outputs = _first_that_fits(
-        _halves(settings.similarity_images), lambda n: _output_bytes(model, data, settings, n), budget
+    sides = (
+        (plans, functools.partial(_hessian_bytes, model, data, settings, batched)),
+        (sizes, functools.partial(_sharpness_bytes, model, data, settings)),
+        (_halves(settings.similarity_images), functools.partial(_output_bytes, model, data, settings)),
     )
-    lane = max(lane, outputs, _pair_bytes(model, data, settings))
-    return Choices(*plan, batched, int(max(1, budget // lane)) if batched else 1, images)
+    (plan, images, outputs), taken = zip(*(_first_that_fits(*side, budget) for side in sides), strict=True)
+    lane = max(*taken, _pair_bytes(model, data, settings))
+    return Choices(*plan, batched, int(max(1, budget // lane)) if batched else 1, images, outputs)
 
 
 def _halves(number: int) -> list[int]:
@@ -135,15 +139,18 @@ def _first_that_fits(plans: list[Any], num_bytes: Callable[[Any], int], budget: 
 # Tracing takes seconds, and the cohorts of a width ask the same.
 @functools.lru_cache(maxsize=64)
 def _hessian_bytes(
-    model: Model, data: measures.Data, settings: MeasureSettings, batch_size: int, use_xtrace: bool, batched: bool
+    model: Model, data: measures.Data, settings: MeasureSettings, batched: bool, plan: tuple[int, bool]
 ) -> int:
-    found = 0
-    if "hessian" in settings.metrics:
-        function = measures.make_hessian(model, settings, batch_size, use_xtrace, batched)
-        found = _traced_bytes(model, data, function, False)
-    if "sharpness" in settings.metrics:
-        found = max(found, _traced_bytes(model, data, measures.make_sharpness(model, settings, batch_size), False))
-    return found
+    if "hessian" not in settings.metrics:
+        return 0
+    return _traced_bytes(model, data, measures.make_hessian(model, settings, *plan, batched), False)
+
+
+@functools.lru_cache(maxsize=64)
+def _sharpness_bytes(model: Model, data: measures.Data, settings: MeasureSettings, batch_size: int) -> int:
+    if "sharpness" not in settings.metrics:
+        return 0
+    return _traced_bytes(model, data, measures.make_sharpness(model, settings, batch_size), False)
 
 
 @functools.lru_cache(maxsize=64)

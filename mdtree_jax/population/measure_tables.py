@@ -10,6 +10,76 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.population.cohort import Cohort
+from mdtree_jax.population.measure_cost import MeasureCost
+
+Results = Mapping[str, Mapping[str, np.ndarray]]
+Pairs = Sequence[tuple[int, int]]
+
+
+def member_table(
+    cohort: Cohort, results: Results, cost: MeasureCost, counts: np.ndarray, rows: Sequence[int]
+) -> pd.DataFrame:
+    """Return one row per network: configuration, seed, and what was measured of it, NaN where nothing was.
+
+    Args:
+        cohort: whose members `rows` and `counts` are of.
+        results: stage -> name -> values of the measured networks, in the order of `rows`.
+        cost: of measuring.
+        counts: training images of every member.
+        rows: of the measured networks.
+    """
+    members, rows = cohort.members, np.asarray(rows, int)
+    table = pd.DataFrame({"configuration": [m.index for m in members], "seed": [m.seed for m in members]})
+    for stage in ("hessian", "sharpness", "similarity"):
+        found = results.get(stage, {})
+        for name, values in found.items():
+            if values.ndim == 1:
+                table[f"{stage}_seconds" if name == "seconds" else name] = scatter(values, rows, len(table))
+        if found:
+            products = found.get("hessian_products", np.zeros(len(rows)))
+            flops = [cost.flops(stage, n, p) for n, p in zip(counts[rows], products, strict=True)]
+            table[f"{stage}_flops"] = scatter(np.array(flops), rows, len(table))
+    return table
+
+
+def pair_table(
+    cohort: Cohort,
+    results: Results,
+    cost: MeasureCost,
+    counts: np.ndarray,
+    all_pairs: Pairs,
+    pairs: Pairs,
+    compared: Mapping[str, np.ndarray],
+) -> pd.DataFrame:
+    """Return one row per pair: configuration, both seeds, and what was measured of it.
+
+    Args:
+        cohort, results, cost, counts: as of `member_table`; results of pairs are in the order of `pairs`.
+        all_pairs: the rows of the table.
+        pairs: those between which lines and curves were measured.
+        compared: similarities, in the order of `all_pairs`.
+    """
+    members = cohort.members
+    table = pd.DataFrame(
+        {
+            "configuration": np.array([members[a].index for a, _ in all_pairs], np.int64),
+            "seed_a": np.array([members[a].seed for a, _ in all_pairs], np.int64),
+            "seed_b": np.array([members[b].seed for _, b in all_pairs], np.int64),
+            **compared,
+        }
+    )
+    position = {pair: index for index, pair in enumerate(all_pairs)}
+    at = np.array([position[pair] for pair in pairs], int)
+    for stage, prefix in (("barrier", ""), ("aligned", "aligned_"), ("connectivity", "")):
+        for name, values in results.get(stage, {}).items():
+            column = f"{stage}_seconds" if name == "seconds" else prefix + name
+            table[column] = scatter(values, at, len(table))
+        if results.get(stage):
+            metric = "barrier" if stage == "aligned" else stage
+            table[f"{stage}_flops"] = scatter(
+                np.array([cost.flops(metric, counts[a]) for a, _ in pairs]), at, len(table)
+            )
+    return table.sort_values(["configuration", "seed_a", "seed_b"], ignore_index=True)
 
 
 def layer_table(

@@ -140,6 +140,16 @@ def make_sharpness(model: Model, settings: MeasureSettings, batch_size: int) -> 
     return measure
 
 
+def check_features(model: Model, settings: MeasureSettings, image_shape: tuple[int, ...], dtype: str) -> None:
+    """Raise `UserError` unless the model has the features that CKA is to compare."""
+    if settings.similarity_features in FEATURES:
+        return
+    images = jax.ShapeDtypeStruct((2, *image_shape), dtype)
+    network = jax.eval_shape(model.init, jax.random.key(0))
+    _, intermediates, _ = jax.eval_shape(lambda v, x: model.apply(v, x, False), network, images)
+    check_choice("similarity_features", settings.similarity_features, [*FEATURES, *intermediates])
+
+
 def make_outputs(model: Model, settings: MeasureSettings, batch_size: int) -> Callable[..., Results]:
     """Return logits and compared features of a network on mixed-up images; equal keys and subsets give equal images.
 
@@ -161,7 +171,6 @@ def make_outputs(model: Model, settings: MeasureSettings, batch_size: int) -> Ca
         logits, intermediates, _ = model.apply(variables, images, False)
         if (name := settings.similarity_features) in FEATURES:
             return {"logits": logits}
-        check_choice("similarity_features", name, [*FEATURES, *intermediates])
         return {"logits": logits, "features": intermediates[name].reshape(len(images), -1)}
 
     return measure
@@ -223,7 +232,9 @@ class CurveParts(NamedTuple):
 
     Attributes:
         start: `start(item, data) -> state`, a pytree of arrays.
-        advance: `advance((item, state), (data, num_steps)) -> state` after that many steps, or fewer at the end.
+        advance: `advance((item, state), (data, first, num_steps)) -> state` after that many steps from step `first`,
+            or fewer at the end. All pairs are at the same step: a number for all, not one each, keeps a loop over
+            steps one loop where pairs go side by side.
         finish: `finish((item, state), data) -> results`.
     """
 
@@ -237,7 +248,7 @@ def make_curve(model: Model, settings: MeasureSettings) -> Callable[..., Results
     parts = make_curve_parts(model, settings)
 
     def measure(item: PairItem, data: Data) -> Results:
-        state = parts.advance((item, parts.start(item, data)), (data, settings.curve_steps))
+        state = parts.advance((item, parts.start(item, data)), (data, 0, settings.curve_steps))
         return parts.finish((item, state), data)
 
     return measure
@@ -261,7 +272,7 @@ def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
         return state._replace(key=item.key)
 
     def advance(pair: tuple[PairItem, landscape.CurveState], shared: tuple[Data, Any]) -> landscape.CurveState:
-        (item, state), (data, num_steps) = pair, shared
+        (item, state), (data, first, num_steps) = pair, shared
         batch_stats = item.first["batch_stats"]
 
         def loss(params: Any, step: jax.Array, key: jax.Array) -> jax.Array:
@@ -272,7 +283,7 @@ def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
             logits, _, _ = model.apply(variables, data.x_train[rows], True)
             return cross_entropy(logits, data.y_train[rows]).mean()
 
-        state = state._replace(key=jax.random.wrap_key_data(state.key))
+        state = state._replace(key=jax.random.wrap_key_data(state.key), step=jnp.int32(first))
         return training.advance(state, loss, num_steps)._replace(key=item.key)
 
     def finish(pair: tuple[PairItem, landscape.CurveState], data: Data) -> Results:

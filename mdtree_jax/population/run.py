@@ -94,9 +94,6 @@ def run_sweep(
         to_measure = {cohort.key for cohort in cohorts if cohort.key in trained and cohort.key not in folder.measured}
         _check_networks_are_there(folder, sorted(to_measure - to_train))
     folder.write_tables(csv)  # a killed process may have left them behind its parts
-    if keep != "all":  # a process killed after it had measured them may have left networks behind
-        for key in folder.measured:
-            folder.forget_checkpoint(key)
     pending = [cohort for cohort in cohorts if cohort.key in to_train | to_measure]
     with _Ahead(recipe, data, folder, trainer, [cohort for cohort in pending if cohort.key in to_train]) as ahead:
         for cohort in pending:
@@ -108,7 +105,7 @@ def run_sweep(
                 ahead.start_next(cohort)
                 variables = _train_one(recipe, cohort, data, folder, trainer, monitor, keep_networks)
             if is_measured_next:
-                _measure_one(recipe, cohort, data, folder, measurer, monitor, variables)
+                _measure_one(recipe, cohort, data, folder, measurer, monitor, variables, keep)
                 if keep != "all":
                     folder.forget_checkpoint(cohort.key)
             rows = folder.trained_rows(cohort.key)
@@ -213,7 +210,14 @@ def _train_one(
 
 
 def _measure_one(
-    recipe: Recipe, cohort: Cohort, data: Any, folder: RunFolder, measurer: Measurer, monitor: Monitor, variables: Any
+    recipe: Recipe,
+    cohort: Cohort,
+    data: Any,
+    folder: RunFolder,
+    measurer: Measurer,
+    monitor: Monitor,
+    variables: Any,
+    keep: str,
 ) -> None:
     """Measure one trained cohort and commit the tables; `variables` are read from disk if they are None."""
     if variables is None:
@@ -238,6 +242,7 @@ def _measure_one(
     tables = {"members": measured.members, "pairs": measured.pairs, "layers": measured.layers}
     metadata = {
         "choices": measured.choices,
+        "keep": keep,
         "num_compilations": int(measured.num_compilations),
         "compile_seconds": float(measured.compile_seconds),
     }

@@ -261,6 +261,8 @@ class RunFolder:
     def _read_own_part(self, key: str, kind: str) -> pd.DataFrame:
         rows, metadata = read_part(self._part(key, kind), kind)
         self._check_part(self._part(key, kind), key, kind, rows, metadata)
+        if metadata.get("keep") == "metrics_only":  # killed before it came to that
+            self.forget_checkpoint(key)
         return rows
 
     def _check_part(self, path: Path, key: str, kind: str, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:

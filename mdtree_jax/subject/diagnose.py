@@ -147,5 +147,6 @@ def _check_types(measure: Mapping) -> None:
             good = (isinstance(value, number) and not isinstance(value, bool)) or (
                 value is None and "None" in kinds[name]
             )
+            good = isinstance(value, bool) if kinds[name] == "bool" else good
         if not good:
             raise UserError(f"measure.{name}={value!r} does not fit; it takes {kinds[name]}")

@@ -33,7 +33,12 @@ TORCH_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 def load_subject(
-    model: str, checkpoints: Sequence[str], image_shape: tuple[int, ...], num_classes: int, width: int | None = None
+    model: str,
+    checkpoints: Sequence[str],
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    width: int | None = None,
+    may_lack_classes: bool = False,
 ) -> Subject:
     """Return the subject of checkpoints.
 
@@ -43,6 +48,7 @@ def load_subject(
         image_shape: of one image of the data.
         num_classes: of the data.
         width: of an architecture of ours; None for PyTorch's weights and for a user's function.
+        may_lack_classes: whether a network may have more logits than the data have classes.
 
     Raises:
         UserError: an unknown model, a checkpoint that is missing, damaged or of other shapes (they are named).
@@ -50,7 +56,7 @@ def load_subject(
     check_named(model, checkpoints)
     if ":" in model:
         return _from_function(model, checkpoints, image_shape)
-    return _from_architecture(model, checkpoints, image_shape, num_classes, width)
+    return _from_architecture(model, checkpoints, image_shape, num_classes, width, may_lack_classes)
 
 
 def check_named(model: str, checkpoints: Sequence[str]) -> None:
@@ -73,10 +79,10 @@ def check_named(model: str, checkpoints: Sequence[str]) -> None:
             "package.module:function, and of one that JAX cannot run give the measured metrics, as metrics=TABLE.csv"
         )
     for place, path in enumerate(checkpoints):
-        if Path(path).expanduser().exists():
+        if os.path.exists(os.path.expanduser(path)):  # also false for a name that is too long
             continue
         for end in range(place + 2, len(checkpoints) + 1):
-            if Path(whole := ",".join(checkpoints[place:end])).expanduser().exists():
+            if os.path.exists(os.path.expanduser(whole := ",".join(checkpoints[place:end]))):
                 raise UserError(
                     f"the checkpoint '{path}' does not exist, but '{whole}' does: a path with a comma needs quotes "
                     f"within the quotes: 'checkpoints=[\"{whole}\"]'"
@@ -85,7 +91,12 @@ def check_named(model: str, checkpoints: Sequence[str]) -> None:
 
 
 def _from_architecture(
-    name: str, checkpoints: Sequence[str], image_shape: tuple[int, ...], num_classes: int, width: int | None
+    name: str,
+    checkpoints: Sequence[str],
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    width: int | None,
+    may_lack_classes: bool,
 ) -> Subject:
     networks, widths = [], {}
     for path in checkpoints:
@@ -98,7 +109,8 @@ def _from_architecture(
     if width is None and not widths:
         raise UserError(f"model_width is not given; Orbax checkpoints of {name} need it, as model_width=16")
     width = width if width is not None else next(iter(widths.values()))
-    num_classes = max(num_classes, *map(_num_logits, networks))  # data that lack the last class are data still
+    if may_lack_classes:
+        num_classes = max(num_classes, *map(_num_logits, networks))
     for path, found in widths.items():
         if found != width:
             raise UserError(f"'{path}' holds a {name} of width {found}, wanted is width {width}")

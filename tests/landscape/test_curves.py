@@ -70,7 +70,7 @@ def test_other_schedules():
     for step, factor in {0: 1, 250: 0.75, 500: 0.5, 750: 0.25}.items():
         turn = np.arccos(2 * factor - 1) / np.pi  # half a wave is down to this factor at this share of the steps
         rate = curve_learning_rate(jnp.int32(round(1000 * turn)), 1000, 0.02, jnp.float64, "cosine")
-        np.testing.assert_allclose(rate, 0.02 * factor, rtol=3e-3), step
+        np.testing.assert_allclose(rate, 0.02 * factor, rtol=3e-3)
         np.testing.assert_allclose(curve_learning_rate(jnp.int32(step), 1000, 0.02, jnp.float64, "constant"), 0.02)
 
 
