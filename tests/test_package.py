@@ -22,7 +22,7 @@ LAYERS = {
     "diagnose": {"cli", "config", "report", "subject", "diagnosis", "population", "store", "data", "checks", "files"},
     "reference": {"cli", "config", "report", "diagnosis", "checks"},
     "subject": {"population", "store", "diagnosis", "landscape", "training", "models", "data", "checks"},
-    "sweep": {"cli", "config", "population", "store", "data", "checks"},
+    "sweep": {"cli", "config", "report", "population", "store", "data", "checks"},
     "cli": {"config", "checks"},
     "config": {"population", "checks"},
     "population": {"landscape", "training", "models", "data", "store", "checks"},
@@ -44,7 +44,7 @@ NO_JAX |= {"data", "sweep", "diagnose", "reference"}
 JAX_MODULES = {
     "population": {
         *("train", "executables", "executor", "lanes", "jax_side", "mapped", "measure", "measure_programs", "measures"),
-        "memory",
+        *("memory", "curve_blocks", "measure_tables"),
     },
     "store": {"checkpoint"},
 }
