@@ -19,9 +19,8 @@ from jax import lax
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.landscape.options import check_count, check_positive
-from mdtree_jax.landscape.products import Product
+from mdtree_jax.landscape.products import Product, flat_product
 from mdtree_jax.landscape.safe import normalize, safe_norm
-from mdtree_jax.landscape.trees import flat_product
 
 WHICH = ("magnitude", "largest")
 

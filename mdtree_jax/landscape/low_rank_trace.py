@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mdtree_jax.landscape.options import check_count, check_positive
-from mdtree_jax.landscape.products import Product, over_block
+from mdtree_jax.landscape.products import Product, flat_product, over_block
 from mdtree_jax.landscape.trace import (
     TraceEstimate,
     TraceKernel,
@@ -26,7 +26,7 @@ from mdtree_jax.landscape.trace import (
     make_estimate,
     probe_samples,
 )
-from mdtree_jax.landscape.trees import flat_product, tree_signs
+from mdtree_jax.landscape.trees import tree_signs
 
 
 class _State(NamedTuple):

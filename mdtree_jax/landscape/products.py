@@ -1,7 +1,7 @@
 """Products of the Hessian and the generalised Gauss-Newton matrix of a mean loss with vectors. JAX.
 
-A product is a linear map on pytrees like the parameters. It is meant to be batched: `jax.vmap(product)` over a block
-of vectors shares everything that does not depend on them.
+A product is a linear map on pytrees like the parameters. It is meant for blocks of vectors: `over_block(product,
+vectors, batched)` shares everything that does not depend on them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.landscape.arguments import check_params, check_scalar, count_rows
@@ -20,12 +21,26 @@ from mdtree_jax.landscape.options import check_count
 Product = Callable[[Any], Any]
 
 
+class BlockProduct:
+    """A product that knows a better way through a block of vectors than one after the other.
+
+    `one(vector)` is the product, `block(vectors, batched)` the products with vectors stacked along the first axis.
+    """
+
+    def __init__(self, one: Product, block: Callable[[Any, bool], Any]):
+        self._one, self.block = one, block
+
+    def __call__(self, vector: Any) -> Any:
+        """Return the product with one vector."""
+        return self._one(vector)
+
+
 def hvp(loss: Callable[..., jax.Array], params: Any, data: Any = None, *, batch_size: int | None = None) -> Product:
     """Return the map v -> H v, H the Hessian of the loss at `params`.
 
     Forward over reverse (Pearlmutter, 1994): H v is the derivative of the gradient along v. The gradient is
     linearized once, so that its forward and backward pass are shared by all products; with more than one batch once
-    per batch and call, shared by the vectors of a `vmap`.
+    per batch and call, shared by the vectors of a block.
 
     H is that of the given loss and nothing else: weight decay is in it only if the loss has it, and BatchNorm must be
     in eval mode (`check_loss` finds out).
@@ -99,7 +114,30 @@ def over_block(product: Product, vectors: Any, batched: bool) -> Any:
     At once is one set of larger operations, for an accelerator; on a CPU the tangents of a block do not stay in the
     cache, and one after the other takes half the time and half the time to compile.
     """
+    if isinstance(product, BlockProduct):
+        return product.block(vectors, batched)
     return jax.vmap(product)(vectors) if batched else lax.map(product, vectors)
+
+
+def flat_product(product: Product, params: Any) -> tuple[Product, Callable[[jax.Array], Any], int]:
+    """Return the product on flat vectors, the map from a flat vector to a pytree like `params`, and the dimension.
+
+    Raises:
+        UserError: no parameters, integer parameters.
+    """
+    check_params(params)
+    flat, unflatten = ravel_pytree(params)
+
+    def flatten(tree: Any) -> jax.Array:
+        return ravel_pytree(tree)[0]
+
+    def one(vector: jax.Array) -> jax.Array:
+        return flatten(product(unflatten(vector)))
+
+    def block(vectors: jax.Array, batched: bool) -> jax.Array:
+        return jax.vmap(flatten)(over_block(product, jax.vmap(unflatten)(vectors), batched))
+
+    return (BlockProduct(one, block) if isinstance(product, BlockProduct) else one), unflatten, flat.size
 
 
 def _first_rows(data: Any, batch_size: int | None) -> Any:
@@ -124,13 +162,17 @@ def _over_batches(prepare: Callable[[Any], Product], params: Any, data: Any, bat
     batches = jax.tree.map(lambda a: a[: size - rest].reshape(count, batch_size, *a.shape[1:]), data)
     last = jax.tree.map(lambda a: a[size - rest :], data)
 
-    def product(vector: Any) -> Any:
+    def mean(multiply: Callable[[Product], Any], like: Any) -> Any:
         def add(total: Any, batch: Any) -> tuple[Any, None]:
-            return jax.tree.map(lambda t, h: t + h * (batch_size / size), total, prepare(batch)(vector)), None
+            return jax.tree.map(lambda t, h: t + h * (batch_size / size), total, multiply(prepare(batch))), None
 
-        total, _ = lax.scan(add, jax.tree.map(jnp.zeros_like, vector), batches)
+        total, _ = lax.scan(add, jax.tree.map(jnp.zeros_like, like), batches)
         if rest:
-            total = jax.tree.map(lambda t, h: t + h * (rest / size), total, prepare(last)(vector))
+            total = jax.tree.map(lambda t, h: t + h * (rest / size), total, multiply(prepare(last)))
         return total
 
-    return product
+    # The batch is the outer loop: what a block shares of it is made once, and is never kept for two batches.
+    return BlockProduct(
+        lambda vector: mean(lambda product: product(vector), vector),
+        lambda vectors, batched: mean(lambda product: over_block(product, vectors, batched), vectors),
+    )

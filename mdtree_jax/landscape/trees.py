@@ -1,17 +1,13 @@
-"""Vectors that have the shape of the parameters: products, probes, flat copies. JAX."""
+"""Vectors that have the shape of the parameters: sums, inner products, probes. JAX."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.flatten_util import ravel_pytree
-
-from mdtree_jax.landscape.arguments import check_params
 
 
 def tree_dot(a: Any, b: Any) -> jax.Array:
@@ -51,17 +47,6 @@ def tree_signs(key: jax.Array, tree: Any, count: int) -> Any:
         signs.append(2 * part.astype(leaf.dtype) - 1)
         start += leaf.size
     return structure.unflatten(signs)
-
-
-def flat_product(product: Callable[[Any], Any], params: Any) -> tuple[Callable, Callable, int]:
-    """Return the product on flat vectors, the map from a flat vector to a pytree like `params`, and the dimension.
-
-    Raises:
-        UserError: no parameters, integer parameters.
-    """
-    check_params(params)
-    flat, unflatten = ravel_pytree(params)
-    return (lambda vector: ravel_pytree(product(unflatten(vector)))[0]), unflatten, flat.size
 
 
 def opaque(number: int) -> jax.Array:

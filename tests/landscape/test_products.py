@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.landscape import ggn, hvp
+from mdtree_jax.landscape import ggn, hvp, xtrace
+from mdtree_jax.landscape.products import flat_product, over_block
 from tests.landscape.problems import dense, dense_hessian, regression, tiny_network
 
 
@@ -87,6 +88,29 @@ def test_many_products_share_the_primal_computation():
     assert "tanh" not in inner
     assert "exp " not in inner
     assert "tanh" in str(jaxpr)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_block_shares_each_batch(batched):
+    """Batches are the outer loop: no forward pass within the loop over vectors, flat or not."""
+    _, _, loss, params, data = tiny_network(rows=9)
+    exact = dense_hessian(loss, params, data)
+
+    def run(params, flat):
+        multiply, _, _ = flat_product(hvp(loss, params, data, batch_size=4), params)
+        return over_block(multiply, flat, batched)
+
+    vectors = np.random.default_rng(0).standard_normal((3, len(exact)))
+    np.testing.assert_allclose(jax.jit(run)(params, vectors), vectors @ exact, rtol=1e-10, atol=1e-12)
+    (batches,) = [e for e in jax.make_jaxpr(run)(params, vectors).jaxpr.eqns if e.params.get("length") == 2]
+    body = batches.params["jaxpr"].jaxpr
+    assert "tanh" in str(body)
+    assert all("tanh" not in str(e.params["jaxpr"]) for e in body.eqns if e.params.get("length") == 3)
+    assert any(e.params.get("length") == 3 for e in body.eqns) != batched
+    estimate = xtrace(8, block=2, batched=batched)
+    products = (hvp(loss, params, data, batch_size=size) for size in (None, 4))
+    traces = [float(estimate(product, jax.random.key(0), params).mean) for product in products]
+    assert traces[0] == pytest.approx(traces[1], rel=1e-10)
 
 
 def test_bad_data_is_one_sentence():
