@@ -6,16 +6,21 @@ Hydra's compose interface is used instead of `hydra.main`: a run leaves no `outp
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
 
+from omegaconf import MISSING
+
 from mdtree_jax.checks import UserError, nearest
 from mdtree_jax.config import SCHEMAS
 
 EXIT_USER_ERROR = 2
+#: Where the meaning of a setting begins in the help, as in the files of `conf`.
+_HELP_COLUMN = 44
 
 
 def conf_dir() -> Path:
@@ -197,11 +202,22 @@ def help_text(name: str, what: str) -> str:
     text = f"{what.strip()}\n\nSettings, as key=value, with their defaults:\n\n{settings}\n"
     for group, schema in _chosen_groups(SCHEMAS[name]).items():
         names = ", ".join(_group_names(group))
-        paths = [path for path, _ in _all_fields(schema, f"{group}.")]
-        inner = {f"{group}.{key}" for key in _groups(schema)}
-        keys = "\n".join(f"  {path}" for path in paths if path not in inner)
-        text += f"\n+{group}=NAME, one of: {names}; what is in it can be set too:\n{keys}\n"
+        text += f"\n+{group}=NAME, one of: {names}.\nWhat is in it can be set too; where it says nothing:\n\n"
+        text += "\n".join(_help_lines(schema, f"{group}.")) + "\n"
     return text
+
+
+def _help_lines(schema: type, prefix: str) -> list[str]:
+    """Return a line for every setting of a group, those of groups within it included: name, default, meaning."""
+    inner = {prefix + key for key in _groups(schema)}
+    shown = [(path, one) for path, one in _all_fields(schema, prefix) if path not in inner]
+    heads = [f"{path}: {_default_text(one)}" for path, one in shown]
+    return [f"{head:{_HELP_COLUMN}}  # {one.metadata['meaning']}" for head, (_, one) in zip(heads, shown, strict=True)]
+
+
+def _default_text(one: dataclasses.Field) -> str:
+    default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+    return "" if default == MISSING else json.dumps(default).replace('"', "")
 
 
 def run(name: str, what: str, main: Callable[[object], int | None], argv: list[str] | None = None) -> int:

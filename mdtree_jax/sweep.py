@@ -6,7 +6,8 @@
   python -m mdtree_jax.sweep +grid=digits_tiny grid.width=[2,4] grid.batch_size=[16,64] grid.num_seeds=2 out=runs/mine
 
 Every key of a grid can be set, as grid.key=value. Writes collection.parquet (one row per configuration),
-members.parquet (one per network), manifest.json and the networks to the folder `out`: a collection for transfer.
+members.parquet (one per network), pairs.parquet (curves), layers.parquet (traces by layer), manifest.json and the
+networks to the folder `out`: a collection for transfer. One process works in a folder at a time.
 Exit code 3: some networks diverged; they are rows with status `diverged`.
 
   python -m mdtree_jax.sweep +grid=digits verify=20    # is the record that ships with the package reproduced here?

@@ -47,7 +47,7 @@ def _published_label(values: pd.Series) -> pd.Series:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("width", "channels", "width of the network: channels of its first stage"),
+    Column("width", "channels", "channels of the first stage (`resnet8_fine`: of the last; `mlp`: units of a layer)"),
     Column("batch_size", "samples", "training batch size, the one optimizer knob varied", {"bs": None}),
     Column("data_fraction", "1", "share of the full training set, in (0, 1]", {"data": _tenths}),
     Column("num_samples", "samples", "size of the training subset", {"data_amount": None}),

@@ -9,7 +9,8 @@ from, and the accuracy that was measured.
     reference.save("mine.json")
     reference = Reference.load("mine.json")
 
-The package brings one, fitted on published/F and measured on published/F_noise: `default_reference()`.
+The package brings two: `published_F`, fitted on published/F and measured on published/F_noise, the default, and
+`digits`.
 """
 
 from __future__ import annotations

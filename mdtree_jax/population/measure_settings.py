@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.population.setting import setting
 
 #: Groups of metrics, in the order in which they are measured; the first two are of one network, the others of two.
 METRICS = ("hessian", "sharpness", "similarity", "barrier", "connectivity")
@@ -59,64 +60,38 @@ EFFORTS: dict[str, dict[str, Any]] = {
 class MeasureConfig:
     """What a grid's file says of measuring; None leaves a number to `effort`."""
 
-    metrics: list[str] = dataclasses.field(default_factory=lambda: list(METRICS))
-    effort: str = "standard"
-    pairs: str = "ring"
-    seed: int = 0
-    hessian_images: int = 200
-    trace_products: int | None = None
-    trace_relative_error: float | None = None
-    eigenvalue_steps: int | None = None
-    eigenvalue_tolerance: float | None = None
-    ball_radius: float = 0.005
-    ball_steps: int | None = None
-    similarity_images: int = 768
-    mixup_alpha: float = 16.0
-    barrier_points: int | None = None
-    statistics_batch_size: int = 128
-    curve_steps: int = 19_000
-    curve_batch_size: int = 128
-    curve_learning_rate: float = 0.01
-    curve_momentum: float = 0.9
-    curve_weight_decay: float = 5e-4
-    curve_points: int | None = None
-    curve_init: str = "linear"
-    curve_schedule: str = "published"
-    similarity_features: str = "softmax"
-    similarity_debiased: bool = False
+    metrics: list[str] = setting("groups: hessian, sharpness, similarity, barrier, connectivity", list(METRICS))
+    effort: str = setting("fast | standard | exact: how finely; decides what is null below", "standard")
+    pairs: str = setting("networks that are joined: the first two | a ring (each in two) | all; CKA is of all", "ring")
+    seed: int = setting("of probes, mixed-up images and curve batches", 0)
+    hessian_images: int = setting("first images of the subset, for Hessian and sharpness", 200)
+    trace_products: int | None = setting("most Hessian-vector products for a trace, in blocks of 16", None)
+    trace_relative_error: float | None = setting("relative standard error at which a trace stops", None)
+    eigenvalue_steps: int | None = setting("most Lanczos steps", None)
+    eigenvalue_tolerance: float | None = setting("relative residual at which they stop", None)
+    ball_radius: float = setting("of the worst-case loss increase, as a share of the parameters' norm", 0.005)
+    ball_steps: int | None = setting("ascent steps to find it", None)
+    similarity_images: int = setting("mixed-up training images on which outputs are compared", 768)
+    mixup_alpha: float = setting("of the Beta distribution of the mixture", 16.0)
+    barrier_points: int | None = setting("equally spaced points of a straight line, ends included", None)
+    statistics_batch_size: int = setting("images at a time for BatchNorm statistics between two networks", 128)
+    curve_steps: int = setting("training steps of a curve; effort fast takes half of them, exact 4 times", 19_000)
+    curve_batch_size: int = setting("images of such a step", 128)
+    curve_learning_rate: float = setting("of the first half of the steps", 0.01)
+    curve_momentum: float = setting("of SGD", 0.9)
+    curve_weight_decay: float = setting("on the point of the curve, as a term of the loss", 5e-4)
+    curve_points: int | None = setting("equally spaced points at which a curve is evaluated, ends included", None)
+    curve_init: str = setting("start of the middle point: linear | published (a random network)", "linear")
+    curve_schedule: str = setting("of its learning rate: published | constant | cosine", "published")
+    similarity_features: str = setting("what CKA compares: softmax | logits | a named activation", "softmax")
+    similarity_debiased: bool = setting("whether CKA takes the unbiased estimator", False)
 
 
 @dataclass(frozen=True)
 class MeasureSettings:
     """Every number of a measurement, decided; hashable, so that compiled programs can be found by it.
 
-    Attributes:
-        metrics: groups of `METRICS`.
-        pairs: which pairs of a configuration's networks: the `first`, a `ring` (each network in two), or `all`; the
-            similarity is always over all.
-        seed: of probes, mixed-up images and curve batches.
-        hessian_images: training images, the first of the subset, on which Hessian and sharpness are measured.
-        trace_products: most Hessian-vector products for a trace; they are spent in blocks of 16, so the 30 of effort
-            `fast` are one block.
-        trace_relative_error: relative standard error at which a trace stops.
-        eigenvalue_steps: most Lanczos steps.
-        eigenvalue_tolerance: relative residual at which they stop.
-        ball_radius: of the worst case around the parameters, as a share of their norm.
-        ball_steps: ascent steps to find it.
-        similarity_images: mixed-up training images on which outputs are compared.
-        mixup_alpha: of the Beta distribution of the mixture.
-        barrier_points: equally spaced points of a straight line, ends included.
-        curve_steps: training steps of a curve's middle point.
-        statistics_batch_size: images of a batch by which BatchNorm statistics are recomputed between two networks.
-        curve_batch_size: images of a step.
-        curve_learning_rate: of the first half of the steps.
-        curve_momentum: of SGD.
-        curve_weight_decay: on the point of the curve, as a term of the loss.
-        curve_points: equally spaced points at which a curve is evaluated, ends included.
-        curve_init: start of the middle point.
-        curve_schedule: of its learning rate.
-        similarity_features: what CKA compares: `softmax` outputs, as published, `logits`, or a named intermediate.
-        similarity_debiased: whether CKA takes the unbiased estimator.
+    The fields are those of `MeasureConfig`, `effort` worked in.
     """
 
     metrics: tuple[str, ...]

@@ -16,6 +16,7 @@ from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.population.cohort import Recipe
 from mdtree_jax.population.grid import AXES, Grid
 from mdtree_jax.population.measure_settings import PAIR_METRICS, MeasureConfig, resolve
+from mdtree_jax.population.setting import setting
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
@@ -28,29 +29,29 @@ STAGES = ("train", "measure")
 class GridConfig:
     """A grid: its axes (lists), its seeds, and the recipe all its members share."""
 
-    name: str = MISSING
-    dataset: str = "digits"
-    model: str = "resnet8"
-    width: list[int] = MISSING
-    batch_size: list[int] = MISSING
-    data_fraction: list[float] = field(default_factory=lambda: [1.0])
-    learning_rate: list[float] = field(default_factory=lambda: [0.05])
-    weight_decay: list[float] = field(default_factory=lambda: [5e-4])
-    train_epochs: list[int] = field(default_factory=lambda: [50])
-    num_seeds: int = 1
-    seed: int = 0
-    label_noise_fraction: float = 0.0
-    label_noise_seed: int = 0
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    schedule: str = "constant"
-    early_stop: bool = True
-    early_stop_min_epoch: int = 30
-    early_stop_patience: int = 5
-    early_stop_tolerance: float = 1e-4
-    augment: bool = False
-    eval_batch_size: int = 512
-    dtype: str = "float32"
+    name: str = setting("of the grid, and of its run folder")
+    dataset: str = setting("digits, cifar10, cifar100, mnist, fashion_mnist, or npz (data_file=)", "digits")
+    model: str = setting("resnet18, resnet8, resnet8_fine, mlp, or one of your own", "resnet8")
+    width: list[int] = setting("axis: channels of the first stage (resnet8_fine: the last; mlp: units of a layer)")
+    batch_size: list[int] = setting("axis: images of a training step")
+    data_fraction: list[float] = setting("axis: share of the training set, in (0, 1]; its first images", [1.0])
+    learning_rate: list[float] = setting("axis: at the start of the schedule", [0.05])
+    weight_decay: list[float] = setting("axis: on every parameter", [5e-4])
+    train_epochs: list[int] = setting("axis: passes over the subset", [50])
+    num_seeds: int = setting("networks of each configuration; two or more for connectivity and similarity", 1)
+    seed: int = setting("of the first; the others count up", 0)
+    label_noise_fraction: float = setting("share of the training labels that are drawn anew from all classes", 0.0)
+    label_noise_seed: int = setting("which labels; the same for all networks", 0)
+    optimizer: str = setting("sgd | adamw", "sgd")
+    momentum: float = setting("of sgd; beta1 of adamw", 0.9)
+    schedule: str = setting("of the learning rate: constant | step | cosine", "constant")
+    early_stop: bool = setting("keep the network of the epoch where the loss has settled, not the last", True)
+    early_stop_min_epoch: int = setting("not before this epoch", 30)
+    early_stop_patience: int = setting("settled: so many changes of the mean loss in a row …", 5)
+    early_stop_tolerance: float = setting("… are at most this, nats", 1e-4)
+    augment: bool = setting("random crops and flips", False)
+    eval_batch_size: int = setting("images at a time when errors are measured", 512)
+    dtype: str = setting("float32 | float64", "float32")
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 
 
