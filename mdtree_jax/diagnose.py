@@ -167,9 +167,13 @@ def _has_diverged(row) -> bool:
 
 
 def _is_measured(row) -> bool:
+    """Say whether a row of a collection has anything that only measuring gives."""
     import numpy as np
 
-    return "log_hessian_trace" in row.index and bool(np.isfinite(row["log_hessian_trace"]))
+    from mdtree_jax.diagnosis import joint
+
+    there = [name for name in joint.COLUMNS if name in row.index and not name.startswith("train_")]
+    return bool(np.isfinite(row[there].to_numpy(dtype=float)).any())
 
 
 def _training_of(config: DiagnoseConfig, row) -> dict:

@@ -81,7 +81,8 @@ def main(config: TransferConfig) -> None:
         if config.figures:
             from mdtree_jax.report.figures import write_figures
 
-            written += write_figures(out, measured.results, [train] if test is None else [train, test], fit)
+            sides = [train] if test is None else [train, test]
+            written += write_figures(out, measured.results, sides, fit, suite.tasks)
     console.print(f"written to {out}: {', '.join(written)}", highlight=False, soft_wrap=True)
 
 

@@ -2,10 +2,10 @@
 
     python -m sweeps.robust                 # in a checkout; writes sweeps/robust.md
 
-Expected: about 18 minutes on 2 CPU cores; no cell of F -> F' below the best rival minus 0.5 points; at least 40 % of the
-way from the published fit to thresholds tuned on the test side. The seeds are 1000 ... 1049; the members, bounds and
-constants of the robust fit were chosen on the seeds 0 ... 199 by looking at F', at F' -> F and at the blocks. New seeds
-do not make a new F': read the figures of F -> F' as optimistic.
+Expected: about 18 minutes on 2 CPU cores; no cell of F -> F' below the best rival minus 0.5 points; at least 40 % of
+the way from the published fit to thresholds tuned on the test side. The seeds are 1000 ... 1049; the members, bounds
+and constants of the robust fit were chosen on the seeds 0 ... 199 by looking at F', at F' -> F and at the blocks. New
+seeds do not make a new F': read the figures of F -> F' as optimistic.
 """
 
 from __future__ import annotations

@@ -161,15 +161,17 @@ def test_a_standard_error_across_a_threshold_shows_in_the_probability():
 
 
 def test_draws_have_the_moments_of_the_standard_errors():
-    table = read_metrics(
-        COLD | {"log_hessian_trace_se": 0.3, "cka_se": 0.02, "train_error": 30.0, "train_error_se": 2.0}
-    )
-    rows, drawn = chances.draw_metrics(table, ["train_error", "log_hessian_trace", "cka", "train_loss"])
+    errors = dict(zip(joint.COLUMNS, (2.0, 0.1, 0.3, 0.2, 0.8, 0.9, 0.02), strict=True))
+    centre = COLD | {"train_error": 30.0, "train_loss": 1.0, "mode_connectivity_peak": -40.0}
+    table = read_metrics(centre | {f"{name}_se": error for name, error in errors.items()})
+    rows, drawn = chances.draw_metrics(table, joint.COLUMNS)
     assert rows.tolist() == [0]
-    assert drawn.mean().to_numpy() == pytest.approx([30.0, 5.6, 0.4, 0.0006])
-    assert drawn.std(ddof=0).to_numpy() == pytest.approx([2.0, 0.3, 0.02, 0.0], abs=1e-12)
-    correlation = np.corrcoef(drawn.to_numpy()[:, :3].T)
-    assert np.abs(correlation - np.eye(3)).max() < 0.5
+    assert drawn.mean().to_numpy() == pytest.approx([centre[name] for name in joint.COLUMNS])
+    assert drawn.std(ddof=0).to_numpy() == pytest.approx(list(errors.values()))
+    # As if drawn alone: no two metrics move together.
+    assert np.abs(drawn.corr() - np.eye(7)).max(axis=None) < 0.13
+    rows, drawn = chances.draw_metrics(table.drop(columns="cka_se"), ["cka", "train_loss"])
+    assert drawn.std(ddof=0).to_numpy() == pytest.approx([0.0, errors["train_loss"]], abs=1e-12)
 
 
 def test_outside_the_reference_it_abstains():

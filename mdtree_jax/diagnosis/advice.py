@@ -185,11 +185,14 @@ def at_complete_rows(reference: Reference, cube: np.ndarray) -> np.ndarray:
 
 
 def reference_verdicts(reference: Reference, model: joint.JointModel) -> np.ndarray:
-    """Return the joint model's cause for every complete row of the reference, from its mean gains, (rows,)."""
+    """Return the joint model's cause for every complete row of the reference, (rows,), from its mean gains.
+
+    Each row is judged as if the model had not seen it: else those that happened to gain much by a knob would be
+    chosen as examples of what that knob gains.
+    """
     key = ("verdicts", model.metrics)
     if key not in reference.cache:
-        means = model.kernel(model.rows, model.rows) @ model.weights * model.sd + model.mean
-        reference.cache[key] = causes_of(np.sinh(means))
+        reference.cache[key] = causes_of(np.sinh(joint.left_out_means(model)))
     return reference.cache[key]
 
 

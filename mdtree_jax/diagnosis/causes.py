@@ -32,7 +32,6 @@ from mdtree_jax.diagnosis.grid import (
     WIDER,
     Direction,
     Grid,
-    best_in_direction,
     room_for_improvement,
 )
 
@@ -90,19 +89,6 @@ def step_gain(grid: Grid, direction: Direction) -> np.ndarray:
     axis = AXES.index(direction.axis)
     target = step_targets(grid.values[direction.axis], direction)
     return grid.test_error - np.take(grid.test_error, target, axis=axis)
-
-
-def best_gain(grid: Grid, direction: Direction) -> np.ndarray:
-    """Return the signed gain in points of the best value further on, this point excluded; 0 at the edge.
-
-    Shape of the grid; NaN where the configuration, or everything ahead of it, is missing.
-    """
-    best = best_in_direction(grid, direction, exclude_self=True)
-    axis = AXES.index(direction.axis)
-    place = np.arange(best.shape[axis])
-    edge = place == (place[-1] if direction.sign > 0 else 0)
-    at_edge = np.broadcast_to(np.expand_dims(edge, [i for i in range(3) if i != axis]), best.shape)
-    return np.where(at_edge & np.isfinite(grid.test_error), 0.0, grid.test_error - best)
 
 
 def gains(grid: Grid, label: str = "step") -> np.ndarray:

@@ -14,12 +14,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.diagnosis import engine, robust
-from mdtree_jax.diagnosis.columns import (
-    canonicalize,
-    feature_values,
-    missing_columns,
-    missing_message,
-)
+from mdtree_jax.diagnosis.columns import canonicalize, feature_values, finite_rows_of, missing_message
 from mdtree_jax.diagnosis.companions import choose_members
 from mdtree_jax.diagnosis.grid import with_labels
 from mdtree_jax.diagnosis.saved import read_tree, tree_to_dict
@@ -143,7 +138,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         members = [structure]
         if fit == "robust" and isinstance(rows, pd.DataFrame):
             frame = canonicalize(rows)
-            members = choose_members(structure, lambda name: not missing_columns(frame, [name]))
+            members = choose_members(structure, lambda name: bool(finite_rows_of(frame, [name]).all()))
         values = self._member_values(rows, members, reset=True)
         codes = self._learn_classes(y, structure)
         if len(codes) != len(values[0]):
@@ -254,10 +249,10 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "thresholds_")
 
     def _member_values(self, X, members, *, reset: bool = False) -> list[np.ndarray | None]:
-        """Return each member's features; None for a companion whose features are not there."""
+        """Return each member's features; None for a companion whose features are not there, or not in every row."""
         values: list = [self._values(X, members[0], reset=reset)]
         for member in members[1:]:
-            there = isinstance(X, pd.DataFrame) and not missing_columns(canonicalize(X), member.features)
+            there = isinstance(X, pd.DataFrame) and finite_rows_of(canonicalize(X), member.features).all()
             values.append(self._values(X, member) if there else None)
         return values
 

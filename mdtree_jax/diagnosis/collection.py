@@ -58,8 +58,10 @@ def load_collection(
     absent = missing_columns(frame, [*AXES, "test_error"])
     if absent:
         raise UserError(missing_message(frame, absent, why=", without which it is no grid of configurations"))
-    frame = _finite_rows(frame, allow_missing)
+    frame = _numeric(frame, allow_missing)
     _check_ranges(frame)
+    if allow_missing:
+        frame = _known_rows(frame)
     grid = make_grid(frame, allow_missing=allow_missing)
     computed = compute_labels(grid).set_axis(frame.index)
     new = [column for column in computed if column not in frame]
@@ -113,28 +115,32 @@ def read_table(path: Path, what: str) -> pd.DataFrame:
         raise UserError(f"the {what} '{path}' cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def _finite_rows(frame: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:
-    """Check every known number column, or the coordinates and the test error only if the rest may be missing."""
-    numbers = [c for c in frame.columns if c in COLUMN and c not in LABEL_COLUMNS]
-    if allow_missing:
-        numbers = [*AXES, "test_error"]
-        values = frame[numbers].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
-        frame = frame[np.isfinite(values).all(axis=1)].reset_index(drop=True)
-        if not len(frame):
-            raise UserError(f"no row of collection '{frame.attrs['name']}' has coordinates and a test error")
+def _numeric(frame: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:
+    """Return the table with its known number columns as numbers: all finite, or NaN where they may be missing."""
+    columns, name = [c for c in frame.columns if c in COLUMN and c not in LABEL_COLUMNS], frame.attrs["name"]
     converted = {}
-    for column in numbers:
+    for column in columns:
+        if allow_missing:
+            values = pd.to_numeric(frame[column], errors="coerce")
+            converted[column] = values.where(np.isfinite(values.to_numpy(dtype=float)))
+            continue
         try:
-            converted[column] = numeric_column(frame, column)
+            values = numeric_column(frame, column)
         except UserError as error:
-            raise UserError(
-                f"collection '{frame.attrs['name']}': {error}; mend these rows, or go on by allow_missing=true"
-            ) from None
-    name = frame.attrs["name"]
-    # Counts stay integers where the file has them so.
-    frame = frame.assign(**{c: v for c, v in converted.items() if not pd.api.types.is_numeric_dtype(frame[c])})
+            raise UserError(f"collection '{name}': {error}; mend these rows, or go on by allow_missing=true") from None
+        if not pd.api.types.is_numeric_dtype(frame[column]):  # counts stay integers where the file has them so
+            converted[column] = values
+    frame = frame.assign(**converted)
     frame.attrs["name"] = name
     return frame
+
+
+def _known_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that have coordinates and a test error."""
+    known = frame[frame[[*AXES, "test_error"]].notna().all(axis=1)].reset_index(drop=True)
+    if not len(known):
+        raise UserError(f"no row of collection '{frame.attrs['name']}' has coordinates and a test error")
+    return known
 
 
 def _check_ranges(frame: pd.DataFrame) -> None:

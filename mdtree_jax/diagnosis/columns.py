@@ -5,7 +5,7 @@ Everything that names a column (loading, labels, trees, baselines, documentation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -196,6 +196,15 @@ def feature_values(frame: pd.DataFrame, names: list[str] | tuple[str, ...]) -> n
         values = [numeric_column(frame, source) for source in sources(name)]
         out[:, j] = DERIVED[name][1](*values) if name in DERIVED else values[0]
     return out
+
+
+def finite_rows_of(frame: pd.DataFrame, names: Iterable[str]) -> np.ndarray:
+    """Return which rows have a finite value of every named feature, (rows,) bool; none if a column is missing."""
+    columns = list(dict.fromkeys(source for name in names for source in sources(name)))
+    if missing_columns(frame, columns):
+        return np.zeros(len(frame), dtype=bool)
+    values = [pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float) for column in columns]
+    return np.isfinite(np.stack(values, axis=1)).all(axis=1) if values else np.ones(len(frame), dtype=bool)
 
 
 def numeric_column(frame: pd.DataFrame, name: str) -> np.ndarray:

@@ -223,6 +223,8 @@ def _thresholds(values: np.ndarray, cut: int, low: float, high: float) -> list[f
     if 0 < cut < len(values):
         below, above = values[cut - 1], values[cut]
         middle = below + (above - below) / 2
-        if low < middle < high and middle < above:
+        if middle == above:  # neighbouring floats: what is at the threshold goes left
+            middle = below
+        if low < middle < high:
             options.append(float(middle))
     return options

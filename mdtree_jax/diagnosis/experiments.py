@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.diagnosis.columns import feature_values, missing_columns, missing_message, sources
+from mdtree_jax.diagnosis.columns import feature_values, finite_rows_of, missing_columns, missing_message
 from mdtree_jax.diagnosis.methods import Method
 from mdtree_jax.diagnosis.sampling import SAMPLINGS, Sampling
 from mdtree_jax.diagnosis.scales import at_ranks_of
@@ -80,9 +80,7 @@ def task_rows(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
 
 def finite_rows(frame: pd.DataFrame, task: Task, methods: Sequence[Method], say: Callable[[str], None]) -> pd.DataFrame:
     """Return the rows on which every feature of every method is finite, so that all methods see the same rows."""
-    names = dict.fromkeys(source for m in methods for name in m.features(task) for source in sources(name))
-    values = frame[list(names)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
-    finite = np.isfinite(values).all(axis=1)
+    finite = finite_rows_of(frame, [name for method in methods for name in method.features(task)])
     if finite.all():
         return frame
     if not finite.any():

@@ -114,8 +114,9 @@ class JointModel(NamedTuple):
     """A fitted joint model; `metrics` are the features in use, `members` the posteriors of their trees by task.
 
     `centre`, `scale` (metrics,) standardise; `rows` (n, features) are the training rows in the kernel's features;
-    `factor` is the Cholesky factor of K + noise, `weights` (n, 4) turn k(x, rows) into standardised gains; `mean`,
-    `sd`, `residual` (4,) are centre and scale of the transformed gains and the scale of their noise.
+    `factor` is the Cholesky factor of K + noise, `precision` (n,) the diagonal of its inverse, `weights` (n, 4) turn
+    k(x, rows) into standardised gains; `mean`, `sd`, `residual` (4,) are centre and scale of the transformed gains and
+    the scale of their noise.
     """
 
     metrics: tuple[str, ...]
@@ -124,6 +125,7 @@ class JointModel(NamedTuple):
     scale: np.ndarray
     rows: np.ndarray
     factor: np.ndarray
+    precision: np.ndarray
     weights: np.ndarray
     mean: np.ndarray
     sd: np.ndarray
@@ -179,7 +181,7 @@ def fit_joint(
     # Leave-one-out residual = weight / precision, in units of its own standard deviation.
     residual = np.sqrt((weights**2 / precision[:, None]).mean(axis=0))
     residual = np.maximum(residual, LEAST_SPREAD / sd)
-    return JointModel(metrics, members, centre, scale, rows, factor, weights, mean, sd, residual, kernel)
+    return JointModel(metrics, members, centre, scale, rows, factor, precision, weights, mean, sd, residual, kernel)
 
 
 def gain_posterior(model: JointModel, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -197,6 +199,15 @@ def gain_means(model: JointModel, frame: pd.DataFrame) -> np.ndarray:
     rows = embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
     parts = [model.kernel(rows[i : i + 256], model.rows) @ model.weights for i in range(0, len(rows), 256)]
     return np.concatenate(parts) * model.sd + model.mean
+
+
+def left_out_means(model: JointModel) -> np.ndarray:
+    """Return what the model would predict for each of its rows had it not been fitted on it, (n, 4), as `gain_means`.
+
+    Rasmussen and Williams, equation 5.12; the trees' verdicts and the standardisation stay those of all rows.
+    """
+    target = model.kernel(model.rows, model.rows) @ model.weights + model.kernel.noise * model.weights
+    return (target - model.weights / model.precision[:, None]) * model.sd + model.mean
 
 
 def predict_joint(model: JointModel, frame: pd.DataFrame) -> np.ndarray:

@@ -85,7 +85,7 @@ def detect_units(frame: pd.DataFrame) -> str:
     """
     columns = [c for c in frame.columns if _is_error(c)]
     values = {c: np.abs(frame[c].to_numpy(dtype=float)) for c in columns}
-    largest = {c: np.nanmax(v) for c, v in values.items() if np.isfinite(v).any()}
+    largest = {c: v[np.isfinite(v)].max() for c, v in values.items() if np.isfinite(v).any()}
     if not largest or max(largest.values()) == 0:
         return "percent"
     if max(largest.values()) > 1:

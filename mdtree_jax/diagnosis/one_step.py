@@ -154,6 +154,9 @@ class OneStepRunner(Setup):
             notes.append(f"{where}: k={setting.k} ({sampling.unit}) is beyond the grid and is clipped to {k}")
         for seed in self.seeds:
             sampled = sampling.mask(frames[0], k, seed)
+            if not sampled.any():
+                notes.append(f"{where}: seed {seed} samples no configuration; it is left out")
+                continue
             tested = table.is_complete & (~sampled if self.test is None else True)
             if not tested.any():
                 raise UserError(f"{where}: no configuration is left to test on whose neighbours are all there")

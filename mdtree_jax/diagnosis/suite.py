@@ -19,7 +19,7 @@ from mdtree_jax.diagnosis.joint_transfer import (
     joint_experiments_of,
 )
 from mdtree_jax.diagnosis.methods import METHODS, Method
-from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS, OneStepRunner, one_step_methods
+from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS, SETTINGS, OneStepRunner, one_step_methods
 from mdtree_jax.diagnosis.scales import SCALES
 from mdtree_jax.diagnosis.tasks import TASKS
 from mdtree_jax.parallel import available_cores
@@ -74,14 +74,20 @@ def choose_suite(mode: str, tasks: Sequence[str] | None, methods: Sequence[str] 
     coverage = [name for name in tasks if name != "joint_room"] if mode == "coverage" else []
     suite = Suite(tasks, experiments, ours, one_step, joint_experiments, joint, coverage, [])
     if not suite.size:
-        raise UserError(
-            f"mode={mode} has no experiment of the tasks {', '.join(tasks)} with these methods, only "
-            f"{', '.join(ONE_STEP_METHODS)}"
-        )
+        raise UserError(_nothing_to_run(mode, tasks))
+    if coverage:
+        suite.notes.append("mode=coverage fits on all of the training side: methods, k and seeds play no part")
     if mode == "all" and not one_step:
         note = f"one_step is left out: it has none of these tasks or methods ({', '.join(ONE_STEP_METHODS)})"
         suite.notes.append(note)
     return suite
+
+
+def _nothing_to_run(mode: str, tasks: Sequence[str]) -> str:
+    there = {"one_step": [setting.task for setting in SETTINGS], "coverage": [*TASKS, "joint"]}.get(mode, tasks)
+    if not set(there) & set(tasks):
+        return f"mode={mode} has no experiment of the tasks {', '.join(tasks)}, only of {', '.join(there)}"
+    return f"mode={mode} has no experiment with these methods, only {', '.join(ONE_STEP_METHODS)}"
 
 
 def transfer(

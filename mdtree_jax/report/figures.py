@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-
-if not os.environ.get("MPLBACKEND"):  # a notebook has chosen its own
-    mpl.use("agg", force=False)
-import matplotlib.pyplot as plt
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from mdtree_jax.diagnosis.classifier import MDTreeClassifier, choose_structure
-from mdtree_jax.diagnosis.columns import missing_columns
+from mdtree_jax.diagnosis.columns import finite_rows_of, missing_columns
 from mdtree_jax.diagnosis.drawing import class_colour
-from mdtree_jax.diagnosis.experiments import ALL_EXPERIMENTS, task_rows
+from mdtree_jax.diagnosis.experiments import ALL_EXPERIMENTS
 from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS, Task, smallest_width
 from mdtree_jax.files import output_folder, written_aside
+from mdtree_jax.report.pyplot import plt
 from mdtree_jax.report.statistics import over_seeds
 from mdtree_jax.report.tables import method_label
 
@@ -140,7 +136,7 @@ def phase_metrics(frame: pd.DataFrame, name: str) -> Figure:
     for j, (column, title, colours) in enumerate(metrics):
         values = frame[column].to_numpy(dtype=float)
         values = 100 - values if column == "test_error" else values
-        low, high = np.percentile(values, [1, 99])
+        low, high = np.nanpercentile(values, [1, 99])
         for i, fraction in enumerate(fractions):
             ax = axes[i, j]
             image = ax.pcolormesh(_matrix(frame, values, fraction), cmap=colours, vmin=low, vmax=high)
@@ -183,7 +179,7 @@ def phase_labels(frame: pd.DataFrame, tree: MDTreeClassifier, task: Task, name: 
     handles += [Patch(color="#c6f6d5", label="tree is right"), Patch(color="#c53030", label="tree errs")]
     handles.append(Patch(facecolor="#f7fafc", edgecolor="#cbd5e0", label="takes no part"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
-    share = 100 * np.nanmean(wrong == 0) if takes_part.all() else 100 * np.mean(wrong[takes_part] == 0)
+    share = 100 * np.mean(wrong[takes_part] == 0)
     figure.suptitle(f"{name}: task {task.name}, {share:.1f} % of {takes_part.sum()} models right", fontsize=10)
     return figure
 
@@ -193,11 +189,13 @@ def _file_name(text: str) -> str:
 
 
 def make_figures(
-    results: pd.DataFrame,
-    collections: Sequence[pd.DataFrame],
-    fit: str,
+    results: pd.DataFrame, collections: Sequence[pd.DataFrame], fit: str, tasks: Sequence[str]
 ) -> Iterator[tuple[str, Figure]]:
-    """Yield (name, figure) of what a transfer run draws: curves, trees fitted to all of train, phase plots."""
+    """Yield (name, figure) of what a transfer run draws: curves, trees fitted to all of train, phase plots.
+
+    A tree is drawn for each of `tasks` that both classes of take part in; rows on which a feature of it is not finite
+    are left out, as in the experiments.
+    """
     with mpl.rc_context(_STYLE):
         for experiment in dict.fromkeys(results["experiment"]):
             yield f"accuracy_{experiment}", accuracy_curves(results, experiment)
@@ -210,13 +208,15 @@ def make_figures(
         )
         for collection, name, file in zip(collections, names, files, strict=True):
             yield f"phase_metrics_{file}", phase_metrics(collection, name)
-        train, shown = collections[0], collections[-1]
-        for task, similarity in [(t, False) for t in TASKS.values()] + [(TASKS["optimizer"], True)]:
+        asked = [(TASKS[name], False) for name in tasks if name in TASKS]
+        asked += [(TASKS["optimizer"], True)] * ("optimizer" in tasks)
+        for task, similarity in asked:
             tree = MDTreeClassifier(task=task.name, similarity=similarity, fit=fit)
             features = tree_features(tree)
             if any(missing_columns(c, features) for c in collections):
                 continue
-            if task_rows(train, task)[task.label].nunique() < 2:
+            train, shown = (c[finite_rows_of(c, features)] for c in (collections[0], collections[-1]))
+            if train[task.label][train[task.label] != OPTIMAL].nunique() < 2 or not len(shown):
                 continue
             tree.fit(train)
             kind = "_similarity" if similarity else ""
@@ -231,12 +231,15 @@ def tree_features(tree: MDTreeClassifier) -> tuple[str, ...]:
     return choose_structure(tree.task, similarity=tree.similarity, structure=tree.structure).features
 
 
-def write_figures(out: Path, results: pd.DataFrame, collections: Sequence[pd.DataFrame], fit: str) -> list[str]:
+def write_figures(
+    out: Path, results: pd.DataFrame, collections: Sequence[pd.DataFrame], fit: str, tasks: Sequence[str]
+) -> list[str]:
     """Write every figure to `out`/figures as PNG and SVG; return the names, one a figure."""
     names = []
     with output_folder(out / "figures") as folder:
-        stale = {path for kind in ("png", "svg") for path in folder.glob(f"*_*.{kind}")}
-        for name, figure in make_figures(results, collections, fit):
+        ours = [f"{kind}_*.{suffix}" for kind in ("accuracy", "phase", "tree") for suffix in ("png", "svg")]
+        stale = {path for pattern in ours for path in folder.glob(pattern)}
+        for name, figure in make_figures(results, collections, fit, tasks):
             stale -= set(save(figure, folder, name))
             names.append(f"figures/{name}")
         for path in stale:  # of an earlier run into the same folder

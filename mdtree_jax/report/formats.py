@@ -28,13 +28,16 @@ def percent(share: float) -> str:
 def number(value: float, error: float | None = None) -> str:
     """Return a value of three digits, with its standard error if there is one.
 
-    >>> number(-0.0), number(4.5767, 0.42), number(1690.0)
-    ('0', '4.58 ± 0.42', '1690')
+    >>> number(-0.0), number(4.5767, 0.42), number(1690.0, 120.0), number(999.7)
+    ('0', '4.58 ± 0.42', '1690 ± 120', '1000')
     """
-    value = value + 0.0  # no minus before a zero
-    shown = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
-    shown = shown.replace("-", "−")
-    return f"{shown} ± {error:.2g}" if error else shown
+    shown = _digits(value + 0.0, 3).replace("-", "−")  # no minus before a zero
+    return f"{shown} ± {_digits(error, 2)}" if error else shown
+
+
+def _digits(value: float, count: int) -> str:
+    """Return a value of `count` digits, those before the decimal point whole up to a million."""
+    return f"{value:.0f}" if 10**count - 0.5 <= abs(value) < 1e6 else f"{value:.{count}g}"
 
 
 def points(value: float) -> str:

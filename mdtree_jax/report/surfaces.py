@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib as mpl
 import numpy as np
-
-mpl.use("agg", force=False)
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.report.pyplot import plt
 
 _LEVELS = 20
 #: From this ratio of largest to smallest value on, colours and contour lines are logarithmic.

@@ -161,8 +161,9 @@ def call_builder(spec: str) -> Any:
     sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"model={spec}: the module '{module_name}' cannot be imported ({error})") from error
+    except Exception as error:  # a user's code may raise anything
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"model={spec}: the module '{module_name}' cannot be imported ({why})") from error
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(os.getcwd())

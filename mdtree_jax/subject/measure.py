@@ -178,7 +178,11 @@ def _with_training_columns(members: pd.DataFrame, errors: list[Mapping[str, floa
 
 
 def _add_sampling_error(row: dict[str, float], num_images: int, num_all: int) -> None:
-    """Add to the training error's standard error what comes from looking at a sample of the images."""
+    """Add to the training error's standard error what comes from looking at a sample of the images.
+
+    One network of which all images are looked at has none: it stays unknown, not 0.
+    """
     share = row["train_error"] / 100
     variance = 1e4 * share * (1 - share) / num_images * (1 - num_images / num_all)
-    row["train_error_se"] = float(np.hypot(row.get("train_error_se", 0.0), np.sqrt(variance)))
+    if variance > 0 or "train_error_se" in row:
+        row["train_error_se"] = float(np.hypot(row.get("train_error_se", 0.0), np.sqrt(variance)))
