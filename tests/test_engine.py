@@ -95,6 +95,13 @@ def test_exact_fit_breaks_ties_by_margin_then_initial_value():
     assert engine.fit_exact(stump, wider, y).tolist() == [7.0]
 
 
+def test_neighbouring_floats_have_a_threshold_between_them():
+    tree = Structure("stump", (Node("a", 0.5, 0.0, 1.0, "x", "y"),), ("x", "y"))
+    X = np.array([[0.3], [np.nextafter(0.3, 1)]])
+    thresholds = engine.fit_exact(tree, X, np.array([0, 1]))
+    assert engine.predict_classes(tree, thresholds, X).tolist() == [0, 1]
+
+
 def test_exact_fit_leaves_an_unreached_node_at_its_initial_value():
     X = np.array([[0.0, 0.0, 5.0], [0.2, 0.0, 5.0]])
     thresholds = engine.fit_exact(STRUCTURES["optimizer"], X, np.array([1, 1]))

@@ -138,6 +138,18 @@ def test_posterior_is_that_of_the_dense_formula(small):
     np.testing.assert_allclose(standard[0] - alone, (inverse @ standard)[0] / inverse[0, 0], rtol=1e-6)
 
 
+def test_left_out_means_are_those_of_a_fit_without_the_row(small):
+    gained = gains(make_grid(small), "step")
+    model = joint.fit_joint(small, gained)
+    kernel = model.kernel(model.rows, model.rows) + model.kernel.noise * np.eye(len(small))
+    target = np.arcsinh(gained)
+    for row in (0, 77):
+        rest = np.arange(len(small)) != row
+        weights = np.linalg.solve(kernel[np.ix_(rest, rest)], ((target - model.mean) / model.sd)[rest])
+        expected = kernel[row, rest] @ weights * model.sd + model.mean
+        np.testing.assert_allclose(joint.left_out_means(model)[row], expected, rtol=1e-6, atol=1e-9)
+
+
 def test_it_learns_what_follows_from_the_metrics(small):
     side = make_joint_side(small, "step")
     train = np.random.default_rng(0).random(len(side.y)) < 0.5
@@ -212,6 +224,7 @@ def test_command_with_the_joint_question_and_coverage(small, tmp_path, monkeypat
     assert (table.low <= table.accuracy + 1e-9).all()
     assert "## Accuracy against coverage" in (tmp_path / "b/tables.md").read_text()
     capsys.readouterr()
+    assert "methods, k and seeds play no part" in capsys.readouterr().out
     assert run("tasks=joint", "methods=[md_tree]") == 2
     assert "unknown method 'md_tree'" in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mdtree_jax import cli, load_collection, transfer
+from mdtree_jax import MDTreeClassifier, cli, load_collection, transfer
 from mdtree_jax.diagnosis.experiments import EXPERIMENTS
 from mdtree_jax.diagnosis.methods import METHODS
 from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS
@@ -264,7 +264,10 @@ def test_data_task_on_a_grid_of_narrow_networks(run, small_grid):
     assert code == 0
     assert "no width is 32 or more; the widths from 1 are used" in out
     assert set(pd.read_csv("o/results.csv").task) == {"data"}
-    expect_error(run("collection=own.csv", "mode=one_step", "tasks=[data]"), "no experiment of the tasks data")
+    expect_error(
+        run("collection=own.csv", "mode=one_step", "tasks=[data]"),
+        "no experiment of the tasks data, only of optimizer, size",
+    )
     expect_error(run("collection=own.csv", "tasks=[dat]"), "unknown task 'dat' .*there are: optimizer, size, data")
 
 
@@ -288,6 +291,28 @@ def test_a_missing_metric_does_not_change_labels(run, small_grid):
     )
     assert code == 0
     assert "task optimizer: 1 of " in out
+
+
+@pytest.mark.parametrize("hole", [np.nan, np.inf, "diverged"])
+def test_a_hole_spoils_no_figure_and_no_companion(small_grid, tmp_path, monkeypatch, hole):
+    monkeypatch.chdir(tmp_path)
+    row = int(np.argmax(load_collection(small_grid).label_optimizer != "optimal"))
+    here = small_grid.index == row
+    holed = small_grid.astype({"cka": object, "log_hessian_trace": object, "train_error": object})
+    holed = holed.assign(**{c: holed[c].mask(here, hole) for c in ("cka", "log_hessian_trace", "train_error")})
+    holed.to_csv("own.csv", index=False)
+    (tmp_path / "o" / "figures").mkdir(parents=True)
+    (tmp_path / "o" / "figures" / "my_notes.svg").write_text("mine")
+    arguments = ["collection=own.csv", "allow_missing=true", "mode=dataset", "seeds=1", "out=o", "tasks=[optimizer]"]
+    assert cli.run("transfer", "", transfer.main, arguments) == 0
+    names = {p.name for p in (tmp_path / "o" / "figures").iterdir()}
+    assert {"phase_optimizer_own.png", "tree_optimizer.png", "my_notes.svg"} <= names
+    assert not {"tree_size.png", "tree_data.png"} & names
+    # A hole in what only a companion asks leaves the companion out.
+    similar = load_collection(small_grid.assign(cka=small_grid.cka.mask(here)), allow_missing=True)
+    members = MDTreeClassifier("optimizer").fit(similar).members_
+    assert len(members) > 1
+    assert not any("cka" in member.features for member in members)
 
 
 def test_a_used_folder_holds_the_results_of_the_last_run_only(run, small_grid, tmp_path):

@@ -77,6 +77,7 @@ UNITS = [
     ({"train_error": [0.2], "test_acc": [0.7]}, None, [20.0]),
     ({"train_acc": [0.8]}, None, [20.0]),
     ({"train_error": [0.2]}, "fraction", [20.0]),
+    ({"train_error": [0.2, np.inf], "test_acc": [0.7, 0.6]}, None, [20.0, np.nan]),
     ({"train_error": [0.2]}, "percent", [0.2]),
 ]
 

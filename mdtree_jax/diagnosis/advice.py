@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.diagnosis import joint
-from mdtree_jax.diagnosis.causes import CAUSE, NONE, causes_of, step_targets
+from mdtree_jax.diagnosis.causes import CAUSE, LEAST_GAIN, NONE, causes_of, step_targets
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.grid import AXES, Direction, Grid
 from mdtree_jax.diagnosis.reference import Reference
@@ -27,7 +27,8 @@ RETUNE = "a changed batch size wants its learning rate tuned again"
 
 
 class Gain(NamedTuple):
-    """Signed gain in points of test accuracy: mean over `models` reference models, 90 % interval for one model.
+    """Signed gain in points of test accuracy: mean over `models` reference models, and an interval that is meant to
+    hold the gain of nine in ten models like them.
 
     All three are cut at the model's test error where that is known; `cut` says that the mean was.
     """
@@ -166,17 +167,20 @@ def factor_gain(grid: Grid, direction: Direction, doublings: float | None) -> np
     NaN where the grid has no value within half a doubling of that, or the configuration there is missing.
     """
     axis = AXES.index(direction.axis)
-    values = grid.values[direction.axis]
+    target, reached = _reach(grid.values[direction.axis], direction, doublings)
+    gained = grid.test_error - np.take(grid.test_error, target, axis=axis)
+    return np.where(np.expand_dims(reached, [i for i in range(3) if i != axis]), gained, np.nan)
+
+
+def _reach(values: np.ndarray, direction: Direction, doublings: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each value of an axis the place that a step leads to, and whether there is such a step, (values,)."""
     places = np.arange(len(values))
     if doublings is None:
         target = np.clip(places + direction.sign, 0, len(values) - 1)
-        reached = target != places
-    else:
-        target = step_targets(values, direction, doublings)
-        moved = direction.sign * (np.log2(values[target]) - np.log2(values))
-        reached = (target != places) & (np.abs(moved - doublings) <= 0.5 + 1e-9)
-    gained = grid.test_error - np.take(grid.test_error, target, axis=axis)
-    return np.where(np.expand_dims(reached, [i for i in range(3) if i != axis]), gained, np.nan)
+        return target, target != places
+    target = step_targets(values, direction, doublings)
+    moved = direction.sign * (np.log2(values[target]) - np.log2(values))
+    return target, (target != places) & (np.abs(moved - doublings) <= 0.5 + 1e-9)
 
 
 def at_complete_rows(reference: Reference, cube: np.ndarray) -> np.ndarray:
@@ -235,7 +239,8 @@ def choose_action(
     best = max(steps, key=lambda step: steps[step].mean)
     factor = _factor(reference, direction, best)
     gain = capped(steps[best], test_error)
-    sentence = f"{start}{_DO[cause].format(how=_how(factor, direction))}; {_gained(gain, 'it')}"
+    doubt = "" if steps[best].mean >= LEAST_GAIN else "it may not pay: "
+    sentence = f"{start}{_DO[cause].format(how=_how(factor, direction))}; {doubt}{_gained(gain, 'it')}"
     return Action(direction.axis, way, best, factor, sentence, rules, is_tentative), gain
 
 
@@ -330,8 +335,8 @@ def _how(factor: float, direction: Direction) -> str:
 
 
 def _factor(reference: Reference, direction: Direction, step: str) -> float:
-    """Return the factor of a step; for `one` the median ratio of neighbouring values of the grid."""
-    if STEPS[step] is not None:
-        return 2.0 ** STEPS[step]
+    """Return the median factor of a step on the reference's grid, where x4 may be 2.7: what was gained is of that."""
     values = reference.grid.values[direction.axis]
-    return float(np.median(values[1:] / values[:-1]))
+    target, reached = _reach(values, direction, STEPS[step])
+    ratios = (values[target] / values)[reached]
+    return float(np.median(ratios if direction.sign > 0 else 1 / ratios))

@@ -122,16 +122,20 @@ def answer_all(
     say: Callable[[str], None] = lambda message: None,
     *,
     rivals: bool = True,
+    columns: Sequence[str] = joint.COLUMNS,
 ) -> dict[str, Answers]:
-    """Return the answers of every method to one task, ours first, and alone unless `rivals`; method -> answers."""
+    """Return the answers of every method to one task, ours first, and alone unless `rivals`; method -> answers.
+
+    `columns` are those of `joint.COLUMNS` that may be asked.
+    """
     collections = [train] if test is None else [train, test]
-    absent = sorted({name for frame in collections for name in missing_columns(frame, joint.COLUMNS)})
-    columns = [name for name in joint.COLUMNS if name not in absent]
+    absent = sorted({name for frame in collections for name in missing_columns(frame, columns)})
+    columns = [name for name in columns if name not in absent]
     if absent:
         say(f"coverage goes without {', '.join(absent)}, which a collection lacks")
     label = JOINT_TASKS.get(task, "room")
     sides = [make_joint_side(frame, label, columns, allow_missing=True) for frame in collections]
-    learn, ask = sides if len(sides) > 1 else _halves(sides[0])
+    learn, ask = sides if len(sides) > 1 else halves(sides[0])
     model = joint.fit_joint(learn.frame, learn.gained, columns)
     if task not in JOINT_TASKS:
         return _answer_task(TASKS[task], model, learn.frame, ask.frame, rivals)
@@ -166,7 +170,8 @@ def _forest(train, y, test, metrics, classes: int) -> np.ndarray:
     return out
 
 
-def _halves(side):
+def halves(side):
+    """Return a side (`joint_transfer.make_joint_side`) in two: half of its (data, width) cells, drawn from seed 0."""
     cell = cells_of(side.frame)
     number = cell.max() + 1
     chosen = np.isin(cell, np.random.default_rng(0).permutation(number)[: number // 2])

@@ -78,8 +78,8 @@ def tree_path(
     intervals: np.ndarray | None,
     values: dict[str, float],
     errors: dict[str, float | None],
-) -> list[EvidenceStep]:
-    """Return the questions that a model passes in a tree, from the root to the leaf.
+) -> tuple[list[EvidenceStep], str]:
+    """Return the questions that a model passes in a tree, from the root to the leaf, and the class of that leaf.
 
     Args:
         question: the task that the tree answers.
@@ -110,7 +110,7 @@ def tree_path(
             )
         )
         node = structure.children(node)[int(above)]
-    return steps
+    return steps, node
 
 
 def feature_error(name: str, metrics: Mapping[str, float], errors: Mapping[str, float | None]) -> float | None:

@@ -75,7 +75,11 @@ class Reference:
 
     @property
     def track_record(self) -> dict:
-        """How often the joint answer was right, percent: `test`, `all`, `surest_80_percent`, …; {} if not measured."""
+        """How often the joint answer was right, percent; {} if not measured.
+
+        `test`, `all`, `surest_80_percent`, `calibration_error`, `models`, and as far as they were measured
+        `one_checkpoint` (the same without metrics of pairs), `by_cause` and `gains` (`track_record.measured_accuracy`).
+        """
         found = self.provenance.get("accuracy", {}).get("joint")
         return {"test": self.provenance["test"], **found} if found else {}
 
@@ -238,29 +242,11 @@ def fit_reference(
     if not reference.complete.any():
         raise UserError(f"no row of collection '{rows.attrs['name']}' has all its metrics and all its neighbours")
     if measure:
+        from mdtree_jax.diagnosis.track_record import measured_accuracy
+
         other = None if test is None else load_collection(test, allow_missing=True, published_dir=published_dir)
-        reference.provenance |= measured_accuracy(rows, other)
+        reference.provenance |= measured_accuracy(reference, other)
     return reference
-
-
-def measured_accuracy(rows: pd.DataFrame, test: pd.DataFrame | None) -> dict:
-    """Return `test` and `accuracy`: task -> percent right on all and on the surest 80 %, and calibration error."""
-    from mdtree_jax.diagnosis.coverage import accuracy_at, answer_all, calibration_error
-
-    out = {}
-    for task in (*TASKS, "joint", "joint_room"):
-        try:
-            answers = next(iter(answer_all(task, rows, test, rivals=False).values()))
-        except UserError:  # a collection too small or of one class for this task
-            continue
-        out[task] = {
-            "all": round(accuracy_at(answers, 100), 2),
-            "surest_80_percent": round(accuracy_at(answers, 80), 2),
-            "calibration_error": round(calibration_error(answers), 2),
-            "models": len(answers.right),
-        }
-    where = "half of its own cells, not used for this fit" if test is None else test.attrs["name"]
-    return {"test": where, "accuracy": out}
 
 
 def reference_names() -> list[str]:

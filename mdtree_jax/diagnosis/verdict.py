@@ -66,6 +66,7 @@ class Diagnosis:
     evidence         list of steps of the tree of the question behind the cause: {question, feature, unit,
                      value, standard_error, threshold, interval: [low, high], side: at_most | above,
                      distance_in_standard_errors, is_close, sentence}
+    evidence_leads_to  the class of that question at which the path ends; empty without evidence
     action           {knob: batch_size | width | data_fraction | null, direction: up | down | null,
                      how_far: one | x2 | x4 | direction_only | null, factor, sentence,
                      rules: [sentence], is_tentative}; what stands in rules is no evidence of the collection
@@ -75,8 +76,8 @@ class Diagnosis:
     position         {metric: share of the reference models at or below the value, in [0, 1]}
     notes            [sentence]: what was missing, and what was done without it
     reference        str, the name of the reference's collection
-    accuracy         {test, all, surest_80_percent, …}: how often answers with this reference were right, percent, by
-                     the joint question, as it was measured; empty if it was not
+    accuracy         {test, all, surest_80_percent, calibration_error, models, one_checkpoint, by_cause, gains}: what
+                     answers with this reference were worth (`track_record.measured_accuracy`); empty if not measured
     test_error       of the model, percent, if it was given: no part of the answer, but no gain can be larger; or null
     metrics          {metric: value, metric_se: standard error}, what was looked at, in our units
     cost             of the diagnosis, of one retraining and of a grid search: keys as of `cost.Cost`; or null
@@ -92,6 +93,7 @@ class Diagnosis:
     evidence: list[EvidenceStep]
     action: Action
     expected_gain: Gain | None
+    evidence_leads_to: str = ""
     gains: dict[str, Gain] = field(default_factory=dict)
     questions: dict[str, dict[str, float]] = field(default_factory=dict)
     position: dict[str, float] = field(default_factory=dict)
@@ -236,6 +238,7 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
         # Of a model that the reference has none like, what the nearest ones gained says nothing.
         gains, edge = ({}, "") if outside[row] else (steps[row], edges[row])
         reason = outside[row] or few or weak_or_contradicted(cause, ranking[cause], asked)
+        path, leads_to = paths.of(row, _QUESTION[cause])
         action, gain = choose_action(
             reference,
             cause,
@@ -253,9 +256,10 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
                 ranking,
                 bool(reason),
                 reason,
-                paths.of(row, _QUESTION[cause]),
+                path,
                 action,
                 gain,
+                leads_to,
                 {step: capped(g, errors[row]) for step, g in gains.items()},
                 asked,
                 {name: float(values[row]) for name, values in positions.items()},
@@ -278,10 +282,10 @@ class _Paths:
         self.metrics = {c: numeric_column(frame, c) for c in have}
         self.errors = {c: standard_errors(frame, c) for c in have}
 
-    def of(self, row: int, task: str) -> list[EvidenceStep]:
+    def of(self, row: int, task: str) -> tuple[list[EvidenceStep], str]:
         tree = self.trees[task]
         if tree is None:
-            return []
+            return [], ""
         structure = tree.structure_
         values = dict(zip(structure.features, self.values[task][row], strict=True))
         known = {c: float(e[row]) if np.isfinite(e[row]) else None for c, e in self.errors.items()}

@@ -10,6 +10,7 @@ from mdtree_jax.diagnosis.abstain import CONTRADICTED_BY
 from mdtree_jax.diagnosis.causes import CAUSE, CAUSES
 from mdtree_jax.diagnosis.columns import COLUMN, DERIVED, sources
 from mdtree_jax.diagnosis.evidence import WORDS, feature_error
+from mdtree_jax.diagnosis.joint import PAIR_COLUMNS
 from mdtree_jax.diagnosis.tasks import TASKS
 from mdtree_jax.report.formats import NOT_KNOWN, capital, duration, number, operations, percent, points, typeset
 
@@ -146,10 +147,18 @@ def counter_evidence(diagnosis: Any) -> str:
 
 
 def evidence_note(diagnosis: Any) -> str:
-    """Return what the evidence below does not say; '' where it supports the answer."""
+    """Return where the path of the evidence leads, and what it does not say."""
     if diagnosis.cause == "none":
         return "The tree has to choose between the two; it does not say that either matters."
-    return counter_evidence(diagnosis)
+    end = diagnosis.evidence_leads_to
+    against = counter_evidence(diagnosis)
+    if not end:
+        return against
+    said = f"It leads to “{_CLASSES.get(end, end)}”"
+    chances = diagnosis.questions.get(diagnosis.evidence[0].question, {})
+    if chances and end != max(chances, key=chances.get):
+        said += f", against the average over many such trees, which gives that {percent(chances[end])}"
+    return f"{said}. {against}".strip()
 
 
 def errors_line(diagnosis: Any) -> str:
@@ -167,9 +176,22 @@ def track_record(diagnosis: Any) -> str:
     found = diagnosis.accuracy
     if not found:
         return "How often answers with this reference are right was not measured."
-    where = f"measured on {found['test']} with all metrics"
-    sure = f"{found['surest_80_percent']:.0f} % of the surest 80 %"
-    return f"Answers with this reference were right for {found['all']:.0f} % of the models, {sure}, {where}."
+    one = "one_checkpoint" in found and not set(PAIR_COLUMNS) & set(diagnosis.metrics)
+    worth = found["one_checkpoint"] if one else found
+    where = f"measured on {found['test']} {'without comparing two networks' if one else 'with all metrics'}"
+    sure = f"{worth['surest_80_percent']:.0f} % of the surest 80 %"
+    said = f"Answers with this reference were right for {worth['all']:.0f} % of the models, {sure}, {where}."
+    named = found.get("by_cause", {}).get(diagnosis.cause)
+    if named and not one and not diagnosis.abstains:
+        said += f" Where it put “{short(diagnosis.cause)}” first, for {named['right']:.0f} % of {named['answers']}."
+    return said
+
+
+def gain_note(diagnosis: Any) -> str:
+    """Return what the interval of the expected gain means, and how often it held."""
+    held = diagnosis.accuracy.get("gains")
+    meant = "meant to hold the gain of nine in ten models"
+    return f"{meant}; on {diagnosis.accuracy['test']} it held {held['inside']:.0f} % of them" if held else meant
 
 
 def has_guess(diagnosis: Any) -> bool:
@@ -358,13 +380,14 @@ def step_rows(diagnosis: Any) -> list[tuple[str, str, str]]:
     return [(names.get(step, step), gain_text(g), str(g.models)) for step, g in diagnosis.gains.items()]
 
 
-def accuracy_rows(provenance: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Return (question, % right on all, % right on the surest 80 %, models) of the reference's measured accuracy."""
+def accuracy_rows(provenance: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """Return (question, % right, % right of the surest 80 %, calibration error in points, models) of a reference."""
     return [
         (
             _TESTED.get(task) or (TASKS[task].question if task in TASKS else task),
             f"{found['all']:.1f} %",
             f"{found['surest_80_percent']:.1f} %",
+            f"{found['calibration_error']:.1f}",
             str(found["models"]),
         )
         for task, found in provenance.get("accuracy", {}).items()

@@ -1,0 +1,94 @@
+"""What the answers of a reference are worth, measured on models whose cause a grid knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.diagnosis import joint
+from mdtree_jax.diagnosis.advice import expected_gain
+from mdtree_jax.diagnosis.causes import CAUSES
+from mdtree_jax.diagnosis.coverage import Answers, accuracy_at, answer_all, calibration_error, halves
+from mdtree_jax.diagnosis.joint_transfer import JOINT_TASKS, make_joint_side
+from mdtree_jax.diagnosis.reference import Reference
+from mdtree_jax.diagnosis.tasks import TASKS
+
+
+def measured_accuracy(reference: Reference, test: pd.DataFrame | None) -> dict[str, Any]:
+    """Return `test`, what was measured on, and `accuracy`: task -> what its answers are worth.
+
+    Args:
+        reference: what answers; fitted on all of its rows.
+        test: another loaded collection; None takes half of the reference's own (data, width) cells and answers by a
+            second fit on the other half.
+
+    `all` and `surest_80_percent` are percent right, the surest by the probability that a diagnosis shows;
+    `calibration_error` is in points, `models` how many were asked. `joint` has more: `one_checkpoint`, the same without
+    the metrics of pairs; `by_cause`, cause -> how many `answers` named it and percent `right` of them; `gains`, of the
+    step of x2 against the first cause: mean `expected`, mean `found` (points), and percent of the gains found that lie
+    `inside` the stated interval. A task that cannot be measured is left out.
+    """
+    rows, out = reference.rows, {}
+    for task in (*TASKS, *JOINT_TASKS):
+        try:
+            # For the published questions a diagnosis shows the probability of the trees.
+            method = "trees_alone" if task in TASKS else "md_tree_joint"
+            out[task] = _worth(answer_all(task, rows, test, rivals=task in TASKS)[method])
+        except UserError:  # a collection too small or of one class for this task
+            continue
+    if "joint" in out:
+        single = [name for name in reference.columns if name not in joint.PAIR_COLUMNS]
+        if joint.metrics_of(single) and len(single) < len(reference.columns):
+            found = answer_all("joint", rows, test, rivals=False, columns=single)
+            out["joint"]["one_checkpoint"] = _worth(found["md_tree_joint"])
+        out["joint"] |= _of_first_causes(reference, test)
+    where = "half of its own cells, by a fit on the other half" if test is None else test.attrs["name"]
+    return {"test": where, "accuracy": out}
+
+
+def _worth(answers: Answers) -> dict[str, float]:
+    return {
+        "all": round(accuracy_at(answers, 100), 2),
+        "surest_80_percent": round(accuracy_at(answers, 80), 2),
+        "calibration_error": round(calibration_error(answers), 2),
+        "models": len(answers.right),
+    }
+
+
+def _of_first_causes(reference: Reference, test: pd.DataFrame | None) -> dict[str, Any]:
+    """Return `by_cause` and `gains` of the joint answers."""
+    collection = reference.rows if test is None else test
+    columns = [name for name in reference.columns if name in collection]
+    asked = make_joint_side(collection, JOINT_TASKS["joint"], columns, allow_missing=True)
+    if test is None:
+        learned, asked = halves(asked)
+        part = Reference(reference.rows, reference.provenance)
+        cells = pd.MultiIndex.from_frame(learned.frame[["data_fraction", "width"]])
+        part.complete = reference.complete & pd.MultiIndex.from_frame(part.rows[["data_fraction", "width"]]).isin(cells)
+        reference = part
+    model = reference.joint_model(columns)
+    first = joint.predict_joint(model, asked.frame).argmax(axis=1)
+    by_cause, pairs = {}, []
+    for place, cause in enumerate(CAUSES):
+        rows = np.flatnonzero(first == place)
+        if not len(rows):
+            continue
+        by_cause[cause] = {"answers": len(rows), "right": round(100 * float(np.mean(asked.y[rows] == place)), 1)}
+        if place == asked.gained.shape[1]:
+            continue
+        found = expected_gain(reference, asked.frame.iloc[rows], cause, model)
+        gained = asked.gained[rows, place]
+        # A gain of exactly 0 is the edge of the grid, where there was no step.
+        pairs += [(f["x2"], g) for f, g in zip(found, gained, strict=True) if "x2" in f and g != 0]
+    out: dict[str, Any] = {"by_cause": by_cause}
+    if pairs:
+        out["gains"] = {
+            "expected": round(float(np.mean([gain.mean for gain, _ in pairs])), 2),
+            "found": round(float(np.mean([found for _, found in pairs])), 2),
+            "inside": round(100 * float(np.mean([gain.low <= found <= gain.high for gain, found in pairs])), 1),
+            "models": len(pairs),
+        }
+    return out
