@@ -266,7 +266,7 @@ def test_data_task_on_a_grid_of_narrow_networks(run, small_grid):
     assert set(pd.read_csv("o/results.csv").task) == {"data"}
     expect_error(
         run("collection=own.csv", "mode=one_step", "tasks=[data]"),
-        "no experiment of the tasks data, only of optimizer, size",
+        "no experiment of the tasks data, only of opt",
     )
     expect_error(run("collection=own.csv", "tasks=[dat]"), "unknown task 'dat' .*there are: optimizer, size, data")
 
