@@ -2,14 +2,16 @@
 
     python tests/benchmarks/hessian_kernels.py cost --model resnet18 --widths 2 4 8 16
     python tests/benchmarks/hessian_kernels.py cost --model resnet8 --widths 1 4 13 --size 10
+    python tests/benchmarks/hessian_kernels.py batches --model resnet18 --widths 2 4 8
     python tests/benchmarks/hessian_kernels.py trace --model resnet8 --widths 4 --size 10
     python tests/benchmarks/hessian_kernels.py eigen --model resnet8 --widths 4 --size 10
 
 `cost`: a gradient, and Hessian-vector products in blocks, per vector, milliseconds, the best of the turns; float32,
-200 images. `trace`: root mean square over keys of the relative error after so many products, against the exact
-trace, or against a long run where there are too many parameters; on a network after few and after many
-steps of SGD. `eigen`: products until the eigenvalue is and stays within 1e-3 of the exact one, and where the stop
-rules end and with which error. Each prints a markdown table.
+200 images. `batches`: the same for blocks of 16 vectors, one after the other as on a CPU, by how many images are held
+at a time. `trace`: root mean square over keys of the relative error after so many products, against the exact trace, or
+against a long run where there are too many parameters; on a network after few and after many steps of SGD. `eigen`:
+products until the eigenvalue is and stays within 1e-3 of the exact one, and where the stop rules end and with which
+error. Each prints a markdown table.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdtree_jax.landscape import hutchinson, hvp, lanczos, power_iteration, xtrace
+from mdtree_jax.landscape.products import over_block
 from mdtree_jax.models import build_model, count_parameters
 from mdtree_jax.training import cross_entropy
 
@@ -128,14 +131,36 @@ def product_time(loss, params, data, block: int, flags: dict, options) -> float:
     return (times[1] - times[0]) / ((many - few) * block)
 
 
+def batches(options) -> None:
+    """Print the cost of a product in a block of 16, by the number of images that are held at a time."""
+    flags, block = compiler_options(options), 16
+    print("| model | width | " + " | ".join(f"{size} images" for size in options.batches) + " |")
+    print("|---|--:|" + "--:|" * len(options.batches))
+    for width in options.widths:
+        model, variables, data = network(options, width)
+        loss, params = make_loss(model, variables["batch_stats"]), variables["params"]
+        vectors = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), (block, *p.shape)), params)
+        cells = []
+        for size in options.batches:
+
+            def run(params, data, vectors, loss=loss, size=size):
+                return over_block(hvp(loss, params, data, batch_size=size), vectors, False)
+
+            run = jax.jit(run, compiler_options=flags)
+            milliseconds = best_ms(lambda run=run, v=vectors, p=params, d=data: run(p, d, v), options.seconds)
+            cells.append(f"{milliseconds / block:.1f}")
+        print(f"| {options.model} | {width} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     """Parse and measure."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["cost", "trace", "eigen"])
+    parser.add_argument("what", choices=["cost", "batches", "trace", "eigen"])
     parser.add_argument("--model", default="resnet8")
     parser.add_argument("--widths", type=int, nargs="+", default=[4])
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--blocks", type=int, nargs="+", default=[1, 4, 8, 16, 32])
+    parser.add_argument("--batches", type=int, nargs="+", default=[200, 100, 50, 20, 10])
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 300], help="of SGD before measuring")
     parser.add_argument("--keys", type=int, default=20)
     parser.add_argument("--threads", action="store_true", help="let one program use all cores")
