@@ -14,6 +14,10 @@ class UserError(ValueError):
     """A mistake in what the user asked for or handed over; the message is one clear sentence."""
 
 
+class StaleState(UserError):
+    """A state saved inside a computation is not of this one: of another version, or damaged; it can start over."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to `name`, or the empty string."""
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)

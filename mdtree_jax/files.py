@@ -133,11 +133,14 @@ def _write_failure(error: BaseException | None) -> str | None:
         errno.EEXIST: "a part of the path is a file",
         errno.ENOENT: "the folder is not there and cannot be made",
     }
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    is_cause = True  # not merely what was being handled when something else went wrong
     while error is not None:
-        if isinstance(error, OSError) and error.errno in words:
+        if isinstance(error, OSError) and error.errno in words and (is_cause or error.errno in full):
             return words[error.errno]
-        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        for code in full:
             if os.strerror(code).lower() in str(error).lower():
                 return words[code]
+        is_cause = is_cause and error.__cause__ is not None
         error = error.__cause__ or error.__context__
     return None

@@ -18,6 +18,7 @@ Exit code 4: it is not.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from mdtree_jax.cli import run
 from mdtree_jax.population.schema import SweepConfig
@@ -94,15 +95,16 @@ def _verify(config: SweepConfig, record, recipe, cohorts, data, identity, consol
         verification_table,
     )
     from mdtree_jax.store.folder import RunFolder
-    from mdtree_jax.store.manifest import describe_session
+    from mdtree_jax.store.manifest import code_hash, describe_session
 
     check_same_recipe(record, identity, jax_measurer(config, data.shape).config)
     cohorts = sample_cohorts(cohorts, config.verify, config.verify_seed)
     members = {cohort.key: [(m.index, m.seed) for m in cohort.members] for cohort in cohorts}
     session = describe_session(describe_devices())
     # What another version or machine left in the folder must not pass for this one's.
-    sample = {"verify": config.verify, "verify_seed": config.verify_seed, "git_commit": session["git_commit"]}
-    with RunFolder(f"{config.out}-verify", identity | sample | kind(session), members) as folder:
+    sample = {"verify": config.verify, "verify_seed": config.verify_seed, "code": code_hash()}
+    out = Path(config.out)
+    with RunFolder(out.with_name(f"{out.name}-verify"), identity | sample | kind(session), members) as folder:
         _train(config, recipe, cohorts, data, folder, console, record)
         found = compare(record, folder.members, folder.pairs, session)
     console.print(verification_table(found, f"{config.grid.name}: {config.verify} configurations again"))
@@ -113,15 +115,17 @@ def _verify(config: SweepConfig, record, recipe, cohorts, data, identity, consol
 def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=None) -> int:
     from mdtree_jax.population.jax_side import describe_devices, jax_measurer, jax_trainer, plan_here
     from mdtree_jax.population.progress import Monitor, ScalarLog, duration
-    from mdtree_jax.population.run import run_sweep
+    from mdtree_jax.population.run import run_sweep, still_to_do
     from mdtree_jax.population.verify import recorded_choice
     from mdtree_jax.store.manifest import describe_session
 
     scalars = ScalarLog(folder.path / "tensorboard") if config.tensorboard else None
     folder.begin_session(describe_session(describe_devices()))
-    plan = plan_here(config, cohorts, data.shape, folder.members)
-    pending = plan[~plan["finished"]].set_index("cohort")["estimated_seconds"].to_dict()
-    with Monitor(console, pending, len(folder.finished)) as monitor:
+    estimated = plan_here(config, cohorts, data.shape, folder.members).set_index("cohort")["estimated_seconds"]
+    stages = {stage: stage in config.stages for stage in ("train", "measure")}
+    pending = set().union(*still_to_do(cohorts, folder, **stages))
+    done = (len(cohorts) if stages["train"] else len(folder.trained)) - len(pending)
+    with Monitor(console, {key: estimated[key] for key in pending}, done) as monitor:
         trainer = jax_trainer(config, data.shape) if "train" in config.stages else None
         if record is not None:
             trainer = trainer._replace(choose=recorded_choice(record, trainer.decode, trainer.choose))

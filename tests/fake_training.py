@@ -48,7 +48,8 @@ def trainer(train=train, choose=lambda recipe, cohort: dict(CHOICE)):
     return Trainer(choose=choose, train=train, encode=dict, decode=dict)
 
 
-def measure(recipe, cohort, data, variables, is_finite, *, progress, checkpoint, resume):
+def measure(recipe, cohort, data, variables, is_finite, *, progress, checkpoint, resume, recorded, record):
+    record(recorded or {"choices": {"lanes": 1}})
     members = [m for m, finite in zip(cohort.members, is_finite, strict=True) if finite]
     weights = dict(zip([(m.index, m.seed) for m in cohort.members], variables["params"]["w"][:, 0], strict=True))
     rows = [

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from mdtree_jax.checks import UserError
+from mdtree_jax.checks import StaleState, UserError
 from mdtree_jax.population.progress import Monitor
 from mdtree_jax.population.run import run_sweep
 from tests.fake_training import COHORTS, RECIPE, measure, measurer, run_folder, train, trainer
@@ -16,6 +16,7 @@ from tests.fake_training import COHORTS, RECIPE, measure, measurer, run_folder, 
 
 def sweep(path, trainer=None, measurer=None, keep="all"):
     with run_folder(path) as folder:
+        folder.begin_session({"started": path.name})
         monitor = Monitor(Console(file=io.StringIO(), width=200), {c.key: 1.0 for c in COHORTS}, 0)
         with monitor:
             return run_sweep(RECIPE, COHORTS, None, folder, trainer, monitor, measurer=measurer, keep=keep)
@@ -107,6 +108,62 @@ def test_what_was_begun_is_resumed_and_forgotten_with_other_settings(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             sweep(tmp_path, None, measurer(saving, config))
     assert seen == [None, {"hessian/num_done": 7}, None]
+
+
+def test_what_was_decided_is_there_before_it_runs_and_is_taken_again(tmp_path):
+    seen = []
+
+    def dying(*arguments, recorded, record, **options):
+        seen.append(recorded)
+        record({"choices": {"lanes": 7}})
+        raise KeyboardInterrupt
+
+    sweep(tmp_path, trainer())
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            sweep(tmp_path, None, measurer(dying))
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path, None, measurer(dying, {"metrics": ["hessian"], "seed": 1}))
+    assert seen == [None, {"choices": {"lanes": 7}}, None]
+
+
+def test_a_state_of_another_version_is_begun_again(tmp_path):
+    resumed = []
+
+    def saving(*arguments, checkpoint, resume, **options):
+        resumed.append(resume)
+        if len(resumed) == 1:
+            checkpoint({"a": np.asarray(1)})
+            raise KeyboardInterrupt
+        if resume is not None:
+            raise StaleState("not of this version")
+        return measure(*arguments, checkpoint=checkpoint, resume=resume, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path, trainer(), measurer(saving))
+    sweep(tmp_path, trainer(), measurer(saving))
+    assert [r is None for r in resumed] == [True, False, True, True, True, True]
+
+
+def test_measurements_go_with_the_networks_that_they_are_of(tmp_path):
+    """A cohort that was trained here keeps its networks, and takes measurements of the same ones only."""
+
+    def otherwise(*arguments, **options):
+        found = train(*arguments, **options)
+        found.train_loss = found.train_loss + 1
+        return found
+
+    for name, training in (("same", train), ("other", otherwise)):
+        sweep(tmp_path / f"{name}-here", trainer(training))
+        sweep(tmp_path / "there", trainer(), measurer(), keep="metrics_only")
+        # As a kill between the tables of a measurement leaves them.
+        shutil.copytree(tmp_path / "there/parts/layers", tmp_path / f"{name}-here/parts/layers")
+        with run_folder(tmp_path / f"{name}-here") as folder:
+            assert not list((folder.path / "parts/layers").iterdir())
+            assert folder.import_parts(tmp_path / "there") == ((4, 0) if name == "same" else (0, 4))
+            assert len(folder.measured) == (4 if name == "same" else 0)
+            assert len(list((folder.path / "checkpoints").iterdir())) == 4
+        sweep(tmp_path / f"{name}-here", None, measurer())
 
 
 def test_a_diverged_network_has_no_metrics_and_no_pairs(tmp_path):

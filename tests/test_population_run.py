@@ -23,8 +23,8 @@ FAKE = trainer()
 def sweep(path, trainer=FAKE, keep="metrics_only", console=None, **options):
     console = console or Console(file=io.StringIO(), width=200)
     with run_folder(path) as folder:
-        estimates = {c.key: 1.0 for c in COHORTS if c.key not in folder.finished}
-        with Monitor(console, estimates, len(folder.finished)) as monitor:
+        estimates = {c.key: 1.0 for c in COHORTS if c.key not in folder.trained}
+        with Monitor(console, estimates, len(folder.trained)) as monitor:
             return run_sweep(RECIPE, COHORTS, None, folder, trainer, monitor, keep=keep, **options)
 
 

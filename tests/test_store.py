@@ -61,7 +61,7 @@ def test_a_part_holds_the_numbers_bit_for_bit(tmp_path):
         fresh = folder.members
         folder.write_tables(csv=True)
     with run_folder(tmp_path / "run") as folder:
-        assert folder.finished == tuple(c.key for c in COHORTS[:2])
+        assert folder.trained == tuple(c.key for c in COHORTS[:2])
         pd.testing.assert_frame_equal(folder.members, fresh, check_exact=True)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "run" / "members.parquet"), fresh, check_exact=True)
     read = pd.read_csv(tmp_path / "run" / "collection.csv")
@@ -150,7 +150,7 @@ def test_finished_cohorts_move_between_folders(tmp_path):
         finish(b, COHORTS[2:])
         assert b.import_parts(tmp_path / "parts") == (2, 0)
         assert b.import_parts(tmp_path / "a") == (0, 2)  # a whole run folder will do too
-        assert b.finished == tuple(c.key for c in COHORTS)
+        assert b.trained == tuple(c.key for c in COHORTS)
         assert b.members["configuration"].tolist() == sorted(b.members["configuration"])
     assert sum(path.stat().st_size for path in (tmp_path / "parts").iterdir()) < 50_000
     with run_folder(tmp_path / "c", CONFIG | {"optimizer": "adamw"}) as c:
@@ -158,12 +158,12 @@ def test_finished_cohorts_move_between_folders(tmp_path):
             c.import_parts(tmp_path / "parts")
         with pytest.raises(UserError, match="holds no parts"):
             c.import_parts(tmp_path / "nothing")
-        assert c.finished == ()
+        assert c.trained == ()
     (tmp_path / "parts" / "w2-b32-e3.parquet").write_bytes(b"PAR1 cut short")
     with run_folder(tmp_path / "d") as d:
         with pytest.raises(UserError, match="damaged or no part"):
             d.import_parts(tmp_path / "parts")
-        assert d.finished == ()  # all are checked before the first is taken
+        assert d.trained == ()  # all are checked before the first is taken
 
 
 def test_cohorts_that_could_never_be_measured_are_not_imported(tmp_path):
@@ -176,7 +176,7 @@ def test_cohorts_that_could_never_be_measured_are_not_imported(tmp_path):
         a.export_parts(tmp_path / "parts")
     with run_folder(tmp_path / "b") as b:
         assert b.import_parts(tmp_path / "parts") == (1, 0)
-        assert b.finished == b.measured == (COHORTS[0].key,)
+        assert b.trained == b.measured == (COHORTS[0].key,)
 
 
 def test_a_part_with_missing_members_is_refused(tmp_path):
@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_earlier_results_intact(tmp_path, monkeypatch, code):
     assert read_part(tmp_path / "parts" / f"{COHORTS[0].key}.parquet")[1]["cohort"] == COHORTS[0].key
     with run_folder(tmp_path) as folder:
         pd.testing.assert_frame_equal(folder.members, before, check_exact=True)
-        assert folder.finished == (COHORTS[0].key,)
+        assert folder.trained == (COHORTS[0].key,)
     assert not list(tmp_path.rglob("*.partial*"))
 
 

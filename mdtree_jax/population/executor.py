@@ -25,6 +25,7 @@ import numpy as np
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.models import build_model, count_activations, count_parameters
+from mdtree_jax.parallel import available_cores
 from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.memory import memory_needs
 from mdtree_jax.population.passes import balance
@@ -59,7 +60,7 @@ def configure_devices(num_cpu_devices: int | None = None, cache_dir: str | os.Pa
     To be called before JAX is first used; later, the devices stay as they are.
     """
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", num_cpu_devices or len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", num_cpu_devices or available_cores())
     if cache_dir is not None:
         jax.config.update("jax_compilation_cache_dir", os.fspath(cache_dir))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -72,7 +73,7 @@ def step_bytes(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> int:
     """
     model = build_model(recipe.model, cohort.width, recipe.num_classes, tuple(recipe.image_shape), dtype)
     copies = 4 + (2 if recipe.optimizer == "adamw" else 1)
-    activations = count_activations(model, tuple(recipe.image_shape), cohort.batch_size)
+    activations = count_activations(model, tuple(recipe.image_shape), cohort.batch_size, dtype)
     return (copies * count_parameters(model) + 2 * activations) * np.dtype(dtype).itemsize
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -57,7 +59,25 @@ def device_memory_bytes() -> int:
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.devices()]
     if all(limits):
         return int(0.8 * sum(limits))
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return available_host_bytes() // 2
+
+
+def available_host_bytes(proc: Path = Path("/proc"), control: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the memory that new programs can have: what the system says, within the limit of a container.
+
+    Pages that only cache files count as free. Where the system says nothing, half of all memory is taken.
+    """
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        available = 1024 * _numbers(proc / "meminfo")["MemAvailable:"]
+    with contextlib.suppress(OSError, ValueError, KeyError):  # "max" where there is no limit
+        limit, used = (int((control / f"memory.{name}").read_text()) for name in ("max", "current"))
+        available = min(available, limit - used + _numbers(control / "memory.stat")["inactive_file"])
+    return max(available, 0)
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    return {words[0]: int(words[1]) for line in path.read_text().splitlines() if len(words := line.split()) > 1}
 
 
 def jax_trainer(config: SweepConfig, shape: DatasetShape) -> Trainer:

@@ -17,7 +17,7 @@ import pandas as pd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdtree_jax import landscape
-from mdtree_jax.checks import UserError
+from mdtree_jax.checks import StaleState
 from mdtree_jax.models import Model, build_model, count_flops, has_permutations, permutation_spec
 from mdtree_jax.population import measures
 from mdtree_jax.population.cohort import Cohort, Recipe
@@ -66,6 +66,8 @@ def measure_cohort(
     checkpoint: Callable[[dict[str, np.ndarray]], None] | None = None,
     checkpoint_seconds: float = 900.0,
     resume: Mapping[str, np.ndarray] | None = None,
+    recorded: Mapping[str, Any] | None = None,
+    record: Callable[[dict[str, Any]], None] | None = None,
 ) -> MeasuredCohort:
     """Measure the networks of a trained cohort.
 
@@ -83,13 +85,19 @@ def measure_cohort(
         checkpoint: called with what is measured so far, a flat dictionary of arrays, after `checkpoint_seconds` each.
         checkpoint_seconds: least time between two checkpoints.
         resume: such a dictionary, of the same cohort and settings; the results are those of an uninterrupted run.
+        recorded: what `record` was called with when this cohort was begun: how much memory is free now must not change
+            a number. On other devices, or with less than half of the memory, it is decided anew.
+        record: called once, before anything runs, with what was decided, as plain values.
 
     Raises:
-        UserError: a model whose outputs depend on the rest of the batch or change from call to call; a `resume` of
-            another cohort.
+        UserError: a model whose outputs depend on the rest of the batch or change from call to call.
+        StaleState: a `resume` of another cohort.
     """
     run = _Measurement(recipe, cohort, data, variables, is_finite, settings, memory_budget_bytes, dtype, model)
+    run.adopt(recorded or {})
     run.take_up(resume or {})
+    if record is not None:
+        record(run.decided())
     last = [time.perf_counter()]
 
     def after_chunk(message: str) -> None:
@@ -128,14 +136,16 @@ class _Measurement:
         self.variables = jax.tree.map(np.asarray, variables)
         self.is_finite = np.asarray(is_finite, bool)
         self.counts = np.array([member.num_samples for member in cohort.members], np.int32)
-        devices = jax.devices()
+        kinds = ((data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32))
+        arrays = [np.asarray(array, kind) for array, kind in kinds]
+        held = sum(array.nbytes for array in arrays)  # by every device; at most half of the memory
+        devices = jax.devices()[: max(1, budget // (2 * held))]
         self.mesh = Mesh(np.array(devices), (AXIS,))
         self.split, self.whole = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
-        arrays = ((data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32))
-        self.data = measures.Data(*(jax.device_put(np.asarray(array, kind), self.whole) for array, kind in arrays))
+        self.data = measures.Data(*(jax.device_put(array, self.whole) for array in arrays))
         shapes = measures.Data(*(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in self.data))
         begin = time.perf_counter()
-        self.choices = choose(self.model, shapes, settings, budget // len(devices), devices[0].platform)
+        self.choices = choose(self.model, shapes, settings, budget // len(devices) - held, devices[0].platform)
         self.cost = MeasureCost(settings, float(count_flops(self.model, shape, dtype)), len(data.y_test))
         self.results: dict[str, dict[str, np.ndarray]] = {}
         self.num_done: dict[str, int] = {}
@@ -149,18 +159,26 @@ class _Measurement:
         self.all_pairs = self._pairs("all")
         self.pairs = self._pairs(settings.pairs)
 
-    def take_up(self, saved: Mapping[str, np.ndarray]) -> None:
-        """Go on from a snapshot, with what was chosen then: how much memory is free now must not change a number.
+    def decided(self) -> dict[str, Any]:
+        """Return how the cohort is measured, and on what that was decided, as plain values."""
+        return {"choices": self.choices._asdict(), "devices": dict(self.devices)}
 
-        On other devices, or with less than half of the memory, it is chosen anew.
-        """
+    def adopt(self, recorded: Mapping[str, Any]) -> None:
+        """Take what was decided when the cohort was begun, on the same devices and with at most twice the memory."""
+        devices, chosen = dict(recorded.get("devices", {})), recorded.get("choices", {})
+        budget = devices.pop("budget", 0)
+        here = {name: value for name, value in self.devices.items() if name != "budget"}
+        is_same = devices == here and self.devices["budget"] >= budget / 2
+        if is_same and set(chosen) == set(self.choices._fields):
+            self.choices = self.choices._make(chosen[name] for name in self.choices._fields)
+
+    def take_up(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Go on from a snapshot, with what was decided then."""
         self.resume = dict(saved)
-        budget, *devices = (int(self.resume.pop(f"devices/{name}", 0)) for name in self.devices)
-        chosen = {name: self.resume.pop(f"choices/{name}", None) for name in self.choices._fields}
-        is_same = devices == list(self.devices.values())[1:] and self.devices["budget"] >= budget / 2
-        if is_same and all(value is not None for value in chosen.values()):
-            kinds = {name: type(value) for name, value in self.choices._asdict().items()}
-            self.choices = self.choices._make(kinds[name](value) for name, value in chosen.items())
+        kinds = {name: type(value) for name, value in self.choices._asdict().items()}
+        found = {name: self.resume.pop(f"choices/{name}", None) for name in kinds}
+        chosen = {name: kinds[name](value) for name, value in found.items() if value is not None}
+        self.adopt({"choices": chosen, "devices": {n: int(self.resume.pop(f"devices/{n}", 0)) for n in self.devices}})
 
     def _takes_pairs(self) -> list[str]:
         return [metric for metric in self.settings.metrics if metric in PAIR_METRICS]
@@ -213,7 +231,8 @@ class _Measurement:
     ) -> None:
         lanes = min(lanes, max(1, -(-len(items) // self.mesh.size)))  # no lane that only repeats an item
         size = lanes * self.mesh.size
-        program = program_of(stage, self.model, self.settings, self.mesh, lanes, tuple(options.items()))
+        made = "barrier" if stage == "aligned" else stage  # the same of other networks
+        program = program_of(made, self.model, self.settings, self.mesh, lanes, tuple(options.items()))
         self._restore(stage, len(items))
         for start in range(self.num_done[stage], len(items), size):
             chunk = list(items[start : start + size])
@@ -274,7 +293,7 @@ class _Measurement:
         saved = {name.removeprefix(prefix): np.array(a) for name, a in self.resume.items() if name.startswith(prefix)}
         self.num_done[stage] = int(saved.pop("num_done", 0))
         if any(len(array) != num_items for array in saved.values()):
-            raise UserError(f"the saved measurements are not of cohort {self.cohort.key} with these settings")
+            raise StaleState(f"the saved measurements are not of cohort {self.cohort.key} with these settings")
         self.results[stage] = saved
 
     def snapshot(self) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from mdtree_jax.models import Model
 from mdtree_jax.population import measures
 from mdtree_jax.population.mapped import jit_over_members
 from mdtree_jax.population.measure_settings import MeasureSettings
-from mdtree_jax.population.memory import MARGIN, peak_bytes
+from mdtree_jax.population.memory import margin, peak_bytes
 
 
 class Program:
@@ -33,10 +34,23 @@ class Program:
         key = structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
         if key not in self._executables:
             start = time.perf_counter()
-            self._executables[key] = self._jitted.lower(*arguments).compile()
+            with full_precision():
+                lowered = self._jitted.lower(*arguments)
+            self._executables[key] = lowered.compile()
             self.num_compilations += 1
             self.compile_seconds += time.perf_counter() - start
         return self._executables[key]
+
+
+def full_precision() -> contextlib.AbstractContextManager[None]:
+    """Have products of matrices computed in the type of their arrays while programs are traced.
+
+    Accelerators cut them to 19 or 16 bits unless they are told otherwise: enough to train with, but a Hessian's
+    products would then miss the tolerances that eigenvalues and traces are stopped at. A CPU does not cut.
+    """
+    if jax.default_backend() == "cpu":
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision("highest")
 
 
 def _curve_part(name: str) -> Callable[..., Any]:
@@ -48,7 +62,6 @@ _MAKERS = {
     "sharpness": measures.make_sharpness,
     "similarity": measures.make_outputs,
     "barrier": measures.make_barrier,
-    "aligned": measures.make_barrier,
     "connectivity": measures.make_curve,
     "curve start": _curve_part("start"),
     "curve advance": _curve_part("advance"),
@@ -60,7 +73,7 @@ _MAKERS = {
 def program_of(
     stage: str, model: Model, settings: MeasureSettings, mesh: Mesh, lanes: int, options: tuple[tuple[str, Any], ...]
 ) -> Program:
-    """Return the program of a stage; the same one for the same arguments."""
+    """Return the program of a stage of `_MAKERS`; the same one for the same arguments."""
     return Program(jit_over_members(_MAKERS[stage](model, settings, **dict(options)), mesh, lanes))
 
 
@@ -100,7 +113,7 @@ def choose(
     budget: int,
     platform: str,
 ) -> Choices:
-    """Return how to measure within `budget` bytes on one device, from the traced programs.
+    """Return how to measure within `budget` bytes on one device, the data set not counted, from the traced programs.
 
     All images of the Hessian at once and XTrace if that fits, else fewer images, else Hutchinson, whose vectors take
     less. On CPU networks follow each other and so do products; on an accelerator as many go together as fit.
@@ -143,33 +156,41 @@ def _hessian_bytes(
 ) -> int:
     if "hessian" not in settings.metrics:
         return 0
-    return _traced_bytes(model, data, measures.make_hessian(model, settings, *plan, batched), False)
+    return _traced_bytes(model, data, measures.make_hessian(model, settings, *plan, batched), plan[0])
 
 
 @functools.lru_cache(maxsize=64)
 def _sharpness_bytes(model: Model, data: measures.Data, settings: MeasureSettings, batch_size: int) -> int:
     if "sharpness" not in settings.metrics:
         return 0
-    return _traced_bytes(model, data, measures.make_sharpness(model, settings, batch_size), False)
+    return _traced_bytes(model, data, measures.make_sharpness(model, settings, batch_size), batch_size)
 
 
 @functools.lru_cache(maxsize=64)
 def _output_bytes(model: Model, data: measures.Data, settings: MeasureSettings, batch_size: int) -> int:
     if "similarity" not in settings.metrics:
         return 0
-    return _traced_bytes(model, data, measures.make_outputs(model, settings, batch_size), False)
+    return _traced_bytes(model, data, measures.make_outputs(model, settings, batch_size), batch_size)
 
 
 @functools.lru_cache(maxsize=64)
 def _pair_bytes(model: Model, data: measures.Data, settings: MeasureSettings) -> int:
     makers = {"connectivity": measures.make_curve, "barrier": measures.make_barrier}
     stages = [make(model, settings) for metric, make in makers.items() if metric in settings.metrics]
-    return max((_traced_bytes(model, data, stage, True) for stage in stages), default=0)
+    num_images = max(settings.curve_batch_size, settings.statistics_batch_size)
+    return max((_traced_bytes(model, data, stage, num_images, takes_pairs=True) for stage in stages), default=0)
 
 
-def _traced_bytes(model: Model, data: measures.Data, function: Callable[..., Any], takes_pairs: bool) -> int:
-    """Return an upper estimate of the bytes that a measurement of one network or pair takes."""
+def _traced_bytes(
+    model: Model, data: measures.Data, function: Callable[..., Any], num_images: int, *, takes_pairs: bool = False
+) -> int:
+    """Return an upper estimate of the bytes that a measurement of one network or pair takes.
+
+    `num_images` go through the network at a time: the compiler copies more where their convolutions are cut in parts.
+    """
     network = jax.eval_shape(model.init, jax.random.key(0))
     count, key = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
     item = measures.PairItem(network, network, count, key) if takes_pairs else measures.NetworkItem(network, count, key)
-    return int(MARGIN * peak_bytes(jax.make_jaxpr(function)(item, data).jaxpr))
+    images = jax.ShapeDtypeStruct((num_images, *data.x_train.shape[1:]), data.x_train.dtype)
+    forward = jax.make_jaxpr(lambda variables, x: model.apply(variables, x, False))(network, images)
+    return int(margin(forward.jaxpr) * peak_bytes(jax.make_jaxpr(function)(item, data).jaxpr))

@@ -79,7 +79,12 @@ def _memory_needs(
 
 
 def _margined(jaxpr: Any) -> float:
-    return peak_bytes(jaxpr) * (LOOP_MARGIN if _has_scan(jaxpr) else MARGIN)
+    return peak_bytes(jaxpr) * margin(jaxpr)
+
+
+def margin(jaxpr: Any) -> float:
+    """Return how many times its traced bytes a training step, or what goes through such a network, may take."""
+    return LOOP_MARGIN if _has_scan(jaxpr) else MARGIN
 
 
 def _has_scan(jaxpr: Any) -> bool:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.store.tables import OK
 
 
 def duration(seconds: float) -> str:
@@ -68,9 +69,9 @@ def plan_table(plan: pd.DataFrame, title: str) -> Table:
 class Monitor:
     """Shows the progress of a sweep on `console`; a context manager.
 
-    `estimated_seconds` gives each cohort still to be trained an estimate; only their proportions matter, the time
-    left is scaled by what the finished ones took. On a terminal a bar follows the blocks of the running cohort; one
-    line per finished cohort is printed anywhere.
+    `estimated_seconds` gives an estimate for each cohort of which something is still to be done; only their
+    proportions matter, the time left is scaled by what the finished ones took. On a terminal a bar follows the blocks
+    of the running cohort; one line per finished cohort is printed anywhere.
     """
 
     def __init__(self, console: Console, estimated_seconds: dict[str, float], num_finished: int = 0):
@@ -117,9 +118,9 @@ class Monitor:
         self._actual_done += seconds
         self._num_finished += 1
         self._current = None
-        num_failed = int((rows["status"] != "ok").sum())
+        num_failed = int((rows["status"] != OK).sum())
         failed = f", {num_failed} diverged" if num_failed else ""
-        good = rows[rows["status"] == "ok"]["test_error"]
+        good = rows[rows["status"] == OK]["test_error"]
         errors = f", test error {good.min():.1f} to {good.max():.1f} %" if len(good) else ""
         left = self._left_text()
         self._bar.update(self._cohorts, completed=self._num_finished, left=left)
@@ -160,7 +161,7 @@ class ScalarLog:
 
     def write(self, step: int, rows: pd.DataFrame) -> None:
         """Write the scalars of one finished cohort as number `step`."""
-        good = rows[rows["status"] == "ok"]
+        good = rows[rows["status"] == OK]
         scalars = {column: good[column].mean() for column in ("train_error", "test_error", "train_loss", "test_loss")}
         scalars |= {"cohort_seconds": rows["train_seconds"].sum(), "num_diverged": len(rows) - len(good)}
         values = [self._summary.Value(tag=tag, simple_value=float(value)) for tag, value in scalars.items()]

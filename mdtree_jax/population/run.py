@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.checks import StaleState, UserError, check_choice
 from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.progress import Monitor, ScalarLog
 from mdtree_jax.population.schema import KEEP
@@ -46,7 +46,8 @@ class Measurer(NamedTuple):
     """What `run_sweep` needs to measure a cohort.
 
     `config` are the settings as plain JSON values. `measure(recipe, cohort, data, variables, is_finite, progress=,
-    checkpoint=, resume=)` returns a `MeasuredCohort`; `checkpoint` and `resume` are as of a `Trainer`.
+    checkpoint=, resume=, recorded=, record=)` returns a `MeasuredCohort`; `checkpoint` and `resume` are as of a
+    `Trainer`; what was decided when the cohort was begun is `recorded`, None for a new one; `record` is called with it.
     """
 
     config: dict[str, Any]
@@ -86,13 +87,10 @@ def run_sweep(
     """
     check_choice("keep", keep, KEEP)
     start = time.perf_counter()
-    to_train = {cohort.key for cohort in cohorts if trainer is not None and cohort.key not in folder.finished}
-    to_measure = set()
     if measurer is not None:
         folder.use_measurement(measurer.config)
-        trained = to_train | set(folder.finished)
-        to_measure = {cohort.key for cohort in cohorts if cohort.key in trained and cohort.key not in folder.measured}
-        _check_networks_are_there(folder, sorted(to_measure - to_train))
+    to_train, to_measure = still_to_do(cohorts, folder, train=trainer is not None, measure=measurer is not None)
+    _check_networks_are_there(folder, sorted(to_measure - to_train))
     folder.write_tables(csv)  # a killed process may have left them behind its parts
     pending = [cohort for cohort in cohorts if cohort.key in to_train | to_measure]
     with _Ahead(recipe, data, folder, trainer, [cohort for cohort in pending if cohort.key in to_train]) as ahead:
@@ -112,7 +110,7 @@ def run_sweep(
             folder.write_tables(csv)
             monitor.finish_cohort(rows)
             if scalars is not None:
-                scalars.write(len(folder.finished), rows)
+                scalars.write(cohorts.index(cohort) + 1, rows)
     members = folder.members
     return SweepSummary(
         num_trained_cohorts=len(to_train),
@@ -122,6 +120,16 @@ def run_sweep(
         num_diverged=int((members["status"] != OK).sum()),
         seconds=time.perf_counter() - start,
     )
+
+
+def still_to_do(
+    cohorts: Sequence[Cohort], folder: RunFolder, *, train: bool, measure: bool
+) -> tuple[set[str], set[str]]:
+    """Return the keys of the cohorts that are to be trained and to be measured; what is not trained is not measured."""
+    to_train = {cohort.key for cohort in cohorts if train and cohort.key not in folder.trained}
+    there = to_train | set(folder.trained)
+    to_measure = {c.key for c in cohorts if measure and c.key in there and c.key not in folder.measured}
+    return to_train, to_measure
 
 
 def _check_networks_are_there(folder: RunFolder, keys: Sequence[str]) -> None:
@@ -184,15 +192,9 @@ def _train_one(
         choice = trainer.choose(recipe, cohort)
         folder.record_executor(cohort.key, trainer.encode(choice))
     unfinished = folder.unfinished_path(cohort.key)
-    trained = trainer.train(
-        recipe,
-        cohort,
-        data,
-        executor=choice,
-        progress=monitor.progress,
-        checkpoint=functools.partial(_save_state, unfinished),
-        resume=_load_state(unfinished),
-    )
+    options = {"progress": monitor.progress, "checkpoint": functools.partial(_save_state, unfinished)}
+    train = functools.partial(trainer.train, recipe, cohort, data, executor=choice, **options)
+    trained = _resumed(train, unfinished, folder)
     rows = member_rows(cohort, trained)
     if keep:
         from mdtree_jax.store.checkpoint import save_population
@@ -229,16 +231,11 @@ def _measure_one(
     unfinished = folder.unfinished_path(f"measured-{cohort.key}")
     rows = folder.trained_rows(cohort.key).set_index(["configuration", "seed"])["status"]
     is_finite = [rows[member.index, member.seed] == OK for member in cohort.members]
-    measured = measurer.measure(
-        recipe,
-        cohort,
-        data,
-        variables,
-        is_finite,
-        progress=monitor.progress,
-        checkpoint=functools.partial(_save_state, unfinished),
-        resume=_load_state(unfinished),
-    )
+    options = {"progress": monitor.progress, "checkpoint": functools.partial(_save_state, unfinished)}
+    options["recorded"] = folder.choices(cohort.key)
+    options["record"] = functools.partial(folder.record_choices, cohort.key)
+    measure = functools.partial(measurer.measure, recipe, cohort, data, variables, is_finite, **options)
+    measured = _resumed(measure, unfinished, folder)
     tables = {"members": measured.members, "pairs": measured.pairs, "layers": measured.layers}
     metadata = {
         "choices": measured.choices,
@@ -247,6 +244,15 @@ def _measure_one(
         "compile_seconds": float(measured.compile_seconds),
     }
     folder.finish_measurement(cohort.key, tables, metadata)
+
+
+def _resumed(work: Callable[..., Any], unfinished: Path, folder: RunFolder) -> Any:
+    """Return `work(resume=…)` with the state that was saved inside it; from the start where that is of another time."""
+    try:
+        return work(resume=_load_state(unfinished))
+    except StaleState:
+        folder.forget_unfinished(unfinished.name)
+        return work(resume=None)
 
 
 def _save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:

@@ -117,6 +117,10 @@ def check_settings(config: SweepConfig) -> None:
                 f"{', '.join(of_pairs)} compare two; set grid.num_seeds=2 or more, or grid.measure.metrics="
                 "[hessian,sharpness], or stages=[train]"
             )
+    asked = {"dry_run=true": config.dry_run, "verify=": config.verify is not None}
+    asked |= {"import_from= or export_to=": config.import_from is not None or config.export_to is not None}
+    if sum(asked.values()) > 1:
+        raise UserError(f"{' and '.join(name for name, given in asked.items() if given)} exclude each other; give one")
     if config.verify is not None and set(config.stages) != set(STAGES):
         raise UserError(f"verify={config.verify} needs both stages, and stages={config.stages} leaves one out")
     if config.data_file is not None and grid.dataset != "npz":
@@ -128,6 +132,7 @@ def check_settings(config: SweepConfig) -> None:
         ("grid.early_stop_min_epoch", grid.early_stop_min_epoch, grid.early_stop_min_epoch >= 1, "at least 1"),
         ("grid.early_stop_patience", grid.early_stop_patience, grid.early_stop_patience >= 1, "at least 1"),
         ("grid.early_stop_tolerance", grid.early_stop_tolerance, grid.early_stop_tolerance >= 0.0, "0 or above"),
+        ("grid.label_noise_fraction", grid.label_noise_fraction, 0.0 <= grid.label_noise_fraction <= 1.0, "in [0, 1]"),
         ("grid.label_noise_seed", grid.label_noise_seed, grid.label_noise_seed >= 0, "0 or above"),
         ("grid.eval_batch_size", grid.eval_batch_size, grid.eval_batch_size >= 1, "at least 1"),
         ("checkpoint_minutes", config.checkpoint_minutes, config.checkpoint_minutes > 0.0, "above 0"),

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mdtree_jax.checks import UserError
+from mdtree_jax.checks import StaleState, UserError
 from mdtree_jax.models import Model, build_model, count_flops
 from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.executables import executables
@@ -301,7 +301,9 @@ class _CohortRun:
         found = {"train_loss": train_loss, "test_loss": test_loss}
         found["train_error"] = 100 * train_wrong / np.asarray(self.inputs[0].num_samples)
         found["test_error"] = 100 * test_wrong / len(self.data[3])
-        found |= {"stop_epoch": records.kept_epoch, "num_epochs": records.epoch, "is_finite": records.is_finite}
+        found |= {"stop_epoch": records.kept_epoch, "num_epochs": records.epoch}
+        # The last step can overflow, and running averages can, without a training loss that shows it.
+        found["is_finite"] = np.asarray(records.is_finite) & np.isfinite(train_loss) & np.isfinite(test_loss)
         for name, values in found.items():
             self.results[name][rows] = np.asarray(values)[is_used]
         for stored, leaf in zip(jax.tree.leaves(self.variables), jax.tree.leaves(state.variables), strict=True):
@@ -333,14 +335,16 @@ class _CohortRun:
         """Go on from a snapshot.
 
         Raises:
-            UserError: the arrays are not those of this cohort.
+            StaleState: the arrays are not those of this cohort.
         """
+        if "pass_index" not in saved:
+            raise StaleState(f"the saved state is not of cohort {self.cohort.key}")
         self.pass_index = int(saved["pass_index"])
         if self.pass_index < len(self.passes) and "state_0" in saved:
             self.start_pass()
         own = self.snapshot()
         if {n: v.shape for n, v in own.items()} != {n: np.shape(v) for n, v in saved.items()}:
-            raise UserError(f"the saved state is not of cohort {self.cohort.key} with this executor")
+            raise StaleState(f"the saved state is not of cohort {self.cohort.key} with this executor")
         self.max_steps = int(saved["max_steps"])
         self.results = {name: np.array(saved[f"result_{name}"]) for name in self.results}
         self.variables = _refill(self.variables, "network", saved)

@@ -117,10 +117,13 @@ def compare(record: Record, networks: pd.DataFrame, pairs: pd.DataFrame, session
     means, there = collect(networks, pairs), collect(record.networks[chosen], record.pairs[of_pairs])
     for metric in [m for m in counts if f"{m}_se" in there and m in means]:
         away = np.abs(means[metric] - there[metric]).to_numpy()
-        error = np.hypot(means[f"{metric}_se"], there[f"{metric}_se"]).fillna(0.0).to_numpy()
+        error = np.hypot(means[f"{metric}_se"], there[f"{metric}_se"]).to_numpy()
         same = (away == 0) | (means[metric].isna() & there[metric].isna()).to_numpy()
         with np.errstate(divide="ignore", invalid="ignore"):
             joint = np.where(same, 0.0, np.where(np.isnan(away), np.inf, away / error))
+        joint = joint[~np.isnan(joint)]  # means of too few networks or pairs to know their error
+        if not len(joint):
+            continue
         counts[metric] |= {"means": len(joint), "within": int((joint <= JOINT_ERRORS).sum()), "largest": joint.max()}
     table = pd.DataFrame.from_dict(counts, orient="index").rename_axis("metric").reset_index()
     compared = {cohorts[c] for c in networks["configuration"]}

@@ -74,8 +74,8 @@ class RunFolder:
         self._lock.__exit__(*exception)
 
     @property
-    def finished(self) -> tuple[str, ...]:
-        """Keys of the finished cohorts, in the order of the grid."""
+    def trained(self) -> tuple[str, ...]:
+        """Keys of the trained cohorts, in the order of the grid."""
         return tuple(key for key in self.cohorts if key in self._parts)
 
     @property
@@ -87,7 +87,7 @@ class RunFolder:
     def members(self) -> pd.DataFrame:
         """The per-seed table of all finished cohorts."""
         measured = [self._measured[key]["members"] for key in self.measured]
-        return join_members([self._parts[key] for key in self.finished], measured)
+        return join_members([self._parts[key] for key in self.trained], measured)
 
     @property
     def pairs(self) -> pd.DataFrame:
@@ -106,6 +106,7 @@ class RunFolder:
         elif there is not None and config_hash(there) != config_hash(config):
             for key in self.cohorts:  # what was begun was measured otherwise
                 self.forget_unfinished(f"measured-{key}")
+            self._manifest.pop("choices", None)
         self._manifest["measure"] = config
         self._write_manifest()
 
@@ -122,6 +123,16 @@ class RunFolder:
         """Write the executor chosen for the cohort into the manifest, before its first step."""
         self._manifest["executors"][key] = choice
         self._write_manifest()
+
+    def choices(self, key: str) -> dict[str, Any] | None:
+        """Return what was decided for the measurement of the cohort, None if it was not begun."""
+        return self._manifest.get("choices", {}).get(key)
+
+    def record_choices(self, key: str, choices: dict[str, Any]) -> None:
+        """Write what was decided for the measurement of the cohort into the manifest, before it begins."""
+        if self.choices(key) != choices:
+            self._manifest.setdefault("choices", {})[key] = choices
+            self._write_manifest()
 
     def checkpoint_path(self, key: str) -> Path:
         """Where the stacked networks of the cohort are kept."""
@@ -184,14 +195,14 @@ class RunFolder:
         Raises `UserError` if no cohort is finished, or `target` cannot be written.
         """
         target = Path(target).expanduser()
-        if not self.finished:
+        if not self.trained:
             raise UserError(f"{self.path} has no finished cohort to export; run the sweep without export_to= first")
         with one_sentence_on_write_failure(target):
-            for key in self.finished:
+            for key in self.trained:
                 for path in self._part_paths(key):
                     copy = functools.partial(shutil.copyfile, path)
                     write_atomically(target / path.relative_to(self.path / "parts"), copy)
-        return len(self.finished)
+        return len(self.trained)
 
     def import_parts(self, source: str | Path) -> tuple[int, int]:
         """Take over the parts in `source` (exported ones, or a run folder); return how many were new and known.
@@ -217,19 +228,37 @@ class RunFolder:
         alone = sorted(measured - trained - set(self._parts))
         if alone:
             raise UserError(f"import_from='{source}' holds measurements of cohort {alone[0]}, but not its training")
-        new = []
+        there: dict[str, dict[str, pd.DataFrame]] = {}
+        source_of: dict[tuple[str, str], Path] = {}
         for path, kind in paths:
             rows, metadata = read_part(path, kind)
             self._check_part(path, path.stem, kind, rows, metadata)
-            if not self._part(path.stem, kind).exists():
-                new.append((path, kind))
+            there.setdefault(path.stem, {})[kind] = rows
+            source_of[path.stem, kind] = path
+        wanted = {key: self._kinds_to_import(key, rows) for key, rows in there.items()}
         with self._writing():
-            for path, kind in new:
-                write_atomically(self._part(path.stem, kind), functools.partial(shutil.copyfile, path))
+            for key, kind in [(key, kind) for key, kinds_of in wanted.items() for kind in kinds_of]:
+                write_atomically(self._part(key, kind), functools.partial(shutil.copyfile, source_of[key, kind]))
         self._read_parts()
         self._write_manifest()  # how the measurements that came were made is now how this folder measures
-        fresh = {path.stem for path, _ in new}
-        return len(fresh), len({path.stem for path, _ in paths} - fresh)
+        fresh = sum(1 for kinds_of in wanted.values() if kinds_of)
+        return fresh, len(wanted) - fresh
+
+    def _kinds_to_import(self, key: str, there: Mapping[str, pd.DataFrame]) -> list[str]:
+        """Return which parts of a cohort are taken over, in the order in which they are committed.
+
+        Measurements go with the networks that they are of: a cohort that was trained here takes only those of networks
+        with the same numbers, else it keeps what it has.
+        """
+        if key not in self._parts:
+            return [kind for kind in ("trained", *MEASURED) if kind in there]
+        if key in self._measured or MEASURED[-1] not in there:
+            return []
+        numbers = [c for c in self._parts[key] if not c.endswith("_seconds")]
+        ours = self._parts[key][numbers]
+        if "trained" in there and not ours.equals(there["trained"].reindex(columns=numbers)):
+            return []
+        return list(MEASURED)
 
     def _read_parts(self) -> None:
         """Read and check all parts that are there."""
@@ -261,7 +290,10 @@ class RunFolder:
     def _read_own_part(self, key: str, kind: str) -> pd.DataFrame:
         rows, metadata = read_part(self._part(key, kind), kind)
         self._check_part(self._part(key, kind), key, kind, rows, metadata)
-        if metadata.get("keep") == "metrics_only":  # killed before it came to that
+        ours = {session["started"] for session in self._manifest["sessions"]}
+        made_by = metadata.get("made_by", [])
+        is_imported = bool(made_by) and not any(session.get("started") in ours for session in made_by)
+        if metadata.get("keep") == "metrics_only" and not is_imported:  # killed before it came to that
             self.forget_checkpoint(key)
         return rows
 
@@ -286,6 +318,10 @@ class RunFolder:
         for folder in (self.path, self.path / "parts", *(self.path / "parts" / kind for kind in MEASURED)):
             for path in folder.glob("*"):
                 if is_temporary(path.name):
+                    path.unlink(missing_ok=True)
+        for kind in MEASURED:  # of a cohort whose training is gone, or of a measurement that was not committed
+            for path in (self.path / "parts" / kind).glob("*.parquet"):
+                if not (self._part(path.stem).exists() and self._part(path.stem, MEASURED[-1]).exists()):
                     path.unlink(missing_ok=True)
         for path in self.path.glob("checkpoints/*"):
             if path.name not in self.cohorts or not self._part(path.name).exists():
@@ -320,7 +356,11 @@ def read_members(path: str | Path, config: dict[str, Any]) -> pd.DataFrame | Non
     manifest = read_manifest(path / "manifest.json") or {"config": {}}
     check_folder(path, manifest["config"] | config)
     table = path / "members.parquet"
-    return pd.read_parquet(table) if table.exists() else None
+    try:
+        return pd.read_parquet(table) if table.exists() else None
+    except (OSError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"{table} cannot be read ({why}); delete it: the run makes it again") from error
 
 
 def _may_be_alone(name: str) -> bool:

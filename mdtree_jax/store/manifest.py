@@ -6,7 +6,6 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.files import write_atomically
+from mdtree_jax.parallel import available_cores
 
 FORMAT = 1
 _PACKAGES = (
@@ -62,10 +62,18 @@ def describe_session(devices: list[str]) -> dict[str, Any]:
         "hardware": {
             "machine": platform.machine(),
             "cpu": cpu_name(),
-            "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "num_cpus": available_cores(),
             "devices": devices,
         },
     }
+
+
+def code_hash() -> str:
+    """Return a hash of the package's source, which tells two states of a checkout, or two wheels, apart."""
+    package, found = Path(__file__).resolve().parent.parent, hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        found.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:

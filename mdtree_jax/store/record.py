@@ -25,7 +25,7 @@ from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.files import one_sentence_on_write_failure, record_names, records_folder, write_atomically
 from mdtree_jax.store.folder import MEASURED
 from mdtree_jax.store.manifest import read_manifest
-from mdtree_jax.store.tables import OK, collect, read_part
+from mdtree_jax.store.tables import collect, read_part
 
 _METADATA_KEY = b"mdtree_jax"
 #: Columns that are kept in float32 whatever that rounds off.
@@ -120,10 +120,10 @@ def _check_complete(run: Path, config: dict[str, Any], networks: pd.DataFrame) -
     wanted = math.prod(len(config[axis]) for axis in axes) * config["num_seeds"]
     if len(networks) != wanted:
         raise UserError(f"{run} holds {len(networks)} of the {wanted} networks of its grid; finish the sweep first")
-    finite = networks[networks["status"] == OK]
-    unmeasured = finite["hessian_trace"].isna() if "hessian_trace" in finite else pd.Series(True, finite.index)
-    if unmeasured.any():
-        raise UserError(f"{run}: {unmeasured.sum()} of {len(finite)} networks are not measured; finish the sweep first")
+    cohorts = networks["cohort"].unique()
+    missing = [key for key in cohorts if not (run / "parts" / MEASURED[-1] / f"{key}.parquet").exists()]
+    if missing:
+        raise UserError(f"{run}: {len(missing)} of {len(cohorts)} cohorts are not measured; finish the sweep first")
 
 
 def _origin(run: Path, networks: pd.DataFrame) -> dict[str, Any]:

@@ -181,7 +181,11 @@ def log_feature(mean: pd.Series, standard_error: pd.Series) -> tuple[pd.Series, 
 
 
 def pair_means(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return means over the pairs of each configuration, and jackknife standard errors, of every metric of `pairs`."""
+    """Return means over the pairs of each configuration, and jackknife standard errors, of every metric of `pairs`.
+
+    Networks are left out one at a time, with all their pairs. The jackknife is rather too large than too small (Efron
+    and Stein, 1981): right where a pair's value is a sum of effects of its networks, too large for independent pairs.
+    """
     names = [column for column in pairs.columns if column not in _KEYS["pairs"] and not column.endswith(_COST_ENDINGS)]
     names = [column for column in names if pd.api.types.is_numeric_dtype(pairs[column])]
     values = pairs[names]
@@ -200,4 +204,6 @@ def pair_means(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     deviation = pd.DataFrame(without - means.loc[configuration].to_numpy(), index=configuration, columns=names)
     squares = (deviation**2).where(is_used).groupby(level=0).sum(min_count=1)
     used = pd.DataFrame(is_used, index=configuration, columns=names).groupby(level=0).sum()
-    return means, np.sqrt(squares * (used - 1) / used.where(used >= 3))
+    # Where the rest of the networks has no pair there is nothing to compare with, so the error is not known.
+    is_known = pd.DataFrame(~is_used | (left > 0), index=configuration, columns=names).groupby(level=0).all()
+    return means, np.sqrt(squares * (used - 1) / used.where((used >= 3) & is_known))
