@@ -1,6 +1,8 @@
 """From networks and data to a diagnosis: what is measured, of which files, and what is refused."""
 
 import dataclasses
+import json
+import shutil
 
 import flax.linen as nn
 import jax
@@ -13,6 +15,7 @@ import safetensors.numpy
 from orbax.checkpoint import v1 as ocp
 
 from mdtree_jax import UserError, diagnose_model
+from mdtree_jax import diagnose as diagnose_module
 from mdtree_jax import sweep as sweep_module
 from mdtree_jax.cli import run
 from mdtree_jax.diagnosis.joint import COLUMNS
@@ -52,13 +55,14 @@ def two_networks():
     return measure_subject(
         wrap(apply, [make_params(0), make_params(1)]),
         examples(x, y),
-        resolve(MeasureConfig(metrics=["hessian"], **QUICK)),
+        # As many products as there are parameters: the trace is exact.
+        resolve(MeasureConfig(["hessian"], trace_products=64, eigenvalue_tolerance=1e-6, eigenvalue_steps=45, **QUICK)),
     )
 
 
 def test_the_row_holds_what_the_networks_give(two_networks):
     x, y = make_data()
-    errors, losses, traces = [], [], []
+    errors, losses, traces, tops = [], [], [], []
     with jax.enable_x64(True):
         for seed in (0, 1):
             params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), make_params(seed))
@@ -72,13 +76,16 @@ def test_the_row_holds_what_the_networks_give(two_networks):
                 return -jax.nn.log_softmax(logits)[jnp.arange(40), y[:40]].mean()
 
             flat = jnp.concatenate([params["w1"].ravel(), params["w2"].ravel()])
-            traces.append(float(jnp.trace(jax.hessian(loss)(flat))))
+            eigenvalues = np.linalg.eigvalsh(jax.hessian(loss)(flat))
+            traces.append(eigenvalues.sum())
+            tops.append(max(eigenvalues, key=abs))
     row = two_networks.row
     assert row["train_error"] == pytest.approx(np.mean(errors))
     assert row["train_error_se"] == pytest.approx(np.std(errors, ddof=1) / 2**0.5)
     assert row["train_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-    # 45 parameters are more than its 30 products, of which it spends a block of 16.
-    assert row["hessian_trace"] == pytest.approx(np.mean(traces), rel=0.3)
+    assert row["hessian_trace"] == pytest.approx(np.mean(traces), rel=1e-4)
+    assert row["hessian_max_eigenvalue"] == pytest.approx(np.mean(tops), rel=1e-4)
+    assert row["hessian_trace_se"] == pytest.approx(np.std(traces, ddof=1) / 2**0.5, rel=1e-3)
     assert two_networks.flops > 0
     assert two_networks.forward_flops == 2 * (6 * 5 + 5 * 3)
 
@@ -238,7 +245,7 @@ def measured_run(tmp_path_factory):
     overrides = [
         "+grid=digits_tiny", "grid.model=mlp", "grid.width=[3]", "grid.batch_size=[32]", "grid.data_fraction=[0.1]",
         "grid.train_epochs=[2]", "grid.num_seeds=3", "grid.measure.effort=fast", "grid.measure.curve_steps=20",
-        f"out={folder}",
+        "grid.measure.metrics=[hessian,similarity,connectivity]", f"out={folder}",
     ]  # fmt: skip
     assert run("sweep", sweep_module.__doc__, sweep_module.main, overrides) == 0
     return folder
@@ -254,6 +261,48 @@ def test_networks_of_a_run_give_the_numbers_of_its_table(measured_run):
     assert len(data.y_train) == 320
     for name in (*COLUMNS, *(f"{c}_se" for c in COLUMNS), "test_error"):
         assert found[name] == pytest.approx(row[name], rel=1e-5, abs=1e-7), name
+
+
+def diagnosed(capsys, *arguments):
+    """Return what the command prints as JSON, of its one model."""
+    capsys.readouterr()
+    assert run("diagnose", "", diagnose_module.main, [*arguments, "format=json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    return found[0] if isinstance(found, list) else found
+
+
+def test_the_command_measures_the_networks_of_a_run(measured_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(measured_run, "run")
+    table = pd.read_parquet("run/collection.parquet")
+    measured = [c for c in table if c.removesuffix("_se") in COLUMNS and not c.startswith("train_")]
+    table.drop(columns=measured).to_parquet("run/collection.parquet")
+    finely = "measure={effort: fast, curve_steps: 20, curve_batch_size: 32, curve_learning_rate: 0.1}"
+    found = diagnosed(capsys, "run=run", finely)
+    assert found["reference"] == "digits"
+    for name in COLUMNS:
+        assert found["metrics"][name] == pytest.approx(table[name][0], rel=1e-5, abs=1e-7), name
+    assert found["cost"]["retraining_flops"] > 0
+
+
+def test_the_command_measures_checkpoints(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x, y = make_data(64)
+    images = x.reshape(-1, 2, 3, 1)
+    networks = normalized_networks(x=images)
+    for name, network in zip("ab", networks, strict=True):
+        save(str(tmp_path / name), network)
+    np.savez("my.npz", x_train=images[:48], y_train=y[:48], x_test=images[48:], y_test=y[48:])
+    found = diagnosed(
+        capsys, "model=tests.test_diagnose_model:build", "checkpoints=[a,b]", "dataset=npz", "data_file=my.npz",
+        "measure={effort: fast, metrics: [hessian]}", "training.epochs=10",
+    )  # fmt: skip
+    errors = []
+    for network in networks:
+        logits = np.asarray(Normalized().apply(network, images, False)).argmax(1)
+        errors.append([100 * np.mean(logits[part] != y[part]) for part in (slice(48), slice(48, None))])
+    assert (found["metrics"]["train_error"], found["test_error"]) == pytest.approx(np.mean(errors, axis=0))
+    assert (tmp_path / "runs/diagnose/report.html").is_file()
 
 
 X, Y = make_data()

@@ -1,8 +1,10 @@
 """The package as a whole: imports go down only, configurations compose, what the README shows is run."""
 
 import ast
+import configparser
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -96,11 +98,27 @@ def test_every_configuration_composes_under_its_schema(path):
         assert re.search(rf"^{key}:.*#", text, re.MULTILINE), f"{key} has no comment that --help could show"
 
 
-def test_every_config_folder_reaches_a_wheel():
-    for folder in ("conf", "sweeps"):
-        for path in (ROOT / folder).rglob("*/"):
-            if path.is_dir() and path.name != "__pycache__":
-                assert (path / "__init__.py").is_file(), path
+def test_everything_reaches_a_wheel():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    roots = {"mdtree_jax": PACKAGE, "mdtree_jax.conf": ROOT / "conf", "mdtree_jax.sweeps": ROOT / "sweeps"}
+    folders = {}
+    for name, root in roots.items():
+        inner = [path.parent for path in root.rglob("__init__.py")]
+        folders |= {path: ".".join((name, *path.relative_to(root).parts)) for path in inner}
+    assert set(setup["options"]["packages"].split()) == set(folders.values())
+    data, number = setup["options.package_data"], 0
+    for root in roots.values():
+        for file in root.rglob("*"):
+            if (
+                file.suffix in {".py", ".yaml", ".json", ".parquet", ".html", ".css"}
+                and "__pycache__" not in file.parts
+            ):
+                package = next(parent for parent in file.parents if parent in folders)
+                patterns = ["*.py", *data.get(folders[package], "").split()]
+                assert any(file.relative_to(package).match(pattern) for pattern in patterns), file
+                number += 1
+    assert number > 100
 
 
 def code_blocks(language):
@@ -108,9 +126,10 @@ def code_blocks(language):
 
 
 def shell_commands():
-    """Return the commands that the README shows, as they stand there, but for those that install."""
-    lines = [line.split("#")[0].strip() for block in code_blocks("bash") for line in block.splitlines()]
-    return [line for line in lines if line.startswith("python -m mdtree_jax.")]
+    """Return the commands that the README shows, as they stand there, but for those that install and test."""
+    lines = [line.split("#")[0] for block in code_blocks("bash") for line in block.splitlines()]
+    commands = [part.strip().removeprefix(".venv/bin/") for line in lines for part in line.split("&&")]
+    return [command for command in commands if command.startswith("python -m mdtree_jax.")]
 
 
 def run_commands(folder, more):
@@ -118,22 +137,24 @@ def run_commands(folder, more):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     runs = {}
     for command in shell_commands():
-        arguments = [sys.executable, *command.split()[1:], *more(command)]
+        arguments = [sys.executable, *shlex.split(command)[1:], *more(command)]
         done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True)
         runs[command] = (done.returncode, done.stdout + done.stderr)
-    assert len(runs) >= 4
+    assert len(runs) == len(shell_commands()) >= 12
     assert {command: output for command, (code, output) in runs.items() if code} == {}
     assert (folder / "runs/transfer-dataset/figures/accuracy_q1_dataset.png").stat().st_size > 10_000
+    assert (folder / "runs/diagnose/index.html").stat().st_size > 10_000
 
 
 def test_commands_of_the_readme_run(collections, tmp_path):
     def quicker(command):
         if "+grid=digits_tiny" in command:  # a residual network takes minutes to compile
-            less = ["grid.batch_size=[16,64]", "grid.measure.metrics=[hessian]"] if "[16,256]" not in command else []
-            return ["grid.model=mlp", "grid.measure.curve_steps=20", *less]
+            less = ["grid.width=[3]", "grid.batch_size=[16,64]", "grid.measure.metrics=[hessian]"]
+            quick = ["grid.model=mlp", "grid.train_epochs=[3]", "grid.measure.curve_steps=20"]
+            return [*quick, *(less if "[16,256]" not in command else [])]
         if "mode=" not in command or "tasks=" in command:
             return []
-        return ["seeds=[42]", *([] if command.endswith("mode=dataset") else ["figures=false"])]
+        return ["seeds=[42]", "k=[1,8]", *([] if command.endswith("mode=dataset") else ["figures=false"])]
 
     run_commands(tmp_path, quicker)
 

@@ -172,9 +172,26 @@ def test_time_left_is_sane_from_the_first_cohort_on(digits):
         assert 1 / 1.35 < left.sum() / (wanted + COHORT_SECONDS * len(left)) < 1.35, done
 
 
-def test_the_measured_rate_of_this_machine_is_plausible():
-    from mdtree_jax.population.jax_side import this_machine
+def test_the_measured_rate_of_this_machine_is_plausible(monkeypatch):
+    from mdtree_jax.population import jax_side
 
-    single, double = this_machine("float32"), this_machine("float64")
+    single = jax_side.this_machine("float32")
     assert 1e9 < single.flops_per_second < 1e13
-    assert double.flops_per_second < single.flops_per_second
+    monkeypatch.setattr(jax_side, "_product_flops", lambda size: 1e11)
+    assert jax_side.this_machine("float64").flops_per_second == jax_side.this_machine("float32").flops_per_second / 2
+
+
+def test_free_memory_is_what_the_system_and_the_container_allow(tmp_path):
+    from mdtree_jax.population.jax_side import available_host_bytes
+
+    proc, control = tmp_path / "proc", tmp_path / "cgroup"
+    proc.mkdir()
+    (proc / "meminfo").write_text("MemTotal: 16000 kB\nMemFree: 100 kB\nMemAvailable: 8000 kB\n")
+    assert available_host_bytes(proc, control) == 8000 * 1024
+    control.mkdir()
+    (control / "memory.current").write_text("3000000\n")
+    (control / "memory.stat").write_text("anon 5\ninactive_file 1000000\n")
+    for limit, expected in (("max", 8000 * 1024), ("4000000", 2_000_000), ("1000000", 0)):
+        (control / "memory.max").write_text(f"{limit}\n")
+        assert available_host_bytes(proc, control) == expected
+    assert available_host_bytes(tmp_path / "none", tmp_path / "none") > 1e8

@@ -121,7 +121,9 @@ def test_the_next_cohort_is_prepared_while_one_is_trained(tmp_path):
 
     def notes(recipe, cohort, data, **options):
         trained.append(cohort.key)
+        end = time.monotonic() + 30
         while len(trained) < len(COHORTS) and len(prepared) < len(trained):  # the other thread comes soon
+            assert time.monotonic() < end
             time.sleep(0.001)
         return train(recipe, cohort, data, **options)
 

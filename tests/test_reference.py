@@ -29,7 +29,10 @@ def test_reference_of_the_package(reference):
     # By the probability that a report shows; that of the coverage tables has 97.6 %.
     assert accuracy["optimizer"]["surest_80_percent"] >= 95.5
     assert accuracy["joint"]["one_checkpoint"]["all"] < accuracy["joint"]["all"]
-    assert sum(found["answers"] for found in accuracy["joint"]["by_cause"].values()) == accuracy["joint"]["models"]
+    by_cause = accuracy["joint"]["by_cause"].values()
+    assert sum(found["answers"] for found in by_cause) == accuracy["joint"]["models"]
+    right = sum(found["answers"] * found["right"] for found in by_cause) / accuracy["joint"]["models"]
+    assert right == pytest.approx(accuracy["joint"]["all"], abs=0.1)
     assert {"commit", "date", "rows", "test"} <= set(data["provenance"])
     assert set(data["trees"]) == {"optimizer", "size", "data"}
     assert sum(map(sum, data["summary"]["bins"][0]["counts"]["too_little_data"])) == pytest.approx(

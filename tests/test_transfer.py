@@ -22,6 +22,8 @@ from tests.conftest import ROOT
 def run(tmp_path, monkeypatch, capsys):
     """Return a function that runs the command in an empty folder: (exit code, output, errors)."""
     monkeypatch.chdir(tmp_path)
+    # Other tests of this process have started JAX, and such a process must not fork.
+    monkeypatch.setattr("mdtree_jax.parallel.available_cores", lambda: 1)
 
     def call(*arguments):
         code = cli.run("transfer", transfer.__doc__, transfer.main, ["figures=false", *arguments])
@@ -87,8 +89,7 @@ def test_exchanged_sides_and_seed_ranges(run, collections):
     assert "paper" not in out
 
 
-def test_figures(tmp_path, small_grid, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_figures(tmp_path, small_grid, run):
     small_grid.to_parquet("collection.parquet")
     assert cli.run("transfer", "", transfer.main, ["collection=.", "mode=all", "seeds=2", "out=out"]) == 0
     names = {p.name for p in (tmp_path / "out" / "figures").iterdir()}
@@ -293,8 +294,7 @@ def test_a_missing_metric_does_not_change_labels(run, small_grid):
     assert "task optimizer: 1 of " in out
 
 
-def test_holes_spoil_no_figure(small_grid, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_holes_spoil_no_figure(small_grid, tmp_path, run):
     row = int(np.argmax(load_collection(small_grid).label_optimizer != "optimal"))
     here = small_grid.index == row
     holes = {"cka": np.nan, "log_hessian_trace": np.inf, "train_error": "diverged"}

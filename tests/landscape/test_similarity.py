@@ -14,16 +14,6 @@ from mdtree_jax.landscape import agreement, l2_distance, linear_cka, mean_over_p
 from mdtree_jax.landscape.similarity import draw_mixup
 
 
-@pytest.fixture(autouse=True)
-def strict():
-    with (
-        jax.enable_x64(True),
-        jax.numpy_dtype_promotion("strict"),
-        jax.numpy_rank_promotion("raise"),
-    ):
-        yield
-
-
 def dense_hsic(x, y, debiased):
     """HSIC from the n x n Gram matrices, as Song et al. (2012) state the two estimators."""
     n = len(x)
