@@ -3,7 +3,7 @@
   python -m mdtree_jax.sweep +grid=digits_tiny                 # some 4 minutes on 2 CPU cores, embedded data
   python -m mdtree_jax.sweep +grid=digits                      # 1690 configurations x 3 seeds on embedded data
   python -m mdtree_jax.sweep +grid=cifar dry_run=true          # what the paper's collection would cost here
-  python -m mdtree_jax.sweep +grid=digits_tiny grid.width=[2,4] grid.batch_size=[16,64] grid.num_seeds=2 out=runs/mine
+  python -m mdtree_jax.sweep +grid=digits_tiny 'grid.width=[2,4]' grid.num_seeds=2 out=runs/mine
 
 Every key of a grid can be set, as grid.key=value. Writes collection.parquet (one row per configuration),
 members.parquet (one per network), pairs.parquet (curves), layers.parquet (traces by layer), manifest.json and the

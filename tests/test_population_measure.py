@@ -132,6 +132,31 @@ def test_hessian_metrics_are_those_of_the_dense_hessian(cohort, data, measured):
         assert found["ball_sharpness"] >= 0
 
 
+@pytest.mark.parametrize(("trace", "eigenvalue"), [("xtrace", "lanczos"), ("hutchinson", "power")])
+def test_what_is_estimated_is_as_far_off_as_it_says(cohort, data, measured, trace, eigenvalue):
+    """With fewer products than parameters, beside the exact numbers of `measured`."""
+    config = dataclasses.replace(
+        CONFIG, metrics=["hessian"], trace_products=48, trace_method=trace, eigenvalue_method=eigenvalue,
+        eigenvalue_steps=300, eigenvalue_tolerance=1e-7,
+    )  # fmt: skip
+    found = measure(*cohort, data, settings=resolve(config))
+    assert found.choices["use_xtrace"] == (trace == "xtrace")
+    np.testing.assert_allclose(
+        found.members["hessian_max_eigenvalue"], measured.members["hessian_max_eigenvalue"], rtol=1e-3
+    )
+    off = []
+    for table in ("members", "layers"):
+        there, exact = getattr(found, table), getattr(measured, table)
+        names = ["hessian_trace", "scale_invariant_trace"] if table == "members" else ["hessian_trace"]
+        for name in names:
+            error = there[f"{name}_se"].to_numpy(float)
+            assert (error > 0).all()
+            off.append((there[name] - exact[name]).to_numpy(float) / error)
+    off = np.concatenate(off)
+    assert np.abs(off).max() < 5
+    assert 0.4 < np.sqrt(np.mean(off**2)) < 2
+
+
 def test_similarity_is_that_of_a_rewrite_in_numpy(cohort, data, measured):
     members, variables = cohort[0].members, cohort[1]
     model = build_model("mlp", WIDTH, CLASSES, SHAPE, "float64")

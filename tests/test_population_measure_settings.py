@@ -46,6 +46,8 @@ def test_settings_are_resolved_and_checked():
         ({"curve_steps": 0}, "curve_steps=0 is out of range; wanted at least 1"),
         ({"curve_schedule": "x"}, "unknown curve_schedule 'x'; there are: published, constant, cosine"),
         ({"similarity_images": 3, "similarity_debiased": True}, "wanted at least 4 where similarity_debiased is true"),
+        ({"trace_method": "x"}, "unknown trace_method 'x'; there are: xtrace, hutchinson"),
+        ({"eigenvalue_method": "x"}, "unknown eigenvalue_method 'x'; there are: lanczos, power"),
         ({"curve_init": "x"}, "unknown curve_init 'x'; there are: linear, published"),
     ):
         with pytest.raises(UserError, match=message):
@@ -65,6 +67,8 @@ def test_memory_decides_batches_and_estimator():
     images, labels = jax.ShapeDtypeStruct((3200, 20, 20, 1), np.float32), jax.ShapeDtypeStruct((3200,), np.int32)
     data = Data(images, labels, images, labels)
     settings = resolve(MeasureConfig(metrics=["hessian"], hessian_images=2000))
+    published = resolve(MeasureConfig(metrics=["hessian"], hessian_images=2000, trace_method="hutchinson"))
+    assert choose(model, data, published, 2**36, "cpu") == (2000, False, False, 1, 2000, 768)
     large, less, small = (choose(model, data, settings, budget, "cpu") for budget in (2**36, 165 * 2**20, 2**24))
     assert large == (2000, True, False, 1, 2000, 768)
     assert 500 <= less.hessian_batch_size < 2000

@@ -115,13 +115,15 @@ def choose(
 ) -> Choices:
     """Return how to measure within `budget` bytes on one device, the data set not counted, from the traced programs.
 
-    All images of the Hessian at once and XTrace if that fits, else fewer images, else Hutchinson, whose vectors take
-    less. On CPU networks follow each other and so do products; on an accelerator as many go together as fit.
+    All images of the Hessian at once and XTrace, unless the settings say otherwise, if that fits, else fewer images,
+    else Hutchinson, whose vectors take less. On CPU networks follow each other and so do products; on an accelerator as
+    many go together as fit.
     `data` holds abstract arrays.
     """
     batched = platform != "cpu"
     sizes = _halves(settings.hessian_images)
-    plans = [(n, True) for n in sizes[:3]] + [(n, False) for n in sizes]
+    plans = [(n, True) for n in sizes[:3]] if settings.trace_method == "xtrace" else []
+    plans += [(n, False) for n in sizes]
     sides = (
         (plans, functools.partial(_hessian_bytes, model, data, settings, batched)),
         (sizes, functools.partial(_sharpness_bytes, model, data, settings)),

@@ -19,7 +19,9 @@ PAIR_METRICS = ("similarity", "barrier", "connectivity")
 PAIRS = ("first", "ring", "all")
 CURVE_INITS = ("linear", "published")
 CURVE_SCHEDULES = ("published", "constant", "cosine")
-ADDED_LATER = ("curve_schedule", "similarity_features", "similarity_debiased")
+TRACE_METHODS = ("xtrace", "hutchinson")
+EIGENVALUE_METHODS = ("lanczos", "power")
+ADDED_LATER = ("curve_schedule", "similarity_features", "similarity_debiased", "trace_method", "eigenvalue_method")
 
 #: What an effort stands for; a number that a grid sets itself stays. `curve_steps` is a share of the grid's.
 EFFORTS: dict[str, dict[str, Any]] = {
@@ -85,6 +87,8 @@ class MeasureConfig:
     curve_schedule: str = setting("of its learning rate: published | constant | cosine", "published")
     similarity_features: str = setting("what CKA compares: softmax | logits | a named activation", "softmax")
     similarity_debiased: bool = setting("whether CKA takes the unbiased estimator", False)
+    trace_method: str = setting("xtrace (hutchinson where memory is short) | hutchinson, as published", "xtrace")
+    eigenvalue_method: str = setting("lanczos | power, the power iteration of the published numbers", "lanczos")
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,8 @@ class MeasureSettings:
     curve_schedule: str
     similarity_features: str
     similarity_debiased: bool
+    trace_method: str
+    eigenvalue_method: str
 
     def recorded(self) -> dict[str, Any]:
         """Return the settings as a manifest holds them.
@@ -175,6 +181,8 @@ def _check_ranges(settings: MeasureSettings) -> None:
         raise UserError(f"grid.measure.metrics is empty; there are: {', '.join(METRICS)}")
     check_choice("curve_init", settings.curve_init, CURVE_INITS)
     check_choice("curve_schedule", settings.curve_schedule, CURVE_SCHEDULES)
+    check_choice("trace_method", settings.trace_method, TRACE_METHODS)
+    check_choice("eigenvalue_method", settings.eigenvalue_method, EIGENVALUE_METHODS)
     if settings.similarity_debiased and settings.similarity_images < 4:
         raise UserError(
             f"grid.measure.similarity_images={settings.similarity_images} is out of range; wanted at least 4 where "

@@ -91,9 +91,9 @@ def make_hessian(
     """
     make_trace = landscape.xtrace if use_xtrace else landscape.hutchinson
     trace = make_trace(settings.trace_products, relative_error=settings.trace_relative_error, batched=batched)
-    eigenvalue = landscape.lanczos(
-        1, max_steps=settings.eigenvalue_steps, relative_tolerance=settings.eigenvalue_tolerance
-    )
+    budget = {"max_steps": settings.eigenvalue_steps, "relative_tolerance": settings.eigenvalue_tolerance}
+    by_lanczos = settings.eigenvalue_method == "lanczos"
+    eigenvalue = landscape.lanczos(1, **budget) if by_lanczos else landscape.power_iteration(**budget)
 
     def measure(item: NetworkItem, data: Data) -> Results:
         params = item.variables["params"]
