@@ -260,7 +260,9 @@ class _CohortRun:
     def start_pass(self) -> None:
         """Put the members of the current pass on the devices, and compile if this is the first pass."""
         group = self.passes[self.pass_index]
-        state, inputs = self.first_state([_jit_init(self.model)(key) for key in self.hyperparameters(group).key])
+        # Each to the host at once: together they may be more than one device holds.
+        networks = [jax.device_get(_jit_init(self.model)(key)) for key in self.hyperparameters(group).key]
+        state, inputs = self.first_state(networks)
         self.state, self.inputs = jax.device_put(state, self.split), jax.device_put(inputs, self.split)
         start = time.perf_counter()
         self.executable, is_new = executables.get(self.jit_run, self.arguments(0))
