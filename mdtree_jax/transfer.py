@@ -1,10 +1,11 @@
 """How well does a diagnosis transfer from one collection of models to another?
 
+  python -m mdtree_jax.transfer                                      # digits -> digits_noisy, networks trained here
   python -m mdtree_jax.transfer collection=published mode=dataset    # Fig. 3a, 6a of the paper, Q2 data by width sample
   python -m mdtree_jax.transfer collection=published mode=scale      # Fig. 3b, 3c, 6b, Q2 data by width limit
   python -m mdtree_jax.transfer collection=published mode=one_step   # what taking the advice would gain
   python -m mdtree_jax.transfer tasks=joint mode=dataset             # one answer over five causes
-  python -m mdtree_jax.transfer mode=coverage                        # accuracy on the surest 50, 80, … % of the models
+  python -m mdtree_jax.transfer mode=coverage                        # accuracy on the surest 50, 60, … % of the models
   python -m mdtree_jax.transfer train=published/F_noise test=published/F mode=all seeds=50 out=runs/back
 
 Writes results.csv, one_step.csv, thresholds.csv, coverage.csv, tables.md and figures/ to the folder `out`.
@@ -25,7 +26,7 @@ def load_sides(config: TransferConfig):
     Raises:
         UserError: `collection` beside `train` or `test`, or `test` alone; anything that `load_collection` refuses.
     """
-    from mdtree_jax.diagnosis.collection import PAIRS, load_collection
+    from mdtree_jax.diagnosis.collection import DEFAULT_PAIR, PAIRS, load_collection
 
     train, test = config.train, config.test
     if config.collection is not None and (train is not None or test is not None):
@@ -35,7 +36,7 @@ def load_sides(config: TransferConfig):
     if test is not None and train is None:
         raise UserError(f"test={test} needs train=, the collection that the trees are fitted on")
     if train is None:
-        name = config.collection or "published"
+        name = config.collection or DEFAULT_PAIR
         train, test = PAIRS.get(name, (name, None))
     options = {"allow_missing": config.allow_missing, "published_dir": config.published_dir}
     return load_collection(train, **options), None if test is None else load_collection(test, **options)

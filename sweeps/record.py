@@ -83,8 +83,8 @@ def note(record: Record) -> str:
             f"# Record of `{record.name}`",
             "",
             f"`python -m mdtree_jax.sweep +grid={record.name} keep=metrics_only`, then `python -m sweeps.record "
-            f"{record.name}`; commit {', '.join(commits)}, {', '.join(hardware)}, {versions}, {dates[0]} to "
-            f"{dates[-1]}.",
+            f"{record.name}`; commit {', '.join(commits)}, {', '.join(hardware)}, {versions}, "
+            f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}.",
             "",
             f"{shape} = {len(collection)} configurations of width, batch size and data, "
             f"{len(networks) / len(collection):g} networks each, {diverged} of {len(networks)} diverged; test error "
@@ -107,7 +107,7 @@ def note(record: Record) -> str:
             "",
             markdown(["stage", "hours", "%"], costs),
             "",
-            f"Checked by `python -m mdtree_jax.sweep +grid={record.name} verify=20`.",
+            f"`python -m mdtree_jax.sweep +grid={record.name} verify=20` trains 20 of them again and compares.",
             "",
         ]
     )

@@ -46,7 +46,7 @@ def test_one_collection_is_tested_on_what_was_not_sampled(run, small_grid, tmp_p
 
 
 def test_tables_have_the_documented_columns_and_rows(run, collections):
-    code, _, _ = run("mode=all", "seeds=[42,90]", "k=[1,8]")
+    code, _, _ = run("collection=published", "mode=all", "seeds=[42,90]", "k=[1,8]")
     assert code == 0
     folder = "runs/transfer-all"
     results, one_step, thresholds = (pd.read_csv(f"{folder}/{n}.csv") for n in ("results", "one_step", "thresholds"))
@@ -64,6 +64,17 @@ def test_tables_have_the_documented_columns_and_rows(run, collections):
     assert len(counted) == fitted.task.map(nodes).sum()
     assert "## The paper's table beside ours" in Path(folder, "tables.md").read_text()
     assert os.listdir(".") == ["runs"]  # no outputs/, no log file
+
+
+def test_by_default_the_packaged_pair_is_taken(run):
+    code, out, _ = run("mode=dataset", "seeds=[42]", "k=[8]", "tasks=optimizer", "methods=majority")
+    assert code == 0
+    text = Path("runs/transfer-dataset/tables.md").read_text()
+    assert "digits" in text
+    assert "digits_noisy" in text
+    assert "paper" not in out + text
+    results = pd.read_csv("runs/transfer-dataset/results.csv")
+    assert results.n_test.unique().tolist() == [load_collection("digits_noisy").label_optimizer.ne("optimal").sum()]
 
 
 def test_forked_processes_give_the_same_tables(collections):
@@ -168,7 +179,7 @@ BAD_SETTINGS = [
     (["collection=[a,b]"], "does not fit"),
     (["hydra.run.dir=x"], "'hydra.run.dir=x' is not taken"),
     (["~mode"], "'~mode' is not taken"),
-    (["train=published"], r"'published' is a pair of collections, .* give it as collection=published"),
+    (["test=published", "train=digits"], r"'published' is a pair of collections, .* give it as collection=published"),
     (["sedes=3"], r"unknown setting 'sedes' \(did you mean 'seeds'\?\); there are: mode, collection"),
     (["grid=cifar"], "unknown setting 'grid'"),
     (["+grid=cifar"], "unknown setting 'grid'"),
@@ -177,7 +188,10 @@ BAD_SETTINGS = [
     (["train=a(1).csv"], "needs quotes within the quotes"),
     (["mode"], "'mode' is no setting; write key=value"),
     (["--multirun"], "'--multirun' is no setting"),
-    (["published_dir=nowhere"], "'nowhere' .*has no file dataframe_normal_public.csv; put it there from https://"),
+    (
+        ["collection=published", "published_dir=nowhere"],
+        "'nowhere' .*has no file dataframe_normal_public.csv; put it there from https://",
+    ),
     (["collection=own.csv", "out=own.csv"], "cannot write to the folder 'own.csv'"),
     (["collection=own.txt"], "unknown collection 'own.txt'"),
     (["collection=."], "the folder '.' holds no collection: it needs collection.parquet or collection.csv"),
@@ -204,7 +218,9 @@ def test_unreadable_tables(run, tmp_path):
 
 def test_wrong_checksum(run, tmp_path):
     (tmp_path / "dataframe_normal_public.csv").write_text("width\n1\n")
-    expect_error(run("published_dir=."), "has sha256 .*but published/F is the file with 3e1fb0019ff5")
+    expect_error(
+        run("collection=published", "published_dir=."), "has sha256 .*but published/F is the file with 3e1fb0019ff5"
+    )
 
 
 def test_no_network_and_no_folder(run, monkeypatch, tmp_path):
@@ -215,7 +231,10 @@ def test_no_network_and_no_folder(run, monkeypatch, tmp_path):
 
     monkeypatch.delenv("MDTREE_JAX_DATA", raising=False)
     monkeypatch.setattr(pooch, "retrieve", refuse)
-    expect_error(run(), "could not be downloaded .*name that folder by published_dir=DIR or MDTREE_JAX_DATA=DIR")
+    expect_error(
+        run("collection=published"),
+        "could not be downloaded .*name that folder by published_dir=DIR or MDTREE_JAX_DATA=DIR",
+    )
 
 
 def test_download_is_checked_and_cached(monkeypatch, tmp_path, collections):

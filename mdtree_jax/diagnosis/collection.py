@@ -22,8 +22,9 @@ from mdtree_jax.diagnosis.published import FILES, published_file
 from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS
 from mdtree_jax.files import record_names, records_folder
 
-#: A short name for a pair: train on the first, test on the second.
-PAIRS = {"published": ("published/F", "published/F_noise")}
+#: A short name for a pair: train on the first, test on the second. The default needs no download.
+PAIRS = {"digits": ("digits", "digits_noisy"), "published": ("published/F", "published/F_noise")}
+DEFAULT_PAIR = "digits"
 _TABLE_FILES = ("collection.parquet", "collection.csv")
 
 
@@ -36,7 +37,7 @@ def load_collection(
     """Load a collection: one row per configuration, descriptive column names, labels present.
 
     Args:
-        source: a name (a record, `published/F`, `published/F_noise`), a `.csv` or `.parquet` file, a
+        source: a name (`digits`, `digits_noisy`, `published/F`, `published/F_noise`), a `.csv` or `.parquet` file, a
             folder that holds `collection.parquet` or `collection.csv`, or a DataFrame. Published column names are
             understood.
         allow_missing: go on without the cells that the grid lacks. Rows without a finite test error are such cells; a
