@@ -149,8 +149,8 @@ def run_commands(folder, more):
 def test_commands_of_the_readme_run(collections, tmp_path):
     def quicker(command):
         if "+grid=digits_tiny" in command:  # a residual network takes minutes to compile
-            less = ["grid.width=[3]", "grid.batch_size=[16,64]", "grid.measure.metrics=[hessian]"]
-            quick = ["grid.model=mlp", "grid.train_epochs=[3]", "grid.measure.curve_steps=20"]
+            less = ["grid.batch_size=[16,64]", "grid.measure.metrics=[hessian]"]
+            quick = ["grid.model=mlp", "grid.measure.curve_steps=20"]
             return [*quick, *(less if "[16,256]" not in command else [])]
         if "mode=" not in command or "tasks=" in command:
             return []

@@ -57,7 +57,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
         (["+grid=digits", "grid.schedule=linear"], "unknown schedule 'linear'; there are: constant, step, cosine"),
         (["+grid=digits", "grid.batch_size=[512]"], "batch_size=512 is larger than the subset of data_fraction=0.1"),
         (["+grid=digits", "grid.data_fraction=[0,1]"], "data_fraction=0 is out of range; wanted in (0, 1]"),
-        (["+grid=digits", "grid.label_noise_fraction=2"], "label_noise_fraction=2 is outside [0, 1]"),
+        (["+grid=digits", "grid.label_noise_fraction=2"], "label_noise_fraction=2 is out of range; wanted in [0, 1]"),
         (["+grid=digits", "memory_gb=inf"], "memory_gb=inf is out of range; wanted above 0, finite"),
         (["+grid=digits", "grid.label_noise_seed=-1"], "grid.label_noise_seed=-1 is out of range; wanted 0 or above"),
         (["+grid=digits", "keep=some"], "unknown keep 'some'; there are: all, metrics_only"),
