@@ -215,12 +215,7 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
     questions = question_chances(reference, frame, have)
     outside = outside_reference(reference, frame, model)
     first = chances.argmax(axis=1)
-    steps: list[dict[str, Gain]] = [{} for _ in range(len(frame))]
-    for place in np.unique(first):
-        rows = np.flatnonzero(first == place)
-        found = expected_gain(reference, frame.iloc[rows], CAUSES[place], model)
-        for row, gains in zip(rows, found, strict=True):
-            steps[row] = gains
+    steps = _steps(reference, frame, first, model)
     errors = _known(frame, "test_error")
     edges = dict.fromkeys(range(len(frame)), "")
     if len(rows := np.flatnonzero(first == CAUSES.index(NONE))):
@@ -269,6 +264,19 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
             )
         )
     return out
+
+
+def _steps(
+    reference: Reference, frame: pd.DataFrame, first: np.ndarray, model: joint.JointModel
+) -> list[dict[str, Gain]]:
+    """Return for every row what each step against its first cause, its place in `first`, is expected to gain."""
+    steps: list[dict[str, Gain]] = [{} for _ in range(len(frame))]
+    for place in np.unique(first):
+        rows = np.flatnonzero(first == place)
+        found = expected_gain(reference, frame.iloc[rows], CAUSES[place], model)
+        for row, gains in zip(rows, found, strict=True):
+            steps[row] = gains
+    return steps
 
 
 class _Paths:

@@ -322,7 +322,10 @@ def cost_note(cost: Mapping[str, Any] | None) -> str:
 
 def question_of(diagnosis: Any) -> str:
     """Return the question that the evidence answers."""
-    task = diagnosis.evidence[0].question
+    return _question(diagnosis.evidence[0].question)
+
+
+def _question(task: str) -> str:
     return TASKS[task].question if task in TASKS else task
 
 
@@ -352,10 +355,8 @@ def range_text(known: Mapping[float, float]) -> str:
 
 def questions(diagnosis: Any) -> list[tuple[str, list[tuple[str, float]]]]:
     """Return the published questions that could be asked, with the probability of each answer."""
-    return [
-        (TASKS[task].question if task in TASKS else task, [(_CLASSES.get(c, c), p) for c, p in classes.items()])
-        for task, classes in diagnosis.questions.items()
-    ]
+    asked = diagnosis.questions.items()
+    return [(_question(task), [(_CLASSES.get(c, c), p) for c, p in classes.items()]) for task, classes in asked]
 
 
 def metric_rows(diagnosis: Any, metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
@@ -382,16 +383,12 @@ def step_rows(diagnosis: Any) -> list[tuple[str, str, str]]:
 
 def accuracy_rows(provenance: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
     """Return (question, % right, % right of the surest 80 %, calibration error in points, models) of a reference."""
-    return [
-        (
-            _TESTED.get(task) or (TASKS[task].question if task in TASKS else task),
-            f"{found['all']:.1f} %",
-            f"{found['surest_80_percent']:.1f} %",
-            f"{found['calibration_error']:.1f}",
-            str(found["models"]),
-        )
-        for task, found in provenance.get("accuracy", {}).items()
-    ]
+    rows = []
+    for task, found in provenance.get("accuracy", {}).items():
+        shares = (f"{found[key]:.1f} %" for key in ("all", "surest_80_percent"))
+        numbers = f"{found['calibration_error']:.1f}", str(found["models"])
+        rows.append((_TESTED.get(task, _question(task)), *shares, *numbers))
+    return rows
 
 
 def origin(provenance: Mapping[str, Any]) -> str:
