@@ -154,7 +154,7 @@ def evidence_note(diagnosis: Any) -> str:
     against = counter_evidence(diagnosis)
     if not end:
         return against
-    said = f"It leads to “{_CLASSES.get(end, end)}”"
+    said = f"The path below leads to “{_CLASSES.get(end, end)}”"
     chances = diagnosis.questions.get(diagnosis.evidence[0].question, {})
     if chances and end != max(chances, key=chances.get):
         said += f", against the average over many such trees, which gives that {percent(chances[end])}"
@@ -183,7 +183,7 @@ def track_record(diagnosis: Any) -> str:
     said = f"Answers with this reference were right for {worth['all']:.0f} % of the models, {sure}, {where}."
     named = found.get("by_cause", {}).get(diagnosis.cause)
     if named and not one and not diagnosis.abstains:
-        said += f" Where it put “{short(diagnosis.cause)}” first, for {named['right']:.0f} % of {named['answers']}."
+        said += f" Of {named['answers']} that it first called “{short(diagnosis.cause)}” {named['right']:.0f} % were."
     return said
 
 
