@@ -93,6 +93,20 @@ def test_identical_numbers_reproduce_a_record(recorded):
     assert "reproduced: 100.00 % of the values are identical" in verify.verdict(found)
 
 
+def test_processors_of_one_name_with_other_instructions_are_of_another_kind(recorded):
+    record, _ = recorded
+    assert SESSION["hardware"]["instructions"] in ("avx512f", "avx2", "avx", "sve", "asimd", None)
+    other = SESSION | {"hardware": SESSION["hardware"] | {"instructions": "avx9"}}
+    found = verify.compare(record, *rerun(record), other)
+    assert not found.same_kind
+    assert "instructions" in found.differs
+    old = {name: value for name, value in SESSION["hardware"].items() if name != "instructions"}
+    unknown = record._replace(
+        about=record.about | {"sessions": [s | {"hardware": old} for s in record.about["sessions"]]}
+    )
+    assert "instructions not recorded there" in verify.compare(unknown, *rerun(record), SESSION).differs
+
+
 def test_the_last_bit_counts_on_the_same_kind_of_machine_only(recorded):
     record, _ = recorded
     networks, pairs = rerun(record)

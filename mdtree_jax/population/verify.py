@@ -141,7 +141,8 @@ def kind(session: dict[str, Any]) -> dict[str, Any]:
     """Return that of a session on which the last bits depend: processor, devices, versions of JAX."""
     hardware, packages = session["hardware"], session["packages"]
     devices = ", ".join(hardware["devices"])
-    return {"cpu": hardware["cpu"], "devices": devices} | {name: packages.get(name) for name in _PACKAGES}
+    cpu = {name: hardware.get(name) for name in ("cpu", "instructions")}  # older records lack the second
+    return cpu | {"devices": devices} | {name: packages.get(name) for name in _PACKAGES}
 
 
 def _differences(record: Record, session: dict[str, Any]) -> dict[str, str]:
@@ -150,7 +151,8 @@ def _differences(record: Record, session: dict[str, Any]) -> dict[str, str]:
     for made_by in record.about["sessions"]:
         there = kind(made_by)
         if here != there:
-            why = "; ".join(f"{key} {there[key]} there, {here[key]} here" for key in here if here[key] != there[key])
+            unlike = [key for key in here if here[key] != there[key]]
+            why = "; ".join(f"{key} {there[key] or 'not recorded'} there, {here[key]} here" for key in unlike)
             found |= dict.fromkeys(made_by["cohorts"], why)
     return found
 

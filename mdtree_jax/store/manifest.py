@@ -62,6 +62,7 @@ def describe_session(devices: list[str]) -> dict[str, Any]:
         "hardware": {
             "machine": platform.machine(),
             "cpu": cpu_name(),
+            "instructions": cpu_instructions(),
             "num_cpus": available_cores(),
             "devices": devices,
         },
@@ -139,3 +140,16 @@ def cpu_name() -> str:
         return platform.processor()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def cpu_instructions() -> str | None:
+    """Return the widest vector instructions of the processor, None where the system does not tell.
+
+    Compilers choose by them, so that two processors of one name can differ in the last bits.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    flags = {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+    return next((name for name in ("avx512f", "avx2", "avx", "sve", "asimd") if name in flags), None)
