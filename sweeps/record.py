@@ -60,12 +60,17 @@ def cost_rows(record: Record) -> list[list[str]]:
     return [[stage, f"{s / 3600:.2f}", f"{100 * s / total:.0f}"] for stage, s in (seconds | {"all": total}).items()]
 
 
+def _machine(hardware: dict) -> str:
+    named = f"{hardware['num_cpus']} cores of {hardware['cpu']}"
+    return f"{named} with {hardware['instructions']}" if hardware.get("instructions") else named
+
+
 def note(record: Record) -> str:
     """Return the lab note of a record."""
     collection, networks = load_collection(record.collection), record.networks
     sessions = record.about["sessions"]
     commits = dict.fromkeys(str(s["git_commit"])[:10] for s in sessions)
-    hardware = dict.fromkeys(f"{s['hardware']['num_cpus']} cores of {s['hardware']['cpu']}" for s in sessions)
+    hardware = dict.fromkeys(_machine(s["hardware"]) for s in sessions)
     dates = [s["started"][:10] for s in sessions]
     cores = sessions[0]["hardware"]["num_cpus"]
     costs = cost_rows(record)
