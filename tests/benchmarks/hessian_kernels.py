@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--threads", action="store_true", help="let one program use all cores")
     parser.add_argument("--seconds", type=float, default=2.0, help="per timing")
     options = parser.parse_args()
-    {"cost": cost, "trace": trace, "eigen": eigen}[options.what](options)
+    {"cost": cost, "batches": batches, "trace": trace, "eigen": eigen}[options.what](options)
 
 
 def trace(options) -> None:
