@@ -7,6 +7,7 @@ import pytest
 from mdtree_jax.checks import UserError
 from mdtree_jax.landscape.curves import INITS, SCHEDULES
 from mdtree_jax.models import build_model
+from mdtree_jax.population import measure_programs
 from mdtree_jax.population.measure_programs import choose
 from mdtree_jax.population.measure_settings import (
     ADDED_LATER,
@@ -62,7 +63,7 @@ def test_pairs_of_finite_networks():
     assert chosen_pairs([True], "ring") == []
 
 
-def test_memory_decides_batches_and_estimator():
+def test_memory_decides_batches_and_estimator(monkeypatch):
     model = build_model("mlp", 200, 10, (20, 20, 1), "float32")
     images, labels = jax.ShapeDtypeStruct((3200, 20, 20, 1), np.float32), jax.ShapeDtypeStruct((3200,), np.int32)
     data = Data(images, labels, images, labels)
@@ -83,3 +84,9 @@ def test_memory_decides_batches_and_estimator():
     accelerator = choose(model, data, settings, 2**36, "gpu")
     assert accelerator.lanes > 1
     assert accelerator.batched
+    # A CPU's caches: fewer images at a time, but not so few that nothing is shared.
+    for limit, images in ((2**30, 2000), (measure_programs._activation_bytes(model, data, 250), 250), (1, 25)):
+        monkeypatch.setattr(measure_programs, "CPU_HELD_BYTES", limit)
+        assert choose(model, data, settings, 2**36, "cpu")[:2] == (images, True)
+    assert choose(model, data, many, 2**36, "cpu").sharpness_batch_size == 8000
+    assert choose(model, data, settings, 2**36, "gpu").hessian_batch_size == 2000

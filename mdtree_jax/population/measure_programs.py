@@ -13,11 +13,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mdtree_jax import landscape
-from mdtree_jax.models import Model
+from mdtree_jax.models import Model, count_activations
 from mdtree_jax.population import measures
 from mdtree_jax.population.mapped import jit_over_members
 from mdtree_jax.population.measure_settings import MeasureSettings
 from mdtree_jax.population.memory import margin, peak_bytes
+
+#: A Hessian product on a CPU holds no more activations than this, unless it were for fewer images than `CPU_FEWEST`: a
+#: block of products of ResNet-18 takes 1.4 times as long with all 200 images at once (811 MB at width 8) as with 20 or
+#: 50 (tests/benchmarks/hessian_kernels.py batches). The networks of `digits` stay below with all of theirs.
+CPU_HELD_BYTES, CPU_FEWEST = 256 * 2**20, 20
 
 
 class Program:
@@ -116,14 +121,15 @@ def choose(
     """Return how to measure within `budget` bytes on one device, the data set not counted, from the traced programs.
 
     All images of the Hessian at once and XTrace, unless the settings say otherwise, if that fits, else fewer images,
-    else Hutchinson, whose vectors take less. On CPU networks follow each other and so do products; on an accelerator as
-    many go together as fit.
+    else Hutchinson, whose vectors take less. On CPU networks follow each other and so do products, of no more images at
+    a time than `CPU_HELD_BYTES` of activations; on an accelerator as many go together as fit.
     `data` holds abstract arrays.
     """
     batched = platform != "cpu"
     sizes = _halves(settings.hessian_images)
-    plans = [(n, True) for n in sizes[:3]] if settings.trace_method == "xtrace" else []
-    plans += [(n, False) for n in sizes]
+    held = sizes if batched else _cached(model, data, sizes)
+    plans = [(n, True) for n in held[:3]] if settings.trace_method == "xtrace" else []
+    plans += [(n, False) for n in held]
     sides = (
         (plans, functools.partial(_hessian_bytes, model, data, settings, batched)),
         (sizes, functools.partial(_sharpness_bytes, model, data, settings)),
@@ -132,6 +138,18 @@ def choose(
     (plan, images, outputs), taken = zip(*(_first_that_fits(*side, budget) for side in sides), strict=True)
     lane = max(*taken, _pair_bytes(model, data, settings))
     return Choices(*plan, batched, int(max(1, budget // lane)) if batched else 1, images, outputs)
+
+
+def _cached(model: Model, data: measures.Data, sizes: list[int]) -> list[int]:
+    """Return the numbers of images, falling, from the one on that a CPU should hold at a time."""
+    enough = [n for n in sizes if n >= CPU_FEWEST] or sizes[:1]
+    most = next((n for n in enough if _activation_bytes(model, data, n) <= CPU_HELD_BYTES), enough[-1])
+    return [n for n in sizes if n <= most]
+
+
+def _activation_bytes(model: Model, data: measures.Data, num_images: int) -> int:
+    shape, dtype = data.x_train.shape[1:], data.x_train.dtype
+    return count_activations(model, shape, num_images, str(dtype)) * dtype.itemsize
 
 
 def _halves(number: int) -> list[int]:
