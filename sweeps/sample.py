@@ -102,7 +102,7 @@ def main() -> None:
     options = dict(argument.split("=", 1) for argument in sys.argv[1:])
     run = Path(options["run"])
     start = time.perf_counter()
-    table = pd.read_parquet(run / "collection.parquet").reset_index(drop=True)
+    table = pd.read_parquet(run / "collection.parquet").reset_index(names="configuration")
     record = load_collection("digits")
     reference, places = fit_without(record, table)
     labels = cause_labels(make_grid(record)).to_numpy()[places]

@@ -12,8 +12,9 @@ by chance), and its time is that number of its products. The eigenvalue counts a
 |H v - value v| is the stated share of the value: Lanczos here, power iteration with PyHessian's own products there.
 `--check` runs ours again with a quarter of the stated error, and reports the root mean square of the deviations.
 
-Ours is a population over one CPU device a core, members of a device one after the other, without compilation, which is
-reported beside: it happens once per shape. PyHessian takes one model after the other with the better of one thread and
+Ours is a population over one CPU device a core, members of a device one after the other, with as many images at a time
+as `population.measure` chooses (`--batch` sets another number), without compilation, which is reported beside: it
+happens once per shape. PyHessian takes one model after the other with the better of one thread and
 one a core. The sides take turns; medians. Prints a markdown table.
 """
 
@@ -37,6 +38,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mdtree_jax.landscape import hutchinson, hvp, lanczos, xtrace
 from mdtree_jax.models import build_model, from_torch
 from mdtree_jax.population.executor import compiler_options, configure_devices
+from mdtree_jax.population.measure_programs import choose
+from mdtree_jax.population.measure_settings import MeasureConfig, resolve
+from mdtree_jax.population.measures import Data
 from mdtree_jax.training import cross_entropy
 
 NUM_IMAGES = 200
@@ -96,8 +100,16 @@ def power_steps(theirs: Any, tolerance: float, max_steps: int) -> tuple[int, flo
     return steps, value
 
 
+def chosen_batch(width: int, images: np.ndarray) -> int:
+    """Return the images at a time that a measurement takes on a machine of much memory."""
+    like = jax.ShapeDtypeStruct(images.shape, images.dtype), jax.ShapeDtypeStruct(images.shape[:1], np.int32)
+    settings = resolve(MeasureConfig(metrics=["hessian"], hessian_images=NUM_IMAGES))
+    model = build_model("resnet18", width, 10, images.shape[1:])
+    return choose(model, Data(*like, *like), settings, 2**37, jax.default_backend()).hessian_batch_size
+
+
 def our_side(
-    networks: list[Any], images: np.ndarray, labels: np.ndarray, kernel: Callable
+    networks: list[Any], images: np.ndarray, labels: np.ndarray, kernel: Callable, batch_size: int
 ) -> tuple[Callable[[int], Any], float]:
     """Return `run(seed) -> results of all members`, compiled, and the seconds that the compilation took."""
     converted = [from_torch("resnet18", network.state_dict()) for network in networks]
@@ -112,7 +124,7 @@ def our_side(
             return cross_entropy(logits, data[1]).mean()
 
         params = variables["params"]
-        return kernel(hvp(loss, params, data), key, params)
+        return kernel(hvp(loss, params, data, batch_size=batch_size), key, params)
 
     mesh = Mesh(np.array(jax.devices()), ("members",))
     split, whole = PartitionSpec("members"), PartitionSpec()
@@ -159,7 +171,8 @@ def measure(width: int, options: argparse.Namespace) -> None:
         for error in options.errors
     ]
     cases.append(("eigenvalue", options.residual, lanczos(relative_tolerance=options.residual)))
-    sides = [our_side(networks, channels_last, labels, kernel) for _, _, kernel in cases]
+    batch = options.batch or chosen_batch(width, channels_last)
+    sides = [our_side(networks, channels_last, labels, kernel, batch) for _, _, kernel in cases]
 
     theirs: list[Theirs] = []
     ours: list[list[tuple[float, Any]]] = [[] for _ in cases]
@@ -180,13 +193,13 @@ def measure(width: int, options: argparse.Namespace) -> None:
         converged = np.mean([e.converged for e in estimates])
         each = 1e3 * np.median([t.per_product for t in theirs])
         print(
-            f"| w{width} | {what} | {100 * accuracy:g} % | {own:.2f} | {spent:.0f} | {converged:.2f} "
+            f"| w{width} | {batch} | {what} | {100 * accuracy:g} % | {own:.2f} | {spent:.0f} | {converged:.2f} "
             f"| {peer:.2f} | {np.median(products):.0f} | {each:.0f} | {peer / own:.1f} | {compilation:.0f} |",
             flush=True,
         )
     compare(theirs, ours, networks, options)
     if options.check:
-        check(cases, ours, networks, channels_last, labels, trace, options)
+        check(cases, ours, networks, channels_last, labels, trace, batch, options)
 
 
 def compare(theirs: list[Theirs], ours: list[list[tuple[float, Any]]], networks: list, options: Any) -> None:
@@ -207,13 +220,19 @@ def compare(theirs: list[Theirs], ours: list[list[tuple[float, Any]]], networks:
 
 
 def check(
-    cases: list, ours: list, networks: list, images: np.ndarray, labels: np.ndarray, trace: Callable, options: Any
+    cases: list,
+    ours: list,
+    networks: list,
+    images: np.ndarray,
+    labels: np.ndarray,
+    trace: Callable,
+    batch: int,
+    options: Any,
 ) -> None:
     """Print the true error of our traces, against a run with a quarter of the smallest stated error."""
     error = min(options.errors) / 4
-    run, _ = our_side(
-        networks, images, labels, trace(16 * options.max_products, relative_error=error, block=options.block)
-    )
+    kernel = trace(16 * options.max_products, relative_error=error, block=options.block)
+    run, _ = our_side(networks, images, labels, kernel, batch)
     reference = np.asarray(run(999).mean)
     for (what, accuracy, _), found in zip(cases, ours, strict=True):
         if what == "trace":
@@ -234,6 +253,7 @@ def main() -> None:
     parser.add_argument("--trace", choices=["xtrace", "hutchinson"], default="xtrace")
     parser.add_argument("--max-products", type=int, default=400)
     parser.add_argument("--block", type=int, default=8)
+    parser.add_argument("--batch", type=int, help="images at a time of ours; as a measurement chooses, if not given")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -246,7 +266,18 @@ def main() -> None:
         f"{jax.__version__}, torch {torch.__version__}, {options.trace} in blocks of {options.block}, "
         f"{options.members} members, {NUM_IMAGES} images, {time.strftime('%Y-%m-%d')}\n"
     )
-    head = ["width", "measure", "accuracy", "ours s", "products", "converged", "PyHessian s", "products", "ms each"]
+    head = [
+        "width",
+        "images",
+        "measure",
+        "accuracy",
+        "ours s",
+        "products",
+        "converged",
+        "PyHessian s",
+        "products",
+        "ms each",
+    ]
     head += ["PyHessian / ours", "compilation s"]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for width in options.widths:
