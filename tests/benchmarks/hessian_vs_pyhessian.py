@@ -10,7 +10,8 @@ Equal accuracy. The trace counts as measured when its standard error is the stat
 itself; for PyHessian the number of probes needed follows from the variance of its probe values (its own stop rule ends
 by chance), and its time is that number of its products. The eigenvalue counts as measured when the residual
 |H v - value v| is the stated share of the value: Lanczos here, power iteration with PyHessian's own products there.
-`--check` runs ours again with a quarter of the stated error, and reports the root mean square of the deviations.
+`--check` runs ours again to a quarter of the stated error, as far as the budget goes, and reports the root mean square
+of the deviations.
 
 Ours is a population over one CPU device a core, members of a device one after the other, with as many images at a time
 as `population.measure` chooses (`--batch` sets another number), without compilation, which is reported beside: it
@@ -229,9 +230,9 @@ def check(
     batch: int,
     options: Any,
 ) -> None:
-    """Print the true error of our traces, against a run with a quarter of the smallest stated error."""
+    """Print the true error of our traces, against a run to a quarter of the smallest stated error."""
     error = min(options.errors) / 4
-    kernel = trace(16 * options.max_products, relative_error=error, block=options.block)
+    kernel = trace(options.max_products, relative_error=error, block=options.block)
     run, _ = our_side(networks, images, labels, kernel, batch)
     reference = np.asarray(run(999).mean)
     for (what, accuracy, _), found in zip(cases, ours, strict=True):
