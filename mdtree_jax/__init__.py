@@ -15,6 +15,7 @@ _HOME = {
     "Diagnosis": "mdtree_jax.diagnosis.verdict",
     "Reference": "mdtree_jax.diagnosis.reference",
     "fit_reference": "mdtree_jax.diagnosis.reference",
+    "write_reports": "mdtree_jax.report.html",
     "Structure": "mdtree_jax.diagnosis.structures",
     "Node": "mdtree_jax.diagnosis.structures",
     "UserError": "mdtree_jax.checks",

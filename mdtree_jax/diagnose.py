@@ -62,6 +62,11 @@ def _reference(config: DiagnoseConfig):
 
 Item = tuple[str, Any]  # name, Diagnosis
 
+#: Columns that a collection made by `sweep` has, beside the metrics.
+_SWEPT = ("width", "batch_size", "data_fraction", "num_samples", "num_finite")
+#: Models that get a page of their own; a table of all with more of them would be beyond what a browser shows well.
+_MOST_PAGES = 1000
+
 
 def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     """Diagnose every row of a table of metrics."""
@@ -76,8 +81,11 @@ def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     names = [f"row {i + 1}" for i in range(len(table))] if column is None else [str(n) for n in table[column]]
     if config.name and len(names) == 1:
         names = [config.name]
-    if config.format == "text" and (unused := unused_columns(table)):
-        make_console().print(f"columns not used: {', '.join(unused)}", style="yellow", highlight=False, soft_wrap=True)
+    if unused := unused_columns(table):
+        note = f"columns not used: {', '.join(unused)}"
+        diagnoses = [dataclasses.replace(d, notes=[*d.notes, note]) for d in diagnoses]
+        if config.format == "text" and len(names) > 1:
+            make_console().print(note, style="yellow", highlight=False, soft_wrap=True)
     return list(zip(names, diagnoses, strict=True))
 
 
@@ -89,6 +97,11 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     if not (folder / "collection.parquet").is_file():
         raise UserError(f"run={config.run} is no run folder with finished networks: it has no collection.parquet")
     table = read_table(folder / "collection.parquet", "collection")
+    if lacking := [name for name in _SWEPT if name not in table]:
+        raise UserError(
+            f"run={config.run} was not made by sweep: its collection.parquet has no column '{lacking[0]}'; metrics "
+            f"from elsewhere are diagnosed by metrics={config.run}/collection.parquet"
+        )
     if not len(table):
         raise UserError(f"run={config.run} has no finished cohort yet: its collection.parquet has no rows")
     select = {name: value for name, value in dataclasses.asdict(config.select).items() if value is not None}
@@ -198,6 +211,7 @@ def _of_networks(config: DiagnoseConfig, folder: Path, row, reference):
             training=Training(**_training_of(config, row)),
             measure=config.measure,
             max_images=config.max_images,
+            in_random_order=True,
             reference=reference,
             progress=progress,
         )
@@ -252,15 +266,17 @@ def _write(config: DiagnoseConfig, items: list[Item], reference, out: Path) -> N
     from mdtree_jax.files import write_text
     from mdtree_jax.report.answer import print_answer, print_summary
     from mdtree_jax.report.html import remove_older, write_reports
-    from mdtree_jax.report.progress import make_console
+    from mdtree_jax.report.progress import make_console, progress
 
-    facts = [{"name": name} | diagnosis.to_dict() for name, diagnosis in items]
+    known = reference.provenance
+    facts = [{"name": name} | d.to_dict() | {"reference_provenance": known} for name, d in items]
     text = json.dumps(facts[0] if len(facts) == 1 else facts, indent=1, ensure_ascii=False)
     if len(items) == 1:
         name, diagnosis = items[0]
         written = [diagnosis.report(out / "report.html", name=name, reference=reference)]
     else:
-        written = write_reports(out, items, reference)
+        with progress(min(len(items), _MOST_PAGES), "pages") as advance:
+            written = write_reports(out, items[:_MOST_PAGES], reference, advance=advance)
     remove_older(out, written)
     write_text(out / "diagnosis.json", text + "\n")
     if config.format == "json":
@@ -273,6 +289,9 @@ def _write(config: DiagnoseConfig, items: list[Item], reference, out: Path) -> N
     else:
         print_summary(console, items)
     console.print(f"report: {written[0]}", highlight=False, soft_wrap=True)
+    if len(items) > _MOST_PAGES:
+        there = f"the report shows the first {_MOST_PAGES} of {len(items)} models; all are in {out / 'diagnosis.json'}"
+        console.print(there, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,8 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=N
         options = {"measurer": measurer, "keep": config.keep, "csv": config.csv, "scalars": scalars}
         summary = run_sweep(recipe, cohorts, data, folder, trainer, monitor, **options)
     diverged = f", {summary.num_diverged} diverged" if summary.num_diverged else ""
+    if summary.num_not_measurable:
+        diverged += f", {summary.num_not_measurable} networks or pairs with a measured number that is not finite"
     console.print(
         f"{summary.num_configurations} configurations, {summary.num_members} networks{diverged}; "
         f"{summary.num_trained_cohorts} cohorts trained and {summary.num_measured_cohorts} measured in "

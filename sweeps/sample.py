@@ -58,7 +58,7 @@ def measured_metrics(run: Path, table: pd.DataFrame, columns: list[str]) -> pd.D
         subject, data = load_configuration(run, row)
         for images in left:
             start = time.perf_counter()
-            found = measure_subject(subject, data, settings, max_images=images)
+            found = measure_subject(subject, data, settings, max_images=images, in_random_order=True)
             keys = {"configuration": row["configuration"], "images": images, "is_all": images == count}
             rows.append(keys | {"seconds": found.seconds, **found.row})
             with written_aside(path) as aside:

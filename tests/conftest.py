@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")  # whatever is imported first, and however many cores there are
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # One for all processes of a run, which inherit it, and none of the user's.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mdtree_jax_tests_")

@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.numpy
 
 from mdtree_jax import diagnose, diagnose_metrics, reference
 from mdtree_jax.cli import run
+from mdtree_jax.diagnosis.reference import default_reference
 from mdtree_jax.diagnosis.verdict import Diagnosis
 from mdtree_jax.store.manifest import FORMAT
+from tests.test_convert import random_state_dict
 
 ROW = {"train_error": 7.5, "log_hessian_trace": 5.6, "cka": 0.4, "mode_connectivity_peak": -9.0}
 
@@ -32,8 +35,9 @@ def test_a_table_of_one_model(capsys):
     facts = json.loads(out)
     wanted = diagnose_metrics(ROW)[0].to_dict()
     assert code == 0
+    wanted |= {"reference_provenance": default_reference().provenance}
     assert facts == {"name": "net"} | json.loads(json.dumps(wanted))
-    assert set(facts) - {"name", "answer"} == set(Diagnosis.__dataclass_fields__)
+    assert set(facts) - {"name", "answer", "reference_provenance"} == set(Diagnosis.__dataclass_fields__)
     assert list(facts)[:2] == ["name", "answer"]
     assert facts["answer"] == (None if facts["abstains"] else facts["cause"])
     with open("answer/diagnosis.json") as stream:
@@ -70,7 +74,22 @@ def test_a_table_of_many_models_with_names(capsys):
     assert code == 0
     assert "3 models" in out
     with open("many/diagnosis.json") as stream:
-        assert [facts["name"] for facts in json.load(stream)] == ["net 0", "net 1", "net 2"]
+        found = json.load(stream)
+    assert [facts["name"] for facts in found] == ["net 0", "net 1", "net 2"]
+    assert found[0]["reference_provenance"]["accuracy"]["joint"]["models"] > 1000
+    page = " ".join(Path("many/index.html").read_text().split())
+    assert "an interval meant to hold the gain of nine in ten models; on published/F_noise it held 76" in page
+
+
+def test_a_page_for_the_first_models_only(capsys, monkeypatch):
+    monkeypatch.setattr(diagnose, "_MOST_PAGES", 2)
+    pd.DataFrame([ROW | {"note": "x"}] * 3).to_parquet("m.parquet")
+    code, out, _ = call(capsys, "metrics=m.parquet", "out=many")
+    assert code == 0
+    assert "the report shows the first 2 of 3 models; all are in many/diagnosis.json" in " ".join(out.split())
+    assert len(list(Path("many").glob("model-*.html"))) == 2
+    facts = json.loads(Path("many/diagnosis.json").read_text())
+    assert [f["notes"][-1] for f in facts] == ["columns not used: note"] * 3
 
 
 def test_a_measured_run_is_diagnosed_from_its_table(capsys, small_grid, tmp_path):
@@ -178,6 +197,14 @@ MODEL = ["model=resnet18", "dataset=digits"]
         (["checkpoints=[c,3.pt]", *MODEL], "the checkpoint 'c' does not exist, but 'c,3.pt' does: a path with a comma"),
         (["metrics=c,3.csv"], "needs quotes within the quotes: 'metrics=\"c,3.csv\"'"),
         (["run=unfinished"], "run=unfinished has no finished cohort yet"),
+        (
+            ["run=foreign"],
+            "run=foreign was not made by sweep: its collection.parquet has no column 'batch_size'; metrics",
+        ),
+        (
+            ["checkpoints=[tv.safetensors]", *MODEL],
+            "'tv.safetensors': shapes differ from those of resnet18 of width 64",
+        ),
         (["checkpoints=[bad.safetensors]", *MODEL], "weights 'bad.safetensors' are damaged"),
         (["checkpoints=[small.csv]", *MODEL, "model_width=2"], "small.csv is no folder; an Orbax checkpoint is one"),
     ],
@@ -186,7 +213,14 @@ def test_mistakes_are_one_sentence_and_exit_code_2(capsys, tmp_path, overrides, 
     for name in ("bad.txt", "bad.parquet", "bad.safetensors", "c,3.pt"):
         (tmp_path / name).write_text("nothing")
     (tmp_path / "unfinished").mkdir()
-    pd.DataFrame({"width": [], "test_error": []}).to_parquet("unfinished/collection.parquet")
+    swept = ("width", "batch_size", "data_fraction", "num_samples", "num_finite")
+    pd.DataFrame({name: [] for name in swept}).to_parquet("unfinished/collection.parquet")
+    (tmp_path / "foreign").mkdir()
+    pd.DataFrame([ROW | {"width": 4, "bs": 16}]).to_parquet("foreign/collection.parquet")
+    # A ResNet for large images: the same names, another stem.
+    weights = random_state_dict("resnet18", 64, 10)
+    weights["conv1.weight"] = np.zeros((64, 3, 7, 7), np.float32)
+    safetensors.numpy.save_file(weights, "tv.safetensors")
     (tmp_path / "other.json").write_text("{}")
     pd.DataFrame([{"a": 1}]).to_csv("other.csv", index=False)
     pd.DataFrame([ROW | {"train_error": 0.4, "mode_connectivity_peak": -0.3}]).to_csv("small.csv", index=False)

@@ -57,6 +57,7 @@ def two_networks():
         examples(x, y),
         # As many products as there are parameters: the trace is exact.
         resolve(MeasureConfig(["hessian"], trace_products=64, eigenvalue_tolerance=1e-6, eigenvalue_steps=45, **QUICK)),
+        in_random_order=True,
     )
 
 
@@ -99,6 +100,29 @@ def test_diagnosis_of_functions_and_arrays():
     assert set(COLUMNS) <= set(diagnosis.metrics)
     assert diagnosis.cost.retraining_flops == 3 * 90 * 120 * 10
     assert diagnosis.cost.grid_search_flops == 27 * diagnosis.cost.retraining_flops
+
+
+def test_images_sorted_by_label_are_not_measured_class_by_class():
+    x, y = make_data(600)
+    order = np.argsort(y, kind="stable")
+    subject, data = wrap(apply, [make_params(0)]), examples(x[order], y[order])
+
+    def trace(images, **options):
+        config = MeasureConfig(["hessian"], "fast", hessian_images=images, trace_products=64)
+        return measure_subject(subject, data, resolve(config), **options).row["hessian_trace"]
+
+    every, one_class, some = trace(600), trace(100, in_random_order=True), trace(100)
+    assert abs(some - every) < 0.2 * abs(one_class - every)
+    assert trace(5000) == pytest.approx(every)  # no image twice
+
+
+def test_a_network_that_only_guesses_is_told():
+    x, y = make_data()
+    for labels, is_told in ((y, False), (np.random.default_rng(0).permutation(y), True)):
+        trained = {"w1": np.eye(6, dtype=np.float32), "w2": np.eye(6, 3, dtype=np.float32)}
+        options = {"measure": QUICK | {"metrics": ["hessian"]}}
+        notes = diagnose_model(apply, [trained], x, labels, **options).notes
+        assert any("hardly better than guessing" in note for note in notes) == is_told
 
 
 def test_one_network_and_a_part_of_the_data():
@@ -257,7 +281,7 @@ def test_networks_of_a_run_give_the_numbers_of_its_table(measured_run):
     config = MeasureConfig(
         ["hessian", "similarity", "connectivity"], "fast", curve_steps=20, curve_batch_size=32, curve_learning_rate=0.1
     )
-    found = measure_subject(subject, data, resolve(config)).row
+    found = measure_subject(subject, data, resolve(config), in_random_order=True).row
     assert len(data.y_train) == 320
     for name in (*COLUMNS, *(f"{c}_se" for c in COLUMNS), "test_error"):
         assert found[name] == pytest.approx(row[name], rel=1e-5, abs=1e-7), name
@@ -329,6 +353,7 @@ GOOD = {"params": [make_params(0), make_params(1)], "x_train": X, "y_train": Y}
         ({"y_train": Y - 1}, "y_train holds the label -1; labels count from 0"),
         ({"y_train": np.eye(3)[Y]}, "of one-hot labels take the argmax"),
         ({"x_test": X}, "x_test and y_test belong together"),
+        ({"x_test": X[:, :4], "y_test": Y}, r"an image of x_test has shape \(4,\), one of x_train \(6,\); they must"),
         ({"training": {"epoch": 3}}, r"unknown training setting 'epoch' \(did you mean 'epochs'\?\)"),
         ({"training": {"epochs": 0}}, "training.epochs=0 is out of range"),
         ({"training": {"epochs": "many"}}, "training.epochs='many' is no number"),

@@ -14,7 +14,7 @@ from mdtree_jax import landscape
 from mdtree_jax.checks import UserError
 from mdtree_jax.data import Dataset
 from mdtree_jax.models import build_model, count_flops
-from mdtree_jax.population import curve_blocks
+from mdtree_jax.population import curve_blocks, measures
 from mdtree_jax.population import measure as measure_module
 from mdtree_jax.population.cohort import Cohort, Member, Recipe
 from mdtree_jax.population.measure import measure_cohort
@@ -211,6 +211,18 @@ def test_similarity_of_intermediates_debiased(cohort, data):
         measure(*cohort, data, settings=resolve(dataclasses.replace(config, similarity_features="x")))
 
 
+def test_features_of_more_columns_than_images_are_kept_short(data):
+    """CKA of 8 images with 27 features, against the same of all features: both estimators."""
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.standard_normal((3, 8, 27)) + 1.0)
+    short = jax.vmap(measures._fewer_columns)(features)
+    assert short.shape == (3, 8, 8)
+    for debiased in (False, True):
+        found, expected = (landscape.linear_cka(f, debiased=debiased) for f in (short, features))
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert measures._fewer_columns(features[0, :, :5]).shape == (8, 5)
+
+
 def test_lines_curves_and_balls_are_those_of_a_rewrite(cohort, data, measured):
     """The straight line, the ends of the curve and the ball from the model alone, in plain loops."""
     members, variables = cohort[0].members, cohort[1]
@@ -268,8 +280,12 @@ def test_one_class_is_measured(cohort, data, measured):
 
 
 def test_networks_side_by_side_are_those_one_after_the_other(cohort, data, measured, monkeypatch):
-    """The way of an accelerator: lanes of several networks, and the products of a block at once."""
-    choices = Choices(5, True, True, 3, 10, 16)
+    """The way of an accelerator: lanes of several networks, and the products of a block at once.
+
+    Six networks and pairs in chunks of two lanes on each of two devices: the last chunk is filled up.
+    """
+    assert len(jax.devices()) == 2
+    choices = Choices(5, True, True, 2, 10, 16)
     monkeypatch.setattr(measure_module, "choose", lambda *arguments: choices)
     found = measure(*cohort, data)
     assert found.choices == choices._asdict()

@@ -16,14 +16,12 @@ from mdtree_jax.models import build_model
 from mdtree_jax.population import train as population_train
 from mdtree_jax.population.cohort import Cohort, Member, Recipe
 from mdtree_jax.population.executables import executables
-from mdtree_jax.population.executor import ExecutorChoice, choose_executor, configure_devices
+from mdtree_jax.population.executor import ExecutorChoice, choose_executor
 from mdtree_jax.population.memory import memory_needs
 from mdtree_jax.population.passes import balance, plan_passes
 from mdtree_jax.population.train import member_key, prepare_cohort, train_cohort
 from mdtree_jax.training import Hyperparameters, evaluate, make_trainer
 from mdtree_jax.training.train import init_key, train_single
-
-configure_devices(2)  # while the tests are collected, before any of them uses JAX
 
 MLP = Recipe("toy", "mlp", 3, (3, 3, 1), early_stop_min_epoch=2)
 RESNET = Recipe("toy", "resnet8", 3, (6, 6, 1))

@@ -243,3 +243,24 @@ def test_members_of_an_empty_folder(tmp_path):
         folder.write_tables()
     assert len(pd.read_parquet(tmp_path / "collection.parquet")) == 0
     assert time.perf_counter() - start < 5
+
+
+def test_what_cannot_be_measured_is_counted_and_harms_no_mean():
+    """A network whose Hessian is not finite, a curve that diverged, one not asked for, and a trace below zero."""
+    members = pd.concat([rows_of(c) for c in COHORTS[:2]], ignore_index=True)
+    members = members[members["configuration"] < 2].reset_index(drop=True)
+    traces = np.array([np.nan, 4.0, 8.0, -3.0, -1.0, -2.0])
+    members = members.assign(hessian_trace=traces, hessian_max_eigenvalue=1.0, hessian_seconds=1.0)
+    ends = [(0, 1), (1, 2), (0, 2)]
+    pairs = pd.DataFrame([{"configuration": c, "seed_a": a, "seed_b": b} for c in (0, 1) for a, b in ends])
+    peaks, seconds = [-3.0, np.nan, np.nan, -1.0, -2.0, -3.0], [1.0, 1.0, np.nan, 1.0, 1.0, 1.0]
+    pairs = pairs.assign(mode_connectivity_peak=peaks, connectivity_seconds=seconds)
+    collection = collect(members, pairs)
+    assert collection["num_not_measurable"].tolist() == [2, 0]  # a network and a pair; the third pair was not asked for
+    assert collection["hessian_trace"].tolist() == [6.0, -2.0]
+    assert collection["mode_connectivity_peak"].tolist() == [-3.0, -2.0]
+    # Below its standard error a mean says "small": the logarithm is that of the standard error.
+    error = np.std([-3, -1, -2], ddof=1) / 3**0.5
+    np.testing.assert_allclose(collection["log_hessian_trace"], [np.log(6.0), np.log(error)])
+    np.testing.assert_allclose(collection["log_hessian_trace_se"], [2.0 / 6.0, 1.0])
+    assert "num_not_measurable" not in collect(members[members.columns[:-3]])

@@ -30,6 +30,7 @@ from mdtree_jax.diagnosis.grid import WIDER
 from mdtree_jax.diagnosis.metrics_table import read_metrics
 from mdtree_jax.diagnosis.reference import default_reference, packaged_reference
 from mdtree_jax.diagnosis.tasks import TASKS
+from mdtree_jax.report import words
 from tests.test_joint import small  # noqa: F401 (a fixture)
 
 COLD = {
@@ -128,6 +129,18 @@ BAD = [
     ({"cka": 1.4}, None, r"cka=1.4 in row 1; it lies in"),
     ({"cka": 0.4, "cka_se": -0.1}, None, "'cka_se' holds a negative standard error"),
     ([], None, "has no rows"),
+    (
+        {"train_error": 0.282, "train_acc": 71.8},
+        None,
+        "'train_error' and 'train_acc' are two names of one metric and contradict each other in row 1: 0.282, and 28.2",
+    ),
+    ([{"cka": 0.4, "CKA": 0.4}, {"cka": 0.4, "CKA": 0.5}], None, "contradict each other in row 2: 0.4, and 0.5"),
+    ({"train_error": 28.0, "train_error.1": 0.28}, None, "has the column 'train_error' twice"),
+    (
+        {"mode_connectivity_peak": -12.0, "train_acc": 0.7},
+        None,
+        "accuracies are percentages, and the largest of column",
+    ),
 ]
 
 
@@ -135,6 +148,14 @@ BAD = [
 def test_bad_tables(table, units, message):
     with pytest.raises(UserError, match=message):
         diagnose_metrics(table, units=units)
+
+
+def test_two_names_of_one_metric_that_agree_are_one():
+    both, one = diagnose_metrics({"train_error": 28.2, "train_acc": 71.8, "cka": 0.4} | {"CKA": 0.4}), COLD
+    assert both[0].metrics == {"train_error": 28.2, "cka": 0.4}
+    at_chance = {"train_acc": 0.01, "cka": one["cka"]}
+    assert diagnose_metrics(at_chance, units="fraction")[0].metrics["train_error"] == pytest.approx(99.0)
+    assert diagnose_metrics(at_chance, units="percent")[0].metrics["train_error"] == pytest.approx(99.99)
 
 
 def test_missing_metrics_are_done_without_and_named():
@@ -180,10 +201,10 @@ def test_draws_have_the_moments_of_the_standard_errors():
 def test_outside_the_reference_it_abstains():
     strange = COLD | {"log_hessian_trace": 25.0, "log_hessian_max_eigenvalue": 23.0}
     mixed = COLD | {"train_error": 40.0, "train_loss": 0.0003}
-    for row, words in ((strange, "sharpness lies outside"), (mixed, "no model with such a mixture")):
+    for row, why in ((strange, "sharpness lies outside"), (mixed, "no model with such a mixture")):
         (diagnosis,) = diagnose_metrics(row)
         assert diagnosis.abstains
-        assert words in diagnosis.reason
+        assert why in diagnosis.reason
         assert diagnosis.action.is_tentative
         assert diagnosis.action.sentence.startswith("if the first guess is right: ")
         # Nothing resembles it, so nothing tells what a step would gain it.
@@ -255,6 +276,32 @@ def test_columns_of_a_table_say_how_its_models_were_trained():
         False,
     ]
     assert "batch size 32 to" in diagnose_metrics(rows, training={"batch_size": 32})[0].action.sentence
+
+
+def test_a_batch_is_never_larger_than_the_training_set():
+    hot = {"train_error": 28.2, "log_hessian_trace": 5.21, "mode_connectivity_peak": -0.03, "cka": 0.45}
+    rows = [hot | {"batch_size": 64, "num_samples": n} for n in (50_000, 100, 64)]
+    own = [d.action.sentence for d in diagnose_metrics(rows)]
+    assert "batch size 64 to 128" in own[0]
+    assert own[1].endswith("batch size 64 to 100, all training images at once: as far as it goes")
+    assert own[2].endswith("batch size 64 cannot get larger, so move the learning rate instead")
+
+
+def test_rows_are_the_same_in_pieces(monkeypatch, F_noise):
+    rows = F_noise[list(joint.COLUMNS)].iloc[:7].reset_index(drop=True)
+    rows.loc[3, "cka"] = np.nan
+    whole = diagnose_metrics(rows, units="percent")
+    monkeypatch.setattr(verdict, "_ROWS", 2)
+    for a, b in zip(whole, diagnose_metrics(rows, units="percent"), strict=True):
+        assert a.cause == b.cause
+        np.testing.assert_allclose(list(a.ranking.values()), list(b.ranking.values()), rtol=1e-9)
+
+
+def test_a_cause_that_was_never_named_in_the_test_says_so():
+    cold = dataclasses.replace(diagnose_metrics(COLD)[0], cause="temperature_too_low", abstains=False)
+    record = {"test": "G", "all": 60.0, "surest_80_percent": 70.0, "by_cause": {"none": {"answers": 3, "right": 50.0}}}
+    said = words.track_record(dataclasses.replace(cold, accuracy=record))
+    assert "None was first called “trained too cold”" in said
 
 
 @pytest.mark.parametrize("way", ["down", "up"])

@@ -277,11 +277,12 @@ def _signed(value: float) -> str:
     return "0.0" if shown in ("+0.0", "-0.0") else shown
 
 
-def in_settings(action: Action, training: Training) -> Action:
+def in_settings(action: Action, training: Training, num_images: float | None = None) -> Action:
     """Return the action with the new settings named, where the old ones are known.
 
     Of the three settings of temperature the batch size is the one to move, as in the collection; that the learning
-    rate can be moved instead is a rule. The number of epochs stays.
+    rate can be moved instead is a rule. The number of epochs stays. A batch never gets larger than the training set,
+    `num_images`, where that is known.
     """
     if action.knob != "batch_size" or action.factor is None:
         return action
@@ -289,10 +290,13 @@ def in_settings(action: Action, training: Training) -> Action:
     ratio = action.factor if up else 1 / action.factor
     if training.batch_size is not None:
         old = round(training.batch_size)
-        new = max(old + 1, round(old * ratio)) if up else max(1, round(old * ratio))
+        wanted = max(old + 1, round(old * ratio)) if up else max(1, round(old * ratio))
+        new = wanted if not up or num_images is None else max(old, min(wanted, round(num_images)))
         settings = f"batch size {training.batch_size} to {new}"
         if new == old:
-            settings = f"batch size {new} cannot get smaller, so move the learning rate instead"
+            settings = f"batch size {new} cannot get {'larger' if up else 'smaller'}, so move the learning rate instead"
+        elif new < wanted:
+            settings += ", all training images at once: as far as it goes"
         elif training.epochs is not None:
             settings += f", {training.epochs:g} epochs as before"
         action = replace(action, sentence=f"{action.sentence}: {settings}")

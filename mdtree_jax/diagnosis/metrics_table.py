@@ -30,6 +30,8 @@ UNITS = ("fraction", "percent")
 ERRORS = ("train_error", "test_error", "mode_connectivity", "mode_connectivity_peak")
 ACCURACIES = ("train_acc", "test_acc")
 SUFFIXES = ("_se", "_standard_error")
+#: Two names of one metric may differ by rounding: this share of the value, or of 1.
+SAME = 0.01
 #: Columns that name the model of a row.
 NAMES = ("name", "model")
 _WITHOUT_LOGARITHM = {
@@ -61,9 +63,15 @@ def read_metrics(table: pd.DataFrame | Mapping | list[Mapping], units: str | Non
     numbers = [c for c in frame.columns if isinstance(c, str) and _metric_of(c) in COLUMN]
     numeric = {c: _numbers(frame, c) for c in numbers if COLUMN[_metric_of(c)].unit != "class"}
     frame = frame.assign(**numeric)
-    factor = 100.0 if (units or detect_units(frame)) == "fraction" else 1.0
+    decided = units or detect_units(frame)
+    factor = 100.0 if decided == "fraction" else 1.0
     scaled = {c: frame[c] * factor for c in frame.columns if _is_error(c)}
-    frame = canonicalize(_rename_errors(frame.assign(**scaled)))
+    frame = _one_name_each(_rename_errors(frame.assign(**scaled)))
+    if units or decided == "fraction":  # else an accuracy of at most 1 beside errors in percent is refused below
+        frame = frame.assign(**{_metric_of(c): 100.0 - frame[c] for c in ACCURACIES if c in frame}).drop(
+            columns=[c for c in ACCURACIES if c in frame]
+        )
+    frame = canonicalize(frame)
     frame = frame.replace([np.inf, -np.inf], np.nan)
     frame = frame.assign(**_logarithms(frame))
     if not any(column in frame for column in joint.COLUMNS):
@@ -172,8 +180,10 @@ def _as_frame(table) -> pd.DataFrame:
     if isinstance(table, pd.Series):
         table = table.to_dict()
     frame = pd.DataFrame([table]) if isinstance(table, Mapping) else pd.DataFrame(table)
-    if frame.columns.has_duplicates:
-        twice = frame.columns[frame.columns.duplicated()][0]
+    # pandas reads the second of two equal names of a file as NAME.1.
+    again = [c.removesuffix(".1") for c in map(str, frame.columns) if c.endswith(".1") and _metric_of(c[:-2]) in _USED]
+    if frame.columns.has_duplicates or again:
+        twice = again[0] if again else frame.columns[frame.columns.duplicated()][0]
         raise UserError(f"the table of metrics has the column '{twice}' twice; keep one of them")
     if not len(frame):
         raise UserError("the table of metrics has no rows; it needs at least one model")
@@ -198,6 +208,25 @@ def _rename_errors(frame: pd.DataFrame) -> pd.DataFrame:
     """Give standard errors the descriptive name of their metric and the suffix `_se`."""
     names = {c: f"{_metric_of(c)}_se" for c in frame.columns if isinstance(c, str) and c.endswith(SUFFIXES)}
     return frame.rename(columns={old: new for old, new in names.items() if new == old or new not in frame})
+
+
+def _one_name_each(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table without the other names of metrics that stand in it under two.
+
+    Raises `UserError` where the two say different things.
+    """
+    twice = [c for c in frame.columns if canonical_name(c) != c and canonical_name(c) in {*frame.columns} & _USED]
+    for column in twice:
+        name = canonical_name(column)
+        own, other = frame[name], 100.0 - frame[column] if column in ACCURACIES else frame[column]
+        apart = ((own - other).abs() > SAME * own.abs().clip(lower=1.0)).to_numpy()
+        if apart.any():
+            row = int(np.argmax(apart))
+            raise UserError(
+                f"columns '{name}' and '{column}' are two names of one metric and contradict each other in row "
+                f"{row + 1}: {own.iloc[row]:g}, and {other.iloc[row]:g} by the other; keep one of them, or mend it"
+            )
+    return frame.drop(columns=twice)
 
 
 def _nothing_known(frame: pd.DataFrame) -> str:

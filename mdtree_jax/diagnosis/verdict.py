@@ -9,7 +9,7 @@ tree of the published question behind the first cause; the advice is read off re
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -40,6 +40,8 @@ from mdtree_jax.diagnosis.metrics_table import read_metrics, standard_errors, tr
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.tasks import TASKS
 
+#: Rows that are answered at a time: each takes some numbers for every model of the reference.
+_ROWS = 4096
 _QUESTION = {
     "temperature_too_low": "optimizer",
     "temperature_too_high": "optimizer",
@@ -172,22 +174,29 @@ def diagnose_metrics(
     reference = as_reference(reference)
     frame = read_metrics(table, units)
     trainings = training_of(frame, Training.of(training))
-    test_errors = _known(frame, "test_error")
+    test_errors, num_images = _known(frame, "test_error"), _known(frame, "num_samples")
     columns = [c for c in reference.columns if c in frame]
     there = np.isfinite(frame[columns].to_numpy(dtype=float)) if columns else np.zeros((len(frame), 0), dtype=bool)
     metrics = _metrics(frame)
     out: list[Diagnosis | None] = [None] * len(frame)
     # Small products: the threads of a matrix library would only wait for each other.
     with threadpool_limits(1):
-        for pattern in np.unique(there, axis=0):
-            rows = np.flatnonzero((there == pattern).all(axis=1))
+        for pattern, rows in _alike(there):
             have = [c for c, known in zip(columns, pattern, strict=True) if known]
             part = frame.iloc[rows].reset_index(drop=True)
             found = _diagnose(reference, part, have) if joint.metrics_of(have) else [_nothing(reference)] * len(rows)
             for row, diagnosis in zip(rows, found, strict=True):
-                action = in_settings(diagnosis.action, trainings[row])
+                action = in_settings(diagnosis.action, trainings[row], num_images[row])
                 out[row] = replace(diagnosis, action=action, metrics=metrics[row], test_error=test_errors[row])
     return out
+
+
+def _alike(there: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (which columns are there, rows) of rows that have the same ones, at most `_ROWS` at a time."""
+    for pattern in np.unique(there, axis=0):
+        rows = np.flatnonzero((there == pattern).all(axis=1))
+        for start in range(0, len(rows), _ROWS):
+            yield pattern, rows[start : start + _ROWS]
 
 
 def _known(frame: pd.DataFrame, column: str) -> list[float | None]:

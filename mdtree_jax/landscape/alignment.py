@@ -124,6 +124,10 @@ def _group_sizes(spec: PermutationSpec, variables: Any) -> dict[str, int]:
         shape = np.shape(_get(variables, path))
         if len(shape) != len(groups):
             raise UserError(f"'{'/'.join(path)}' has shape {shape}, but the permutation spec names {len(groups)} axes")
+        if twice := [g for g in set(groups) - {None} if groups.count(g) > 1]:
+            raise UserError(
+                f"'{'/'.join(path)}' has two axes in group '{twice[0]}'; wanted at most one axis of a group"
+            )
         for group, size in zip(groups, shape, strict=True):
             if group is not None and sizes.setdefault(group, size) != size:
                 raise UserError(

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.landscape.factorizations import symmetric_eigen
 from mdtree_jax.landscape.options import check_count, check_positive
 from mdtree_jax.landscape.products import Product, flat_product
 from mdtree_jax.landscape.safe import normalize, safe_norm
@@ -248,7 +249,7 @@ def tridiagonal_eigen(krylov: _Krylov) -> tuple[jax.Array, jax.Array, jax.Array]
     bound = (jnp.abs(alpha) + inner + above).max()
     alpha = jnp.where(index < krylov.step, alpha, 2 * bound + 1)
     matrix = jnp.diag(alpha) + jnp.diag(inner[:-1], 1) + jnp.diag(inner[:-1], -1)
-    values, vectors = jnp.linalg.eigh(matrix)
+    values, vectors = symmetric_eigen(matrix)
     return values, vectors, index < krylov.step
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mdtree_jax.landscape.factorizations import orthogonal_triangular, triangular_inverse
 from mdtree_jax.landscape.options import check_count, check_positive
 from mdtree_jax.landscape.products import Product, flat_product, over_block
 from mdtree_jax.landscape.trace import (
@@ -147,7 +148,7 @@ def _add_range(state: _State, products: jax.Array, samples: jax.Array) -> _State
     # parallel, and where they vanish the QR completes with unit vectors, so that Q always is a basis.
     for _ in range(2):
         coefficients = state.q @ new.T
-        columns, triangle = jnp.linalg.qr((new - coefficients.T @ state.q).T)
+        columns, triangle = orthogonal_triangular((new - coefficients.T @ state.q).T)
         outer = outer + (coefficients if inner is None else coefficients @ inner)
         inner = triangle if inner is None else triangle @ inner
         new = columns.T
@@ -209,7 +210,7 @@ def leave_one_out(r: jax.Array, h: jax.Array, w: jax.Array, count: jax.Array) ->
     is_dependent = used & (jnp.abs(diagonal) <= 10 * jnp.finfo(r.dtype).eps * scale)
     # A one on the diagonal where there is nothing keeps the solution defined; masked out below.
     filled = r + jnp.diag(jnp.where(is_dependent | ~used, jnp.ones_like(diagonal), 0))
-    s = jax.scipy.linalg.solve_triangular(filled, jnp.eye(rank, dtype=r.dtype)).T
+    s = triangular_inverse(filled).T
     s = s / jnp.sqrt((s * s).sum(0))[None]
     x = w - s * (s * w).sum(0)[None]
     whole = jnp.trace(h)

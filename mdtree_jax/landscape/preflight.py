@@ -98,7 +98,8 @@ def check_apply(apply: Callable[[Any, Any], jax.Array], params: Any, x: Any) -> 
             "and this looks like dropout or another source of randomness"
         )
     copies = _outputs(apply, params, jax.tree.map(lambda a: jnp.repeat(a[:1], max(size, 2), 0), x), max(size, 2))
-    if _differ(copies, np.broadcast_to(copies[:1], copies.shape), params):
+    # All NaN is all the same: examples without a spread, which the next check tells from dropout.
+    if not np.isnan(copies).all() and _differ(copies, np.broadcast_to(copies[:1], copies.shape), params):
         raise UserError(
             "the same example twice in a batch gets two different outputs; this looks like dropout, which must be "
             "switched off"
@@ -128,4 +129,5 @@ def _differ(a: Any, b: Any, params: Any) -> bool:
     """Return whether two results differ by more than rounding, relative to the larger."""
     tolerance = ROOTS * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(params))).eps) ** 0.5
     scale = max(float(np.abs(a).max()), float(np.abs(b).max()), SMALLEST_SCALE)
-    return bool(np.abs(np.asarray(a) - np.asarray(b)).max() > tolerance * scale)
+    # NaN differs from everything.
+    return not bool(np.abs(np.asarray(a) - np.asarray(b)).max() <= tolerance * scale)

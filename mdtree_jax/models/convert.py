@@ -85,7 +85,7 @@ def from_torch(model_name: str, state_dict: Mapping[str, Any], dtype: str = "flo
     if wrong:
         raise UserError(
             f"shapes differ from those of {model_name} of width {width}, the first axis of conv1.weight: "
-            f"{', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}"
+            f"{', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}{_HINT}"
         )
     variables: dict[str, Any] = {}
     for key, (path, _) in wanted.items():

@@ -66,7 +66,9 @@ class MeasureConfig:
     effort: str = setting("fast | standard | exact: how finely; decides what is null below", "standard")
     pairs: str = setting("networks that are joined: the first two | a ring (each in two) | all; CKA is of all", "ring")
     seed: int = setting("of probes, mixed-up images and curve batches", 0)
-    hessian_images: int = setting("first images of the subset, for Hessian and sharpness", 200)
+    hessian_images: int = setting(
+        "first images of the subset (over again if it has fewer), for Hessian and sharpness", 200
+    )
     trace_products: int | None = setting("most Hessian-vector products for a trace, in blocks of 16", None)
     trace_relative_error: float | None = setting("relative standard error at which a trace stops", None)
     eigenvalue_steps: int | None = setting("most Lanczos steps", None)

@@ -17,6 +17,7 @@ import numpy as np
 
 from mdtree_jax import landscape
 from mdtree_jax.checks import check_choice
+from mdtree_jax.landscape.factorizations import orthogonal_triangular
 from mdtree_jax.models import Model
 from mdtree_jax.population.measure_settings import MeasureSettings
 from mdtree_jax.training import cross_entropy, evaluate
@@ -167,13 +168,27 @@ def make_outputs(model: Model, settings: MeasureSettings, batch_size: int) -> Ca
         found = jax.lax.map(lambda part: outputs(item.variables, part), parts)
         return {name: value.reshape(len(images), -1) for name, value in found.items()}
 
+    def compared(item: NetworkItem, data: Data) -> Results:
+        found = measure(item, data)
+        return found | {"features": _fewer_columns(found["features"])} if "features" in found else found
+
     def outputs(variables: Any, images: jax.Array) -> Results:
         logits, intermediates, _ = model.apply(variables, images, False)
         if (name := settings.similarity_features) in FEATURES:
             return {"logits": logits}
         return {"logits": logits, "features": intermediates[name].reshape(len(images), -1)}
 
-    return measure
+    return compared
+
+
+def _fewer_columns(features: jax.Array) -> jax.Array:
+    """Return features (n, d) with the same inner products of their rows, of at most n columns.
+
+    CKA depends on nothing else, and those of all networks are kept until they are compared.
+    """
+    num_images, num_features = features.shape
+    # By rows to (features, images): the triangle of its factorization has the inner products of the columns.
+    return orthogonal_triangular(features.T)[1].T if num_features > num_images else features
 
 
 def similarities(settings: MeasureSettings, logits: jax.Array, features: jax.Array | None, params: Any) -> Results:

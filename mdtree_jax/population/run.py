@@ -21,7 +21,7 @@ from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.progress import Monitor, ScalarLog
 from mdtree_jax.population.schema import KEEP
 from mdtree_jax.store.folder import RunFolder
-from mdtree_jax.store.tables import DIVERGED, OK, typed_members
+from mdtree_jax.store.tables import DIVERGED, OK, not_measurable, typed_members
 
 
 class Trainer(NamedTuple):
@@ -55,13 +55,16 @@ class Measurer(NamedTuple):
 
 
 class SweepSummary(NamedTuple):
-    """What `run_sweep` did: cohorts trained and measured now, configurations and networks in all, diverged ones."""
+    """What `run_sweep` did: cohorts trained and measured now, configurations and networks in all, diverged ones, and
+    networks and pairs with a measured number that is not finite.
+    """
 
     num_trained_cohorts: int
     num_measured_cohorts: int
     num_configurations: int
     num_members: int
     num_diverged: int
+    num_not_measurable: int
     seconds: float
 
 
@@ -118,6 +121,7 @@ def run_sweep(
         num_configurations=members["configuration"].nunique(),
         num_members=len(members),
         num_diverged=int((members["status"] != OK).sum()),
+        num_not_measurable=0 if (failed := not_measurable(members, folder.pairs)) is None else int(failed.sum()),
         seconds=time.perf_counter() - start,
     )
 

@@ -113,6 +113,7 @@ def _print_advice(say: _Printer, diagnosis: Diagnosis, cost: Mapping[str, Any] |
     if diagnosis.expected_gain:
         for line in gain_line(diagnosis.expected_gain):
             say(line, 2)
+        say(f"The interval is {words.gain_note(diagnosis)}.", 2)
     for term, value in advice.facts:
         say(f"{words.capital(term)}: {value}", 2, hang=2)
     if diagnosis.action.rules:

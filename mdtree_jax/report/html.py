@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mdtree_jax.diagnosis.columns import feature_values, missing_columns
-from mdtree_jax.diagnosis.reference import Reference
+from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.verdict import Diagnosis
 from mdtree_jax.files import output_folder, write_text
 from mdtree_jax.report import drawings, words
@@ -55,19 +55,24 @@ def write_report(
 
 
 def write_reports(
-    folder: str | os.PathLike, items: Sequence[tuple[str, Diagnosis]], reference: Reference
+    folder: str | os.PathLike,
+    items: Sequence[tuple[str, Diagnosis]],
+    reference: Reference | str | os.PathLike | None = None,
+    *,
+    advance: Callable[[float], None] = lambda amount: None,
 ) -> list[Path]:
     """Write `index.html`, a table that compares the models, and a page for each; return all paths, the index first.
 
     Args:
         folder: made if it is not there.
         items: (name, diagnosis) of each model; names need not be unique.
-        reference: as of `write_report`.
+        reference: the one that they were made with, as `diagnose_metrics` takes it.
+        advance: called with 1 after every page.
 
     Raises:
         UserError: a file cannot be written.
     """
-    pages, width = _Pages(reference), len(str(len(items)))
+    pages, width = _Pages(as_reference(reference)), len(str(len(items)))
     files = [f"model-{i + 1:0{width}}{_slug(name)}.html" for i, (name, _) in enumerate(items)]
     with output_folder(folder) as out:
         for place, (file, (name, diagnosis)) in enumerate(zip(files, items, strict=True)):
@@ -79,6 +84,7 @@ def write_reports(
                 "place": f"{place + 1} of {len(files)}",
             }
             write_text(out / file, pages.page(diagnosis, name, diagnosis.metrics, cost, around))
+            advance(1)
         write_text(out / "index.html", pages.index([(n, f, d) for f, (n, d) in zip(files, items, strict=True)]))
         return [out / "index.html", *(out / file for file in files)]
 

@@ -181,7 +181,10 @@ def track_record(diagnosis: Any) -> str:
     where = f"measured on {found['test']} {'without comparing two networks' if one else 'with all metrics'}"
     sure = f"{worth['surest_80_percent']:.0f} % of the surest 80 %"
     said = f"Answers with this reference were right for {worth['all']:.0f} % of the models, {sure}, {where}."
-    named = found.get("by_cause", {}).get(diagnosis.cause)
+    causes = found.get("by_cause", {})
+    named = causes.get(diagnosis.cause)
+    if causes and not named and not one and not diagnosis.abstains:
+        said += f" None was first called “{short(diagnosis.cause)}”, so how often that is right is not known."
     if named and not one and not diagnosis.abstains:
         said += f" Of {named['answers']} that it first called “{short(diagnosis.cause)}” {named['right']:.0f} % were."
     return said
@@ -191,7 +194,11 @@ def gain_note(diagnosis: Any) -> str:
     """Return what the interval of the expected gain means, and how often it held."""
     held = diagnosis.accuracy.get("gains")
     meant = "meant to hold the gain of nine in ten models"
-    return f"{meant}; on {diagnosis.accuracy['test']} it held {held['inside']:.0f} % of them" if held else meant
+    if not held:
+        return meant
+    found, expected = points(held["found"]), points(held["expected"])
+    where = f"on {diagnosis.accuracy['test']} it held {held['inside']:.0f} % of them"
+    return f"{meant}; {where}, which gained {found} on average where {expected} was expected"
 
 
 def has_guess(diagnosis: Any) -> bool:

@@ -53,6 +53,14 @@ _METADATA_KEY = b"mdtree_jax"
 #: Metrics whose logarithm is a feature: `log_<name>` of their mean over the networks.
 LOGARITHMIC = ("hessian_trace", "hessian_max_eigenvalue", "scale_invariant_trace")
 _COST_ENDINGS = ("_seconds", "_flops")
+#: Seconds of a group of measurements -> metrics that it makes.
+_MEASURED = {
+    "hessian_seconds": ("hessian_trace", "hessian_max_eigenvalue", "scale_invariant_trace"),
+    "sharpness_seconds": ("ball_sharpness",),
+    "barrier_seconds": ("barrier", "barrier_loss"),
+    "aligned_seconds": ("aligned_barrier", "aligned_barrier_loss"),
+    "connectivity_seconds": ("mode_connectivity", "mode_connectivity_peak"),
+}
 _DETAIL_ENDINGS = ("_residual", "_converged", "_products")  # how a kernel ended: of one network, without a mean
 _NOT_METRICS = ("_se", *_DETAIL_ENDINGS, *_COST_ENDINGS)
 _KEYS = {"members": ("configuration", "seed"), "pairs": ("configuration", "seed_a", "seed_b")}
@@ -129,7 +137,9 @@ def collect(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Data
     Means are over the finite members only, NaN where all diverged; the standard error is the sample standard deviation
     over √(number of finite members); with one member it is that of the estimate itself, where there is one, else NaN.
     Over pairs, which share networks, it is a jackknife that leaves out one network at a time (Efron and Stein, 1981),
-    NaN with fewer than three networks. Costs are means over all members or pairs, `num_finite` counts the finite ones.
+    NaN with fewer than three networks. Costs are means over all members or pairs, `num_finite` counts the finite ones,
+    `num_not_measurable`, where something was measured, the networks and pairs among those with a metric that came out
+    NaN or infinite, which the means leave out.
 
     A logarithm is that of the mean over networks. A mean that is below its standard error, or not positive, is a
     measurement of nothing but "small": its logarithm is that of the standard error, or `SMALLEST` if that is 0 or NaN.
@@ -155,14 +165,37 @@ def collect(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Data
             columns[f"log_{column}"], columns[f"log_{column}_se"] = log_feature(means[column], errors[column])
     collection = collection.join(pd.DataFrame(columns))
     collection["num_finite"] = is_finite.groupby(members["configuration"]).sum().astype(np.int64)
+    failed = not_measurable(members[is_finite], pairs)
+    if failed is not None:
+        collection["num_not_measurable"] = failed.reindex(collection.index, fill_value=0)
     costs = [column for column in members.columns if column.endswith(_COST_ENDINGS)]
     collection = collection.join(by_configuration[costs].mean())
     if pairs is not None and len(pairs):
         costs += (of_pairs := [column for column in pairs.columns if column.endswith(_COST_ENDINGS)])
         collection = collection.join(pairs.groupby("configuration")[of_pairs].mean())
     first = [c for c in CONFIGURATION_COLUMNS if c not in ("learning_rate", "weight_decay", "train_epochs")]
-    last = ["num_finite", "learning_rate", "weight_decay", "train_epochs", *costs]
+    last = ["num_finite", *(["num_not_measurable"] if failed is not None else [])]
+    last += ["learning_rate", "weight_decay", "train_epochs", *costs]
     return collection[[*first, *columns, *last]].reset_index(drop=True)
+
+
+def not_measurable(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Series | None:
+    """Return how many networks and pairs of each configuration were measured with a metric that is not finite.
+
+    What has seconds of a group of metrics was measured. None if nothing was.
+    """
+    counts = []
+    for table in (members, pairs):
+        failed = None
+        for seconds, metrics in _MEASURED.items():
+            if table is None or seconds not in table:
+                continue
+            values = table[[m for m in metrics if m in table]].to_numpy(float)
+            bad = table[seconds].notna().to_numpy() & ~np.isfinite(values).all(axis=1)
+            failed = bad if failed is None else failed | bad
+        if failed is not None:
+            counts.append(pd.Series(failed.astype(np.int64), table["configuration"].to_numpy()))
+    return pd.concat(counts).groupby(level=0).sum() if counts else None
 
 
 SMALLEST = 1e-6

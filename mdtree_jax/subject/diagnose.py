@@ -88,15 +88,19 @@ def diagnose_subject(
     training: Training | None = None,
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
+    in_random_order: bool = False,
     reference: Reference | str | os.PathLike | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Diagnosis:
-    """Diagnose networks that are wrapped already; arguments as of `diagnose_model`."""
+    """Diagnose networks that are wrapped already; arguments as of `diagnose_model` and `measure_subject`."""
     training, reference = training or Training(), as_reference(reference)
     settings = _settings(measure, reference)
-    measured = measure_subject(subject, data, settings, max_images=max_images, progress=progress)
+    measured = measure_subject(
+        subject, data, settings, max_images=max_images, in_random_order=in_random_order, progress=progress
+    )
     start = time.perf_counter()
-    diagnosis = diagnose_metrics(measured.row, reference, units="percent", training=training)[0]
+    row = measured.row | {"num_samples": len(data.y_train)}
+    diagnosis = diagnose_metrics(row, reference, units="percent", training=training)[0]
     seconds = measured.seconds + time.perf_counter() - start
     rate = measured.flops / measured.seconds
     again = retraining(training, len(data.y_train), measured.forward_flops, rate)

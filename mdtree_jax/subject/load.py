@@ -26,6 +26,7 @@ import numpy as np
 
 from mdtree_jax.checks import UserError, nearest
 from mdtree_jax.models import TORCH_MODELS, Model, build_model, from_torch, load_torch_file, model_names
+from mdtree_jax.models.convert import ConvertedWeights
 from mdtree_jax.store.checkpoint import load_variables
 from mdtree_jax.subject.network import Subject, leaf_name, wrap, wrap_model
 
@@ -62,7 +63,8 @@ def load_subject(
 def check_named(model: str, checkpoints: Sequence[str]) -> None:
     """Check what can be said of a model's name and its checkpoints before any data are loaded.
 
-    Raises `UserError` for an unknown model, PyTorch's weights of one that is not converted, a path that is not there.
+    Raises `UserError` for an unknown model, PyTorch's weights of one that is not converted or that are of another
+    network than its name says, a path that is not there.
     """
     if not checkpoints:
         raise UserError("checkpoints=[] names no network; give one or more paths")
@@ -88,6 +90,8 @@ def check_named(model: str, checkpoints: Sequence[str]) -> None:
                     f"within the quotes: 'checkpoints=[\"{whole}\"]'"
                 )
         raise UserError(f"the checkpoint '{path}' does not exist")
+    for path in torch:
+        convert_file(model, path)
 
 
 def _from_architecture(
@@ -101,7 +105,7 @@ def _from_architecture(
     networks, widths = [], {}
     for path in checkpoints:
         if Path(path).suffix in TORCH_SUFFIXES:
-            converted = from_torch(name, load_torch_file(path))
+            converted = convert_file(name, path)
             widths[path] = converted.width
             networks.append(converted.variables)
         else:
@@ -122,6 +126,15 @@ def _from_architecture(
         _check_shapes(path, network, wanted, f"{name} of width {width} for images {image_shape}")
 
     return wrap_model(model, networks, name)
+
+
+def convert_file(name: str, path: str) -> ConvertedWeights:
+    """Return a file of PyTorch's weights as our variables; the `UserError` of `from_torch` names the file."""
+    weights = load_torch_file(path)
+    try:
+        return from_torch(name, weights)
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from None
 
 
 def _num_logits(network: Any) -> int:

@@ -5,6 +5,7 @@ The kernels are those of a sweep (`population.measure`): the subject is a cohort
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,8 @@ from mdtree_jax.subject.network import Examples, Subject, check_fit
 from mdtree_jax.training import evaluate
 
 EVALUATION_BATCH = 128
+#: Share of the error of guessing from which a network has learned next to nothing.
+NEAR_GUESSING = 0.9
 SAMPLE_SEED = 0
 
 
@@ -57,6 +60,7 @@ def measure_subject(
     settings: MeasureSettings,
     *,
     max_images: int = 10_000,
+    in_random_order: bool = False,
     progress: Callable[[float, str], None] | None = None,
 ) -> Measured:
     """Return the metrics of a subject.
@@ -66,6 +70,8 @@ def measure_subject(
         data: images as the model takes them.
         settings: what to measure and how finely.
         max_images: of the training and of the test set that are looked at, a random sample with a fixed seed.
+        in_random_order: whether the training images are, as those of a run folder. Kernels look at the first images and
+            at consecutive ones, which of images sorted by label would be of one class: others are shuffled.
         progress: called with the fraction done and a message.
 
     Raises:
@@ -79,9 +85,10 @@ def measure_subject(
     notes: list[str] = []
     settings = _possible(subject, settings, notes)
     used = Examples(
-        *_sample(data.x_train, data.y_train, max_images, "training", notes),
+        *_sample(data.x_train, data.y_train, max_images, "training", notes, shuffle=not in_random_order),
         *_sample(data.x_test, data.y_test, max_images, "test", notes),
     )
+    settings = _no_image_twice(settings, len(used.y_train))
     errors, evaluation_compile = _evaluate(subject, used)
     num_images, num_networks = len(used.y_train), len(subject.variables)
     recipe = Recipe("", subject.architecture, num_classes, used.x_train.shape[1:])
@@ -100,6 +107,7 @@ def measure_subject(
         model=subject.model,
         progress=_named(progress),
     )
+    notes += _cautions(errors, used.y_train, [name for name in settings.metrics if name in PAIR_METRICS])
     table = _with_training_columns(found.members, errors)
     row = {name: float(value) for name, value in collect(table, found.pairs).iloc[0].items() if np.isfinite(value)}
     row = {name: value for name, value in row.items() if not name.endswith(("_seconds", "_flops"))}
@@ -134,11 +142,39 @@ def _possible(subject: Subject, settings: MeasureSettings, notes: list[str]) -> 
     return settings.with_metrics(metrics)
 
 
-def _sample(x: np.ndarray, y: np.ndarray, most: int, name: str, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    if len(x) <= most:
+def _cautions(errors: list[dict[str, float]], labels: np.ndarray, pair_metrics: list[str]) -> list[str]:
+    """Return what a reader should know of the numbers: errors of guessing, and errors that two networks do not give."""
+    notes = []
+    guessing = 100 * (1 - np.bincount(labels).max() / len(labels))
+    best = min(row["train_error"] for row in errors)
+    if best >= NEAR_GUESSING * guessing:
+        notes.append(
+            f"a training error of {best:.1f} % is hardly better than guessing ({guessing:.1f} %): check that images "
+            "and labels are those of the training, prepared in the same way"
+        )
+    if len(errors) == 2 and pair_metrics:
+        notes.append(
+            f"two networks are one pair, so {', '.join(pair_metrics)} come without a standard error, and the "
+            "probabilities do not count how much other seeds would differ; three networks give one"
+        )
+    return notes
+
+
+def _no_image_twice(settings: MeasureSettings, num_images: int) -> MeasureSettings:
+    """Return the settings without more images than there are: kernels would start over and count the first twice."""
+    most = {name: min(getattr(settings, name), num_images) for name in ("hessian_images", "statistics_batch_size")}
+    return dataclasses.replace(settings, **most)
+
+
+def _sample(
+    x: np.ndarray, y: np.ndarray, most: int, name: str, notes: list[str], shuffle: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return at most `most` images and labels, a random sample with a note on it; `shuffle`: in random order anyway."""
+    if len(x) > most:
+        notes.append(f"looked at a random sample of {most} of {len(x)} {name} images")
+    elif not shuffle:
         return x, y
     rows = np.random.default_rng(SAMPLE_SEED).permutation(len(x))[:most]
-    notes.append(f"looked at a random sample of {most} of {len(x)} {name} images")
     return x[rows], y[rows]
 
 

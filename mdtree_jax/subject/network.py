@@ -108,7 +108,7 @@ def examples(x_train: Any, y_train: Any, x_test: Any = None, y_test: Any = None,
 
     Raises:
         UserError: lengths that differ, no rows, images that are integers or not finite, labels that are no integers
-            from 0, or of one class only; `x_test` without `y_test`.
+            from 0, or of one class only; `x_test` without `y_test`, or of another shape.
     """
     if (x_test is None) != (y_test is None):
         raise UserError("x_test and y_test belong together; one of them is missing")
@@ -117,7 +117,12 @@ def examples(x_train: Any, y_train: Any, x_test: Any = None, y_test: Any = None,
         raise UserError(f"y_train holds one class only, {train[1][0]}; at least two are needed for a diagnosis")
     if x_test is None:
         return Examples(*train, train[0][:0], train[1][:0])
-    return Examples(*train, *_side("x_test", x_test, "y_test", y_test, dtype))
+    test = _side("x_test", x_test, "y_test", y_test, dtype)
+    if test[0].shape[1:] != train[0].shape[1:]:
+        raise UserError(
+            f"an image of x_test has shape {test[0].shape[1:]}, one of x_train {train[0].shape[1:]}; they must be alike"
+        )
+    return Examples(*train, *test)
 
 
 def check_fit(subject: Subject, data: Examples) -> int:

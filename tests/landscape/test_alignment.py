@@ -191,8 +191,10 @@ def test_bad_input():
         match_weights({**SMALL, ("d",): ("h",)}, reference, other)
     with pytest.raises(UserError, match=r"'a' has shape \(3, 4\), but the permutation spec names 1 axes"):
         match_weights({**SMALL, ("a",): ("h",)}, reference, other)
-    with pytest.raises(UserError, match=r"'a' has 4 units in group 'h', other arrays of the group 3"):
-        match_weights({("a",): ("h", "h")}, reference, other)
+    with pytest.raises(UserError, match=r"'b' has 4 units in group 'h', other arrays of the group 3"):
+        match_weights({("a",): ("h", None), ("b",): ("h", "k")}, reference, other)
+    with pytest.raises(UserError, match=r"'b' has two axes in group 'h'; wanted at most one axis of a group"):
+        match_weights({("b",): ("h", "h")}, reference, other)
     with pytest.raises(UserError, match="the two networks have groups of different sizes"):
         match_weights({("a",): (None, "h")}, reference, {"a": np.ones((3, 5))})
     with pytest.raises(UserError, match=r"'a' has shape \(3, 4\) in one network and \(2, 4\) in the other"):

@@ -66,13 +66,22 @@ def test_power_iteration_is_the_published_loop():
 
 def test_eigenvalues_of_a_network_against_the_dense_hessian():
     _, _, loss, params, data = tiny_network()
-    exact = np.linalg.eigvalsh(dense_hessian(loss, params, data))
-    by_size = exact[np.argsort(-np.abs(exact))]
-    for k, which, expected in ((4, "magnitude", by_size[:4]), (3, "largest", exact[::-1][:3])):
-        kernel = lanczos(k=k, max_steps=40, relative_tolerance=1e-6, which=which)
-        result = jax.jit(lambda key, kernel=kernel: kernel(hvp(loss, params, data), key, params))(jax.random.key(0))
-        np.testing.assert_allclose(result.values, expected, rtol=1e-8)
-        assert result.converged.all()
+    for sign in (1, -1):  # of the loss: the eigenvalue that dominates is positive, and negative
+
+        def signed(params, data, sign=sign):
+            return sign * loss(params, data)
+
+        exact = np.linalg.eigvalsh(dense_hessian(signed, params, data))
+        by_size = exact[np.argsort(-np.abs(exact))]
+        assert np.sign(by_size[0]) == sign
+        for k, which, expected in ((4, "magnitude", by_size[:4]), (3, "largest", exact[::-1][:3])):
+            kernel = lanczos(k=k, max_steps=80, relative_tolerance=1e-6, which=which)
+            product = hvp(signed, params, data)
+            result = jax.jit(lambda key, kernel=kernel, product=product: kernel(product, key, params))(
+                jax.random.key(0)
+            )
+            np.testing.assert_allclose(result.values, expected, rtol=1e-8)
+            assert result.converged.all()
 
 
 def test_too_few_steps_are_told():

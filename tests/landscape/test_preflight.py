@@ -84,6 +84,17 @@ def test_faulty_losses_and_parameters_are_one_sentence():
         (lambda: check_apply(lambda p, x: x * np.nan, params, data[0]), "outputs .* are not finite"),
         (lambda: check_apply(lambda p, x: x, params, data[0][:0]), "is an empty batch"),
     ]
+    values = iter([1.0, np.nan])
+    cases.append(
+        (lambda: check(lambda p, d: jnp.float64(next(values))), "the loss is 1.0 at first and nan in a second")
+    )
+    two = jnp.asarray([[1.0, 2.0], [3.0, 5.0]])  # normalised over one row: 0 / 0
+    cases.append(
+        (
+            lambda: check_apply(lambda p, x: (x - x.mean(0, keepdims=True)) / x.std(0, keepdims=True), params, two),
+            "an example's output depends on the other examples of its batch; this looks like BatchNorm",
+        )
+    )
     for call, message in cases:
         with pytest.raises(UserError, match=message):
             call()
