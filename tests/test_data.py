@@ -222,7 +222,23 @@ def test_npz_bytes_are_standardised_and_floats_kept(tmp_path):
     floats = {key: value.astype(np.float64) for key, value in npz_arrays().items() if key.startswith("x")}
     np.savez_compressed(path, **npz_arrays(x_train=floats["x_train"][..., 0], x_test=floats["x_test"][..., 0]))
     data = load_dataset("npz", data_file=str(path))
-    np.testing.assert_array_equal(data.x_train, floats["x_train"][..., :1])
+    place = [int(np.flatnonzero((floats["x_train"][..., :1] == x).all((1, 2, 3)))[0]) for x in data.x_train]
+    assert sorted(place) == list(range(9))
+    np.testing.assert_array_equal(data.y_train, npz_arrays()["y_train"][place])
+    np.testing.assert_array_equal(data.x_test, floats["x_test"][..., :1])
+
+
+def test_npz_sorted_by_label_has_all_classes_in_its_first_images(tmp_path):
+    labels = np.repeat(np.arange(3), 40)
+    np.savez(
+        tmp_path / "mine.npz",
+        **npz_arrays(
+            x_train=np.zeros((120, 5, 4, 3), np.float32), y_train=labels, x_test=np.zeros((6, 5, 4, 3), np.float32)
+        ),
+    )
+    first, again = (load_dataset("npz", data_file=str(tmp_path / "mine.npz")).y_train for _ in range(2))
+    assert set(first[:12]) == {0, 1, 2}
+    np.testing.assert_array_equal(first, again)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_images_sorted_by_label_are_not_measured_class_by_class():
 
     every, one_class, some = trace(600), trace(100, in_random_order=True), trace(100)
     assert abs(some - every) < 0.2 * abs(one_class - every)
-    assert trace(5000) == pytest.approx(every)  # no image twice
+    assert trace(5000) == pytest.approx(every, rel=0.05)  # no image twice, and hardly one left out
 
 
 def test_a_network_that_only_guesses_is_told():

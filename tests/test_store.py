@@ -254,9 +254,10 @@ def test_what_cannot_be_measured_is_counted_and_harms_no_mean():
     ends = [(0, 1), (1, 2), (0, 2)]
     pairs = pd.DataFrame([{"configuration": c, "seed_a": a, "seed_b": b} for c in (0, 1) for a, b in ends])
     peaks, seconds = [-3.0, np.nan, np.nan, -1.0, -2.0, -3.0], [1.0, 1.0, np.nan, 1.0, 1.0, 1.0]
-    pairs = pairs.assign(mode_connectivity_peak=peaks, connectivity_seconds=seconds)
+    cka = [0.5] * 5 + [np.nan]
+    pairs = pairs.assign(mode_connectivity_peak=peaks, connectivity_seconds=seconds, cka=cka)
     collection = collect(members, pairs)
-    assert collection["num_not_measurable"].tolist() == [2, 0]  # a network and a pair; the third pair was not asked for
+    assert collection["num_not_measurable"].tolist() == [2, 1]  # the third pair of the first was not asked for
     assert collection["hessian_trace"].tolist() == [6.0, -2.0]
     assert collection["mode_connectivity_peak"].tolist() == [-3.0, -2.0]
     # Below its standard error a mean says "small": the logarithm is that of the standard error.

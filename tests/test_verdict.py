@@ -27,7 +27,7 @@ from mdtree_jax.diagnosis.causes import CAUSES, step_gain
 from mdtree_jax.diagnosis.collection import load_collection
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.grid import WIDER
-from mdtree_jax.diagnosis.metrics_table import read_metrics
+from mdtree_jax.diagnosis.metrics_table import read_metrics, unused_columns
 from mdtree_jax.diagnosis.reference import default_reference, packaged_reference
 from mdtree_jax.diagnosis.tasks import TASKS
 from mdtree_jax.report import words
@@ -153,6 +153,8 @@ def test_bad_tables(table, units, message):
 def test_two_names_of_one_metric_that_agree_are_one():
     both, one = diagnose_metrics({"train_error": 28.2, "train_acc": 71.8, "cka": 0.4} | {"CKA": 0.4}), COLD
     assert both[0].metrics == {"train_error": 28.2, "cka": 0.4}
+    gaps = diagnose_metrics([{"cka": None, "CKA": 0.4, "train_acc": 70.0, "train_error": np.nan}, COLD])
+    assert gaps[0].metrics == {"train_error": 30.0, "cka": 0.4}
     at_chance = {"train_acc": 0.01, "cka": one["cka"]}
     assert diagnose_metrics(at_chance, units="fraction")[0].metrics["train_error"] == pytest.approx(99.0)
     assert diagnose_metrics(at_chance, units="percent")[0].metrics["train_error"] == pytest.approx(99.99)
@@ -283,7 +285,11 @@ def test_a_batch_is_never_larger_than_the_training_set():
     rows = [hot | {"batch_size": 64, "num_samples": n} for n in (50_000, 100, 64)]
     own = [d.action.sentence for d in diagnose_metrics(rows)]
     assert "batch size 64 to 128" in own[0]
-    assert own[1].endswith("batch size 64 to 100, all training images at once: as far as it goes")
+    assert own[1].endswith("batch size 64 to 100, all training images at once, which is as far as it goes")
+    advice = words.advice(diagnose_metrics(rows[1])[0])
+    assert "(batch size 64 to 100, all training images at once, which is as far as it goes)" in advice.headline
+    assert "batch size" not in advice.why
+    assert not unused_columns(pd.DataFrame(rows))
     assert own[2].endswith("batch size 64 cannot get larger, so move the learning rate instead")
 
 
@@ -388,6 +394,7 @@ def test_a_tree_that_says_the_opposite_is_disagreement(cause):
     assert reasons[0].startswith("the evidence disagrees")
     assert reasons[1] == ""
     assert "likely enough" in weak_or_contradicted(cause, 0.49, {})
+    assert weak_or_contradicted(cause, 0.49996, {}).endswith("a probability of 49.9%")
 
 
 def test_a_step_is_named_by_what_the_grid_has(small):  # noqa: F811

@@ -12,6 +12,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.data.source import RawDataset, Source
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
+_ORDER_SEED = 0
 
 
 def load_npz(source: Source) -> RawDataset:
@@ -19,7 +20,8 @@ def load_npz(source: Source) -> RawDataset:
 
     Images are (n, h, w, c) or (n, h, w). Bytes (uint8) are scaled to [0, 1] and then standardised with the training
     set's mean and standard deviation per channel; floating-point images are taken as they are. Labels
-    are 0 to the number of classes less one. Nothing pickled is read.
+    are 0 to the number of classes less one. Nothing pickled is read. Training images come in a fixed random order:
+    subsets are their first ones, which of a file sorted by label would lack classes.
     """
     if not source.data_file:
         raise UserError("dataset 'npz' needs data_file=PATH, an .npz with x_train, y_train, x_test, y_test")
@@ -39,6 +41,9 @@ def load_npz(source: Source) -> RawDataset:
         raise UserError(f"{path} is damaged or not an .npz of plain arrays{why}") from error
     x_train, y_train, x_test, y_test = arrays
     x_train, x_test = _normalise(path, x_train, x_test)
+    if y_train.shape[:1] == x_train.shape[:1]:  # else refused by the caller
+        order = np.random.default_rng(_ORDER_SEED).permutation(len(y_train))
+        x_train, y_train = x_train[order], y_train[order]
     return RawDataset(x_train, y_train, x_test, y_test, _count_classes(path, y_train, y_test))
 
 

@@ -102,7 +102,8 @@ def weak_or_contradicted(cause: str, probability: float, questions: dict[str, di
                 f"'{task}' says {other} ({against:.0%})"
             )
     if probability < WEAK:
-        shown = f"{probability:.0%}" if probability < WEAK - 0.005 else f"{100 * probability:.1f}%"
+        # Never rounded up to what would suffice.
+        shown = f"{probability:.0%}" if probability < WEAK - 0.005 else f"{np.floor(1000 * probability) / 10:.1f}%"
         return f"no cause is likely enough: the first, {cause}, has a probability of {shown}"
     return ""
 

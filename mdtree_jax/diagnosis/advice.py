@@ -296,7 +296,7 @@ def in_settings(action: Action, training: Training, num_images: float | None = N
         if new == old:
             settings = f"batch size {new} cannot get {'larger' if up else 'smaller'}, so move the learning rate instead"
         elif new < wanted:
-            settings += ", all training images at once: as far as it goes"
+            settings += ", all training images at once, which is as far as it goes"
         elif training.epochs is not None:
             settings += f", {training.epochs:g} epochs as before"
         action = replace(action, sentence=f"{action.sentence}: {settings}")

@@ -138,7 +138,7 @@ def training_of(frame: pd.DataFrame, known: Training) -> list[Training]:
 
 def unused_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of a user's table that a diagnosis does not look at."""
-    used = {*_USED, *(f.name for f in fields(Training)), "train_epochs"}
+    used = {*_USED, *(f.name for f in fields(Training)), "train_epochs", "num_samples"}
     errors = {f"{name}{suffix}" for name in _USED - {"test_error"} for suffix in SUFFIXES}
     names = [str(c) for c in table.columns if str(c) not in NAMES]
     return [c for c in names if canonical_name(c) not in used and f"{_metric_of(c)}_se" not in errors]
@@ -181,7 +181,8 @@ def _as_frame(table) -> pd.DataFrame:
         table = table.to_dict()
     frame = pd.DataFrame([table]) if isinstance(table, Mapping) else pd.DataFrame(table)
     # pandas reads the second of two equal names of a file as NAME.1.
-    again = [c.removesuffix(".1") for c in map(str, frame.columns) if c.endswith(".1") and _metric_of(c[:-2]) in _USED]
+    names = set(map(str, frame.columns))
+    again = [c[:-2] for c in sorted(names) if c.endswith(".1") and c[:-2] in names and _metric_of(c[:-2]) in _USED]
     if frame.columns.has_duplicates or again:
         twice = again[0] if again else frame.columns[frame.columns.duplicated()][0]
         raise UserError(f"the table of metrics has the column '{twice}' twice; keep one of them")
@@ -211,7 +212,7 @@ def _rename_errors(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _one_name_each(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the table without the other names of metrics that stand in it under two.
+    """Return the table without the other names of metrics that stand in it under two; gaps of one are filled.
 
     Raises `UserError` where the two say different things.
     """
@@ -226,7 +227,8 @@ def _one_name_each(frame: pd.DataFrame) -> pd.DataFrame:
                 f"columns '{name}' and '{column}' are two names of one metric and contradict each other in row "
                 f"{row + 1}: {own.iloc[row]:g}, and {other.iloc[row]:g} by the other; keep one of them, or mend it"
             )
-    return frame.drop(columns=twice)
+    known = {canonical_name(c): 100.0 - frame[c] if c in ACCURACIES else frame[c] for c in twice}
+    return frame.assign(**{name: frame[name].fillna(other) for name, other in known.items()}).drop(columns=twice)
 
 
 def _nothing_known(frame: pd.DataFrame) -> str:

@@ -120,15 +120,20 @@ class Diagnosis:
             UserError: the file cannot be written, or the diagnosis was made with another reference.
         """
         reference = as_reference(reference)
-        if reference.name != self.reference:
-            raise UserError(
-                f"the diagnosis was made with reference '{self.reference}', and the report would show "
-                f"'{reference.name}': give the same one as reference="
-            )
+        self.check_reference(reference, name)
         # By name: drawing is a layer above, which knows this class.
         write = import_module("mdtree_jax.report.html").write_report
         options = {"name": name, "metrics": self.metrics, "cost": self.cost and self.cost.to_dict()}
         return write(path, self, reference, **options)
+
+    def check_reference(self, reference: Reference, name: str = "") -> None:
+        """Raise `UserError` unless the diagnosis, of a model of that name, was made with that reference."""
+        if reference.name != self.reference:
+            whose = f" of '{name}'" if name else ""
+            raise UserError(
+                f"the diagnosis{whose} was made with reference '{self.reference}', and the report would show "
+                f"'{reference.name}': give the same one as reference="
+            )
 
     def __str__(self) -> str:
         """Return the diagnosis in words, as the terminal shows it."""

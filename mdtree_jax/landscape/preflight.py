@@ -98,8 +98,9 @@ def check_apply(apply: Callable[[Any, Any], jax.Array], params: Any, x: Any) -> 
             "and this looks like dropout or another source of randomness"
         )
     copies = _outputs(apply, params, jax.tree.map(lambda a: jnp.repeat(a[:1], max(size, 2), 0), x), max(size, 2))
-    # All NaN is all the same: examples without a spread, which the next check tells from dropout.
-    if not np.isnan(copies).all() and _differ(copies, np.broadcast_to(copies[:1], copies.shape), params):
+    first = np.broadcast_to(copies[:1], copies.shape)
+    # Equal with NaN in them: examples without a spread, which the next check tells from dropout.
+    if not np.array_equal(copies, first, equal_nan=True) and _differ(copies, first, params):
         raise UserError(
             "the same example twice in a batch gets two different outputs; this looks like dropout, which must be "
             "switched off"

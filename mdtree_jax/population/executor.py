@@ -124,9 +124,10 @@ def choose_executor(
     return ExecutorChoice(kind, platform, num_devices, lanes, int(held))
 
 
-def compiler_options(platform: str) -> dict[str, Any]:
+def compiler_options(platform: str, has_idle_cores: bool = False) -> dict[str, Any]:
     """Return XLA's options for a population program.
 
-    On CPU every device is one core with members of its own: XLA's threads inside a product would only compete.
+    On CPU every device is one core with members of its own: XLA's threads inside a product would only compete, unless
+    there are fewer members than cores.
     """
-    return {"xla_cpu_multi_thread_eigen": False} if platform == "cpu" else {}
+    return {"xla_cpu_multi_thread_eigen": has_idle_cores} if platform == "cpu" else {}

@@ -27,4 +27,5 @@ def jit_over_members(function: Callable[[Any, Any], Any], mesh: Mesh, lanes: int
 
     split, whole = PartitionSpec(AXIS), PartitionSpec()
     mapped = jax.shard_map(per_device, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False)
-    return jax.jit(mapped, compiler_options=compiler_options(mesh.devices.flat[0].platform))
+    has_idle_cores = mesh.size < len(jax.devices())
+    return jax.jit(mapped, compiler_options=compiler_options(mesh.devices.flat[0].platform, has_idle_cores))

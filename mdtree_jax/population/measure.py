@@ -141,8 +141,8 @@ class _Measurement:
         held = sum(array.nbytes for array in arrays)  # by every device; at most half of the memory
         devices = jax.devices()[: max(1, budget // (2 * held))]
         self.mesh = Mesh(np.array(devices), (AXIS,))
-        self.split, self.whole = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
-        self.data = measures.Data(*(jax.device_put(array, self.whole) for array in arrays))
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        self.data = measures.Data(*(jax.device_put(array, whole) for array in arrays))
         shapes = measures.Data(*(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in self.data))
         begin = time.perf_counter()
         self.choices = choose(self.model, shapes, settings, budget // len(devices) - held, devices[0].platform)
@@ -229,18 +229,22 @@ class _Measurement:
         options: dict[str, Any],
         after_chunk: Callable[[str], None],
     ) -> None:
-        lanes = min(lanes, max(1, -(-len(items) // self.mesh.size)))  # no lane that only repeats an item
-        size = lanes * self.mesh.size
+        # No device and no lane that only repeats an item: the cores that are left help with the products.
+        mesh = self.mesh if len(items) >= self.mesh.size else Mesh(self.mesh.devices[: max(1, len(items))], (AXIS,))
+        lanes = min(lanes, max(1, -(-len(items) // mesh.size)))
+        size = lanes * mesh.size
         made = "barrier" if stage == "aligned" else stage  # the same of other networks
-        program = program_of(made, self.model, self.settings, self.mesh, lanes, tuple(options.items()))
+        program = program_of(made, self.model, self.settings, mesh, lanes, tuple(options.items()))
+        split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
+        data = self.data if mesh is self.mesh else jax.device_put(self.data, whole)
         self._restore(stage, len(items))
         for start in range(self.num_done[stage], len(items), size):
             chunk = list(items[start : start + size])
             padded = chunk + [chunk[-1]] * (size - len(chunk))
             begin, compiling = time.perf_counter(), self.compile_seconds
-            arguments = jax.device_put(make_items(padded), self.split), self.data
+            arguments = jax.device_put(make_items(padded), split), data
             if stage == "connectivity" and takes_long(self.cost):
-                results = self._curves_in_blocks(arguments, lanes, len(chunk), after_chunk)
+                results = self._curves_in_blocks(arguments, mesh, lanes, len(chunk), after_chunk)
             else:
                 results = self._call(program, *arguments)
             found = {name: np.asarray(value) for name, value in results.items()}
@@ -257,10 +261,10 @@ class _Measurement:
             after_chunk(stage)
 
     def _curves_in_blocks(
-        self, arguments: tuple[Any, Any], lanes: int, num_curves: int, after_chunk: Callable[[str], None]
+        self, arguments: tuple[Any, Any], mesh: Mesh, lanes: int, num_curves: int, after_chunk: Callable[[str], None]
     ) -> measures.Results:
         names = [f"curve {part}" for part in measures.CurveParts._fields]
-        programs = [program_of(name, self.model, self.settings, self.mesh, lanes, ()) for name in names]
+        programs = [program_of(name, self.model, self.settings, mesh, lanes, ()) for name in names]
         saved = [self.resume.pop(name) for name in sorted(self.resume) if name.startswith("curves/")]
         spent = float(self.resume.pop("curve_seconds", 0.0))
 
@@ -276,7 +280,8 @@ class _Measurement:
             after_chunk("connectivity")
 
         calls = [functools.partial(call, program) for program in programs]
-        found = curves_in_blocks(*calls, *arguments, self.cost, saved, self.split, after_block)
+        split = NamedSharding(mesh, PartitionSpec(AXIS))
+        found = curves_in_blocks(*calls, *arguments, self.cost, saved, split, after_block)
         self.curves = Curves(None, num_curves, 1.0, spent)
         return found
 

@@ -84,7 +84,7 @@ def print_summary(console: Any, items: Sequence[tuple[str, Diagnosis]], most: in
         )
     console.print(table)
     if len(items) > most:
-        say(f"and {len(items) - most} more in the report")
+        say(f"and {len(items) - most} more")
 
 
 class _Printer:

@@ -70,9 +70,12 @@ def write_reports(
         advance: called with 1 after every page.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written, or a diagnosis was made with another reference.
     """
-    pages, width = _Pages(as_reference(reference)), len(str(len(items)))
+    reference = as_reference(reference)
+    for name, diagnosis in items:
+        diagnosis.check_reference(reference, name)
+    pages, width = _Pages(reference), len(str(len(items)))
     files = [f"model-{i + 1:0{width}}{_slug(name)}.html" for i, (name, _) in enumerate(items)]
     with output_folder(folder) as out:
         for place, (file, (name, diagnosis)) in enumerate(zip(files, items, strict=True)):

@@ -130,7 +130,7 @@ def sureness(diagnosis: Any) -> str:
         reason = capital(plain(diagnosis.reason))
         if not has_guess(diagnosis):
             return f"{reason}."
-        chance = "" if shown in reason else f", with a probability of {shown}"
+        chance = "" if "a probability of" in reason else f", with a probability of {shown}"
         return f"{reason}. The first guess would be “{short(diagnosis.cause)}”{chance}."
     sure = f"{capital(certainty(diagnosis.probability))}: the probability is {shown.replace('> ', 'above ')}."
     against = counter_evidence(diagnosis)
@@ -197,8 +197,8 @@ def gain_note(diagnosis: Any) -> str:
     if not held:
         return meant
     found, expected = points(held["found"]), points(held["expected"])
-    where = f"on {diagnosis.accuracy['test']} it held {held['inside']:.0f} % of them"
-    return f"{meant}; {where}, which gained {found} on average where {expected} was expected"
+    where = f"on {diagnosis.accuracy['test']} it held {held['inside']:.0f} % of the gains"
+    return f"{meant}; {where}, which were {found} on average where {expected} was expected"
 
 
 def has_guess(diagnosis: Any) -> bool:
@@ -226,9 +226,9 @@ def advice(diagnosis: Any, cost: Mapping[str, Any] | None = None) -> Advice:
     """Return what to do, why and with which gain, and knob, way, how far and what a try costs as (name, value)."""
     action = diagnosis.action
     headline, _, why = action.sentence.partition("; ")
-    if ": batch size " in why:  # the new settings stand at the end of the sentence: they are what one acts on
-        why, settings = why.rsplit(": ", 1)
-        headline = f"{headline} ({settings})"
+    why, _, settings = why.partition(": batch size ")
+    if settings:  # they stand at the end of the sentence, and are what one acts on
+        headline = f"{headline} (batch size {settings})"
     facts = []
     if action.knob:
         name, down, up = _KNOBS.get(action.knob, (action.knob.replace("_", " "), "down", "up"))

@@ -194,6 +194,8 @@ def not_measurable(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> 
             bad = table[seconds].notna().to_numpy() & ~np.isfinite(values).all(axis=1)
             failed = bad if failed is None else failed | bad
         if failed is not None:
+            if "cka" in table:  # of all pairs, without a time of its own
+                failed = failed | ~np.isfinite(table["cka"].to_numpy(float))
             counts.append(pd.Series(failed.astype(np.int64), table["configuration"].to_numpy()))
     return pd.concat(counts).groupby(level=0).sum() if counts else None
 

@@ -147,22 +147,28 @@ def _cautions(errors: list[dict[str, float]], labels: np.ndarray, pair_metrics: 
     notes = []
     guessing = 100 * (1 - np.bincount(labels).max() / len(labels))
     best = min(row["train_error"] for row in errors)
-    if best >= NEAR_GUESSING * guessing:
+    if 0 < NEAR_GUESSING * guessing <= best:
         notes.append(
             f"a training error of {best:.1f} % is hardly better than guessing ({guessing:.1f} %): check that images "
             "and labels are those of the training, prepared in the same way"
         )
     if len(errors) == 2 and pair_metrics:
         notes.append(
-            f"two networks are one pair, so {', '.join(pair_metrics)} come without a standard error, and the "
-            "probabilities do not count how much other seeds would differ; three networks give one"
+            f"two networks are one pair: {', '.join(pair_metrics)} come without a standard error, and the "
+            "probabilities do not count how much other seeds would differ; three networks, all of their pairs, give one"
         )
     return notes
 
 
 def _no_image_twice(settings: MeasureSettings, num_images: int) -> MeasureSettings:
-    """Return the settings without more images than there are: kernels would start over and count the first twice."""
+    """Return the settings without more images than there are: kernels would start over and count the first twice.
+
+    Fewer than asked for by at most a twentieth, so that they can be halved again and again to fit into memory.
+    """
     most = {name: min(getattr(settings, name), num_images) for name in ("hessian_images", "statistics_batch_size")}
+    if most["hessian_images"] < settings.hessian_images:
+        power = 2 ** max(0, (num_images // 20).bit_length() - 1)
+        most["hessian_images"] = num_images // power * power
     return dataclasses.replace(settings, **most)
 
 
