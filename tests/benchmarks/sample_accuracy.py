@@ -1,11 +1,13 @@
-"""How sharpness and similarity depend on the number of images, of pairs and of seeds that they are measured on.
+"""How sharpness and similarity depend on the number of images, of products, of pairs and of seeds.
 
     python -m mdtree_jax.sweep +grid=digits grid.width=[16] grid.batch_size=[32] out=runs/one
     python -m tests.benchmarks.sample_accuracy --run runs/one
 
-Of the networks of a run folder (kept checkpoints). Hessian trace (XTrace to 3 %) and CKA on n images, against the same
-on 1600 images (CKA: 6144): root mean square deviation over the networks, and rank correlation over the
-configurations. Of pairs and seeds: the standard error of a configuration's mean, from the spread in the run's tables.
+Of the networks of a run folder (kept checkpoints). Hessian trace (XTrace to 3 %), top eigenvalue (Lanczos to 1 %),
+ball sharpness (5 steps), CKA and agreement on n images, against the same on 1600 images (the last two: 6144); traces
+from n products against those from 384 with other probes: root mean square deviation and rank correlation over the
+configurations. Of pairs and seeds, where the run was measured: the standard error of a configuration's mean, from the
+spread in the run's tables, as if no two pairs shared a network.
 Prints markdown tables.
 """
 
@@ -30,7 +32,8 @@ from mdtree_jax.subject.run_folder import load_configuration
 
 IMAGES = (25, 50, 100, 200, 400)
 MIXED = (48, 96, 192, 384, 768, 1536)
-PRODUCTS, ERROR = 64, 0.03
+BUDGETS = (16, 32, 48, 96)
+PRODUCTS, ERROR, MANY = 64, 0.03, 384
 
 
 def main() -> None:
@@ -40,53 +43,99 @@ def main() -> None:
     options = parser.parse_args()
     config = read_manifest(options.run / "manifest.json")["config"]
     table = pd.read_parquet(options.run / "collection.parquet")
-    traces, similarities = {}, {}
+    found: dict[str, dict] = {}
     for _, row in table.iterrows():
         subject, data = load_configuration(options.run, row)
         model = build_model(config["model"], int(row["width"]), 10, data.x_train.shape[1:])
         count = len(data.y_train)
         sizes = [n for n in (*IMAGES, 1600) if n <= count]
         key = (row["width"], row["batch_size"], row["data_fraction"])
-        traces[key] = [trace(model, subject.variables[0]["params"], subject, data, n) for n in sizes]
-        similarities[key] = [cka(model, subject, data, n) for n in (*MIXED, 6144)]
-        print(f"<!-- {key}: ln trace {np.round(np.log(traces[key]), 2)} -->", flush=True)
-    show("ln Hessian trace", IMAGES, {k: np.log(v) for k, v in traces.items()})
-    show("CKA", MIXED, similarities)
-    spread(table, pd.read_parquet(options.run / "pairs.parquet"), pd.read_parquet(options.run / "members.parquet"))
+        measured = [sharpness(model, subject, data, n) for n in sizes]
+        for place, name in enumerate(("ln Hessian trace", "ln top eigenvalue", "ln ball sharpness")):
+            found.setdefault(name, {})[key] = [np.log(values[place]) for values in measured]
+        compared = [similarity(subject, data, n) for n in (*MIXED, 6144)]
+        for place, name in enumerate(("CKA", "agreement")):
+            found.setdefault(name, {})[key] = [values[place] for values in compared]
+        by_probes = [traces(model, subject, data, n) for n in (*BUDGETS, MANY)]
+        for place, name in enumerate(("ln trace", "ln scale-invariant trace", "ln trace of the largest layer")):
+            found.setdefault(name, {})[key] = [np.log(values[place]) for values in by_probes]
+        print(f"<!-- {key}: ln trace {np.round(found['ln Hessian trace'][key], 2)} -->", flush=True)
+    for name, values in found.items():
+        of_probes = name in ("ln trace", "ln scale-invariant trace", "ln trace of the largest layer")
+        sizes = MIXED if name in ("CKA", "agreement") else BUDGETS if of_probes else IMAGES
+        show(name, "products" if of_probes else "images", sizes, values)
+    pairs = options.run / "pairs.parquet"
+    if pairs.is_file():
+        spread(table, pd.read_parquet(pairs), pd.read_parquet(options.run / "members.parquet"))
 
 
 @functools.cache
-def trace_program(model, count: int):
-    """Return the compiled trace of a network on `count` images."""
+def sharpness_program(model, count: int):
+    """Return the compiled trace, top eigenvalue and ball sharpness of a network on `count` images."""
 
     def run(params, state, batch, key):
-        product = landscape.hvp(make_loss(model, state), params, batch, batch_size=min(count, 200))
-        return landscape.xtrace(PRODUCTS, relative_error=ERROR, batched=False)(product, key, params).mean
+        loss = make_loss(model, state)
+        product = landscape.hvp(loss, params, batch, batch_size=min(count, 200))
+        ball = landscape.ball_sharpness(radius=0.005, num_steps=5, relative=True)
+        return (
+            landscape.xtrace(PRODUCTS, relative_error=ERROR, batched=False)(product, key, params).mean,
+            landscape.lanczos(1, 24, 1e-2)(product, key, params).values[0],
+            ball(lambda p: loss(p, batch), params).increase,
+        )
 
     return jax.jit(run, compiler_options=compiler_options("cpu"))
 
 
-def trace(model, params, subject, data, count: int) -> float:
-    """Return the Hessian trace of the first network on the first `count` images."""
-    state = subject.variables[0]["batch_stats"]["batch_stats"]
+def first_network(subject):
+    """Return parameters and running averages of the first network."""
+    variables = subject.variables[0]
+    return variables["params"], variables["batch_stats"]["batch_stats"]
+
+
+def sharpness(model, subject, data, count: int) -> list[float]:
+    """Return trace, top eigenvalue and ball sharpness of the first network on the first `count` images."""
+    params, state = first_network(subject)
     count = count // 200 * 200 if count > 200 else count  # whole batches
     batch = jnp.asarray(data.x_train[:count]), jnp.asarray(data.y_train[:count])
-    return float(trace_program(model, count)(params, state, batch, jax.random.key(0)))
+    return [float(value) for value in sharpness_program(model, count)(params, state, batch, jax.random.key(0))]
 
 
-def cka(model, subject, data, count: int) -> float:
-    """Return the mean CKA of the pairs among the networks on `count` mixed-up images."""
+@functools.cache
+def traces_program(model, num_products: int):
+    """Return the compiled trace, scale-invariant trace and traces of the layers, from so many products."""
+
+    def run(params, state, batch, key):
+        product = landscape.hvp(make_loss(model, state), params, batch)
+        weights = landscape.scale_invariant_weights(params)
+        found = landscape.xtrace(num_products, batched=False)(product, key, params, weights=weights)
+        return found.mean, found.weighted_mean, jnp.stack(jax.tree.leaves(found.leaf_traces))
+
+    return jax.jit(run, compiler_options=compiler_options("cpu"))
+
+
+def traces(model, subject, data, num_products: int) -> list[float]:
+    """Return trace, scale-invariant trace and that of the largest array of the first network, 200 images."""
+    params, state = first_network(subject)
+    batch = jnp.asarray(data.x_train[:200]), jnp.asarray(data.y_train[:200])
+    whole, invariant, layers = traces_program(model, num_products)(params, state, batch, jax.random.key(num_products))
+    largest = int(np.argmax([np.size(leaf) for leaf in jax.tree.leaves(params)]))
+    return [float(whole), float(invariant), float(layers[largest])]
+
+
+def similarity(subject, data, count: int) -> list[float]:
+    """Return the mean CKA and agreement of the pairs among the networks on `count` mixed-up images."""
     images = landscape.mixup(
         jax.random.key(0), jnp.asarray(data.x_train), len(data.y_train), num_images=count, alpha=16.0
     )
     logits = jnp.stack([subject.model.apply(v, images, False)[0] for v in subject.variables])
-    matrix = np.asarray(landscape.linear_cka(jax.nn.softmax(logits)))
-    return float(matrix[np.triu_indices(len(matrix), 1)].mean())
+    pairs = np.triu_indices(len(logits), 1)
+    matrices = landscape.linear_cka(jax.nn.softmax(logits)), landscape.agreement(logits)
+    return [float(np.asarray(matrix)[pairs].mean()) for matrix in matrices]
 
 
-def show(name: str, sizes, values: dict) -> None:
-    """Print deviations from the last entry, which is that of most images."""
-    print(f"\n| {name}, images | r.m.s. deviation from most | rank correlation with most |\n|--:|--:|--:|")
+def show(name: str, what: str, sizes, values: dict) -> None:
+    """Print deviations from the last entry, which is that of most images or products."""
+    print(f"\n| {name}, {what} | r.m.s. deviation from most | rank correlation with most |\n|--:|--:|--:|")
     for place, size in enumerate(sizes):
         most = max(map(len, values.values()))
         both = [(v[place], v[-1]) for v in values.values() if len(v) == most]
