@@ -1,13 +1,14 @@
-"""What does it cost a diagnosis to look at a sample of the training data only?
+"""What does it cost a diagnosis to evaluate a sample of the training data only?
 
     python -m mdtree_jax.sweep +grid=digits grid.width=[8,14,24] grid.batch_size=[8,48,208] \\
         grid.data_fraction=[0.5,1.0] stages=[train] out=runs/sample
     python -m sweeps.sample run=runs/sample out=sweeps/sample.md
 
-Every configuration of the run is measured from its checkpoints as `diagnose` does by default, on a random sample of so
-many of its training images (`max_images`) and on all of them, and diagnosed with a reference fitted on the recorded
-`digits` without the configurations of the run. Reported are how far metrics and probabilities move, how often the cause
-stays the same, and how often it is right by the record's labels. Interrupted, it goes on where it was.
+Every configuration of the run is measured from its checkpoints as `diagnose` does by default, errors and points between
+networks on a random sample of so many of its training images (`max_images`) and on all of them, and diagnosed with a
+reference fitted on the recorded `digits` without the configurations of the run. Reported are how far metrics and
+probabilities move, how often the cause stays the same, and how often it is right by the record's labels. Interrupted, it
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ def main() -> None:
             "",
             f"{provenance(start)} {len(table)} configurations of `digits`, "
             "three networks each, with 1600 or 3200 training images, diagnosed without their own rows of the record. "
+            "Images: on which errors and points between networks are evaluated; curves are trained on all. "
             "Cells of metrics: mean and root mean square of the change against all images; probabilities: root mean "
             "square distance of the five; right: by the record's `label_joint_step`.",
             "",

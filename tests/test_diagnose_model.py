@@ -24,7 +24,7 @@ from mdtree_jax.population.measure_settings import MeasureConfig, resolve
 from mdtree_jax.subject.diagnose import _check_types
 from mdtree_jax.subject.load import flax_functions, load_subject
 from mdtree_jax.subject.measure import measure_subject
-from mdtree_jax.subject.network import examples, wrap
+from mdtree_jax.subject.network import Examples, examples, wrap
 from mdtree_jax.subject.run_folder import load_configuration
 from tests.test_convert import random_state_dict
 
@@ -129,7 +129,7 @@ def test_one_network_and_a_part_of_the_data():
     x, y = make_data(400)
     diagnosis = diagnose_model(apply, [make_params(0)], x, y, measure=QUICK, max_images=100)
     assert "one network only" in diagnosis.notes[0]
-    assert diagnosis.notes[1] == "looked at a random sample of 100 of 400 training images"
+    assert diagnosis.notes[1] == "errors are those of a random sample of 100 of 400 training images"
     assert "cka" not in diagnosis.metrics
     share = diagnosis.metrics["train_error"] / 100
     assert diagnosis.metrics["train_error_se"] == pytest.approx(100 * (share * (1 - share) / 100 * 0.75) ** 0.5)
@@ -159,6 +159,22 @@ def normalized_networks(module=None, x=None):
         _, state = module.apply(variables, x, True, mutable=["batch_stats"])
         networks.append(jax.tree.map(np.asarray, {**variables, **state}))
     return networks
+
+
+def test_a_sample_is_what_points_are_evaluated_on_and_curves_see_all():
+    x, y = make_data(400)
+    subject, data = wrap(apply, [make_params(0), make_params(1)]), examples(x, y)
+    config = MeasureConfig(["connectivity"], "fast", curve_steps=40, statistics_batch_size=50)
+
+    def peak(data, **options):
+        return measure_subject(subject, data, resolve(config), in_random_order=True, **options).row
+
+    whole, some = peak(data), peak(data, max_images=100)
+    alone = peak(Examples(x[:100], y[:100].astype(np.int32), data.x_test, data.y_test))
+    assert some["train_error"] == alone["train_error"] != whole["train_error"]
+    assert some["mode_connectivity_peak"] != alone["mode_connectivity_peak"]  # another curve
+    # All images but one: the same curve as of all, so that its errors differ by that image at most.
+    assert abs(peak(data, max_images=399)["mode_connectivity_peak"] - whole["mode_connectivity_peak"]) < 0.26
 
 
 def test_running_averages_need_apply_train_between_two_networks():

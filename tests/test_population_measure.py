@@ -304,6 +304,24 @@ def test_a_network_is_measured_the_same_alone_and_in_any_company(cohort, data, m
         assert alone.pairs[name].iloc[0] == pytest.approx(pair[name], rel=1e-9, abs=1e-12)
 
 
+def test_no_device_repeats_what_another_does(cohort, data, measured, monkeypatch):
+    """Two networks are one pair: both devices measure a network, one the pair, with the threads of the other."""
+    whole, variables = cohort
+    used, make = {}, measure_module.program_of
+
+    def program_of(stage, model, settings, mesh, *rest):
+        used[stage] = mesh.size
+        return make(stage, model, settings, mesh, *rest)
+
+    monkeypatch.setattr(measure_module, "program_of", program_of)
+    part = dataclasses.replace(whole, members=whole.members[:2])
+    found = measure(part, jax.tree.map(lambda leaf: leaf[:2], variables), data)
+    assert used == {"hessian": 2, "sharpness": 2, "similarity": 2, "barrier": 1, "connectivity": 1}
+    pair = measured.pairs.query("configuration == 0 and seed_a == 0 and seed_b == 1").iloc[0]
+    for name in ("cka", "barrier", "aligned_barrier_loss", "mode_connectivity_peak"):
+        assert found.pairs[name].iloc[0] == pytest.approx(pair[name], rel=1e-9, abs=1e-12)
+
+
 def test_a_diverged_network_is_nan_and_harms_no_other(cohort, data, measured):
     whole, variables = cohort
     broken = jax.tree.map(

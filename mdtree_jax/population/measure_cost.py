@@ -45,6 +45,8 @@ class MeasureCost(NamedTuple):
             num_products: Hessian-vector products, where they are known.
         """
         s = self.settings
+        if s.evaluation_images is not None:
+            num_samples = min(num_samples, s.evaluation_images)
         if metric == "hessian":
             if num_products is None:
                 num_products = EXPECTED_TRACE_SHARE * s.trace_products + 0.5 * s.eigenvalue_steps

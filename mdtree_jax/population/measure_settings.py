@@ -21,7 +21,14 @@ CURVE_INITS = ("linear", "published")
 CURVE_SCHEDULES = ("published", "constant", "cosine")
 TRACE_METHODS = ("xtrace", "hutchinson")
 EIGENVALUE_METHODS = ("lanczos", "power")
-ADDED_LATER = ("curve_schedule", "similarity_features", "similarity_debiased", "trace_method", "eigenvalue_method")
+ADDED_LATER = (
+    "curve_schedule",
+    "similarity_features",
+    "similarity_debiased",
+    "trace_method",
+    "eigenvalue_method",
+    "evaluation_images",
+)
 
 #: What an effort stands for; a number that a grid sets itself stays. `curve_steps` is a share of the grid's.
 EFFORTS: dict[str, dict[str, Any]] = {
@@ -91,6 +98,7 @@ class MeasureConfig:
     similarity_debiased: bool = setting("whether CKA takes the unbiased estimator", False)
     trace_method: str = setting("xtrace (hutchinson where memory is short) | hutchinson, as published", "xtrace")
     eigenvalue_method: str = setting("lanczos | power, the power iteration of the published numbers", "lanczos")
+    evaluation_images: int | None = setting("first images of the subset on which points are evaluated; null: all", None)
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,7 @@ class MeasureSettings:
     similarity_debiased: bool
     trace_method: str
     eigenvalue_method: str
+    evaluation_images: int | None
 
     def recorded(self) -> dict[str, Any]:
         """Return the settings as a manifest holds them.
@@ -191,7 +200,7 @@ def _check_ranges(settings: MeasureSettings) -> None:
             "similarity_debiased is true"
         )
     for name, value in dataclasses.asdict(settings).items():
-        if isinstance(value, (tuple, str, bool)):
+        if value is None or isinstance(value, (tuple, str, bool)):
             continue
         least, is_strict = _LEAST.get(name, (0, True))
         if not math.isfinite(value) or value < least or (is_strict and value == least):

@@ -214,8 +214,11 @@ def make_point_evaluation(
 ) -> Callable[[Any], Results]:
     """Return `evaluate(params)` of a point between networks: errors (%) and losses (nats), statistics recomputed.
 
-    The BatchNorm statistics are averages over the batches of `statistics_batch_size` images that the subset holds.
+    The BatchNorm statistics are averages over the batches of `statistics_batch_size` images that the subset holds. Of
+    the subset only the first `evaluation_images` count, if that is set.
     """
+    if settings.evaluation_images is not None:
+        num_samples = jnp.minimum(num_samples, settings.evaluation_images)
     size = settings.statistics_batch_size
     num_batches = jnp.maximum(num_samples // size, 1)
 

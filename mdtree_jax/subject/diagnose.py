@@ -60,7 +60,8 @@ def diagnose_model(
         training: `batch_size`, `learning_rate` and `epochs`, as far as they are known: for the new settings, and for
             what a retraining costs. Without it the action gives the direction only, and the cost is not known.
         measure: what to measure and how finely, see `measure_settings.MeasureConfig`; None is `default_measure`.
-        max_images: of each set that are looked at; the rest stays out of a random sample with a fixed seed.
+        max_images: of each set on which errors and points between networks are evaluated, a random sample with a fixed
+            seed; curves are trained on all training images that fit into memory.
         reference: the models to compare with: a `Reference`, its file, or a name of `reference_names()`; None is
             `published_F`.
         progress: called with the fraction done and a message.

@@ -69,7 +69,9 @@ def measure_subject(
         subject: one network or more; metrics of pairs need two.
         data: images as the model takes them.
         settings: what to measure and how finely.
-        max_images: of the training and of the test set that are looked at, a random sample with a fixed seed.
+        max_images: of the training and of the test set on which errors and points between networks are evaluated, a
+            random sample with a fixed seed. Curves are trained on all training images that fit into memory: on a sample
+            they would find less to fit, and a path where there is none.
         in_random_order: whether the training images are, as those of a run folder. Kernels look at the first images and
             at consecutive ones, which of images sorted by label would be of one class: others are shuffled.
         progress: called with the fraction done and a message.
@@ -84,15 +86,27 @@ def measure_subject(
     checking = time.perf_counter() - start  # compilation almost all of it, on a few images
     notes: list[str] = []
     settings = _possible(subject, settings, notes)
+    num_all, num_networks = len(data.y_train), len(subject.variables)
+    num_held = min(num_all, max(max_images, _num_that_fit(data.x_train)))
+    num_images = min(num_all, max_images)
+    if num_images < num_all:
+        notes.append(f"errors are those of a random sample of {num_images} of {num_all} training images")
+    if num_held < num_all and "connectivity" in settings.metrics:
+        notes.append(f"curves were trained on {num_held} of {num_all} training images, as many as fit into memory")
     used = Examples(
-        *_sample(data.x_train, data.y_train, max_images, "training", notes, shuffle=not in_random_order),
-        *_sample(data.x_test, data.y_test, max_images, "test", notes),
+        *_sample(data.x_train, data.y_train, num_held, shuffle=not in_random_order),
+        *_sample(data.x_test, data.y_test, max_images),
     )
-    settings = _no_image_twice(settings, len(used.y_train))
-    errors, evaluation_compile = _evaluate(subject, used)
-    num_images, num_networks = len(used.y_train), len(subject.variables)
+    if len(used.y_test) < len(data.y_test):
+        notes.append(f"test errors are those of a random sample of {max_images} of {len(data.y_test)} test images")
+    settings = _no_image_twice(settings, num_images)
+    if num_images < len(used.y_train):
+        most = num_images if settings.evaluation_images is None else min(num_images, settings.evaluation_images)
+        settings = dataclasses.replace(settings, evaluation_images=most)
+    evaluated = used._replace(x_train=used.x_train[:num_images], y_train=used.y_train[:num_images])
+    errors, evaluation_compile = _evaluate(subject, evaluated)
     recipe = Recipe("", subject.architecture, num_classes, used.x_train.shape[1:])
-    members = tuple(Member(0, seed, num_images, 1.0, 0.0, 0.0) for seed in range(num_networks))
+    members = tuple(Member(0, seed, len(used.y_train), 1.0, 0.0, 0.0) for seed in range(num_networks))
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *subject.variables)
     # Without a test set the curve is looked at on a single image: the kernel wants one.
     x_test, y_test = (used.x_test, used.y_test) if len(used.y_test) else (used.x_train[:1], used.y_train[:1])
@@ -111,7 +125,7 @@ def measure_subject(
     table = _with_training_columns(found.members, errors)
     row = {name: float(value) for name, value in collect(table, found.pairs).iloc[0].items() if np.isfinite(value)}
     row = {name: value for name, value in row.items() if not name.endswith(("_seconds", "_flops"))}
-    _add_sampling_error(row, num_images, len(data.y_train))
+    _add_sampling_error(row, num_images, num_all)
     compile_seconds = found.compile_seconds + evaluation_compile + checking
     forward = float(count_flops(subject.model, used.x_train.shape[1:], str(used.x_train.dtype)))
     flops = sum(float(t[c].sum()) for t in (found.members, found.pairs) for c in t if c.endswith("_flops"))
@@ -172,13 +186,14 @@ def _no_image_twice(settings: MeasureSettings, num_images: int) -> MeasureSettin
     return dataclasses.replace(settings, **most)
 
 
-def _sample(
-    x: np.ndarray, y: np.ndarray, most: int, name: str, notes: list[str], shuffle: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return at most `most` images and labels, a random sample with a note on it; `shuffle`: in random order anyway."""
-    if len(x) > most:
-        notes.append(f"looked at a random sample of {most} of {len(x)} {name} images")
-    elif not shuffle:
+def _num_that_fit(images: np.ndarray) -> int:
+    """Return how many images every device may hold, in all a quarter of the memory."""
+    return device_memory_bytes() // (4 * len(jax.devices()) * max(1, images[:1].nbytes))
+
+
+def _sample(x: np.ndarray, y: np.ndarray, most: int, shuffle: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return at most `most` images and labels, a random sample; `shuffle`: in random order anyway."""
+    if len(x) <= most and not shuffle:
         return x, y
     rows = np.random.default_rng(SAMPLE_SEED).permutation(len(x))[:most]
     return x[rows], y[rows]
