@@ -7,8 +7,8 @@
 Every configuration of the run is measured from its checkpoints as `diagnose` does by default, errors and points between
 networks on a random sample of so many of its training images (`max_images`) and on all of them, and diagnosed with a
 reference fitted on the recorded `digits` without the configurations of the run. Reported are how far metrics and
-probabilities move, how often the cause stays the same, and how often it is right by the record's labels. Interrupted, it
-goes on where it was.
+probabilities move, how often the cause stays the same, and how often it is right by the record's labels. Interrupted,
+it goes on where it was.
 """
 
 from __future__ import annotations
