@@ -40,11 +40,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--widths", type=int, nargs="*", help="of the run; all, if not given")
     options = parser.parse_args()
     config = read_manifest(options.run / "manifest.json")["config"]
     table = pd.read_parquet(options.run / "collection.parquet")
     found: dict[str, dict] = {}
-    for _, row in table.iterrows():
+    widths = options.widths or sorted(set(table["width"]))
+    for _, row in table[table["width"].isin(widths)].sort_values("width", kind="stable").iterrows():
         subject, data = load_configuration(options.run, row)
         model = build_model(config["model"], int(row["width"]), 10, data.x_train.shape[1:])
         count = len(data.y_train)
@@ -60,6 +62,8 @@ def main() -> None:
         for place, name in enumerate(("ln trace", "ln scale-invariant trace", "ln trace of the largest layer")):
             found.setdefault(name, {})[key] = [np.log(values[place]) for values in by_probes]
         print(f"<!-- {key}: ln trace {np.round(found['ln Hessian trace'][key], 2)} -->", flush=True)
+        if len(found["CKA"]) % 3 == 0:  # the programs of one width are many, and fill what holds compiled code
+            jax.clear_caches()
     for name, values in found.items():
         of_probes = name in ("ln trace", "ln scale-invariant trace", "ln trace of the largest layer")
         sizes = MIXED if name in ("CKA", "agreement") else BUDGETS if of_probes else IMAGES
@@ -127,7 +131,7 @@ def similarity(subject, data, count: int) -> list[float]:
     images = landscape.mixup(
         jax.random.key(0), jnp.asarray(data.x_train), len(data.y_train), num_images=count, alpha=16.0
     )
-    logits = jnp.stack([subject.model.apply(v, images, False)[0] for v in subject.variables])
+    logits = jnp.stack([jax.jit(subject.model.apply, static_argnums=2)(v, images, False)[0] for v in subject.variables])
     pairs = np.triu_indices(len(logits), 1)
     matrices = landscape.linear_cka(jax.nn.softmax(logits)), landscape.agreement(logits)
     return [float(np.asarray(matrix)[pairs].mean()) for matrix in matrices]
