@@ -141,7 +141,7 @@ def kind(session: dict[str, Any]) -> dict[str, Any]:
     """Return that of a session on which the last bits depend: processor, devices, versions of JAX."""
     hardware, packages = session["hardware"], session["packages"]
     devices = ", ".join(hardware["devices"])
-    cpu = {name: hardware.get(name) for name in ("cpu", "instructions")}  # older records lack the second
+    cpu = {name: hardware.get(name) for name in ("cpu", "instructions", "generation")}  # older records lack some
     return cpu | {"devices": devices} | {name: packages.get(name) for name in _PACKAGES}
 
 

@@ -63,6 +63,7 @@ def describe_session(devices: list[str]) -> dict[str, Any]:
             "machine": platform.machine(),
             "cpu": cpu_name(),
             "instructions": cpu_instructions(),
+            "generation": cpu_generation(),
             "num_cpus": available_cores(),
             "devices": devices,
         },
@@ -140,6 +141,20 @@ def cpu_name() -> str:
         return platform.processor()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def cpu_generation() -> str | None:
+    """Return family and model number of an x86 processor, None where the system does not tell.
+
+    LAPACK chooses its kernels by them, so that two processors with the same instructions can differ in the last bits.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    numbers = [said.get(name) for name in ("cpu family", "model")]
+    return None if None in numbers else "family {} model {}".format(*numbers)
 
 
 def cpu_instructions() -> str | None:
