@@ -197,7 +197,7 @@ def gain_note(diagnosis: Any) -> str:
     if not held:
         return meant
     found, expected = points(held["found"]), points(held["expected"])
-    where = f"on {diagnosis.accuracy['test']} it held {held['inside']:.0f} % of the gains"
+    where = f"on {diagnosis.accuracy['test']}, it held {held['inside']:.0f} % of the gains"
     return f"{meant}; {where}, which were {found} on average where {expected} was expected"
 
 
