@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import jax
@@ -129,7 +130,12 @@ def test_one_compilation_and_none_for_the_second_call():
     assert_equal(first, second)
 
 
-def test_a_program_compiled_ahead_in_another_thread_is_the_one_that_trains():
+def test_a_program_compiled_ahead_in_another_thread_is_the_one_that_trains(monkeypatch):
+    def make_slowly(*args, **kwargs):
+        time.sleep(0.5)  # both threads ask for the trainer before either has made it
+        return make_trainer(*args, **kwargs)
+
+    monkeypatch.setattr("mdtree_jax.population.train.make_trainer", make_slowly)
     recipe, cohort, data = dataclasses.replace(MLP, momentum=0.7), toy_cohort(), toy_data(MLP)
     thread = threading.Thread(target=prepare_cohort, args=(recipe, cohort, data), kwargs={"executor": executor()})
     thread.start()

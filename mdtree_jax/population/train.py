@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -158,6 +159,10 @@ def member_key(grid_seed: int, seed: int, num_samples: int) -> np.ndarray:
     return np.asarray(jax.random.key_data(key))
 
 
+#: A program is known by its functions, and `lru_cache` lets two threads that ask at once make two of each.
+_MAKING = threading.Lock()
+
+
 @functools.lru_cache(maxsize=4)
 def _make_trainer(recipe: Recipe, width: int, batch_size: int, num_epochs: int, dtype: str) -> tuple[Model, Trainer]:
     model = build_model(recipe.model, width, recipe.num_classes, recipe.image_shape, dtype)
@@ -201,15 +206,19 @@ class _CohortRun:
         self.recipe, self.cohort, self.executor, self.dtype, self.grid_seed = recipe, cohort, executor, dtype, grid_seed
         self.mesh = Mesh(np.array(devices[: executor.num_devices]), (AXIS,))
         self.split, self.whole = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
-        self.model, self.trainer = _make_trainer(recipe, cohort.width, cohort.batch_size, cohort.train_epochs, dtype)
-        self.jit_run = _jit_run(self.trainer, self.mesh)
+        with _MAKING:
+            self.model, self.trainer = _make_trainer(
+                recipe, cohort.width, cohort.batch_size, cohort.train_epochs, dtype
+            )
+            self.jit_run = _jit_run(self.trainer, self.mesh)
+            self.jit_init = _jit_init(self.model)
         self.arrays = [(data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32)]
         counts = [member.num_samples for member in cohort.members]
         self.steps_per_epoch = np.array([self.trainer.steps_per_epoch(count) for count in counts])
         self.passes = plan_passes(counts, executor.members_per_pass, executor.num_devices, executor.lanes_per_device)
         self.pass_index, self.state, self.max_steps = 0, None, 1
         self.num_compilations, self.compile_seconds = 0, 0.0
-        shapes = jax.eval_shape(_jit_init(self.model), np.zeros(2, np.uint32))
+        shapes = jax.eval_shape(self.jit_init, np.zeros(2, np.uint32))
         num = len(counts)
         self.results = {name: np.zeros(num) for name in METRICS}
         self.results |= {name: np.zeros(num, np.int64) for name in ("stop_epoch", "num_epochs")}
@@ -244,7 +253,7 @@ class _CohortRun:
 
     def compile_ahead(self) -> None:
         """Compile the program of the first pass from shapes alone; nothing is put on the devices."""
-        shapes = jax.eval_shape(_jit_init(self.model), np.zeros(2, np.uint32))
+        shapes = jax.eval_shape(self.jit_init, np.zeros(2, np.uint32))
         network = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         state, inputs = self.first_state([network] * len(self.passes[0].members))
 
@@ -261,7 +270,7 @@ class _CohortRun:
         """Put the members of the current pass on the devices, and compile if this is the first pass."""
         group = self.passes[self.pass_index]
         # Each to the host at once: together they may be more than one device holds.
-        networks = [jax.device_get(_jit_init(self.model)(key)) for key in self.hyperparameters(group).key]
+        networks = [jax.device_get(self.jit_init(key)) for key in self.hyperparameters(group).key]
         state, inputs = self.first_state(networks)
         self.state, self.inputs = jax.device_put(state, self.split), jax.device_put(inputs, self.split)
         start = time.perf_counter()
