@@ -13,7 +13,7 @@ import pytest
 from mdtree_jax import landscape
 from mdtree_jax.checks import UserError
 from mdtree_jax.data import Dataset
-from mdtree_jax.models import build_model, count_flops
+from mdtree_jax.models import Model, build_model, count_flops
 from mdtree_jax.population import curve_blocks, measures
 from mdtree_jax.population import measure as measure_module
 from mdtree_jax.population.cohort import Cohort, Member, Recipe
@@ -343,6 +343,22 @@ def test_a_diverged_network_is_nan_and_harms_no_other(cohort, data, measured):
     np.testing.assert_array_equal(
         without_seconds(marked.members).iloc[rest], without_seconds(measured.members).iloc[rest]
     )
+
+
+def test_the_given_networks_are_looked_at_before_anything_runs(cohort, data, monkeypatch):
+    model = build_model("mlp", WIDTH, CLASSES, SHAPE, "float64")
+
+    def apply(variables, x, train):
+        """Depend on the rest of the batch, but not as long as a bias is at its initial 0."""
+        logits, intermediates, statistics = model.apply(variables, x, train)
+        return logits + variables["params"]["BatchNorm_0"]["bias"].sum() * x.mean(), intermediates, statistics
+
+    monkeypatch.setattr(measure_module, "build_model", lambda *_: Model(model.init, apply))
+    with pytest.raises(UserError, match="depends on the other examples"):
+        measure(*cohort, data)
+    broken = jax.tree.map(lambda leaf: np.concatenate([np.full_like(leaf[:1], np.nan), leaf[1:]]), cohort[1])
+    with pytest.raises(UserError, match="depends on the other examples"):
+        measure(cohort[0], broken, data)
 
 
 def test_a_cohort_without_a_finite_network_has_no_metrics(cohort, data, measured):

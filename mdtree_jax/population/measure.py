@@ -24,7 +24,7 @@ from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.curve_blocks import Curves, curves_in_blocks, takes_long
 from mdtree_jax.population.lanes import AXIS
 from mdtree_jax.population.measure_cost import MeasureCost
-from mdtree_jax.population.measure_programs import Program, check_model, choose, program_of, similarities_program
+from mdtree_jax.population.measure_programs import Program, check_networks, choose, program_of, similarities_program
 from mdtree_jax.population.measure_settings import PAIR_METRICS, MeasureSettings, chosen_pairs
 from mdtree_jax.population.measure_tables import layer_table, member_table, pair_table
 
@@ -128,9 +128,8 @@ class _Measurement:
     ) -> None:
         self.recipe, self.cohort, self.settings, self.dtype = recipe, cohort, settings, dtype
         shape = tuple(recipe.image_shape)
-        if model is None:
-            model = build_model(recipe.model, cohort.width, recipe.num_classes, shape, dtype)
-            check_model(model, dtype, shape)
+        is_ours = model is None
+        model = build_model(recipe.model, cohort.width, recipe.num_classes, shape, dtype) if is_ours else model
         measures.check_features(model, settings, shape, dtype)
         self.model = model
         self.variables = jax.tree.map(np.asarray, variables)
@@ -138,6 +137,9 @@ class _Measurement:
         self.counts = np.array([member.num_samples for member in cohort.members], np.int32)
         kinds = ((data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32))
         arrays = [np.asarray(array, kind) for array, kind in kinds]
+        if is_ours:
+            good = (self._network(row) for row, is_good in enumerate(self.is_finite) if is_good)
+            check_networks(model, good, arrays[0])
         held = sum(array.nbytes for array in arrays)  # by every device; at most half of the memory
         devices = jax.devices()[: max(1, budget // (2 * held))]
         self.mesh = Mesh(np.array(devices), (AXIS,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -88,13 +88,21 @@ def similarities_program(settings: MeasureSettings) -> Program:
     return Program(jax.jit(functools.partial(measures.similarities, settings)))
 
 
-@functools.cache
-def check_model(model: Model, dtype: str, image_shape: tuple[int, int, int]) -> None:
-    """Raise `UserError` unless a network's outputs are functions of its parameters and each image alone; once each."""
-    variables = jax.jit(model.init)(jax.random.key(0))
-    images = np.random.default_rng(0).standard_normal((8, *image_shape)).astype(dtype)
-    apply = jax.jit(lambda params, x: model.apply({**variables, "params": params}, x, False)[0])
-    landscape.check_apply(apply, variables["params"], images)
+@functools.lru_cache(maxsize=4)
+def _jit_outputs(model: Model) -> Callable[[Any, Any], jax.Array]:
+    return jax.jit(lambda variables, x: model.apply(variables, x, False)[0])
+
+
+def check_networks(model: Model, networks: Iterable[Any], images: np.ndarray) -> None:
+    """Raise `UserError` unless outputs are functions of a network's parameters and each image alone.
+
+    Looks at the first of the networks whose outputs for some images are finite. The others are the same function, and
+    one that is not finite is no reason to stop: what is measured of it is NaN, and counted.
+    """
+    outputs, few = _jit_outputs(model), images[:8]
+    chosen = next((variables for variables in networks if np.isfinite(outputs(variables, few)).all()), None)
+    if chosen is not None:
+        landscape.check_apply(lambda params, x: outputs({**chosen, "params": params}, x), chosen["params"], few)
 
 
 class Choices(NamedTuple):
