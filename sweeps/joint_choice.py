@@ -14,7 +14,7 @@ from mdtree_jax.diagnosis import joint
 from mdtree_jax.diagnosis.advice import STEPS, expected_gain, factor_gain
 from mdtree_jax.diagnosis.causes import CAUSES
 from mdtree_jax.diagnosis.companions import DATA_SINGLE, OPTIMIZER_SINGLE, SIZE_LOSS
-from mdtree_jax.diagnosis.coverage import Answers, accuracy_at, confidence_of
+from mdtree_jax.diagnosis.coverage import Answers, accuracy_at, question_probabilities
 from mdtree_jax.diagnosis.experiments import task_rows
 from mdtree_jax.diagnosis.grid import DIRECTIONS
 from mdtree_jax.diagnosis.joint_transfer import JOINT_TASKS, JointSide, forest, make_joint_side
@@ -82,7 +82,7 @@ def models(F: pd.DataFrame) -> str:
 
 
 def confidence(F: pd.DataFrame) -> str:
-    """Return accuracy on the surest 80 % within F, by two ways to be sure, means over the folds of a kind."""
+    """Return accuracy on the surest 80 % within F, by three ways to answer, means over the folds of a kind."""
     side = make_joint_side(F, "room")
 
     def work(piece):
@@ -97,10 +97,10 @@ def confidence(F: pd.DataFrame) -> str:
             tree = MDTreeClassifier(task.name).fit(train, train[task.label])
             alone = tree.predict_proba(test)[:, [tree.classes_.tolist().index(c) for c in task.classes]]
             room = joint.task_probabilities(*joint.gain_posterior(model, test), task)
-            verdict, mean = confidence_of(alone, room)
-            right = np.array(task.classes)[verdict] == test[task.label].to_numpy()
-            for name, sure in (("trees alone", alone.max(axis=1)), ("mean of both", mean)):
-                answers = Answers(right, sure, np.zeros(len(right)))
+            mean = question_probabilities(alone, room)
+            for name, chances in (("trees alone", alone), ("joint model alone", room), ("mean of both", mean)):
+                right = np.array(task.classes)[chances.argmax(axis=1)] == test[task.label].to_numpy()
+                answers = Answers(right, chances.max(axis=1), np.zeros(len(right)))
                 rows.append((task.name, kind, name, accuracy_at(answers, 80), accuracy_at(answers, 100)))
         return rows
 

@@ -86,16 +86,16 @@ def too_few_metrics(reference: Reference, have: Sequence[str], questions: Mappin
     return f"none of the trees can be asked without more metrics; not given are {', '.join(missing)}"
 
 
-def weak_or_contradicted(cause: str, probability: float, questions: dict[str, dict[str, float]]) -> str:
+def weak_or_contradicted(cause: str, probability: float, trees: dict[str, dict[str, float]]) -> str:
     """Return why the answers do not suffice, '' if they do.
 
     Args:
         cause, probability: the first of the ranking.
-        questions: task -> class -> probability, of the tree averages.
+        trees: task -> class -> probability, of the tree averages.
     """
     if cause in CONTRADICTED_BY:
         task, other = CONTRADICTED_BY[cause]
-        against = questions.get(task, {}).get(other, 0.0)
+        against = trees.get(task, {}).get(other, 0.0)
         if against >= CONTRADICTION:
             return (
                 f"the evidence disagrees: the joint model says {cause} ({probability:.0%}), the tree of the question "

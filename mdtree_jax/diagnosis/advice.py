@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -236,12 +237,17 @@ def choose_action(
         sentence = f"{start}{_DO[cause].format(how='')}; {why}, so this is a rule, not evidence"
         action = Action(direction.axis, way, "direction_only", None, sentence, rules, is_tentative)
         return action, None
-    best = max(steps, key=lambda step: steps[step].mean)
+    best = best_step(steps)
     factor = _factor(reference, direction, best)
     gain = capped(steps[best], test_error)
     doubt = "" if steps[best].mean >= LEAST_GAIN else "it may not pay: "
     sentence = f"{start}{_DO[cause].format(how=_how(factor, direction))}; {doubt}{_gained(gain, 'it')}"
     return Action(direction.axis, way, best, factor, sentence, rules, is_tentative), gain
+
+
+def best_step(steps: Mapping[str, Gain]) -> str:
+    """Return the step that is advised: the one that gained most on average."""
+    return max(steps, key=lambda step: steps[step].mean)
 
 
 def direction_only(action: Action, cause: str, gain: Gain | None) -> Action:

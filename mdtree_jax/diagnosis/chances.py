@@ -8,7 +8,9 @@ training error below 0). The spread of the joint model's gains is that at the me
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from scipy.special import ndtri
 
 from mdtree_jax.diagnosis import joint
 from mdtree_jax.diagnosis.columns import sources
+from mdtree_jax.diagnosis.coverage import question_probabilities
 from mdtree_jax.diagnosis.metrics_table import standard_errors
 from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.diagnosis.tasks import TASKS
@@ -28,32 +31,63 @@ _RANGE = {"train_error": (0.0, 100.0), "train_loss": (0.0, np.inf), "mode_connec
           "cka": (0.0, 1.0)}  # fmt: skip
 
 
-def cause_chances(reference: Reference, frame: pd.DataFrame, have: list[str]) -> np.ndarray:
-    """Return the probability of each cause, (rows, 5), integrated over the standard errors.
+class Chances(NamedTuple):
+    """Probabilities of rows, each (rows,) or (rows, 5).
+
+    Attributes:
+        causes: of each cause, (rows, 5), columns as `CAUSES`.
+        questions: task -> class -> probability: the mean of what the trees and the joint model of the rooms for
+            improvement give, which err on other models (`coverage.question_probabilities`).
+        trees: the same of the tree averages alone.
+    """
+
+    causes: np.ndarray
+    questions: dict[str, dict[str, np.ndarray]]
+    trees: dict[str, dict[str, np.ndarray]]
+
+
+def all_chances(reference: Reference, frame: pd.DataFrame, have: list[str]) -> Chances:
+    """Return the probabilities of causes and of the questions' classes, integrated over the standard errors.
+
+    Tasks whose trees ask what is not in `have` are left out.
 
     Args:
-        reference: whose joint model answers.
+        reference: whose joint models and trees answer.
         frame: rows of what `read_metrics` returns, all with finite values of the columns `have`.
         have: columns that the answer may look at.
     """
-    model = reference.joint_model(have)
-    mean, sd = joint.gain_posterior(model, frame)
-    chances = joint.cause_probabilities(mean, sd)
-    rows, drawn = draw_metrics(frame, model.columns)
-    if not len(rows):
-        return chances
-    means = joint.gain_means(model, drawn)
-    spread = np.repeat(sd[rows], NODES, axis=0)
-    parts = [joint.cause_probabilities(means[i : i + 4096], spread[i : i + 4096]) for i in range(0, len(means), 4096)]
-    chances[rows] = np.concatenate(parts).reshape(len(rows), NODES, -1).mean(axis=1)
-    return chances
+    trees = _tree_chances(reference, frame, have)
+    models = [reference.joint_model(have), reference.room_model(have)]
+    steps, rooms = joint.gain_posteriors(models, frame)
+    causes = joint.cause_probabilities(*steps)
+    room = {task: joint.task_probabilities(*rooms, TASKS[task]) for task in trees}
+    rows, drawn = draw_metrics(frame, models[0].columns)
+    if len(rows):
+        means = joint.gain_means(models, drawn)
+        causes[rows] = _over_draws(joint.cause_probabilities, means[0], steps[1][rows])
+        for task, chances in room.items():
+            judge = partial(joint.task_probabilities, task=TASKS[task])
+            chances[rows] = _over_draws(judge, means[1], rooms[1][rows])
+    questions = {
+        task: {
+            name: question_probabilities(classes[name], room[task][:, place])
+            for place, name in enumerate(TASKS[task].classes)
+        }
+        for task, classes in trees.items()
+    }
+    return Chances(causes, questions, trees)
 
 
-def question_chances(reference: Reference, frame: pd.DataFrame, have: list[str]) -> dict[str, dict[str, np.ndarray]]:
-    """Return task -> class -> (rows,) probability of the tree averages, integrated over the standard errors.
+def _over_draws(judge: Callable[..., np.ndarray], means: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Return the mean over each row's draws of `judge(means, spread)`, the draws of a row one after the other."""
+    spread = np.repeat(spread, NODES, axis=0)
+    parts = [judge(means[i : i + 4096], spread[i : i + 4096]) for i in range(0, len(means), 4096)]
+    whole = np.concatenate(parts)
+    return whole.reshape(-1, NODES, whole.shape[1]).mean(axis=1)
 
-    Tasks whose trees ask what is not in `have` are left out; arguments as `cause_chances`.
-    """
+
+def _tree_chances(reference: Reference, frame: pd.DataFrame, have: list[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Return task -> class -> (rows,) probability of the tree averages, integrated over the standard errors."""
     out = {}
     for task in TASKS:
         tree = reference.tree(task, have)

@@ -1,10 +1,10 @@
 """Accuracy against coverage: how often the surest share of all answers is right, and whether the stated chances hold.
 
-A method that may say "I can't tell" answers the models of which it is surest. For the published questions the verdict
-is the tree average's (`MDTreeClassifier`); its confidence is the mean of two probabilities of that verdict, the trees'
-and the joint model's of the rooms for improvement, which err on other models. That mean was chosen by cross-validation
-within F over blocks of its grid (sweeps/joint.md). The rival is a random forest on the joint model's metrics with its
-own probabilities.
+A method that may say "I can't tell" answers the models of which it is surest. The published questions are answered as a
+diagnosis answers them: by the mean of two probabilities, the tree average's (`MDTreeClassifier`) and the joint model's
+of the rooms for improvement, which err on other models. That mean was chosen by cross-validation within F over blocks
+of its grid (sweeps/joint.md). Rivals are the trees alone, and a random forest on the joint model's metrics with its own
+probabilities.
 
 Intervals: percentile bootstrap over the (data, width) cells of the test side, because the batch sizes of one cell are
 alike; 1000 resamples, the training side fixed.
@@ -39,16 +39,9 @@ class Answers(NamedTuple):
     cell: np.ndarray
 
 
-def confidence_of(tree: np.ndarray, room: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the verdict, (rows,) place of the class, and its confidence, (rows,).
-
-    Args:
-        tree: (rows, 2) probabilities of the tree average, which decides.
-        room: (rows, 2) probabilities of the joint model, which only bears on the confidence.
-    """
-    verdict = tree.argmax(axis=1)
-    rows = np.arange(len(verdict))
-    return verdict, (tree[rows, verdict] + room[rows, verdict]) / 2
+def question_probabilities(tree: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Return the probabilities of a published question's classes from those of trees and joint model, of any shape."""
+    return (tree + room) / 2
 
 
 def calibration_error(answers: Answers, bins: int = 10) -> float:
@@ -153,14 +146,12 @@ def _answer_task(task: Task, model, train: pd.DataFrame, test: pd.DataFrame, riv
     order = [tree.classes_.tolist().index(name) for name in task.classes]
     room = joint.task_probabilities(*joint.gain_posterior(model, ask), task)
     alone = tree.predict_proba(ask)[:, order]
-    verdict, confidence = confidence_of(alone, room)
-    cell = cells_of(ask)
-    answers = {"md_tree_robust": Answers(verdict == truth, confidence, cell)}
+    chances = {"trees_and_gains": question_probabilities(alone, room)}
     if rivals:
-        rival = _forest(learn, y, ask, model.metrics, 2)
-        answers["trees_alone"] = Answers(verdict == truth, alone.max(axis=1), cell)
-        answers["forest"] = Answers(rival.argmax(axis=1) == truth, rival.max(axis=1), cell)
-    return answers
+        chances["md_tree_robust"] = alone
+        chances["forest"] = _forest(learn, y, ask, model.metrics, 2)
+    cell = cells_of(ask)
+    return {name: Answers(p.argmax(axis=1) == truth, p.max(axis=1), cell) for name, p in chances.items()}
 
 
 def _forest(train, y, test, metrics, classes: int) -> np.ndarray:

@@ -172,33 +172,58 @@ def fit_joint(
     centre, scale = values.mean(axis=0), values.std(axis=0) + 0.3 * spread
     members = _fit_members(frame, metrics)
     rows = embed(frame, metrics, members, centre, scale, kernel)
-    target = np.arcsinh(gained)
-    mean, sd = target.mean(axis=0), target.std(axis=0) + 1e-6
     factor = cho_factor(kernel(rows, rows) + kernel.noise * np.eye(len(rows)), lower=True)[0]
-    weights = cho_solve((factor, True), (target - mean) / sd)
     inverse = solve_triangular(factor, np.eye(len(rows)), lower=True)
     precision = (inverse**2).sum(axis=0)
+    weights = _weights(factor, precision, gained)
+    return JointModel(metrics, members, centre, scale, rows, factor, precision, *weights, kernel)
+
+
+def refit(model: JointModel, gained: np.ndarray) -> JointModel:
+    """Return the joint model of the same rows with other gains, at a small part of what `fit_joint` costs.
+
+    Args:
+        model: whose rows they are; all rows that it was given had finite gains.
+        gained: (rows, 4), finite.
+    """
+    weights, mean, sd, residual = _weights(model.factor, model.precision, gained)
+    return model._replace(weights=weights, mean=mean, sd=sd, residual=residual)
+
+
+def _weights(factor: np.ndarray, precision: np.ndarray, gained: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the fields `weights`, `mean`, `sd`, `residual` of a model."""
+    target = np.arcsinh(gained)
+    mean, sd = target.mean(axis=0), target.std(axis=0) + 1e-6
+    weights = cho_solve((factor, True), (target - mean) / sd)
     # Leave-one-out residual = weight / precision, in units of its own standard deviation.
     residual = np.sqrt((weights**2 / precision[:, None]).mean(axis=0))
-    residual = np.maximum(residual, LEAST_SPREAD / sd)
-    return JointModel(metrics, members, centre, scale, rows, factor, precision, weights, mean, sd, residual, kernel)
+    return weights, mean, sd, np.maximum(residual, LEAST_SPREAD / sd)
 
 
 def gain_posterior(model: JointModel, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of the transformed gains asinh(g), both (rows, 4)."""
+    return gain_posteriors((model,), frame)[0]
+
+
+def gain_posteriors(models: Sequence[JointModel], frame: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return what `gain_posterior` does for models that differ in their gains alone (`refit`), worked out together."""
+    model = models[0]
     rows = embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
     similar = model.kernel(rows, model.rows)
-    mean = similar @ model.weights * model.sd + model.mean
     known = solve_triangular(model.factor, similar.T, lower=True, check_finite=False)
     variance = np.maximum(1.0 - (known**2).sum(axis=0), 0.0) + model.kernel.noise
-    return mean, np.sqrt(variance)[:, None] * model.residual * model.sd
+    spread = np.sqrt(variance)[:, None]
+    return [(similar @ m.weights * m.sd + m.mean, spread * m.residual * m.sd) for m in models]
 
 
-def gain_means(model: JointModel, frame: pd.DataFrame) -> np.ndarray:
-    """Return the means of `gain_posterior` alone, (rows, 4), at a small part of its cost."""
+def gain_means(models: Sequence[JointModel], frame: pd.DataFrame) -> list[np.ndarray]:
+    """Return the means of `gain_posteriors` alone, each (rows, 4), at a small part of their cost."""
+    model = models[0]
     rows = embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
-    parts = [model.kernel(rows[i : i + 256], model.rows) @ model.weights for i in range(0, len(rows), 256)]
-    return np.concatenate(parts) * model.sd + model.mean
+    weights = np.concatenate([m.weights for m in models], axis=1)
+    parts = [model.kernel(rows[i : i + 256], model.rows) @ weights for i in range(0, len(rows), 256)]
+    means = np.split(np.concatenate(parts), len(models), axis=1)
+    return [part * m.sd + m.mean for part, m in zip(means, models, strict=True)]
 
 
 def left_out_means(model: JointModel) -> np.ndarray:

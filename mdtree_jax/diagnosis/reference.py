@@ -112,6 +112,14 @@ class Reference:
             self._models[wanted] = joint.fit_joint(self.models, gained, wanted)
         return self._models[wanted]
 
+    def room_model(self, columns: Sequence[str] | None = None) -> joint.JointModel:
+        """Return the joint model of the rooms for improvement (label `room`), as `joint_model` that of the steps."""
+        model = self.joint_model(columns)
+        if ("room", model.columns) not in self._models:
+            gained = gains(self.grid, "room")[self.complete]
+            self._models["room", model.columns] = joint.refit(model, gained)
+        return self._models["room", model.columns]
+
     def tree(self, task: str, columns: Sequence[str] | None = None) -> MDTreeClassifier | None:
         """Return the fitted tree of a task that the given columns suffice for, None for all columns.
 

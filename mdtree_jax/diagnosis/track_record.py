@@ -9,9 +9,10 @@ import pandas as pd
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis import joint
-from mdtree_jax.diagnosis.advice import expected_gain
-from mdtree_jax.diagnosis.causes import CAUSES
+from mdtree_jax.diagnosis.advice import STEPS, best_step, expected_gain, factor_gain
+from mdtree_jax.diagnosis.causes import CAUSE, CAUSES
 from mdtree_jax.diagnosis.coverage import Answers, accuracy_at, answer_all, calibration_error, halves
+from mdtree_jax.diagnosis.grid import make_grid
 from mdtree_jax.diagnosis.joint_transfer import JOINT_TASKS, make_joint_side
 from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.diagnosis.tasks import TASKS
@@ -28,15 +29,14 @@ def measured_accuracy(reference: Reference, test: pd.DataFrame | None) -> dict[s
     `all` and `surest_80_percent` are percent right, the surest by the probability that a diagnosis shows;
     `calibration_error` is in points, `models` how many were asked. `joint` has more: `one_checkpoint`, the same without
     the metrics of pairs; `by_cause`, cause -> how many `answers` named it and percent `right` of them; `gains`, of the
-    step of x2 against the first cause: mean `expected`, mean `found` (points), and percent of the gains found that lie
-    `inside` the stated interval. A task that cannot be measured is left out.
+    advised step against the first cause: mean `expected`, mean `found` (points), and percent of the gains found that
+    lie `inside` the stated interval. A task that cannot be measured is left out.
     """
     rows, out = reference.rows, {}
     for task in (*TASKS, *JOINT_TASKS):
         try:
-            # For the published questions a diagnosis shows the probability of the trees.
-            method = "trees_alone" if task in TASKS else "md_tree_joint"
-            out[task] = _worth(answer_all(task, rows, test, rivals=task in TASKS)[method])
+            method = "trees_and_gains" if task in TASKS else "md_tree_joint"
+            out[task] = _worth(answer_all(task, rows, test, rivals=False)[method])
         except UserError:  # a collection too small or of one class for this task
             continue
     if "joint" in out:
@@ -71,18 +71,25 @@ def _of_first_causes(reference: Reference, test: pd.DataFrame | None) -> dict[st
         reference = part
     model = reference.joint_model(columns)
     first = joint.predict_joint(model, asked.frame).argmax(axis=1)
+    grid = make_grid(collection, allow_missing=True)
     by_cause, pairs = {}, []
     for place, cause in enumerate(CAUSES):
         rows = np.flatnonzero(first == place)
         if not len(rows):
             continue
         by_cause[cause] = {"answers": len(rows), "right": round(100 * float(np.mean(asked.y[rows] == place)), 1)}
-        if place == asked.gained.shape[1]:
+        direction = CAUSE[cause].direction
+        if direction is None:
             continue
-        found = expected_gain(reference, asked.frame.iloc[rows], cause, model)
-        gained = asked.gained[rows, place]
-        # A gain of exactly 0 is the edge of the grid, where there was no step.
-        pairs += [(f["x2"], g) for f, g in zip(found, gained, strict=True) if "x2" in f and g != 0]
+        stated = expected_gain(reference, asked.frame.iloc[rows], cause, model)
+        places = asked.frame.index[rows]
+        found = {step: grid.at_rows(factor_gain(grid, direction, size))[places] for step, size in STEPS.items()}
+        # Not known where the grid has no such step.
+        pairs += [
+            (steps[best], found[best][i])
+            for i, steps in enumerate(stated)
+            if steps and np.isfinite(found[best := best_step(steps)][i])
+        ]
     out: dict[str, Any] = {"by_cause": by_cause}
     if pairs:
         out["gains"] = {

@@ -32,7 +32,7 @@ from mdtree_jax.diagnosis.advice import (
     in_settings,
 )
 from mdtree_jax.diagnosis.causes import CAUSE, CAUSES, NONE
-from mdtree_jax.diagnosis.chances import cause_chances, question_chances
+from mdtree_jax.diagnosis.chances import all_chances
 from mdtree_jax.diagnosis.columns import feature_values, numeric_column, sources
 from mdtree_jax.diagnosis.cost import Cost, Training
 from mdtree_jax.diagnosis.evidence import EvidenceStep, feature_error, tree_path
@@ -74,7 +74,9 @@ class Diagnosis:
                      rules: [sentence], is_tentative}; what stands in rules is no evidence of the collection
     expected_gain    {mean, low, high, models, cut} in points of test accuracy, signed, of the action; or null
     gains            {step: {mean, low, high, models, cut}}, of all steps that were compared
-    questions        {task: {class: probability}} of the published questions that could be asked
+    questions        {task: {class: probability}} of the published questions that could be asked: the mean of
+                     what the trees and the joint model say
+    trees            the same of the trees alone
     position         {metric: share of the reference models at or below the value, in [0, 1]}
     notes            [sentence]: what was missing, and what was done without it
     reference        str, the name of the reference's collection
@@ -98,6 +100,7 @@ class Diagnosis:
     evidence_leads_to: str = ""
     gains: dict[str, Gain] = field(default_factory=dict)
     questions: dict[str, dict[str, float]] = field(default_factory=dict)
+    trees: dict[str, dict[str, float]] = field(default_factory=dict)
     position: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     reference: str = ""
@@ -225,8 +228,7 @@ def _metrics(frame: pd.DataFrame) -> list[dict[str, float]]:
 def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> list[Diagnosis]:
     """Return the diagnoses of rows that all have the same columns."""
     model = reference.joint_model(have)
-    chances = cause_chances(reference, frame, have)
-    questions = question_chances(reference, frame, have)
+    chances, questions, trees = all_chances(reference, frame, have)
     outside = outside_reference(reference, frame, model)
     first = chances.argmax(axis=1)
     steps = _steps(reference, frame, first, model)
@@ -243,10 +245,10 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
         order = np.argsort(-chances[row], kind="stable")
         ranking = {CAUSES[i]: float(chances[row, i]) for i in order}
         cause = CAUSES[order[0]]
-        asked = {task: {name: float(p[row]) for name, p in classes.items()} for task, classes in questions.items()}
+        asked, by_trees = _of_row(questions, row), _of_row(trees, row)
         # Of a model that the reference has none like, what the nearest ones gained says nothing.
         gains, edge = ({}, "") if outside[row] else (steps[row], edges[row])
-        reason = outside[row] or few or weak_or_contradicted(cause, ranking[cause], asked)
+        reason = outside[row] or few or weak_or_contradicted(cause, ranking[cause], by_trees)
         path, leads_to = paths.of(row, _QUESTION[cause])
         action, gain = choose_action(
             reference,
@@ -271,6 +273,7 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
                 leads_to,
                 {step: capped(g, errors[row]) for step, g in gains.items()},
                 asked,
+                by_trees,
                 {name: float(values[row]) for name, values in positions.items()},
                 list(notes),
                 reference.name,
@@ -278,6 +281,10 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
             )
         )
     return out
+
+
+def _of_row(chances: dict[str, dict[str, np.ndarray]], row: int) -> dict[str, dict[str, float]]:
+    return {task: {name: float(values[row]) for name, values in classes.items()} for task, classes in chances.items()}
 
 
 def _steps(

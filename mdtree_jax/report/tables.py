@@ -23,7 +23,7 @@ PUBLISHED_PAIR = ("published/F", "published/F_noise")
 _REFERENCE_LABELS = {
     "random": "random advice",
     "oracle": "oracle",
-    "trees_alone": "MD tree, confidence of the trees alone",
+    "trees_and_gains": "MD tree and joint model, mean",
 }
 
 

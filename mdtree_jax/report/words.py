@@ -140,7 +140,7 @@ def sureness(diagnosis: Any) -> str:
 def counter_evidence(diagnosis: Any) -> str:
     """Return that the trees of the question behind the cause lean the other way, '' where they do not."""
     task, other = CONTRADICTED_BY.get(diagnosis.cause, (None, None))
-    against = diagnosis.questions.get(task, {}).get(other, 0.0)
+    against = diagnosis.trees.get(task, {}).get(other, 0.0)
     if against <= 0.5:
         return ""
     return f"The trees for “{TASKS[task].question}” lean the other way: “{_CLASSES[other]}”, {percent(against)}."
@@ -155,7 +155,7 @@ def evidence_note(diagnosis: Any) -> str:
     if not end:
         return against
     said = f"The path below leads to “{_CLASSES.get(end, end)}”"
-    chances = diagnosis.questions.get(diagnosis.evidence[0].question, {})
+    chances = diagnosis.trees.get(diagnosis.evidence[0].question, {})
     if chances and end != max(chances, key=chances.get):
         said += f", against the average over many such trees, which gives that {percent(chances[end])}"
     return f"{said}. {against}".strip()
