@@ -73,7 +73,6 @@ def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     from mdtree_jax.diagnosis.collection import read_table
     from mdtree_jax.diagnosis.metrics_table import NAMES, unused_columns
     from mdtree_jax.diagnosis.verdict import diagnose_metrics
-    from mdtree_jax.report.progress import make_console
 
     table = read_table(Path(config.metrics).expanduser(), "table of metrics")
     diagnoses = diagnose_metrics(table, reference, config.units, dataclasses.asdict(config.training))
@@ -84,14 +83,13 @@ def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     if unused := unused_columns(table):
         note = f"columns not used: {', '.join(unused)}"
         diagnoses = [dataclasses.replace(d, notes=[*d.notes, note]) for d in diagnoses]
-        if config.format == "text" and len(names) > 1:
-            make_console().print(note, style="yellow", highlight=False, soft_wrap=True)
     return list(zip(names, diagnoses, strict=True))
 
 
 def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     """Diagnose configurations of a run folder: from its table where they are measured, else from its networks."""
     from mdtree_jax.diagnosis.collection import read_table
+    from mdtree_jax.diagnosis.verdict import not_measured
 
     folder = Path(config.run).expanduser()
     if not (folder / "collection.parquet").is_file():
@@ -122,10 +120,25 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     rows = [row for _, row in table.iterrows()]
     known = [row for row in rows if _is_measured(row) or _has_diverged(row)]
     found = iter(_of_rows(config, folder, known, reference) if known else ())
-    return [
-        (name, next(found) if _is_measured(row) or _has_diverged(row) else _of_networks(config, folder, row, reference))
-        for name, row in zip(names, rows, strict=True)
-    ]
+    if len(rows) - len(known) > 1:
+        print(
+            f"{len(rows) - len(known)} of {len(rows)} configurations are not measured yet and are now, one after the "
+            "other; the command of the sweep with stages=[measure] measures all at once and can be interrupted",
+            file=sys.stderr,
+        )
+    items = []
+    for name, row in zip(names, rows, strict=True):
+        if _is_measured(row) or _has_diverged(row):
+            items.append((name, next(found)))
+            continue
+        try:
+            items.append((name, _of_networks(config, folder, row, reference)))
+        except UserError as error:
+            if len(rows) == 1:
+                raise
+            # The others are not lost for it.
+            items.append((name, not_measured(reference, str(error))))
+    return items
 
 
 def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> list:
@@ -143,7 +156,10 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
     known = dataclasses.asdict(config.training)
     diagnoses = diagnose_metrics([row.to_dict() for row in rows], reference, "percent", known)
     answered = (time.perf_counter() - start) / len(rows)
-    note = "seconds and operations of the sweep that measured and trained these networks; one retraining is one network"
+    note = (
+        "seconds and operations of the sweep that measured and trained these networks; one retraining is one network's "
+        "share of the cohort that was trained side by side, and takes longer alone"
+    )
     out = []
     for row, diagnosis in zip(rows, diagnoses, strict=True):
         if _has_diverged(row):

@@ -116,13 +116,17 @@ def test_images_sorted_by_label_are_not_measured_class_by_class():
     assert trace(5000) == pytest.approx(every, rel=0.05)  # no image twice, and hardly one left out
 
 
-def test_a_network_that_only_guesses_is_told():
+def test_of_a_network_that_only_guesses_nothing_is_said():
     x, y = make_data()
     for labels, is_told in ((y, False), (np.random.default_rng(0).permutation(y), True)):
         trained = {"w1": np.eye(6, dtype=np.float32), "w2": np.eye(6, 3, dtype=np.float32)}
         options = {"measure": QUICK | {"metrics": ["hessian"]}}
-        notes = diagnose_model(apply, [trained], x, labels, **options).notes
-        assert any("hardly better than guessing" in note for note in notes) == is_told
+        diagnosis = diagnose_model(apply, [trained], x, labels, **options)
+        assert ("hardly better than guessing" in diagnosis.reason) == is_told
+        assert diagnosis.abstains >= is_told
+        if is_told:
+            assert diagnosis.action.is_tentative
+            assert diagnosis.action.sentence.count("if the first guess is right: ") == 1
 
 
 def test_one_network_and_a_part_of_the_data():

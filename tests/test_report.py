@@ -16,6 +16,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis.causes import CAUSES
 from mdtree_jax.diagnosis.cost import make_cost
 from mdtree_jax.diagnosis.reference import default_reference
+from mdtree_jax.report import words
 from mdtree_jax.report.answer import print_answer, print_summary
 from mdtree_jax.report.html import write_report, write_reports
 from mdtree_jax.report.words import LOOKS
@@ -127,8 +128,9 @@ def test_page_stands_alone_and_escapes(name, cost, diagnoses, reference, tmp_pat
     assert ("I can’t tell" in page.texts["h1"]) == diagnosis.abstains
     assert ("What a retraining costs is not known" in page.text) == (cost is not COST)
     assert ("20 times as much as the diagnosis" in page.text) == (cost is COST)
-    both = {"train_error", "mode_connectivity_peak", "log_hessian_trace"} <= set(diagnosis.metrics)
-    assert len(page.drawings("map")) == (2 if both else 0)
+    # Two of the maps of train error, connectivity and sharpness, as many as there are metrics for.
+    there = {"train_error", "mode_connectivity_peak", "log_hessian_trace"} & set(diagnosis.metrics)
+    assert len(page.drawings("map")) == {3: 2, 2: 1}.get(len(there), 0)
     assert [a["style"].partition("background:")[2] for t, a in page.tags if a.get("class") == "fill"][:5] == [
         LOOKS[cause][1] for cause in diagnosis.ranking
     ]
@@ -156,7 +158,7 @@ def place(edges, value):
 def test_dot_lies_where_the_edges_of_the_bins_say(name, diagnoses, reference, tmp_path):
     metrics = ROWS[name]
     page = page_of(write_report(tmp_path / "r.html", diagnoses[name], reference, metrics=metrics))
-    for shapes, bins in zip(page.drawings("map"), reference.summary()["bins"], strict=True):
+    for shapes, bins in zip(page.drawings("map"), reference.summary()["bins"][:2], strict=True):
         ground = {k: float(v) for k, v in one(shapes, "rect", "ground")[0].items() if k != "class"}
         drawn = [rect for rect in one(shapes, "rect") if "fill" in rect]
         assert len(drawn) == np.count_nonzero(sum(np.array(bins["counts"][cause]) for cause in CAUSES))
@@ -354,3 +356,13 @@ def test_summary_in_the_terminal(diagnoses):
     assert f"can’t tell {sum(d.abstains for d in diagnoses.values())}" in text.splitlines()[0]
     assert "[bold]" in text
     assert text.rstrip().endswith("and 2 more")
+
+
+def test_notes_of_all_models_are_said_once(diagnoses, tmp_path):
+    items = [(name, replace(d, notes=["cka <b> not given", f"of {name} only"])) for name, d in diagnoses.items()]
+    stream = io.StringIO()
+    print_summary(Console(file=stream, width=80), items)
+    assert stream.getvalue().count("not given") == 1
+    assert " only" not in stream.getvalue()
+    index = page_of(write_reports(tmp_path, items)[0])
+    assert index.texts["li"][-1] == words.plain("cka <b> not given")

@@ -20,15 +20,17 @@ from mdtree_jax.diagnosis.advice import (
     choose_action,
     direction_only,
     expected_gain,
+    factor_gain,
     in_settings,
     reference_verdicts,
 )
-from mdtree_jax.diagnosis.causes import CAUSES, step_gain
+from mdtree_jax.diagnosis.causes import CAUSE, CAUSES, gains, step_gain
 from mdtree_jax.diagnosis.collection import load_collection
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.grid import WIDER
 from mdtree_jax.diagnosis.metrics_table import read_metrics, unused_columns
 from mdtree_jax.diagnosis.reference import default_reference, packaged_reference
+from mdtree_jax.diagnosis.structures import OPTIMIZER_SIMILARITY
 from mdtree_jax.diagnosis.tasks import TASKS
 from mdtree_jax.report import words
 from tests.test_joint import small  # noqa: F401 (a fixture)
@@ -61,6 +63,73 @@ def test_a_cold_model(reference):
     assert first.interval[0] <= first.threshold <= first.interval[1]
     assert all(0 <= share <= 1 for share in diagnosis.position.values())
     assert json.loads(json.dumps(diagnosis.to_dict())) == diagnosis.to_dict()
+
+
+def test_a_cold_model_is_told_which_way_its_batch_size_goes():
+    """The joint answer hardly ever names the temperature first: the question beside it must be heard."""
+    (cold,) = diagnose_metrics(COLD)
+    assert cold.action.knob in ("width", "data_fraction")
+    assert "a smaller one is the better try: training was too cold rather" in " ".join(str(cold).split())
+    hot = {"optimizer": {"temperature_too_low": 0.05, "temperature_too_high": 0.95}}
+    beside = words.beside(dataclasses.replace(cold, questions=hot))
+    assert "a larger one is the better try: training was too hot" in beside
+    unsure = {"optimizer": {"temperature_too_low": 0.89, "temperature_too_high": 0.11}}
+    assert words.beside(dataclasses.replace(cold, questions=unsure)) == ""
+    assert words.beside(dataclasses.replace(cold, action=dataclasses.replace(cold.action, knob="batch_size"))) == ""
+
+
+@pytest.mark.parametrize(
+    ("cause", "way", "sentence"),
+    [
+        ("temperature_too_low", "down", "train hotter: make the batch smaller, to 1/2 of its size; 20 models"),
+        ("temperature_too_high", "up", "train colder: make the batch larger, 2 times as large; 20 models"),
+    ],
+)
+def test_temperature_goes_the_way_of_the_gains(reference, cause, way, sentence):
+    gains = {"one": Gain(1.5, 0.0, 3.0, 20), "x2": Gain(2.0, 1.0, 3.0, 20)}
+    action, gain = choose_action(reference, cause, gains)
+    assert (action.knob, action.direction, gain.mean) == ("batch_size", way, 2.0)
+    assert action.sentence.startswith(sentence)
+    batches, errors = reference.grid.values["batch_size"].tolist(), reference.grid.test_error
+    here = batches.index(128)
+    there = batches.index(64 if way == "down" else 256)
+    step = factor_gain(reference.grid, CAUSE[cause].direction, 1.0)
+    np.testing.assert_allclose(step[:, here], errors[:, here] - errors[:, there])
+
+
+def test_questions_are_the_mean_of_trees_and_joint_model(reference, F_noise):
+    rows = F_noise[list(joint.COLUMNS)].iloc[::200]
+    found = diagnose_metrics(rows, units="percent")
+    room = joint.gain_posterior(reference.room_model(), rows)
+    alone = joint.fit_joint(reference.models, gains(reference.grid, "room")[reference.complete])
+    np.testing.assert_allclose(room, joint.gain_posterior(alone, rows))
+    for task in TASKS.values():
+        model = joint.task_probabilities(*room, task)
+        trees = reference.tree(task.name).predict_proba(rows)
+        for row, diagnosis in enumerate(found):
+            for place, name in enumerate(task.classes):
+                share = trees[row, reference.tree(task.name).classes_.tolist().index(name)]
+                assert diagnosis.trees[task.name][name] == pytest.approx(share)
+                assert diagnosis.questions[task.name][name] == pytest.approx((share + model[row, place]) / 2)
+
+
+def test_similarity_stands_in_for_the_sharpness_that_is_not_there(reference):
+    (found,) = diagnose_metrics({"train_error": 12.0, "mode_connectivity_peak": -9.0, "cka": 0.4})
+    assert (
+        reference.tree("optimizer", ["train_error", "mode_connectivity_peak", "cka"]).structure_ == OPTIMIZER_SIMILARITY
+    )
+    assert found.questions["optimizer"]
+    assert "the question of task 'optimizer' is put to train_error, mode_connectivity_peak, cka only" in found.notes
+    assert "the question of task 'data' cannot be asked" in found.notes
+
+
+def test_fractions_among_percentages_are_told():
+    rows = pd.DataFrame([COLD | {"train_error": 0.1 * i} for i in range(6)])
+    assert diagnose_metrics(rows)[3].notes == [
+        "train_error of all models at most 1: read as percent, as the other errors are"
+    ]
+    assert diagnose_metrics(rows, units="percent")[3].notes == []
+    assert diagnose_metrics(rows.assign(train_error=2.0))[3].notes == []
 
 
 def test_keys_of_a_diagnosis_are_documented():

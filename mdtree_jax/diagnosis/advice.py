@@ -24,6 +24,7 @@ _INTERVAL = (5.0, 95.0)
 #: of an axis of F's grid, this much held 90 % of the gains inside it (sweeps/joint_choice.py).
 WIDEN = 1.6
 
+_IF_RIGHT = "if the first guess is right: "
 RETUNE = "a changed batch size wants its learning rate tuned again"
 
 
@@ -220,7 +221,7 @@ def choose_action(
         edge: what `edge_of_neighbours` says of a row whose cause is `none`.
         test_error: of the model, percent, where it is known; it limits the gain, not the choice of the step.
     """
-    start = "if the first guess is right: " if is_tentative else ""
+    start = _IF_RIGHT if is_tentative else ""
     if cause == NONE:
         beyond = f"; {edge}: what more would give is not known" if edge else ""
         sentence = (
@@ -250,6 +251,13 @@ def best_step(steps: Mapping[str, Gain]) -> str:
     return max(steps, key=lambda step: steps[step].mean)
 
 
+def tentative(action: Action) -> Action:
+    """Return the action as one that would help if the first guess is right."""
+    if action.is_tentative:
+        return action
+    return replace(action, sentence=f"{_IF_RIGHT}{action.sentence}", is_tentative=True)
+
+
 def direction_only(action: Action, cause: str, gain: Gain | None) -> Action:
     """Return the action without a step, for a model of whose training nothing is known.
 
@@ -257,7 +265,7 @@ def direction_only(action: Action, cause: str, gain: Gain | None) -> Action:
     """
     if action.factor is None or gain is None:
         return action
-    start = "if the first guess is right: " if action.is_tentative else ""
+    start = _IF_RIGHT if action.is_tentative else ""
     step = f"a step{_how(action.factor, CAUSE[cause].direction).replace(',', '')}"
     sentence = (
         f"{start}{_DO[cause].format(how='')}; {_gained(gain, step)}; how far to go from your settings is not said, "

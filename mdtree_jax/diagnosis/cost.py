@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
@@ -26,8 +27,8 @@ class Training:
                 continue
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise UserError(f"training.{name}={value!r} is no number; wanted one above 0")
-            if not value > 0:
-                raise UserError(f"training.{name}={value:g} is out of range; wanted above 0")
+            if not 0 < value < math.inf:
+                raise UserError(f"training.{name}={value:g} is out of range; wanted above 0, and finite")
 
     @classmethod
     def of(cls, known: Training | Mapping | None) -> Training:

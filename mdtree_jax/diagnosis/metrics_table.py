@@ -32,6 +32,8 @@ ACCURACIES = ("train_acc", "test_acc")
 SUFFIXES = ("_se", "_standard_error")
 #: Two names of one metric may differ by rounding: this share of the value, or of 1.
 SAME = 0.01
+#: Rows of which a pattern can be told, and an error that is no fraction's rounding.
+_SEVERAL, _SURELY_PERCENT = 5, 5.0
 #: Columns that name the model of a row.
 NAMES = ("name", "model")
 _WITHOUT_LOGARITHM = {
@@ -105,6 +107,19 @@ def detect_units(frame: pd.DataFrame) -> str:
     raise UserError(
         f"errors can be fractions or percentages here ({shown}); say which by units=fraction or units=percent"
     )
+
+
+def note_on_units(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence on error columns that may be fractions among percentages, as a list, empty if there are none.
+
+    Args:
+        frame: what `read_metrics` returned, of several rows; units were not said.
+    """
+    largest = {c: np.abs(frame[c]).max() for c in ERRORS if c in frame and np.isfinite(frame[c]).sum() >= _SEVERAL}
+    small = [c for c, value in largest.items() if 0 < value <= 1]
+    if not small or max(largest.values()) <= _SURELY_PERCENT:
+        return []
+    return [f"{', '.join(small)} of all models at most 1: read as percent, as the other errors are"]
 
 
 def standard_errors(frame: pd.DataFrame, column: str) -> np.ndarray:

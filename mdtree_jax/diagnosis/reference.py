@@ -33,7 +33,7 @@ from mdtree_jax.diagnosis.causes import CAUSES, LEAST_GAIN, causes_of, gains
 from mdtree_jax.diagnosis.classifier import MDTreeClassifier
 from mdtree_jax.diagnosis.collection import load_collection
 from mdtree_jax.diagnosis.columns import sources
-from mdtree_jax.diagnosis.companions import ONE_CHECKPOINT
+from mdtree_jax.diagnosis.companions import MEMBERS, ONE_CHECKPOINT
 from mdtree_jax.diagnosis.experiments import task_rows
 from mdtree_jax.diagnosis.grid import AXES, Grid, make_grid
 from mdtree_jax.diagnosis.structures import STRUCTURES
@@ -46,7 +46,11 @@ _FOLDER = Path(__file__).resolve().parent / "reference_files"
 DEFAULT_REFERENCE = "published_F"
 #: Quantiles of each metric that the file shows, and the pairs whose two-dimensional bins it shows.
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
-PHASE_PAIRS = (("train_error", "mode_connectivity_peak"), ("mode_connectivity_peak", "log_hessian_trace"))
+PHASE_PAIRS = (
+    ("train_error", "mode_connectivity_peak"),
+    ("mode_connectivity_peak", "log_hessian_trace"),
+    ("train_error", "log_hessian_trace"),
+)
 _BINS = 12
 
 
@@ -123,11 +127,11 @@ class Reference:
     def tree(self, task: str, columns: Sequence[str] | None = None) -> MDTreeClassifier | None:
         """Return the fitted tree of a task that the given columns suffice for, None for all columns.
 
-        It is the published one, else the one that needs no second network, else None; None too where the collection
-        has one class only.
+        It is the published one, else the one that needs no second network, else another one of the task's, else None;
+        None too where the collection has one class only.
         """
         have = [c for c in self.columns if columns is None or c in columns]
-        for structure in (STRUCTURES[task], ONE_CHECKPOINT[task]):
+        for structure in (STRUCTURES[task], ONE_CHECKPOINT[task], *MEMBERS[task][1:]):
             if any(source not in have for name in structure.features for source in sources(name)):
                 continue
             if structure.name not in self._trees:

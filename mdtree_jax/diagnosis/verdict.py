@@ -30,13 +30,14 @@ from mdtree_jax.diagnosis.advice import (
     edge_of_neighbours,
     expected_gain,
     in_settings,
+    tentative,
 )
 from mdtree_jax.diagnosis.causes import CAUSE, CAUSES, NONE
 from mdtree_jax.diagnosis.chances import all_chances
 from mdtree_jax.diagnosis.columns import feature_values, numeric_column, sources
 from mdtree_jax.diagnosis.cost import Cost, Training
 from mdtree_jax.diagnosis.evidence import EvidenceStep, feature_error, tree_path
-from mdtree_jax.diagnosis.metrics_table import read_metrics, standard_errors, training_of
+from mdtree_jax.diagnosis.metrics_table import note_on_units, read_metrics, standard_errors, training_of
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.tasks import TASKS
 
@@ -181,6 +182,7 @@ def diagnose_metrics(
     """
     reference = as_reference(reference)
     frame = read_metrics(table, units)
+    unit_note = [] if units else note_on_units(frame)
     trainings = training_of(frame, Training.of(training))
     test_errors, num_images = _known(frame, "test_error"), _known(frame, "num_samples")
     columns = [c for c in reference.columns if c in frame]
@@ -195,8 +197,14 @@ def diagnose_metrics(
             found = _diagnose(reference, part, have) if joint.metrics_of(have) else [_nothing(reference)] * len(rows)
             for row, diagnosis in zip(rows, found, strict=True):
                 action = in_settings(diagnosis.action, trainings[row], num_images[row])
-                out[row] = replace(diagnosis, action=action, metrics=metrics[row], test_error=test_errors[row])
+                found_here = {"action": action, "metrics": metrics[row], "test_error": test_errors[row]}
+                out[row] = replace(diagnosis, **found_here, notes=[*diagnosis.notes, *unit_note])
     return out
+
+
+def withhold(diagnosis: Diagnosis, reason: str) -> Diagnosis:
+    """Return the diagnosis as "I can't tell", for a reason that its metrics do not show."""
+    return replace(diagnosis, abstains=True, reason=reason, action=tentative(diagnosis.action))
 
 
 def _alike(there: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -350,15 +358,21 @@ def _notes(reference: Reference, frame: pd.DataFrame, have: list[str]) -> list[s
 
 
 def _nothing(reference: Reference) -> Diagnosis:
-    """Return the diagnosis of a row without any metric: the shares of the causes in the reference, and no guess."""
+    """Return the diagnosis of a row without any metric."""
+    enough = [sources(name)[0] for name in joint.METRICS if len(sources(name)) == 1]
+    there = [name for name in enough if name in reference.columns]
+    return not_measured(
+        reference, f"no metric is given that says enough alone; it takes at least one of {', '.join(there)}"
+    )
+
+
+def not_measured(reference: Reference, reason: str) -> Diagnosis:
+    """Return the diagnosis of a model of which nothing is known: the shares of the causes, and no guess."""
     shares = reference.summary()["share_of_causes"]
     ranking = dict(sorted(shares.items(), key=lambda item: -item[1]))
     total = sum(ranking.values())
     ranking = {cause: share / total for cause, share in ranking.items()}
     cause = next(iter(ranking))
-    enough = [sources(name)[0] for name in joint.METRICS if len(sources(name)) == 1]
-    there = [name for name in enough if name in reference.columns]
-    reason = f"no metric is given that says enough alone; it takes at least one of {', '.join(there)}"
     action = Action(None, None, None, None, "measure first", (), True)
     note = "the probabilities are the shares of the causes in the reference collection"
     return Diagnosis(

@@ -85,6 +85,8 @@ def print_summary(console: Any, items: Sequence[tuple[str, Diagnosis]], most: in
     console.print(table)
     if len(items) > most:
         say(f"and {len(items) - most} more")
+    for note in words.shared_notes([d for _, d in items]):
+        say(f"- {note}", hang=2)
 
 
 class _Printer:
@@ -116,6 +118,8 @@ def _print_advice(say: _Printer, diagnosis: Diagnosis, cost: Mapping[str, Any] |
         say(f"The interval is {words.gain_note(diagnosis)}.", 2)
     for term, value in advice.facts:
         say(f"{words.capital(term)}: {value}", 2, hang=2)
+    if words.beside(diagnosis):
+        say(words.beside(diagnosis), 2)
     if diagnosis.action.rules:
         say(f"{words.capital(words.RULES)}:", 2)
     for rule in diagnosis.action.rules:

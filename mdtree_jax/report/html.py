@@ -95,13 +95,18 @@ def write_reports(
 def remove_older(folder: Path, written: Sequence[Path]) -> None:
     """Remove the pages that an earlier diagnosis left in a folder, which would stand beside the new ones.
 
-    Nothing but what `write_report` and `write_reports` made is touched: their pages say so in their head.
+    Nothing but what a diagnosis writes there by itself is touched: files of those names, whose head says what made
+    them. A report that was saved under another name stays.
     """
     for path in folder.glob("*.html"):
-        if path not in written and path.is_file():
+        if path not in written and path.is_file() and _OWN_NAME.fullmatch(path.name):
             with path.open("rb") as stream:
                 if _GENERATOR in stream.read(1000):
                     path.unlink()
+
+
+#: Of report, index and page.
+_OWN_NAME = re.compile(r"report\.html|index\.html|model-\d+(-[a-z0-9-]+)?\.html")
 
 
 class _Pages:
@@ -140,7 +145,7 @@ class _Pages:
             advice=words.advice(diagnosis, cost),
             around=around,
             steps=steps,
-            maps=[found for found in maps if found],
+            maps=[found for found in maps if found][:2],
             provenance=self.reference.provenance,
         )
 
@@ -150,7 +155,12 @@ class _Pages:
         unsure = sum(d.abstains for _, _, d in rows)
         most = max([*counts.values(), unsure, 1])
         return _template("index.html").render(
-            rows=rows, counts=counts, unsure=unsure, most=most, provenance=self.reference.provenance
+            rows=rows,
+            counts=counts,
+            unsure=unsure,
+            most=most,
+            provenance=self.reference.provenance,
+            notes=words.shared_notes([d for _, _, d in rows]),
         )
 
     def known(self, feature: str) -> dict[float, float]:

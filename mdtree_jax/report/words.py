@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mdtree_jax.diagnosis.abstain import CONTRADICTED_BY
@@ -23,6 +23,8 @@ LOOKS = {
     "too_little_data": ("too little data", "#e69f00"),
     "none": ("nothing to gain", "#5f6670"),
 }
+#: Least probability of what is said beside the answer.
+SURE = 0.9
 RULES = "general experience, not evidence of the collection"
 #: Metric -> how an axis is labelled.
 _AXES = {
@@ -161,6 +163,12 @@ def evidence_note(diagnosis: Any) -> str:
     return f"{said}. {against}".strip()
 
 
+def shared_notes(diagnoses: Sequence[Any]) -> list[str]:
+    """Return the notes that all diagnoses of a table have in common, each once."""
+    first, *others = [d.notes for d in diagnoses] or [[]]
+    return [plain(note) for note in first if all(note in notes for notes in others)]
+
+
 def errors_line(diagnosis: Any) -> str:
     """Return test and training error of the model in one sentence, '' where the test error is not known."""
     if diagnosis.test_error is None:
@@ -237,6 +245,17 @@ def advice(diagnosis: Any, cost: Mapping[str, Any] | None = None) -> Advice:
             facts.append(("expected gain", NOT_KNOWN))
         facts.append(("what it costs to try", trial(action, cost)))
     return Advice(typeset(f"{capital(headline)}."), typeset(f"{capital(why)}.") if why else "", facts)
+
+
+def beside(diagnosis: Any) -> str:
+    """Return which way the batch size goes, where that is sure and not the first thing to do, '' elsewhere."""
+    chances = diagnosis.questions.get("optimizer", {})
+    if diagnosis.action.knob not in ("width", "data_fraction") or max(chances.values(), default=0.0) < SURE:
+        return ""
+    likelier = max(chances, key=chances.get)
+    way = "smaller" if likelier == "temperature_too_low" else "larger"
+    why = f"training was {'too cold rather than too hot' if way == 'smaller' else 'too hot rather than too cold'}"
+    return f"If the batch size is tried as well, a {way} one is the better try: {why}, {percent(chances[likelier])}."
 
 
 def how_far(action: Any) -> str:

@@ -13,7 +13,7 @@ from mdtree_jax.checks import UserError, nearest
 from mdtree_jax.diagnosis.advice import direction_only
 from mdtree_jax.diagnosis.cost import Training, make_cost, retraining
 from mdtree_jax.diagnosis.reference import Reference, as_reference
-from mdtree_jax.diagnosis.verdict import Diagnosis, diagnose_metrics
+from mdtree_jax.diagnosis.verdict import Diagnosis, diagnose_metrics, withhold
 from mdtree_jax.population.measure_settings import MeasureConfig, MeasureSettings, resolve
 from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.network import Examples, Subject, examples, wrap
@@ -109,7 +109,8 @@ def diagnose_subject(
     action = diagnosis.action
     if training == Training():
         action = direction_only(action, diagnosis.cause, diagnosis.expected_gain)
-    return dataclasses.replace(diagnosis, action=action, cost=cost, notes=[*measured.notes, *diagnosis.notes])
+    diagnosis = dataclasses.replace(diagnosis, action=action, cost=cost, notes=[*measured.notes, *diagnosis.notes])
+    return withhold(diagnosis, measured.doubt) if measured.doubt else diagnosis
 
 
 def default_measure(columns: Sequence[str]) -> MeasureConfig:

@@ -187,7 +187,8 @@ def call_builder(spec: str) -> Any:
     try:
         return function()
     except Exception as error:  # a user's code may raise anything
-        raise UserError(f"model={spec}: the function is called without arguments, and fails: {error}") from error
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"model={spec}: the function is called without arguments, and fails ({why})") from error
 
 
 def flax_functions(module: nn.Module) -> tuple[Callable, Callable]:

@@ -44,6 +44,7 @@ class Measured(NamedTuple):
         compile_seconds: of that.
         flops: operations of all measurements.
         forward_flops: operations of one image's forward pass.
+        doubt: why nothing should be concluded from it, a sentence; empty if nothing speaks against.
     """
 
     row: dict[str, float]
@@ -52,6 +53,7 @@ class Measured(NamedTuple):
     compile_seconds: float
     flops: float
     forward_flops: float
+    doubt: str
 
 
 def measure_subject(
@@ -121,7 +123,11 @@ def measure_subject(
         model=subject.model,
         progress=_named(progress),
     )
-    notes += _cautions(errors, used.y_train, [name for name in settings.metrics if name in PAIR_METRICS])
+    if len(errors) == 2 and (pair_metrics := [name for name in settings.metrics if name in PAIR_METRICS]):
+        notes.append(
+            f"two networks are one pair: {', '.join(pair_metrics)} come without a standard error, and the "
+            "probabilities do not count how much other seeds would differ; three networks, all of their pairs, give one"
+        )
     table = _with_training_columns(found.members, errors)
     row = {name: float(value) for name, value in collect(table, found.pairs).iloc[0].items() if np.isfinite(value)}
     row = {name: value for name, value in row.items() if not name.endswith(("_seconds", "_flops"))}
@@ -131,7 +137,7 @@ def measure_subject(
     flops = sum(float(t[c].sum()) for t in (found.members, found.pairs) for c in t if c.endswith("_flops"))
     flops += forward * num_networks * (num_images + len(used.y_test))
     seconds = time.perf_counter() - start - compile_seconds
-    return Measured(row, notes, seconds, compile_seconds, flops, forward)
+    return Measured(row, notes, seconds, compile_seconds, flops, forward, _doubt(errors, used.y_train))
 
 
 def _named(progress: Callable[[float, str], None] | None) -> Callable[[float, str], None] | None:
@@ -156,22 +162,16 @@ def _possible(subject: Subject, settings: MeasureSettings, notes: list[str]) -> 
     return settings.with_metrics(metrics)
 
 
-def _cautions(errors: list[dict[str, float]], labels: np.ndarray, pair_metrics: list[str]) -> list[str]:
-    """Return what a reader should know of the numbers: errors of guessing, and errors that two networks do not give."""
-    notes = []
+def _doubt(errors: list[dict[str, float]], labels: np.ndarray) -> str:
+    """Return that the networks only guess, '' where they do better: more likely of other data than trained so badly."""
     guessing = 100 * (1 - np.bincount(labels).max() / len(labels))
     best = min(row["train_error"] for row in errors)
-    if 0 < NEAR_GUESSING * guessing <= best:
-        notes.append(
-            f"a training error of {best:.1f} % is hardly better than guessing ({guessing:.1f} %): check that images "
-            "and labels are those of the training, prepared in the same way"
-        )
-    if len(errors) == 2 and pair_metrics:
-        notes.append(
-            f"two networks are one pair: {', '.join(pair_metrics)} come without a standard error, and the "
-            "probabilities do not count how much other seeds would differ; three networks, all of their pairs, give one"
-        )
-    return notes
+    if not 0 < NEAR_GUESSING * guessing <= best:
+        return ""
+    return (
+        f"a training error of {best:.1f} % is hardly better than guessing ({guessing:.1f} %): check that images and "
+        "labels are those of the training, prepared in the same way"
+    )
 
 
 def _no_image_twice(settings: MeasureSettings, num_images: int) -> MeasureSettings:
