@@ -126,7 +126,7 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
             "other; the command of the sweep with stages=[measure] measures all at once and can be interrupted",
             file=sys.stderr,
         )
-    items = []
+    items, noise = [], _note_on_label_noise(config, folder)
     for name, row in zip(names, rows, strict=True):
         if _is_measured(row) or _has_diverged(row):
             items.append((name, next(found)))
@@ -138,7 +138,21 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
                 raise
             # The others are not lost for it.
             items.append((name, not_measured(reference, str(error))))
-    return items
+    return [(name, dataclasses.replace(d, notes=[*d.notes, *noise])) for name, d in items]
+
+
+def _note_on_label_noise(config: DiagnoseConfig, folder: Path) -> list[str]:
+    """Return that a run was trained on noisy labels that no reference of the package has seen, as a list."""
+    from mdtree_jax.diagnosis.reference import reference_names
+    from mdtree_jax.store.manifest import read_manifest
+
+    share = (read_manifest(folder / "manifest.json") or {}).get("config", {}).get("label_noise_fraction") or 0
+    if not share or config.reference not in (None, *reference_names()):
+        return []
+    return [
+        f"{share:.0%} of the training labels are noise, and the models of the reference saw none: its answers are "
+        "worth less here than is said of them"
+    ]
 
 
 def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> list:

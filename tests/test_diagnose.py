@@ -130,8 +130,28 @@ def test_a_run_is_compared_with_models_of_its_own_data(capsys, small_grid, tmp_p
     code, out, _ = call(capsys, f"run={folder}", *chosen)
     assert code == 0
     assert json.loads(out)["reference"] == reference
+    assert not any("labels are noise" in note for note in json.loads(out)["notes"])
+    manifest["config"]["label_noise_fraction"] = 0.1
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     code, out, _ = call(capsys, f"run={folder}", *chosen, "reference=published_F")
     assert json.loads(out)["reference"] == "published/F"
+    assert json.loads(out)["notes"][-1].startswith("10% of the training labels are noise")
+
+
+def test_a_configuration_without_checkpoints_harms_no_other(capsys, small_grid, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    table = small_grid.assign(num_finite=3, train_seconds=30.0, train_flops=5e10)
+    measured = ["mode_connectivity_peak", "log_hessian_trace", "cka"]
+    table.loc[[0, 1], [name for name in measured if name in table]] = np.nan
+    table.to_parquet(folder / "collection.parquet")
+    code, out, err = call(capsys, f"run={folder}", "format=json")
+    found = json.loads(out)
+    assert code == 0
+    assert err.startswith(f"2 of {len(table)} configurations are not measured yet and are now")
+    assert [d["abstains"] for d in found[:2]] == [True, True]
+    assert found[0]["reason"].endswith("has no manifest.json, so what its networks were trained on is not known")
+    assert all(d["position"] for d in found[2:])
 
 
 def test_a_configuration_whose_networks_all_diverged_harms_no_other(capsys, small_grid, tmp_path):
@@ -191,6 +211,11 @@ MODEL = ["model=resnet18", "dataset=digits"]
         (["metrics=small.csv", "reference=none.json"], "reference=none.json is neither a file nor one of the"),
         (["metrics=small.csv", "reference=other.json"], "'other.json' is no reference"),
         (["metrics=small.csv", "units=percent", "training.epochs=0"], "training.epochs=0 is out of range"),
+        (
+            ["metrics=small.csv", "units=percent", "training.epochs=inf"],
+            "epochs=inf is out of range; wanted above 0, and",
+        ),
+        (["model=failing:build", "checkpoints=[there]", "dataset=digits"], "and fails (ValueError: two lines)"),
         (["metrics=small.csv", "training.epoch=3"], "unknown setting 'epoch' (did you mean 'epochs'?)"),
         (["run=nowhere"], "run=nowhere is no run folder with finished networks"),
         (["checkpoints=[a]"], "model= is not given"),
@@ -229,6 +254,8 @@ def test_mistakes_are_one_sentence_and_exit_code_2(capsys, tmp_path, overrides, 
     safetensors.numpy.save_file(weights, "tv.safetensors")
     (tmp_path / "other.json").write_text("{}")
     pd.DataFrame([{"a": 1}]).to_csv("other.csv", index=False)
+    Path("failing.py").write_text("def build():\n    raise ValueError('two\\nlines')\n")
+    Path("there").mkdir()
     pd.DataFrame([ROW | {"train_error": 0.4, "mode_connectivity_peak": -0.3}]).to_csv("small.csv", index=False)
     code, out, err = call(capsys, *overrides)
     assert (code, out) == (2, "")
