@@ -84,7 +84,7 @@ def test_a_table_of_many_models_with_names(capsys):
     assert [facts["name"] for facts in found] == ["net 0", "net 1", "net 2"]
     assert found[0]["reference_provenance"]["accuracy"]["joint"]["models"] > 1000
     page = " ".join(Path("many/index.html").read_text().split())
-    assert "an interval meant to hold the gain of nine in ten models; on published/F_noise, it held 76" in page
+    assert "an interval meant to hold the gain of nine in ten models; on published/F_noise, it held 78" in page
 
 
 def test_a_page_for_the_first_models_only(capsys, monkeypatch):

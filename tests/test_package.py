@@ -111,7 +111,7 @@ def test_everything_reaches_a_wheel():
     for root in roots.values():
         for file in root.rglob("*"):
             if (
-                file.suffix in {".py", ".yaml", ".json", ".parquet", ".html", ".css"}
+                file.suffix in {".py", ".yaml", ".json", ".parquet", ".html", ".css", ".LICENSE"}
                 and "__pycache__" not in file.parts
             ):
                 package = next(parent for parent in file.parents if parent in folders)
