@@ -135,6 +135,8 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=N
     diverged = f", {summary.num_diverged} diverged" if summary.num_diverged else ""
     if summary.num_not_measurable:
         diverged += f", {summary.num_not_measurable} networks or pairs with a measured number that is not finite"
+    if summary.num_not_converged:
+        diverged += f", {summary.num_not_converged} networks whose eigenvalue did not converge in its steps"
     console.print(
         f"{summary.num_configurations} configurations, {summary.num_members} networks{diverged}; "
         f"{summary.num_trained_cohorts} cohorts trained and {summary.num_measured_cohorts} measured in "

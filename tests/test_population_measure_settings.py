@@ -24,7 +24,8 @@ from mdtree_jax.population.measures import Data
 def test_settings_are_resolved_and_checked():
     assert CURVE_INITS == INITS
     assert list(CURVE_SCHEDULES) == list(SCHEDULES)
-    assert not set(ADDED_LATER) & set(resolve(MeasureConfig()).recorded())
+    assert not set(ADDED_LATER) & set(resolve(MeasureConfig(effort="fast")).recorded())
+    assert set(ADDED_LATER) & set(resolve(MeasureConfig()).recorded()) == {"eigenvalue_start"}
     assert resolve(MeasureConfig(curve_schedule="cosine")).recorded()["curve_schedule"] == "cosine"
     assert resolve(MeasureConfig(effort="exact")).trace_products > resolve(MeasureConfig()).trace_products
     assert resolve(MeasureConfig(effort="fast", trace_products=77)).trace_products == 77

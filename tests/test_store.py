@@ -265,3 +265,23 @@ def test_what_cannot_be_measured_is_counted_and_harms_no_mean():
     np.testing.assert_allclose(collection["log_hessian_trace"], [np.log(6.0), np.log(error)])
     np.testing.assert_allclose(collection["log_hessian_trace_se"], [2.0 / 6.0, 1.0])
     assert "num_not_measurable" not in collect(members[members.columns[:-3]])
+    # What is measured without a time of its own counts alone too, and an infinite number is not averaged.
+    alone = collect(members[members.columns[:-3]], pairs[["configuration", "seed_a", "seed_b", "cka"]])
+    assert alone["num_not_measurable"].tolist() == [0, 1]
+    infinite = collect(members.assign(hessian_trace=np.where(np.isnan(traces), np.inf, traces)), pairs)
+    pd.testing.assert_frame_equal(infinite, collection)
+    infinite = pairs.assign(mode_connectivity_peak=[-np.inf if np.isnan(peak) else peak for peak in peaks])
+    pd.testing.assert_frame_equal(collect(members, infinite), collection)
+
+
+def test_a_negative_dominant_eigenvalue_is_not_small():
+    members = pd.concat([rows_of(c) for c in COHORTS[:2]], ignore_index=True)
+    members = members[members["configuration"] < 2].reset_index(drop=True)
+    values, reached = [-5.0, -5.2, -5.1, 3.0, 3.1, np.nan], [1.0, 0.0, 1.0, 1.0, 1.0, np.nan]
+    members = members.assign(hessian_max_eigenvalue=values, hessian_max_eigenvalue_converged=reached)
+    found = collect(members)
+    np.testing.assert_allclose(found["hessian_max_eigenvalue"], [-5.1, 3.05])
+    np.testing.assert_allclose(found["log_hessian_max_eigenvalue"], np.log([5.1, 3.05]))
+    assert found["num_not_converged"].tolist() == [1, 0]
+    one = collect(members.iloc[:1])
+    np.testing.assert_allclose(one["log_hessian_max_eigenvalue"], np.log([5.0]))

@@ -12,10 +12,10 @@ from mdtree_jax.checks import UserError
 
 
 def check_params(params: Any) -> None:
-    """Check that there are parameters and that they are real floating-point numbers.
+    """Check that there are parameters and that they are real floating-point numbers, arrays of one type.
 
     Raises:
-        UserError: no parameters, integer or other types.
+        UserError: no parameters, integer or other types, several types.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not sum(math.prod(jnp.shape(leaf)) for _, leaf in leaves):
@@ -25,6 +25,12 @@ def check_params(params: Any) -> None:
         if not jnp.issubdtype(dtype, jnp.floating):
             name = jax.tree_util.keystr(path) or "the array"
             raise UserError(f"parameter {name} has type {dtype}; parameters must be floating-point numbers")
+        if not hasattr(leaf, "dtype"):
+            name = jax.tree_util.keystr(path) or "the array"
+            raise UserError(f"parameter {name} is a {type(leaf).__name__}; parameters must be arrays")
+    types = sorted({str(leaf.dtype) for _, leaf in leaves})
+    if len(types) > 1:  # vectors over all parameters have one
+        raise UserError(f"the parameters have types {' and '.join(types)}; they must have one: cast them")
 
 
 def check_scalar(value: Any) -> None:

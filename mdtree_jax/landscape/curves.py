@@ -199,6 +199,7 @@ def curve_training(
     check_choice("schedule", schedule, SCHEDULES)
     if _is_known(num_steps):
         check_count("num_steps", num_steps)
+    check_count("num_points", num_points)
     if num_points < 5 or num_points % 4 != 1:
         raise UserError(f"num_points {num_points} must be 5, 9, 13, ..., so that t = .25, .5, .75 are among them")
     if _is_known(learning_rate):

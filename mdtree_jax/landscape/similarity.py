@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -78,7 +79,7 @@ def mixup(
         raise UserError(f"mixup needs images of floating point, not {x.dtype}")
     if x.shape[0] < 1:
         raise UserError(f"mixup needs at least one image, but x has shape {x.shape}")
-    if isinstance(num_samples, int) and not 1 <= num_samples <= x.shape[0]:
+    if isinstance(num_samples, Integral) and not 1 <= num_samples <= x.shape[0]:
         raise UserError(f"num_samples={num_samples} of mixup must be between 1 and the {x.shape[0]} rows of x")
     draws = draw_mixup(key, x.shape[0], num_samples, num_images, batch_size, alpha, x.dtype)
     weight = draws.weight.reshape(-1, *[1] * (x.ndim - 1))

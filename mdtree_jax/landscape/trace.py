@@ -47,6 +47,8 @@ class TraceEstimate(NamedTuple):
         num_products: products with vectors spent; int32.
         is_finite: whether the estimate is.
         converged: whether it is finite and the relative error, if one is asked for, was reached within the budget.
+        leading: of `xtrace(leading=True)` a vector near the dominant eigenvector, a pytree like the parameters, for
+            `lanczos` to start from; else None.
     """
 
     mean: jax.Array
@@ -58,6 +60,7 @@ class TraceEstimate(NamedTuple):
     num_products: jax.Array
     is_finite: jax.Array
     converged: jax.Array
+    leading: Any = None
 
 
 def hutchinson(

@@ -137,6 +137,7 @@ class _Measurement:
         self.counts = np.array([member.num_samples for member in cohort.members], np.int32)
         kinds = ((data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32))
         arrays = [np.asarray(array, kind) for array, kind in kinds]
+        begin = time.perf_counter()
         if is_ours:
             good = (self._network(row) for row, is_good in enumerate(self.is_finite) if is_good)
             check_networks(model, good, arrays[0])
@@ -146,7 +147,6 @@ class _Measurement:
         whole = NamedSharding(self.mesh, PartitionSpec())
         self.data = measures.Data(*(jax.device_put(array, whole) for array in arrays))
         shapes = measures.Data(*(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in self.data))
-        begin = time.perf_counter()
         self.choices = choose(self.model, shapes, settings, budget // len(devices) - held, devices[0].platform)
         self.cost = MeasureCost(settings, float(count_flops(self.model, shape, dtype)), len(data.y_test))
         self.results: dict[str, dict[str, np.ndarray]] = {}

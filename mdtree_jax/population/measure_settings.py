@@ -21,14 +21,17 @@ CURVE_INITS = ("linear", "published")
 CURVE_SCHEDULES = ("published", "constant", "cosine")
 TRACE_METHODS = ("xtrace", "hutchinson")
 EIGENVALUE_METHODS = ("lanczos", "power")
-ADDED_LATER = (
-    "curve_schedule",
-    "similarity_features",
-    "similarity_debiased",
-    "trace_method",
-    "eigenvalue_method",
-    "evaluation_images",
-)
+EIGENVALUE_STARTS = ("trace", "random")
+#: What was added after collections had been recorded, and the value that those were measured with.
+ADDED_LATER = {
+    "curve_schedule": "published",
+    "similarity_features": "softmax",
+    "similarity_debiased": False,
+    "trace_method": "xtrace",
+    "eigenvalue_method": "lanczos",
+    "eigenvalue_start": "random",
+    "evaluation_images": None,
+}
 
 #: What an effort stands for; a number that a grid sets itself stays. `curve_steps` is a share of the grid's.
 EFFORTS: dict[str, dict[str, Any]] = {
@@ -36,6 +39,7 @@ EFFORTS: dict[str, dict[str, Any]] = {
         "trace_products": 30,
         "trace_relative_error": 0.10,
         "eigenvalue_steps": 24,
+        "eigenvalue_start": "random",
         "eigenvalue_tolerance": 1e-2,
         "ball_steps": 3,
         "barrier_points": 3,
@@ -46,6 +50,7 @@ EFFORTS: dict[str, dict[str, Any]] = {
         "trace_products": 100,
         "trace_relative_error": 0.05,
         "eigenvalue_steps": 48,
+        "eigenvalue_start": "trace",
         "eigenvalue_tolerance": 1e-3,
         "ball_steps": 5,
         "barrier_points": 5,
@@ -56,6 +61,7 @@ EFFORTS: dict[str, dict[str, Any]] = {
         "trace_products": 1000,
         "trace_relative_error": 0.005,
         "eigenvalue_steps": 200,
+        "eigenvalue_start": "trace",
         "eigenvalue_tolerance": 1e-5,
         "ball_steps": 20,
         "barrier_points": 25,
@@ -76,7 +82,9 @@ class MeasureConfig:
     hessian_images: int = setting(
         "first images of the subset (over again if it has fewer), for Hessian and sharpness", 200
     )
-    trace_products: int | None = setting("most Hessian-vector products for a trace, in blocks of 16", None)
+    trace_products: int | None = setting(
+        "most Hessian-vector products for a trace, whole blocks of 16 (hutchinson: 8)", None
+    )
     trace_relative_error: float | None = setting("relative standard error at which a trace stops", None)
     eigenvalue_steps: int | None = setting("most Lanczos steps", None)
     eigenvalue_tolerance: float | None = setting("relative residual at which they stop", None)
@@ -97,6 +105,7 @@ class MeasureConfig:
     similarity_features: str = setting("what CKA compares: softmax | logits | a named activation", "softmax")
     similarity_debiased: bool = setting("whether CKA takes the unbiased estimator", False)
     trace_method: str = setting("xtrace (hutchinson where memory is short) | hutchinson, as published", "xtrace")
+    eigenvalue_start: str | None = setting("of lanczos: trace (where its products lead) | random", None)
     eigenvalue_method: str = setting("lanczos | power, the power iteration of the published numbers", "lanczos")
     evaluation_images: int | None = setting("first images of the subset on which points are evaluated; null: all", None)
 
@@ -133,17 +142,17 @@ class MeasureSettings:
     similarity_features: str
     similarity_debiased: bool
     trace_method: str
+    eigenvalue_start: str
     eigenvalue_method: str
     evaluation_images: int | None
 
     def recorded(self) -> dict[str, Any]:
         """Return the settings as a manifest holds them.
 
-        What was added after collections had been recorded is left out at its default, so that they can go on.
+        What was added after collections had been recorded is left out where it is as then, so that they can go on.
         """
-        added = {name: getattr(MeasureConfig, name) for name in ADDED_LATER}
         values = dataclasses.asdict(self)
-        return {name: value for name, value in values.items() if name not in added or value != added[name]}
+        return {name: value for name, value in values.items() if name not in ADDED_LATER or value != ADDED_LATER[name]}
 
     def with_metrics(self, metrics: tuple[str, ...]) -> MeasureSettings:
         """Return the same settings for other groups of metrics."""
@@ -193,6 +202,7 @@ def _check_ranges(settings: MeasureSettings) -> None:
     check_choice("curve_init", settings.curve_init, CURVE_INITS)
     check_choice("curve_schedule", settings.curve_schedule, CURVE_SCHEDULES)
     check_choice("trace_method", settings.trace_method, TRACE_METHODS)
+    check_choice("eigenvalue_start", settings.eigenvalue_start, EIGENVALUE_STARTS)
     check_choice("eigenvalue_method", settings.eigenvalue_method, EIGENVALUE_METHODS)
     if settings.similarity_debiased and settings.similarity_images < 4:
         raise UserError(
@@ -206,6 +216,8 @@ def _check_ranges(settings: MeasureSettings) -> None:
         if not math.isfinite(value) or value < least or (is_strict and value == least):
             wanted = f"{'above' if is_strict else 'at least'} {least:g}"
             raise UserError(f"grid.measure.{name}={value:g} is out of range; wanted {wanted}")
+    if settings.seed >= 2**31:
+        raise UserError(f"grid.measure.seed={settings.seed} is out of range; wanted 0 to 2^31 - 1")
     if settings.curve_momentum >= 1.0:
         raise UserError(f"grid.measure.curve_momentum={settings.curve_momentum:g} is out of range; wanted in [0, 1)")
     if settings.curve_points % 4 != 1:

@@ -90,10 +90,15 @@ def make_hessian(
     `batch_size` images are in memory at a time; `use_xtrace` says whether there is room for its vectors, `batched`
     whether a block of products is taken at once.
     """
-    make_trace = landscape.xtrace if use_xtrace else landscape.hutchinson
-    trace = make_trace(settings.trace_products, relative_error=settings.trace_relative_error, batched=batched)
-    budget = {"max_steps": settings.eigenvalue_steps, "relative_tolerance": settings.eigenvalue_tolerance}
     by_lanczos = settings.eigenvalue_method == "lanczos"
+    goes_on = use_xtrace and by_lanczos and settings.eigenvalue_start == "trace"
+    budget = {"relative_error": settings.trace_relative_error, "batched": batched}
+    trace = (
+        landscape.xtrace(settings.trace_products, leading=goes_on, **budget)
+        if use_xtrace
+        else landscape.hutchinson(settings.trace_products, **budget)
+    )
+    budget = {"max_steps": settings.eigenvalue_steps, "relative_tolerance": settings.eigenvalue_tolerance}
     eigenvalue = landscape.lanczos(1, **budget) if by_lanczos else landscape.power_iteration(**budget)
 
     def measure(item: NetworkItem, data: Data) -> Results:
@@ -102,7 +107,8 @@ def make_hessian(
         product = landscape.hvp(loss, params, batch, batch_size=batch_size)
         trace_key, eigenvalue_key = jax.random.split(jax.random.wrap_key_data(item.key))
         found = trace(product, trace_key, params, weights=jax.tree.map(jnp.square, params))
-        top = eigenvalue(product, eigenvalue_key, params)
+        start = {"start": found.leading} if found.leading is not None else {}
+        top = eigenvalue(product, eigenvalue_key, params, **start)
         return {
             "hessian_trace": found.mean,
             "hessian_trace_se": found.standard_error,

@@ -21,7 +21,7 @@ from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.progress import Monitor, ScalarLog
 from mdtree_jax.population.schema import KEEP
 from mdtree_jax.store.folder import RunFolder
-from mdtree_jax.store.tables import DIVERGED, OK, not_measurable, typed_members
+from mdtree_jax.store.tables import DIVERGED, OK, not_converged, not_measurable, typed_members
 
 
 class Trainer(NamedTuple):
@@ -55,8 +55,8 @@ class Measurer(NamedTuple):
 
 
 class SweepSummary(NamedTuple):
-    """What `run_sweep` did: cohorts trained and measured now, configurations and networks in all, diverged ones, and
-    networks and pairs with a measured number that is not finite.
+    """What `run_sweep` did: cohorts trained and measured now, configurations and networks in all, diverged ones,
+    networks and pairs with a measured number that is not finite, and networks whose eigenvalue did not converge.
     """
 
     num_trained_cohorts: int
@@ -65,6 +65,7 @@ class SweepSummary(NamedTuple):
     num_members: int
     num_diverged: int
     num_not_measurable: int
+    num_not_converged: int
     seconds: float
 
 
@@ -122,6 +123,7 @@ def run_sweep(
         num_members=len(members),
         num_diverged=int((members["status"] != OK).sum()),
         num_not_measurable=0 if (failed := not_measurable(members, folder.pairs)) is None else int(failed.sum()),
+        num_not_converged=0 if (stopped := not_converged(members)) is None else int(stopped.sum()),
         seconds=time.perf_counter() - start,
     )
 

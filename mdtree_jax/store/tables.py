@@ -52,6 +52,8 @@ _FLOAT_COLUMNS = ("data_fraction", "learning_rate", "weight_decay", *METRIC_COLU
 _METADATA_KEY = b"mdtree_jax"
 #: Metrics whose logarithm is a feature: `log_<name>` of their mean over the networks.
 LOGARITHMIC = ("hessian_trace", "hessian_max_eigenvalue", "scale_invariant_trace")
+#: Those of them whose sign says nothing of how large they are.
+SIGNED = ("hessian_max_eigenvalue",)
 _COST_ENDINGS = ("_seconds", "_flops")
 #: Seconds of a group of measurements -> metrics that it makes.
 _MEASURED = {
@@ -61,6 +63,8 @@ _MEASURED = {
     "aligned_seconds": ("aligned_barrier", "aligned_barrier_loss"),
     "connectivity_seconds": ("mode_connectivity", "mode_connectivity_peak"),
 }
+_SIMILARITIES = ("cka", "agreement", "l2_distance")
+_CONVERGED = "hessian_max_eigenvalue_converged"
 _DETAIL_ENDINGS = ("_residual", "_converged", "_products")  # how a kernel ended: of one network, without a mean
 _NOT_METRICS = ("_se", *_DETAIL_ENDINGS, *_COST_ENDINGS)
 _KEYS = {"members": ("configuration", "seed"), "pairs": ("configuration", "seed_a", "seed_b")}
@@ -141,14 +145,19 @@ def collect(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Data
     `num_not_measurable`, where something was measured, the networks and pairs among those with a metric that came out
     NaN or infinite, which the means leave out.
 
+    `num_not_converged`, where there is an eigenvalue, counts those whose iteration spent its budget.
+
     A logarithm is that of the mean over networks. A mean that is below its standard error, or not positive, is a
     measurement of nothing but "small": its logarithm is that of the standard error, or `SMALLEST` if that is 0 or NaN.
+    Of the dominant eigenvalue, which may be negative, it is that of its size.
     """
     by_configuration = members.groupby("configuration", sort=True)
     collection = by_configuration[list(CONFIGURATION_COLUMNS)].first()
     is_finite = members["status"] == OK
     measured = [c for c in members.columns if c not in MEMBER_COLUMNS and not c.endswith(_NOT_METRICS)]
     metrics = [*METRIC_COLUMNS, *measured]
+    failed = not_measurable(members[is_finite], pairs)
+    members = without_infinities(members)
     finite = members[is_finite].groupby("configuration", sort=True)
     means, errors = finite[metrics].mean(), finite[metrics].sem(ddof=1)
     for column in measured:
@@ -156,25 +165,30 @@ def collect(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Data
             own = finite[f"{column}_se"].mean()
             errors[column] = errors[column].where(finite[column].count() > 1, own)
     if pairs is not None and len(pairs):
+        pairs = without_infinities(pairs)
         more = pair_means(pairs)
         means, errors = means.join(more[0], how="outer"), errors.join(more[1], how="outer")
     columns = {}
     for column in means:
         columns |= {column: means[column], f"{column}_se": errors[column]}
         if column in LOGARITHMIC:
-            columns[f"log_{column}"], columns[f"log_{column}_se"] = log_feature(means[column], errors[column])
+            # A dominant eigenvalue may be negative and is not small for it.
+            size = means[column].abs() if column in SIGNED else means[column]
+            columns[f"log_{column}"], columns[f"log_{column}_se"] = log_feature(size, errors[column])
     collection = collection.join(pd.DataFrame(columns))
     collection["num_finite"] = is_finite.groupby(members["configuration"]).sum().astype(np.int64)
-    failed = not_measurable(members[is_finite], pairs)
     if failed is not None:
         collection["num_not_measurable"] = failed.reindex(collection.index, fill_value=0)
+    stopped = not_converged(members[is_finite])
+    if stopped is not None:
+        collection["num_not_converged"] = stopped.reindex(collection.index, fill_value=0)
     costs = [column for column in members.columns if column.endswith(_COST_ENDINGS)]
     collection = collection.join(by_configuration[costs].mean())
     if pairs is not None and len(pairs):
         costs += (of_pairs := [column for column in pairs.columns if column.endswith(_COST_ENDINGS)])
         collection = collection.join(pairs.groupby("configuration")[of_pairs].mean())
     first = [c for c in CONFIGURATION_COLUMNS if c not in ("learning_rate", "weight_decay", "train_epochs")]
-    last = ["num_finite", *(["num_not_measurable"] if failed is not None else [])]
+    last = [name for name in ("num_finite", "num_not_measurable", "num_not_converged") if name in collection]
     last += ["learning_rate", "weight_decay", "train_epochs", *costs]
     return collection[[*first, *columns, *last]].reset_index(drop=True)
 
@@ -187,6 +201,8 @@ def not_measurable(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> 
     counts = []
     for table in (members, pairs):
         failed = None
+        if table is not None and (there := [c for c in _SIMILARITIES if c in table]):  # of all pairs, at no time of own
+            failed = ~np.isfinite(table[there].to_numpy(float)).all(axis=1)
         for seconds, metrics in _MEASURED.items():
             if table is None or seconds not in table:
                 continue
@@ -194,10 +210,22 @@ def not_measurable(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> 
             bad = table[seconds].notna().to_numpy() & ~np.isfinite(values).all(axis=1)
             failed = bad if failed is None else failed | bad
         if failed is not None:
-            if "cka" in table:  # of all pairs, without a time of its own
-                failed = failed | ~np.isfinite(table["cka"].to_numpy(float))
             counts.append(pd.Series(failed.astype(np.int64), table["configuration"].to_numpy()))
     return pd.concat(counts).groupby(level=0).sum() if counts else None
+
+
+def not_converged(members: pd.DataFrame) -> pd.Series | None:
+    """Return how many networks of each configuration have an eigenvalue whose iteration spent its budget, or None."""
+    if _CONVERGED not in members:
+        return None
+    values = members[_CONVERGED].to_numpy(float)
+    return pd.Series((values == 0).astype(np.int64), members["configuration"].to_numpy()).groupby(level=0).sum()
+
+
+def without_infinities(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with NaN for infinite numbers, which no mean could hold."""
+    numbers = table.select_dtypes("floating")
+    return table.assign(**numbers.where(np.isfinite(numbers)))
 
 
 SMALLEST = 1e-6

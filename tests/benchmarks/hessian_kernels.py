@@ -4,14 +4,16 @@
     python tests/benchmarks/hessian_kernels.py cost --model resnet8 --widths 1 4 13 --size 10
     python tests/benchmarks/hessian_kernels.py batches --model resnet18 --widths 2 4 8
     python tests/benchmarks/hessian_kernels.py trace --model resnet8 --widths 4 --size 10
+    python tests/benchmarks/hessian_kernels.py stops --model resnet8 --widths 4 --size 10 --keys 100
     python tests/benchmarks/hessian_kernels.py eigen --model resnet8 --widths 4 --size 10
 
 `cost`: a gradient, and Hessian-vector products in blocks, per vector, milliseconds, the best of the turns; float32,
 200 images. `batches`: the same for blocks of 16 vectors, one after the other as on a CPU, by how many images are held
 at a time. `trace`: root mean square over keys of the relative error after so many products, against the exact trace, or
-against a long run where there are too many parameters; on a network after few and after many steps of SGD. `eigen`:
-products until the eigenvalue is and stays within 1e-3 of the exact one, and where the stop rules end and with which
-error. Each prints a markdown table.
+against a long run where there are too many parameters; on a network after few and after many steps of SGD. `stops`:
+where a relative standard error ends them, with which error, and how many of their own standard errors that is. `eigen`:
+where the stop rules end, and with which error; Lanczos from a random vector, and from the one that the trace leads to.
+Each prints a markdown table.
 """
 
 from __future__ import annotations
@@ -155,7 +157,7 @@ def batches(options) -> None:
 def main() -> None:
     """Parse and measure."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["cost", "batches", "trace", "eigen"])
+    parser.add_argument("what", choices=["cost", "batches", "trace", "stops", "eigen"])
     parser.add_argument("--model", default="resnet8")
     parser.add_argument("--widths", type=int, nargs="+", default=[4])
     parser.add_argument("--size", type=int, default=32)
@@ -166,7 +168,7 @@ def main() -> None:
     parser.add_argument("--threads", action="store_true", help="let one program use all cores")
     parser.add_argument("--seconds", type=float, default=2.0, help="per timing")
     options = parser.parse_args()
-    {"cost": cost, "batches": batches, "trace": trace, "eigen": eigen}[options.what](options)
+    {"cost": cost, "batches": batches, "trace": trace, "stops": stops, "eigen": eigen}[options.what](options)
 
 
 def trace(options) -> None:
@@ -194,6 +196,31 @@ def trace(options) -> None:
                 )
 
 
+def stops(options) -> None:
+    """Print the error of the trace where a stated error stops it, of the keys for which it does within 400 products."""
+    print("| model | width | steps | method | stated error | stopped | products | error there | error / s.e. |")
+    print("|---|--:|--:|---|--:|--:|--:|--:|--:|")
+    for width in options.widths:
+        for steps in options.steps:
+            model, variables, data = network(options, width)
+            variables = train(model, variables, data, steps)
+            loss = make_loss(model, variables["batch_stats"])
+            exact = reference_trace(loss, variables["params"], data, count_parameters(model))
+            for name, kernel in (("Hutchinson", hutchinson), ("XTrace", xtrace)):
+                for stated in (0.1, 0.05, 0.02):
+                    estimate = kernel(400, relative_error=stated)
+                    found = run_keys(estimate, loss, variables["params"], data, options)
+                    stopped = found.converged
+                    ratio = ((found.mean - exact) / found.standard_error)[stopped]
+                    error = np.sqrt(np.mean((found.mean[stopped] / exact - 1) ** 2)) if stopped.any() else np.nan
+                    print(
+                        f"| {options.model} | {width} | {steps} | {name} | {100 * stated:g} % | "
+                        f"{100 * stopped.mean():.0f} % | {found.num_products.mean():.0f} | {100 * error:.1f} % | "
+                        f"{np.sqrt(np.mean(ratio**2)) if stopped.any() else np.nan:.2f} |",
+                        flush=True,
+                    )
+
+
 def run_keys(estimate, loss, params, data, options):
     """Return the results of a kernel for all keys, stacked."""
     run = jax.jit(
@@ -210,10 +237,16 @@ def reference_trace(loss, params, data, dim: int) -> float:
     return float(result.mean)
 
 
+def after_trace(product, key, params):
+    """Return what Lanczos finds from the vector that a trace to 5 % leads to; products are its own."""
+    start = xtrace(100, relative_error=0.05, leading=True)(product, jax.random.fold_in(key, 1), params).leading
+    return lanczos(1, 100)(product, key, params, start=start)
+
+
 def eigen(options) -> None:
-    """Print products until the eigenvalue stays right, and where the stop rules end."""
-    print("| model | width | steps | eigenvalue | method | to stay within 1e-3 | at the stop | error there |")
-    print("|---|--:|--:|--:|---|--:|--:|--:|")
+    """Print where the stop rules end, and with which error."""
+    print("| model | width | steps | eigenvalue | method | products | error |")
+    print("|---|--:|--:|--:|---|--:|--:|")
     for width in options.widths:
         for steps in options.steps:
             model, variables, data = network(options, width)
@@ -226,13 +259,14 @@ def eigen(options) -> None:
                 ).values[0, 0]
             )
             for name, kernel in (
-                ("power iteration", power_iteration),
-                ("Lanczos", lambda max_steps: lanczos(1, max_steps)),
+                ("power iteration", power_iteration(100)),
+                ("Lanczos", lanczos(1, 100)),
+                ("Lanczos after the trace", after_trace),
             ):
-                found = run_keys(kernel(max_steps=100), loss, params, data, options)
+                found = run_keys(kernel, loss, params, data, options)
                 error = np.abs(found.values[:, 0] / exact - 1)
                 print(
-                    f"| {options.model} | {width} | {steps} | {exact:.4g} | {name} | | "
+                    f"| {options.model} | {width} | {steps} | {exact:.4g} | {name} | "
                     f"{found.num_products.mean():.1f} (to {found.num_products.max()}) | "
                     f"{error.mean():.1e} (to {error.max():.1e}) |",
                     flush=True,

@@ -10,6 +10,8 @@ Equal accuracy. The trace counts as measured when its standard error is the stat
 itself; for PyHessian the number of probes needed follows from the variance of its probe values (its own stop rule ends
 by chance), and its time is that number of its products. The eigenvalue counts as measured when the residual
 |H v - value v| is the stated share of the value: Lanczos here, power iteration with PyHessian's own products there.
+Lanczos is shown from a random vector, and as measurements run it, from the vector that the trace's products lead to.
+`both` is the trace and that.
 `--check` runs ours again to a quarter of the stated error, as far as the budget goes, and reports the root mean square
 of the deviations.
 
@@ -22,6 +24,7 @@ one a core. The sides take turns; medians. Prints a markdown table.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import platform
 import sys
@@ -110,22 +113,25 @@ def chosen_batch(width: int, images: np.ndarray) -> int:
 
 
 def our_side(
-    networks: list[Any], images: np.ndarray, labels: np.ndarray, kernel: Callable, batch_size: int
+    networks: list[Any], images: np.ndarray, labels: np.ndarray, kernel: Callable, batch_size: int, starts: Any = ()
 ) -> tuple[Callable[[int], Any], float]:
-    """Return `run(seed) -> results of all members`, compiled, and the seconds that the compilation took."""
+    """Return `run(seed) -> results of all members`, compiled, and the seconds that the compilation took.
+
+    `starts` holds a further argument of the kernel for each member, stacked, if there is one.
+    """
     converted = [from_torch("resnet18", network.state_dict()) for network in networks]
     model = build_model("resnet18", converted[0].width, converted[0].num_classes, images.shape[1:])
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *[c.variables for c in converted])
 
-    def one(member: tuple[Any, jax.Array], data: tuple[jax.Array, jax.Array]) -> Any:
-        variables, key = member
+    def one(member: tuple[Any, jax.Array, Any], data: tuple[jax.Array, jax.Array]) -> Any:
+        variables, key, start = member
 
         def loss(params: Any, data: tuple[jax.Array, jax.Array]) -> jax.Array:
             logits, _, _ = model.apply(variables | {"params": params}, data[0], False)
             return cross_entropy(logits, data[1]).mean()
 
         params = variables["params"]
-        return kernel(hvp(loss, params, data, batch_size=batch_size), key, params)
+        return kernel(hvp(loss, params, data, batch_size=batch_size), key, params, *start)
 
     mesh = Mesh(np.array(jax.devices()), ("members",))
     split, whole = PartitionSpec("members"), PartitionSpec()
@@ -143,10 +149,10 @@ def our_side(
         return jax.device_put(jax.random.split(jax.random.key(seed), len(networks)), NamedSharding(mesh, split))
 
     begin = time.perf_counter()
-    lowered = jax.jit(mapped).lower((stacked, keys(0)), data)
+    lowered = jax.jit(mapped).lower((stacked, keys(0), starts), data)
     compiled = lowered.compile(compiler_options(jax.default_backend()))
     seconds = time.perf_counter() - begin
-    return lambda seed: jax.block_until_ready(compiled((stacked, keys(seed)), data)), seconds
+    return lambda seed: jax.block_until_ready(compiled((stacked, keys(seed), starts), data)), seconds
 
 
 def timed(run: Callable[[int], Any], seed: int, num_members: int) -> tuple[float, Any]:
@@ -165,7 +171,7 @@ def measure(width: int, options: argparse.Namespace) -> None:
     images, labels = make_images(2, NUM_IMAGES)
     data = torch.tensor(images), torch.tensor(labels)
     channels_last = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-    trace = {"xtrace": xtrace, "hutchinson": hutchinson}[options.trace]
+    trace = {"xtrace": functools.partial(xtrace, leading=True), "hutchinson": hutchinson}[options.trace]
     on_accelerator = jax.default_backend() != "cpu"  # as population.measure chooses
     cases: list[tuple[str, float, Callable]] = [
         ("trace", error, trace(options.max_products, relative_error=error, block=options.block, batched=on_accelerator))
@@ -174,6 +180,10 @@ def measure(width: int, options: argparse.Namespace) -> None:
     cases.append(("eigenvalue", options.residual, lanczos(relative_tolerance=options.residual)))
     batch = options.batch or chosen_batch(width, channels_last)
     sides = [our_side(networks, channels_last, labels, kernel, batch) for _, _, kernel in cases]
+    if options.trace == "xtrace":
+        starts = (sides[0][0](0).leading,)
+        cases.append(("eigenvalue after the trace", options.residual, cases[-1][2]))
+        sides.append(our_side(networks, channels_last, labels, cases[-1][2], batch, starts))
 
     theirs: list[Theirs] = []
     ours: list[list[tuple[float, Any]]] = [[] for _ in cases]
@@ -182,6 +192,7 @@ def measure(width: int, options: argparse.Namespace) -> None:
             found.append(timed(run, turn, options.members))
         share = networks[turn :: options.turns]
         theirs += [pyhessian_side(n, data, options.probes, options.residual, options.max_steps) for n in share]
+    rows = []
     for (what, accuracy, _), found, (_, compilation) in zip(cases, ours, sides, strict=True):
         if what == "trace":
             seconds, products = zip(*[t.trace_seconds(accuracy) for t in theirs], strict=True)
@@ -193,11 +204,18 @@ def measure(width: int, options: argparse.Namespace) -> None:
         spent = np.mean([e.num_products for e in estimates])
         converged = np.mean([e.converged for e in estimates])
         each = 1e3 * np.median([t.per_product for t in theirs])
+        rows.append((own, spent, peer, float(np.median(products))))
         print(
             f"| w{width} | {batch} | {what} | {100 * accuracy:g} % | {own:.2f} | {spent:.0f} | {converged:.2f} "
             f"| {peer:.2f} | {np.median(products):.0f} | {each:.0f} | {peer / own:.1f} | {compilation:.0f} |",
             flush=True,
         )
+    own, spent, peer, products = np.sum([rows[0], rows[-1]], axis=0)
+    print(
+        f"| w{width} | {batch} | both | | {own:.2f} | {spent:.0f} | | {peer:.2f} | {products:.0f} | "
+        f"| {peer / own:.1f} | |",
+        flush=True,
+    )
     compare(theirs, ours, networks, options)
     if options.check:
         check(cases, ours, networks, channels_last, labels, trace, batch, options)

@@ -154,6 +154,21 @@ def test_stops_at_the_relative_error(kernel):
     assert result.is_finite
 
 
+@pytest.mark.parametrize(("kernel", "stated"), [(hutchinson, 0.05), (xtrace, 0.02)])
+def test_the_error_at_the_stop_is_the_stated_one(kernel, stated):
+    """A standard error that is small by chance stops a run, so its promise is tested there."""
+    spectrum = np.r_[np.geomspace(100, 5, 10), np.abs(np.random.default_rng(0).normal(size=290)) * 0.3]
+    matrix, params = jnp.asarray(symmetric(spectrum)), jnp.zeros(300)
+    keys = jax.random.split(jax.random.key(0), 400)
+    run = jax.jit(jax.vmap(lambda key: kernel(256, relative_error=stated)(lambda v: matrix @ v, key, params)))(keys)
+    assert run.converged.all()
+    assert float((run.num_products > 16).mean()) > 0.3  # the rule is at work
+    error = np.sqrt(np.mean((np.asarray(run.mean) / spectrum.sum() - 1) ** 2))
+    assert 0.3 * stated < error < 1.2 * stated
+    ratio = np.sqrt(np.mean(((np.asarray(run.mean) - spectrum.sum()) / np.asarray(run.standard_error)) ** 2))
+    assert 0.9 < ratio < (2.4 if kernel is xtrace else 1.3)  # how much too small it is: see `xtrace`
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_members_of_a_population_are_as_alone_and_a_diverged_one_harms_none(kernel):
     spectra = [SPECTRUM, -SPECTRUM, np.full(40, np.nan), np.zeros(40), np.r_[np.ones(3), np.zeros(37)]]
