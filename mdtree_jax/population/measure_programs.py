@@ -13,11 +13,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mdtree_jax import landscape
+from mdtree_jax.checks import UserError
 from mdtree_jax.models import Model, count_activations
 from mdtree_jax.population import measures
 from mdtree_jax.population.mapped import jit_over_members
 from mdtree_jax.population.measure_settings import MeasureSettings
-from mdtree_jax.population.memory import margin, peak_bytes
+from mdtree_jax.population.memory import LOOP_MARGIN, margin, peak_bytes
 
 #: A Hessian product on a CPU holds no more activations than this, unless it were for fewer images than `CPU_FEWEST`: a
 #: block of products of ResNet-18 takes 1.4 times as long with all 200 images at once (811 MB at width 8) as with 20 or
@@ -132,6 +133,9 @@ def choose(
     else Hutchinson, whose vectors take less. On CPU networks follow each other and so do products, of no more images at
     a time than `CPU_HELD_BYTES` of activations; on an accelerator as many go together as fit.
     `data` holds abstract arrays.
+
+    Raises:
+        UserError: not even the fewest images fit, and that by more than the estimate can be too large.
     """
     batched = platform != "cpu"
     sizes = _halves(settings.hessian_images)
@@ -145,6 +149,12 @@ def choose(
     )
     (plan, images, outputs), taken = zip(*(_first_that_fits(*side, budget) for side in sides), strict=True)
     lane = max(*taken, _pair_bytes(model, data, settings))
+    if (least := lane / LOOP_MARGIN) > budget:
+        raise UserError(
+            f"measuring one network takes at least {least / 1e9:.3g} GB of memory on each device, and "
+            f"{budget / 1e9:.3g} GB may be used: give more (memory_gb= of sweep), ask for fewer metrics, or lower "
+            f"eigenvalue_steps ({settings.eigenvalue_steps}), each of which keeps a vector"
+        )
     return Choices(*plan, batched, int(max(1, budget // lane)) if batched else 1, images, outputs)
 
 
