@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib
 import os
 import re
 import shlex
@@ -119,6 +120,23 @@ def test_everything_reaches_a_wheel():
                 assert any(file.relative_to(package).match(pattern) for pattern in patterns), file
                 number += 1
     assert number > 100
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_name_what_is_there(path):
+    """They take minutes and are not run here, but what they import must not be gone."""
+    importlib.import_module(f"tests.benchmarks.{path.stem}")
+
+
+@pytest.mark.slow
+def test_benchmarks_of_the_hessian_run():
+    command = [sys.executable, "tests/benchmarks/hessian_kernels.py", "WHAT", "--model", "mlp", "--widths", "2"]
+    command += ["--size", "4", "--steps", "3", "--keys", "2", "--seconds", "0.1", "--blocks", "1", "--batches", "20"]
+    for what in ("cost", "batches", "trace", "stops", "eigen"):
+        command[2] = what
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("|") > 12
 
 
 def code_blocks(language):

@@ -1,5 +1,7 @@
 """What a cohort is measured with: settings, their limits, pairs of networks, batches within a memory budget."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from mdtree_jax.population.measure_settings import (
     chosen_pairs,
     resolve,
 )
-from mdtree_jax.population.measures import Data
+from mdtree_jax.population.measures import Data, NetworkItem, make_hessian
 
 
 def test_settings_are_resolved_and_checked():
@@ -71,11 +73,19 @@ def test_memory_decides_batches_and_estimator(monkeypatch):
     settings = resolve(MeasureConfig(metrics=["hessian"], hessian_images=2000))
     published = resolve(MeasureConfig(metrics=["hessian"], hessian_images=2000, trace_method="hutchinson"))
     assert choose(model, data, published, 2**36, "cpu") == (2000, False, False, 1, 2000, 768)
-    large, less, small = (choose(model, data, settings, budget, "cpu") for budget in (2**36, 165 * 2**20, 2**24))
+    large, less, small = (choose(model, data, settings, budget, "cpu") for budget in (2**36, 165 * 2**20, 2**25))
     assert large == (2000, True, False, 1, 2000, 768)
     assert 500 <= less.hessian_batch_size < 2000
     assert less.use_xtrace
     assert not small.use_xtrace
+    # 48 vectors of 122 thousand numbers are 23 MB, more than there is.
+    with pytest.raises(
+        UserError, match=r"at least 0.0\d+ GB of memory on each device, and 0.0105 GB may be used: give"
+    ):
+        choose(model, data, settings, 10 * 2**20, "cpu")
+    few = dataclasses.replace(settings, eigenvalue_steps=8)
+    assert choose(model, data, few, 10 * 2**20, "cpu").hessian_batch_size < 2000
+
     many = resolve(MeasureConfig(metrics=["sharpness", "similarity"], hessian_images=8000, similarity_images=8192))
     tight = choose(model, data, many, 25 * 2**20, "gpu")
     assert tight.sharpness_batch_size < 8000
@@ -91,3 +101,23 @@ def test_memory_decides_batches_and_estimator(monkeypatch):
         assert choose(model, data, settings, 2**36, "cpu")[:2] == (images, True)
     assert choose(model, data, many, 2**36, "cpu").sharpness_batch_size == 8000
     assert choose(model, data, settings, 2**36, "gpu").hessian_batch_size == 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "shape", "plan"),
+    [
+        ("mlp", 200, (20, 20, 1), (1, False)),
+        ("mlp", 200, (20, 20, 1), (200, True)),
+        ("resnet8_fine", 8, (8, 8, 1), (200, True)),
+    ],
+)
+def test_memory_is_estimated_from_above_and_not_wildly(name, width, shape, plan):
+    model = build_model(name, width, 10, shape, "float32")
+    images, labels = jax.ShapeDtypeStruct((400, *shape), np.float32), jax.ShapeDtypeStruct((400,), np.int32)
+    data = Data(images, labels, images, labels)
+    measurement = make_hessian(model, resolve(MeasureConfig(metrics=["hessian"])), *plan, False)
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    item = NetworkItem(variables, jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32))
+    taken = jax.jit(measurement).lower(item, data).compile().memory_analysis().temp_size_in_bytes
+    estimated = measure_programs._traced_bytes(model, data, measurement, plan[0])
+    assert taken < estimated < measure_programs.OVERESTIMATE * taken
