@@ -67,7 +67,7 @@ def xtrace(
     out column. The estimate is the mean of these, unbiased; the standard error is their spread over
     sqrt(number), as the authors propose. They are not independent, so it is too small, the more the fewer they are:
     the root mean square error is 1.2 to 2 standard errors with eight of them, 1.1 to 1.4 with fifty. What a stop at a
-    relative error promises is kept: the error there is no larger than that share
+    relative error promises is nearly kept, as blocks overshoot: the error there was 0.4 to 1.3 times that share
     (`tests/benchmarks/hessian_kernels.py stops`).
 
     Nothing is computed twice when the factorization grows, so a stop at a relative error costs nothing extra. Traces

@@ -147,7 +147,7 @@ def _check_types(measure: Mapping) -> None:
         if wants_list:
             good = not is_text and isinstance(value, Sequence)
         elif wants_text:
-            good = is_text
+            good = is_text or (value is None and "None" in kinds[name])
         else:
             number = Integral if wants_whole else Real
             good = (isinstance(value, number) and not isinstance(value, bool)) or (
