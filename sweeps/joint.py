@@ -23,8 +23,9 @@ from mdtree_jax import MDTreeClassifier, load_collection
 from mdtree_jax.diagnosis import joint, verdict
 from mdtree_jax.diagnosis.advice import STEPS, best_step, factor_gain
 from mdtree_jax.diagnosis.causes import CAUSE, CAUSES
+from mdtree_jax.diagnosis.columns import feature_values
 from mdtree_jax.diagnosis.companions import ONE_CHECKPOINT
-from mdtree_jax.diagnosis.coverage import Answers, bootstrap_interval, cells_of, coverage_table
+from mdtree_jax.diagnosis.coverage import Answers, bootstrap_interval, cells_of, coverage_table, halves
 from mdtree_jax.diagnosis.experiments import JOINT_EXPERIMENTS, PUBLISHED_SEEDS, task_rows
 from mdtree_jax.diagnosis.grid import make_grid
 from mdtree_jax.diagnosis.joint_transfer import (
@@ -32,6 +33,7 @@ from mdtree_jax.diagnosis.joint_transfer import (
     JOINT_TASKS,
     JointRunner,
     confusion,
+    forest,
     make_joint_side,
 )
 from mdtree_jax.diagnosis.reference import Reference, fit_reference
@@ -57,14 +59,22 @@ def transfer_table(F: pd.DataFrame, F_noise: pd.DataFrame) -> str:
     return markdown(["experiment", "k", *map(method_label, JOINT_METHODS)], rows)
 
 
-def confusion_table(F: pd.DataFrame, F_noise: pd.DataFrame) -> str:
-    """Return what the joint model says to the models of each cause, label `step`."""
-    train, test = make_joint_side(F, "step"), make_joint_side(F_noise, "step")
-    predicted = joint.predict_joint(joint.fit_joint(train.frame, train.gained), test.frame).argmax(axis=1)
-    table = confusion(test.y, predicted)
-    return markdown(
-        ["true cause", *CAUSES], [[cause, *row] for cause, row in zip(CAUSES, table.to_numpy(), strict=True)]
-    )
+def confusion_tables(F: pd.DataFrame, F_noise: pd.DataFrame) -> str:
+    """Return what the joint model and the forest say to the models of each cause, label `step`: of F', and within F."""
+    whole = make_joint_side(F, "step")
+    sides = {"F → F′": (whole, make_joint_side(F_noise, "step")), "half of F's cells → the others": halves(whole)}
+    rows = []
+    for where, (train, test) in sides.items():
+        model = joint.fit_joint(train.frame, train.gained)
+        rival = forest(0).fit(feature_values(train.frame, model.metrics), train.y)
+        answers = {
+            "MD tree joint": joint.predict_joint(model, test.frame).argmax(axis=1),
+            "random forest": rival.predict(feature_values(test.frame, model.metrics)),
+        }
+        for name, predicted in answers.items():
+            table = confusion(test.y, predicted).to_numpy()
+            rows += [[where, name, cause, *row] for cause, row in zip(CAUSES, table, strict=True)]
+    return markdown(["asked", "method", "true cause", *CAUSES], rows)
 
 
 def one_checkpoint_table(F: pd.DataFrame, F_noise: pd.DataFrame) -> str:
@@ -170,8 +180,8 @@ def main() -> None:
         "## All of F → F′, accuracy against coverage",
         "Accuracy in percent on the surest share (95 % bootstrap interval over cells), calibration error in points.",
         markdown(COVERAGE_HEADER, coverage_rows(coverage)),
-        "## Which causes are mistaken for which, all of F → F′, label `joint`",
-        confusion_table(F, F_noise),
+        "## Which causes are mistaken for which, label `joint`",
+        confusion_tables(F, F_noise),
         "## One checkpoint, all of F → F′",
         one_checkpoint_table(F, F_noise),
         "## Abstention and expected gains, all of F → F′, label `joint`",
