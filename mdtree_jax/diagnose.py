@@ -126,7 +126,11 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
             "other; the command of the sweep with stages=[measure] measures all at once and can be interrupted",
             file=sys.stderr,
         )
-    items, noise = [], _note_on_label_noise(config, folder)
+    if len(known) < len(rows):
+        from mdtree_jax.subject.diagnose import settings_of
+
+        settings_of(config.measure, reference)  # a mistake there is no configuration's
+    items, noise, failed = [], _note_on_label_noise(config, folder), []
     for name, row in zip(names, rows, strict=True):
         if _is_measured(row) or _has_diverged(row):
             items.append((name, next(found)))
@@ -137,7 +141,10 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
             if len(rows) == 1:
                 raise
             # The others are not lost for it.
+            failed.append(str(error))
             items.append((name, not_measured(reference, str(error))))
+    if len(failed) == len(rows) and len(set(failed)) == 1:  # the run's, not a configuration's
+        raise UserError(failed[0])
     return [(name, dataclasses.replace(d, notes=[*d.notes, *noise])) for name, d in items]
 
 

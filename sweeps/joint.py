@@ -171,7 +171,8 @@ def main() -> None:
         "Trained on some rows of F, tested on the others: accuracy in % (log loss in nats), means over the folds.",
         joint_choice.models(F),
         "The published questions, accuracy in percent on the surest 80 % (all), by the probabilities of the trees, of "
-        "the joint model of the rooms for improvement, and by their mean, with which a diagnosis answers:",
+        "the joint model of the rooms for improvement, by their mean, with which a diagnosis answers, and by the "
+        "verdict of the trees ranked by that mean, which came before it:",
         joint_choice.confidence(F),
         "Trees that need no second network, accuracy in percent:",
         joint_choice.one_checkpoint(F),

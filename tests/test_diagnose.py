@@ -152,6 +152,15 @@ def test_a_configuration_without_checkpoints_harms_no_other(capsys, small_grid, 
     assert [d["abstains"] for d in found[:2]] == [True, True]
     assert found[0]["reason"].endswith("has no manifest.json, so what its networks were trained on is not known")
     assert all(d["position"] for d in found[2:])
+    # What is wrong with all of the run, or with what is asked, is no configuration's.
+    code, out, err = call(capsys, f"run={folder}", "+measure.effort=exakt")
+    assert (code, out) == (2, "")
+    assert "unknown effort 'exakt'" in err
+    table[measured] = np.nan
+    table.to_parquet(folder / "collection.parquet")
+    code, out, err = call(capsys, f"run={folder}")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].endswith("has no manifest.json, so what its networks were trained on is not known")
 
 
 def test_a_configuration_whose_networks_all_diverged_harms_no_other(capsys, small_grid, tmp_path):

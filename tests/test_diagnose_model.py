@@ -127,6 +127,9 @@ def test_of_a_network_that_only_guesses_nothing_is_said():
         if is_told:
             assert diagnosis.action.is_tentative
             assert diagnosis.action.sentence.count("if the first guess is right: ") == 1
+            assert "gained" not in diagnosis.action.sentence
+            assert (diagnosis.expected_gain, diagnosis.gains) == (None, {})
+            assert "I can’t tell" in str(diagnosis)
 
 
 def test_one_network_and_a_part_of_the_data():

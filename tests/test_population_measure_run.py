@@ -124,6 +124,10 @@ def test_what_was_decided_is_there_before_it_runs_and_is_taken_again(tmp_path):
             sweep(tmp_path, None, measurer(dying))
     with pytest.raises(KeyboardInterrupt):
         sweep(tmp_path, None, measurer(dying, {"metrics": ["hessian"], "seed": 1}))
+    # A setting that came later is said with the value that the run was made with.
+    later = measurer(dying, {"metrics": ["hessian"], "seed": 0, "start": "trace"})._replace(earlier={"start": "random"})
+    with pytest.raises(UserError, match="start is random there, trace here"):
+        sweep(tmp_path, None, later)
     assert seen == [None, {"choices": {"lanes": 7}}, None]
 
 

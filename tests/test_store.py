@@ -277,7 +277,7 @@ def test_what_cannot_be_measured_is_counted_and_harms_no_mean():
 def test_a_negative_dominant_eigenvalue_is_not_small():
     members = pd.concat([rows_of(c) for c in COHORTS[:2]], ignore_index=True)
     members = members[members["configuration"] < 2].reset_index(drop=True)
-    values, reached = [-5.0, -5.2, -5.1, 3.0, 3.1, np.nan], [1.0, 0.0, 1.0, 1.0, 1.0, np.nan]
+    values, reached = [-5.0, -5.2, -5.1, 3.0, 3.1, np.nan], [1.0, 0.0, 1.0, 1.0, 1.0, 0.0]
     members = members.assign(hessian_max_eigenvalue=values, hessian_max_eigenvalue_converged=reached)
     found = collect(members)
     np.testing.assert_allclose(found["hessian_max_eigenvalue"], [-5.1, 3.05])

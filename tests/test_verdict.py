@@ -73,6 +73,9 @@ def test_a_cold_model_is_told_which_way_its_batch_size_goes():
     hot = {"optimizer": {"temperature_too_low": 0.05, "temperature_too_high": 0.95}}
     beside = words.beside(dataclasses.replace(cold, questions=hot))
     assert "a larger one is the better try: training was too hot" in beside
+    assert (
+        words.beside(dataclasses.replace(cold, expected_gain=None)) == ""
+    )  # of a model that the reference has none like
     unsure = {"optimizer": {"temperature_too_low": 0.89, "temperature_too_high": 0.11}}
     assert words.beside(dataclasses.replace(cold, questions=unsure)) == ""
     assert words.beside(dataclasses.replace(cold, action=dataclasses.replace(cold.action, knob="batch_size"))) == ""
@@ -121,6 +124,17 @@ def test_similarity_stands_in_for_the_sharpness_that_is_not_there(reference):
     assert found.questions["optimizer"]
     assert "the question of task 'optimizer' is put to train_error, mode_connectivity_peak, cka only" in found.notes
     assert "the question of task 'data' cannot be asked" in found.notes
+
+
+def test_a_negative_eigenvalue_of_a_table_is_as_large_as_it_is():
+    rows = [
+        COLD | {"log_hessian_max_eigenvalue": None, "hessian_max_eigenvalue": value} for value in (-30.0, 30.0, 0.0)
+    ]
+    negative, positive, zero = diagnose_metrics([row | {"hessian_max_eigenvalue_se": 3.0} for row in rows])
+    assert negative.metrics["log_hessian_max_eigenvalue"] == pytest.approx(np.log(30.0))
+    assert negative.ranking == positive.ranking
+    assert negative.metrics["log_hessian_max_eigenvalue_se"] == pytest.approx(0.1)
+    assert "log_hessian_max_eigenvalue" not in zero.metrics
 
 
 def test_fractions_among_percentages_are_told():

@@ -251,11 +251,11 @@ def best_step(steps: Mapping[str, Gain]) -> str:
     return max(steps, key=lambda step: steps[step].mean)
 
 
-def tentative(action: Action) -> Action:
-    """Return the action as one that would help if the first guess is right."""
-    if action.is_tentative:
-        return action
-    return replace(action, sentence=f"{_IF_RIGHT}{action.sentence}", is_tentative=True)
+def withheld(action: Action, cause: str) -> Action:
+    """Return the action as what would help if the first guess is right, and no word on how much."""
+    what = "leave batch size, width and amount of data as they are" if cause == NONE else _DO[cause].format(how="")
+    how_far = action.how_far and "direction_only"
+    return replace(action, how_far=how_far, factor=None, sentence=f"{_IF_RIGHT}{what}", is_tentative=True)
 
 
 def direction_only(action: Action, cause: str, gain: Gain | None) -> Action:

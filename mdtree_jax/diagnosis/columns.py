@@ -57,7 +57,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("train_loss", "nats", "mean cross-entropy on the training subset"),
     Column("test_loss", "nats", "mean cross-entropy on the test set"),
     Column("log_hessian_trace", "ln", "ln of the Hessian trace, mean over networks (sharpness)", {"hessian_t": None}),
-    Column("log_hessian_max_eigenvalue", "ln", "ln of the top Hessian eigenvalue", {"hessian_e": None}),
+    Column(
+        "log_hessian_max_eigenvalue", "ln", "ln of the size of the dominant Hessian eigenvalue", {"hessian_e": None}
+    ),
     Column("mode_connectivity", "%", "mean error of the ends minus the error where the curve deviates most"),
     Column("mode_connectivity_peak", "-%", "minus the largest training error at t = .25, .5, .75; 0 is perfect"),
     Column("cka", "1", "linear CKA of the softmax outputs of two networks on mixed-up images", {"CKA": None}),

@@ -175,12 +175,16 @@ def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _logarithms(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    """Return the logarithms of what a row holds without the logarithm only; NaN where that is not positive."""
+    """Return the logarithms of what a row holds without the logarithm only; NaN where that is not positive.
+
+    Of an eigenvalue, which may dominate with a negative sign, it is that of its size, as `store.tables.collect` has it.
+    """
     out = {}
     for name, logarithm in _WITHOUT_LOGARITHM.items():
         if name not in frame:
             continue
-        positive = frame[name].where(frame[name] > 0)
+        size = frame[name].abs() if name == "hessian_max_eigenvalue" else frame[name]
+        positive = size.where(size > 0)
         own = {logarithm: np.log(positive)}
         if f"{name}_se" in frame:
             own[f"{logarithm}_se"] = frame[f"{name}_se"] / positive

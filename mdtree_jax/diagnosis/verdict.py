@@ -30,7 +30,7 @@ from mdtree_jax.diagnosis.advice import (
     edge_of_neighbours,
     expected_gain,
     in_settings,
-    tentative,
+    withheld,
 )
 from mdtree_jax.diagnosis.causes import CAUSE, CAUSES, NONE
 from mdtree_jax.diagnosis.chances import all_chances
@@ -203,8 +203,9 @@ def diagnose_metrics(
 
 
 def withhold(diagnosis: Diagnosis, reason: str) -> Diagnosis:
-    """Return the diagnosis as "I can't tell", for a reason that its metrics do not show."""
-    return replace(diagnosis, abstains=True, reason=reason, action=tentative(diagnosis.action))
+    """Return the diagnosis as "I can't tell", for a reason that its metrics do not show: no gain is stated."""
+    action = withheld(diagnosis.action, diagnosis.cause)
+    return replace(diagnosis, abstains=True, reason=reason, action=action, expected_gain=None, gains={})
 
 
 def _alike(there: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

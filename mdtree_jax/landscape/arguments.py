@@ -33,6 +33,13 @@ def check_params(params: Any) -> None:
         raise UserError(f"the parameters have types {' and '.join(types)}; they must have one: cast them")
 
 
+def check_alike(vector: Any, params: Any) -> None:
+    """Check that a vector is a pytree like the parameters, in shapes and types; raises `UserError`."""
+    shapes = [jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", t) for t in (vector, params)]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"the vector has arrays {shapes[0]}; the parameters have {shapes[1]}")
+
+
 def check_scalar(value: Any) -> None:
     """Check that a loss, or its abstract value, is one floating-point number; raises `UserError`."""
     shape = getattr(value, "shape", None)

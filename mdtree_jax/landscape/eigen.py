@@ -19,6 +19,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.landscape.arguments import check_alike
 from mdtree_jax.landscape.factorizations import symmetric_eigen
 from mdtree_jax.landscape.options import check_count, check_positive
 from mdtree_jax.landscape.products import Product, flat_product
@@ -121,12 +122,13 @@ def lanczos(
 ) -> EigenKernel:
     """Return an estimator of the k leading eigenvalues by Lanczos' method (1950) with full reorthogonalization.
 
-    Stops when ‖H v - value v‖ <= relative_tolerance * |value| for all k, and for `magnitude` not before neither end of
-    the spectrum can hide a larger one: where both signs are nearly equal in size, a value can be found exactly and
-    still be the second. The error of a value is at most its residual, and near residual² / gap to the rest of the
-    spectrum. From one starting vector a multiple eigenvalue is seen once.
+    Stops when ‖H v - value v‖ <= relative_tolerance * |value| for all k, and for `magnitude` not while the other end of
+    the spectrum, as far as it is known, may reach further: where both signs are nearly equal in size, a value can be
+    found exactly and still be the second. The error of a value is at most its residual, and near residual² / gap to
+    the rest of the spectrum. From one starting vector a multiple eigenvalue is seen once.
 
-    A start near the eigenvector saves steps: `xtrace(leading=True)` has one for free.
+    A start near the leading eigenvector saves steps: `xtrace(leading=True)` has one for free. From an eigenvector that
+    does not lead the method sees no reason to look further, so a start must come from something that saw them all.
 
     Memory: (dim x max_steps) numbers of the parameters' type.
 
@@ -140,7 +142,7 @@ def lanczos(
     Returns:
         `estimate(product, key, params, start=None) -> EigenEstimate`; `start` is a vector, a pytree like the
         parameters, of any length; None or zero is a random one. It raises `UserError` if there are fewer than k
-        parameters.
+        parameters, or the start is not like them.
 
     Raises:
         UserError: k below 1 or above max_steps, a tolerance that is not positive, an unknown `which`.
@@ -172,6 +174,7 @@ def lanczos(
 
         krylov = lanczos_start(key, dim, num_steps, jax.tree.leaves(params)[0].dtype)
         if start is not None:
+            check_alike(start, params)
             given = normalize(ravel_pytree(start)[0])
             given = jnp.where((given == 0).all(), krylov.basis[0], given)
             krylov = krylov._replace(basis=krylov.basis.at[0].set(given))
@@ -287,8 +290,9 @@ def _may_hide_larger(
 ) -> jax.Array:
     """Return whether an end of the spectrum that was not chosen may be larger than those that were, (k,).
 
-    An eigenvalue lies within the residual of each Ritz value, so |value| + residual is what there may be, unless that
-    one is found as closely as the chosen ones and is smaller.
+    What is known of an end is its Ritz value and how far that is from settled, its residual: |value| + residual is how
+    far it may reach, unless it is found as closely as the chosen ones and is smaller. No bound, as Ritz values can hide
+    an eigenvalue whose vector they lack.
     """
     last = krylov.step - 1
     ends = jnp.stack([jnp.zeros_like(last), last])  # Ritz values ascend; what is not there yet comes after them

@@ -82,7 +82,8 @@ def xtrace(
         block: vectors between two looks at the error.
         batched: whether their products are taken at once; see `over_block`.
         leading: whether the vector of largest |v'Av| in Q is returned: one step of subspace iteration, paid already;
-            zero where the other end of the spectrum is nearly as large.
+            zero where the other end of the spectrum is nearly as large, and where products with unit vectors, which
+            lead nowhere, give the trace.
 
     Returns:
         `estimate(product, key, params, weights=None)` as for `hutchinson`; `product` must be symmetric.
@@ -102,7 +103,8 @@ def xtrace(
     def estimate(product: Product, key: jax.Array, params: Any, weights: Any = None) -> TraceEstimate:
         multiply, unflatten, dim = flat_product(product, params)
         if dim <= max_products:
-            return _exact(multiply, unflatten, dim, (block, batched), params, weights, relative_error)
+            exact = _exact(multiply, unflatten, dim, (block, batched), params, weights, relative_error)
+            return exact._replace(leading=jax.tree.map(jnp.zeros_like, params)) if leading else exact
 
         def signs(index: jax.Array) -> jax.Array:
             probes = tree_signs(jax.random.fold_in(key, index), params, block)

@@ -32,7 +32,7 @@ def check_loss(loss: Callable[..., jax.Array], params: Any, data: Any = None) ->
             that the loss is the mean over the rows.
 
     Raises:
-        UserError: no parameters, integer parameters, no rows; a loss that is not scalar, not finite or not the same
+        UserError: no parameters, integer or mixed types, no rows; a loss that is not scalar, not finite or not the same
             when called twice; one that depends on the order of the rows (dropout) or is not the mean over them
             (BatchNorm in training mode).
     """
@@ -83,7 +83,7 @@ def check_apply(apply: Callable[[Any, Any], jax.Array], params: Any, x: Any) -> 
         x: pytree of arrays with the same first axis n; at least 2 rows for the checks to find anything.
 
     Raises:
-        UserError: no parameters, integer parameters, no rows; outputs without the n rows, not finite, not the same
+        UserError: no parameters, integer or mixed types, no rows; outputs without the n rows, not finite, not the same
             when called twice; an example that gets different outputs within a batch (dropout), or an output that
             depends on the other examples (BatchNorm in training mode).
     """

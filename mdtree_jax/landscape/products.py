@@ -53,7 +53,7 @@ def hvp(loss: Callable[..., jax.Array], params: Any, data: Any = None, *, batch_
             the result is that of the whole. A divisor of n compiles one shape only.
 
     Raises:
-        UserError: no parameters, integer parameters, a loss that is not scalar, no rows, first axes that differ, a
+        UserError: no parameters, integer or mixed types, a loss that is not scalar, no rows, first axes that differ, a
             batch size below 1 or without data.
 
     >>> product = hvp(lambda w: 3 * w["a"] ** 2 + w["a"] * w["b"], {"a": jnp.float32(1), "b": jnp.float32(2)})
@@ -92,7 +92,7 @@ def ggn(
         batch_size: as in `hvp`.
 
     Raises:
-        UserError: no parameters, integer parameters, an output loss that is not scalar, no rows, first axes that
+        UserError: no parameters, integer or mixed types, an output loss that is not scalar, no rows, first axes that
             differ, a batch size below 1.
     """
     check_params(params)
@@ -123,7 +123,7 @@ def flat_product(product: Product, params: Any) -> tuple[Product, Callable[[jax.
     """Return the product on flat vectors, the map from a flat vector to a pytree like `params`, and the dimension.
 
     Raises:
-        UserError: no parameters, integer parameters.
+        UserError: no parameters, integer or mixed types.
     """
     check_params(params)
     flat, unflatten = ravel_pytree(params)

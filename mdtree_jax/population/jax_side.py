@@ -22,7 +22,7 @@ from mdtree_jax.models import build_model, count_activations, count_flops, count
 from mdtree_jax.population.cohort import Cohort, Recipe
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
 from mdtree_jax.population.measure import measure_cohort
-from mdtree_jax.population.measure_settings import resolve
+from mdtree_jax.population.measure_settings import ADDED_LATER, resolve
 from mdtree_jax.population.measures import check_features
 from mdtree_jax.population.plan import Machine, ModelCost, cpu_machine, make_plan
 from mdtree_jax.population.run import Measurer, Trainer
@@ -118,7 +118,7 @@ def jax_measurer(config: SweepConfig, shape: DatasetShape) -> Measurer:
             **options,
         )
 
-    return Measurer(config=settings.recorded(), measure=measure)
+    return Measurer(config=settings.recorded(), measure=measure, earlier=ADDED_LATER)
 
 
 def describe_devices() -> list[str]:

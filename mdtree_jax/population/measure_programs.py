@@ -153,11 +153,12 @@ def choose(
     )
     (plan, images, outputs), taken = zip(*(_first_that_fits(*side, budget) for side in sides), strict=True)
     lane = max(*taken, _pair_bytes(model, data, settings))
-    if (least := lane / OVERESTIMATE) > budget:
+    if (least := lane / OVERESTIMATE) > budget > 0:  # below that the data set alone is more than was granted
+        steps = f", or lower eigenvalue_steps ({settings.eigenvalue_steps}), each of which keeps a vector"
         raise UserError(
             f"measuring one network takes at least {least / 1e9:.3g} GB of memory on each device, and "
-            f"{budget / 1e9:.3g} GB may be used: give more (memory_gb= of sweep), ask for fewer metrics, or lower "
-            f"eigenvalue_steps ({settings.eigenvalue_steps}), each of which keeps a vector"
+            f"{budget / 1e9:.3g} GB may be used: give more (memory_gb= of sweep), or ask for fewer metrics"
+            f"{steps if 'hessian' in settings.metrics else ''}"
         )
     return Choices(*plan, batched, int(max(1, budget // lane)) if batched else 1, images, outputs)
 

@@ -105,7 +105,7 @@ class MeasureConfig:
     similarity_features: str = setting("what CKA compares: softmax | logits | a named activation", "softmax")
     similarity_debiased: bool = setting("whether CKA takes the unbiased estimator", False)
     trace_method: str = setting("xtrace (hutchinson where memory is short) | hutchinson, as published", "xtrace")
-    eigenvalue_start: str | None = setting("of lanczos: trace (where its products lead) | random", None)
+    eigenvalue_start: str | None = setting("of lanczos: trace (where the products of xtrace lead) | random", None)
     eigenvalue_method: str = setting("lanczos | power, the power iteration of the published numbers", "lanczos")
     evaluation_images: int | None = setting("first images of the subset on which points are evaluated; null: all", None)
 
@@ -180,6 +180,11 @@ def resolve(config: MeasureConfig) -> MeasureSettings:
     values |= {name: number for name, number in preset.items() if values[name] is None}
     settings = MeasureSettings(**values)
     _check_ranges(settings)
+    if (settings.trace_method, settings.eigenvalue_method) != (
+        "xtrace",
+        "lanczos",
+    ):  # nothing starts from a trace there
+        settings = dataclasses.replace(settings, eigenvalue_start="random")
     return settings
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,10 +49,12 @@ class Measurer(NamedTuple):
     `config` are the settings as plain JSON values. `measure(recipe, cohort, data, variables, is_finite, progress=,
     checkpoint=, resume=, recorded=, record=)` returns a `MeasuredCohort`; `checkpoint` and `resume` are as of a
     `Trainer`; what was decided when the cohort was begun is `recorded`, None for a new one; `record` is called with it.
+    `earlier` are the values of settings that a `config` without them was made with.
     """
 
     config: dict[str, Any]
     measure: Callable[..., Any]
+    earlier: Mapping[str, Any] = MappingProxyType({})
 
 
 class SweepSummary(NamedTuple):
@@ -92,7 +95,7 @@ def run_sweep(
     check_choice("keep", keep, KEEP)
     start = time.perf_counter()
     if measurer is not None:
-        folder.use_measurement(measurer.config)
+        folder.use_measurement(measurer.config, measurer.earlier)
     to_train, to_measure = still_to_do(cohorts, folder, train=trainer is not None, measure=measurer is not None)
     _check_networks_are_there(folder, sorted(to_measure - to_train))
     folder.write_tables(csv)  # a killed process may have left them behind its parts

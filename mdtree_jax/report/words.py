@@ -248,8 +248,11 @@ def advice(diagnosis: Any, cost: Mapping[str, Any] | None = None) -> Advice:
 
 
 def beside(diagnosis: Any) -> str:
-    """Return which way the batch size goes, where that is sure and not the first thing to do, '' elsewhere."""
-    chances = diagnosis.questions.get("optimizer", {})
+    """Return which way the batch size goes, where that is sure and not the first thing to do, '' elsewhere.
+
+    Of a model that no gain is stated for, because the reference has none like it, nothing is said.
+    """
+    chances = diagnosis.questions.get("optimizer", {}) if diagnosis.expected_gain else {}
     if diagnosis.action.knob not in ("width", "data_fraction") or max(chances.values(), default=0.0) < SURE:
         return ""
     likelier = max(chances, key=chances.get)

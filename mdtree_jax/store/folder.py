@@ -20,6 +20,7 @@ import functools
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -98,11 +99,14 @@ class RunFolder:
         """Return the rows of a trained cohort, by configuration and seed."""
         return self._parts[key]
 
-    def use_measurement(self, config: dict[str, Any]) -> None:
-        """Say how this run measures, before the first measurement; raises `UserError` if the folder has another."""
+    def use_measurement(self, config: dict[str, Any], earlier: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Say how this run measures, before the first measurement; raises `UserError` if the folder has another.
+
+        `earlier` are the values of settings that a config without them was made with.
+        """
         there = self._manifest.get("measure")
         if there is not None and self._measured:
-            check_same_config(self.path, there, config)
+            check_same_config(self.path, {**earlier, **there}, {**earlier, **config})
         elif there is not None and config_hash(there) != config_hash(config):
             for key in self.cohorts:  # what was begun was measured otherwise
                 self.forget_unfinished(f"measured-{key}")

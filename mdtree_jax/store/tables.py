@@ -218,8 +218,9 @@ def not_converged(members: pd.DataFrame) -> pd.Series | None:
     """Return how many networks of each configuration have an eigenvalue whose iteration spent its budget, or None."""
     if _CONVERGED not in members:
         return None
-    values = members[_CONVERGED].to_numpy(float)
-    return pd.Series((values == 0).astype(np.int64), members["configuration"].to_numpy()).groupby(level=0).sum()
+    is_known = np.isfinite(members["hessian_max_eigenvalue"].to_numpy(float))
+    stopped = is_known & (members[_CONVERGED].to_numpy(float) == 0)
+    return pd.Series(stopped.astype(np.int64), members["configuration"].to_numpy()).groupby(level=0).sum()
 
 
 def without_infinities(table: pd.DataFrame) -> pd.DataFrame:

@@ -95,7 +95,7 @@ def diagnose_subject(
 ) -> Diagnosis:
     """Diagnose networks that are wrapped already; arguments as of `diagnose_model` and `measure_subject`."""
     training, reference = training or Training(), as_reference(reference)
-    settings = _settings(measure, reference)
+    settings = settings_of(measure, reference)
     measured = measure_subject(
         subject, data, settings, max_images=max_images, in_random_order=in_random_order, progress=progress
     )
@@ -122,7 +122,8 @@ def default_measure(columns: Sequence[str]) -> MeasureConfig:
     return MeasureConfig(metrics=metrics or ["hessian"], curve_steps=2000, curve_batch_size=32, curve_learning_rate=0.1)
 
 
-def _settings(measure: MeasureConfig | Mapping | None, reference: Reference) -> MeasureSettings:
+def settings_of(measure: MeasureConfig | Mapping | None, reference: Reference) -> MeasureSettings:
+    """Return what is measured, every number decided; raises `UserError` for a setting that does not exist or fit."""
     config = default_measure(reference.columns)
     if isinstance(measure, Mapping):
         known = [field.name for field in dataclasses.fields(MeasureConfig)]

@@ -232,6 +232,15 @@ def test_densities_and_products_of_a_population_are_as_alone():
         (lambda: smooth_density(None, None, 0.0), "width 0.0 must be"),
         (lambda: lanczos(k=3)(lambda v: v, None, jnp.zeros(2)), "k 3 must be at most the number of parameters, 2"),
         (lambda: lanczos()(lambda v: v, None, {}), "the parameters are empty"),
+        (
+            lambda: lanczos()(lambda v: v, jax.random.key(0), jnp.zeros(3), start=jnp.zeros(2)),
+            r"the vector has arrays float64\[2\]; the parameters have float64\[3\]",
+        ),
+        (
+            lambda: lanczos()(lambda v: v, None, {"a": jnp.zeros(2), "b": jnp.zeros(2, jnp.float32)}),
+            "the parameters have types float32 and float64; they must have one: cast them",
+        ),
+        (lambda: lanczos()(lambda v: v, None, {"a": 1.0}), r"parameter \['a'\] is a float; parameters must be arrays"),
     ],
 )
 def test_bad_options_are_one_sentence(call, message):

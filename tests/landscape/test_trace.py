@@ -247,6 +247,13 @@ def test_the_default_is_the_more_accurate():
     assert default_trace is xtrace
 
 
+def test_of_a_small_network_no_vector_leads():
+    params = {"a": jnp.zeros(3), "b": jnp.zeros((2, 2))}
+    result = xtrace(20, leading=True)(lambda v: jax.tree.map(lambda leaf: 2 * leaf, v), jax.random.key(0), params)
+    jax.tree.map(np.testing.assert_array_equal, result.leading, params)
+    assert xtrace(20)(lambda v: v, jax.random.key(0), params).leading is None
+
+
 def test_one_sample_says_nothing_of_its_spread():
     matrix = jnp.array([[1.0, 5.0], [5.0, 1.0]])
     result = hutchinson(1, relative_error=0.5)(lambda v: matrix @ v, jax.random.key(0), jnp.zeros(2))
