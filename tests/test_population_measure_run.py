@@ -124,10 +124,6 @@ def test_what_was_decided_is_there_before_it_runs_and_is_taken_again(tmp_path):
             sweep(tmp_path, None, measurer(dying))
     with pytest.raises(KeyboardInterrupt):
         sweep(tmp_path, None, measurer(dying, {"metrics": ["hessian"], "seed": 1}))
-    # A setting that came later is said with the value that the run was made with.
-    later = measurer(dying, {"metrics": ["hessian"], "seed": 0, "start": "trace"})._replace(earlier={"start": "random"})
-    with pytest.raises(UserError, match="start is random there, trace here"):
-        sweep(tmp_path, None, later)
     assert seen == [None, {"choices": {"lanes": 7}}, None]
 
 
@@ -209,3 +205,12 @@ def test_networks_that_are_gone_are_named_before_anything_runs(tmp_path):
     sweep(tmp_path, trainer(), keep="metrics_only")
     with pytest.raises(UserError, match=rf"4 trained cohorts .* networks are gone \(first: {COHORTS[0].key}\)"):
         sweep(tmp_path, trainer(), measurer())
+
+
+def test_a_setting_that_came_later_is_said_with_the_value_of_the_run(tmp_path):
+    sweep(tmp_path, trainer(), measurer())
+    config, earlier = {"metrics": ["hessian"], "seed": 0}, {"start": "random"}
+    later = measurer(config=config | {"start": "trace"})._replace(earlier=earlier)
+    with pytest.raises(UserError, match="start is random there, trace here"):
+        sweep(tmp_path, None, later)
+    sweep(tmp_path, None, measurer(config=config | {"start": "random"})._replace(earlier=earlier))
