@@ -171,54 +171,56 @@ def main() -> None:
     {"cost": cost, "batches": batches, "trace": trace, "stops": stops, "eigen": eigen}[options.what](options)
 
 
-def trace(options) -> None:
-    """Print the error of the trace against the number of products."""
-    budgets = (10, 20, 30, 50, 100)
-    print("| model | width | steps | trace | method | " + " | ".join(f"{b}" for b in budgets) + " | error / s.e. |")
-    print("|---|--:|--:|--:|---|" + "--:|" * (len(budgets) + 1))
+def trained(options):
+    """Yield width, steps, loss, parameters, data and number of parameters of the networks that are asked for."""
     for width in options.widths:
         for steps in options.steps:
             model, variables, data = network(options, width)
             variables = train(model, variables, data, steps)
             loss = make_loss(model, variables["batch_stats"])
-            exact = reference_trace(loss, variables["params"], data, count_parameters(model))
-            for name, kernel in (("Hutchinson", hutchinson), ("XTrace", xtrace)):
-                errors, ratio = [], 0.0
-                for budget in budgets:
-                    estimate = kernel(budget, block=5)
-                    found = run_keys(estimate, loss, variables["params"], data, options)
-                    errors.append(np.sqrt(np.mean((found.mean / exact - 1) ** 2)))
-                    ratio = np.sqrt(np.mean(((found.mean - exact) / found.standard_error) ** 2))
-                cells = " | ".join(f"{100 * e:.1f} %" for e in errors)
-                print(
-                    f"| {options.model} | {width} | {steps} | {exact:.4g} | {name} | {cells} | {ratio:.2f} |",
-                    flush=True,
-                )
+            yield width, steps, loss, variables["params"], data, count_parameters(model)
+
+
+def trace(options) -> None:
+    """Print the error of the trace against the number of products."""
+    budgets = (10, 20, 30, 50, 100)
+    print("| model | width | steps | trace | method | " + " | ".join(f"{b}" for b in budgets) + " | error / s.e. |")
+    print("|---|--:|--:|--:|---|" + "--:|" * (len(budgets) + 1))
+    for width, steps, loss, params, data, size in trained(options):
+        exact = reference_trace(loss, params, data, size)
+        for name, kernel in (("Hutchinson", hutchinson), ("XTrace", xtrace)):
+            errors, ratio = [], 0.0
+            for budget in budgets:
+                estimate = kernel(budget, block=5)
+                found = run_keys(estimate, loss, params, data, options)
+                errors.append(np.sqrt(np.mean((found.mean / exact - 1) ** 2)))
+                ratio = np.sqrt(np.mean(((found.mean - exact) / found.standard_error) ** 2))
+            cells = " | ".join(f"{100 * e:.1f} %" for e in errors)
+            print(
+                f"| {options.model} | {width} | {steps} | {exact:.4g} | {name} | {cells} | {ratio:.2f} |",
+                flush=True,
+            )
 
 
 def stops(options) -> None:
     """Print the error of the trace where a stated error stops it, of the keys for which it does within 400 products."""
     print("| model | width | steps | method | stated error | stopped | products | error there | error / s.e. |")
     print("|---|--:|--:|---|--:|--:|--:|--:|--:|")
-    for width in options.widths:
-        for steps in options.steps:
-            model, variables, data = network(options, width)
-            variables = train(model, variables, data, steps)
-            loss = make_loss(model, variables["batch_stats"])
-            exact = reference_trace(loss, variables["params"], data, count_parameters(model))
-            for name, kernel in (("Hutchinson", hutchinson), ("XTrace", xtrace)):
-                for stated in (0.1, 0.05, 0.02):
-                    estimate = kernel(400, relative_error=stated)
-                    found = run_keys(estimate, loss, variables["params"], data, options)
-                    stopped = found.converged
-                    ratio = ((found.mean - exact) / found.standard_error)[stopped]
-                    error = np.sqrt(np.mean((found.mean[stopped] / exact - 1) ** 2)) if stopped.any() else np.nan
-                    print(
-                        f"| {options.model} | {width} | {steps} | {name} | {100 * stated:g} % | "
-                        f"{100 * stopped.mean():.0f} % | {found.num_products.mean():.0f} | {100 * error:.1f} % | "
-                        f"{np.sqrt(np.mean(ratio**2)) if stopped.any() else np.nan:.2f} |",
-                        flush=True,
-                    )
+    for width, steps, loss, params, data, size in trained(options):
+        exact = reference_trace(loss, params, data, size)
+        for name, kernel in (("Hutchinson", hutchinson), ("XTrace", xtrace)):
+            for stated in (0.1, 0.05, 0.02):
+                estimate = kernel(400, relative_error=stated)
+                found = run_keys(estimate, loss, params, data, options)
+                stopped = found.converged
+                ratio = ((found.mean - exact) / found.standard_error)[stopped]
+                error = np.sqrt(np.mean((found.mean[stopped] / exact - 1) ** 2)) if stopped.any() else np.nan
+                print(
+                    f"| {options.model} | {width} | {steps} | {name} | {100 * stated:g} % | "
+                    f"{100 * stopped.mean():.0f} % | {found.num_products.mean():.0f} | {100 * error:.1f} % | "
+                    f"{np.sqrt(np.mean(ratio**2)) if stopped.any() else np.nan:.2f} |",
+                    flush=True,
+                )
 
 
 def run_keys(estimate, loss, params, data, options):
@@ -230,7 +232,7 @@ def run_keys(estimate, loss, params, data, options):
 
 
 def reference_trace(loss, params, data, dim: int) -> float:
-    """Return the exact trace up to 6000 parameters, else that of 400 products more than any estimate has."""
+    """Return the exact trace up to 6000 parameters, else that of 600 products."""
     kernel = xtrace(dim if dim <= 6000 else 600, block=25)
     result = jax.jit(lambda: kernel(hvp(loss, params, data), jax.random.key(7), params))()
     print(f"<!-- reference {float(result.mean):.6g} +- {float(result.standard_error):.2g} -->", flush=True)
@@ -247,30 +249,25 @@ def eigen(options) -> None:
     """Print where the stop rules end, and with which error."""
     print("| model | width | steps | eigenvalue | method | products | error |")
     print("|---|--:|--:|--:|---|--:|--:|")
-    for width in options.widths:
-        for steps in options.steps:
-            model, variables, data = network(options, width)
-            variables = train(model, variables, data, steps)
-            loss = make_loss(model, variables["batch_stats"])
-            params = variables["params"]
-            exact = float(
-                run_keys(
-                    lanczos(1, 150, 1e-5), loss, params, data, argparse.Namespace(**vars(options) | {"keys": 1})
-                ).values[0, 0]
+    for width, steps, loss, params, data, _ in trained(options):
+        exact = float(
+            run_keys(
+                lanczos(1, 150, 1e-5), loss, params, data, argparse.Namespace(**vars(options) | {"keys": 1})
+            ).values[0, 0]
+        )
+        for name, kernel in (
+            ("power iteration", power_iteration(100)),
+            ("Lanczos", lanczos(1, 100)),
+            ("Lanczos after the trace", after_trace),
+        ):
+            found = run_keys(kernel, loss, params, data, options)
+            error = np.abs(found.values[:, 0] / exact - 1)
+            print(
+                f"| {options.model} | {width} | {steps} | {exact:.4g} | {name} | "
+                f"{found.num_products.mean():.1f} (to {found.num_products.max()}) | "
+                f"{error.mean():.1e} (to {error.max():.1e}) |",
+                flush=True,
             )
-            for name, kernel in (
-                ("power iteration", power_iteration(100)),
-                ("Lanczos", lanczos(1, 100)),
-                ("Lanczos after the trace", after_trace),
-            ):
-                found = run_keys(kernel, loss, params, data, options)
-                error = np.abs(found.values[:, 0] / exact - 1)
-                print(
-                    f"| {options.model} | {width} | {steps} | {exact:.4g} | {name} | "
-                    f"{found.num_products.mean():.1f} (to {found.num_products.max()}) | "
-                    f"{error.mean():.1e} (to {error.max():.1e}) |",
-                    flush=True,
-                )
 
 
 if __name__ == "__main__":
