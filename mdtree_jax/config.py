@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.population.schema import SweepConfig
+from mdtree_jax.recipe.schema import SweepConfig
 
 
 @dataclass

@@ -70,9 +70,9 @@ _MOST_PAGES = 1000
 
 def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     """Diagnose every row of a table of metrics."""
-    from mdtree_jax.diagnosis.collection import read_table
+    from mdtree_jax.collection.load import read_table
+    from mdtree_jax.diagnosis.from_metrics import diagnose_metrics
     from mdtree_jax.diagnosis.metrics_table import NAMES, unused_columns
-    from mdtree_jax.diagnosis.verdict import diagnose_metrics
 
     table = read_table(Path(config.metrics).expanduser(), "table of metrics")
     diagnoses = diagnose_metrics(table, reference, config.units, dataclasses.asdict(config.training))
@@ -88,8 +88,8 @@ def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
 
 def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     """Diagnose configurations of a run folder: from its table where they are measured, else from its networks."""
-    from mdtree_jax.diagnosis.collection import read_table
-    from mdtree_jax.diagnosis.verdict import not_measured
+    from mdtree_jax.collection.load import read_table
+    from mdtree_jax.diagnosis.from_metrics import not_measured
 
     folder = Path(config.run).expanduser()
     if not (folder / "collection.parquet").is_file():
@@ -127,7 +127,7 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
             file=sys.stderr,
         )
     if len(known) < len(rows):
-        from mdtree_jax.subject.diagnose import settings_of
+        from mdtree_jax.subject.from_model import settings_of
 
         settings_of(config.measure, reference)  # a mistake there is no configuration's
     items, noise, failed = [], _note_on_label_noise(config, folder), []
@@ -168,7 +168,7 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
     Of one whose networks all diverged nothing can be said, and that is its answer.
     """
     from mdtree_jax.diagnosis.cost import make_cost
-    from mdtree_jax.diagnosis.verdict import diagnose_metrics
+    from mdtree_jax.diagnosis.from_metrics import diagnose_metrics
     from mdtree_jax.store.manifest import read_manifest
 
     start = time.perf_counter()
@@ -198,7 +198,7 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
 
 def _measuring(row, which_pairs: str) -> tuple[float, float]:
     """Return seconds and operations to measure a configuration, from means over its networks and pairs."""
-    from mdtree_jax.population.measure_settings import chosen_pairs
+    from mdtree_jax.recipe.measure_settings import chosen_pairs
 
     networks = int(row["num_finite"])
     pairs = len(chosen_pairs([True] * networks, which_pairs))
@@ -220,7 +220,7 @@ def _is_measured(row) -> bool:
     """Say whether a row of a collection has anything that only measuring gives."""
     import numpy as np
 
-    from mdtree_jax.diagnosis import joint
+    from mdtree_jax.causes import joint
 
     there = [name for name in joint.COLUMNS if name in row.index and not name.startswith("train_")]
     return bool(np.isfinite(row[there].to_numpy(dtype=float)).any())
@@ -236,7 +236,7 @@ def _training_of(config: DiagnoseConfig, row) -> dict:
 def _of_networks(config: DiagnoseConfig, folder: Path, row, reference):
     """Measure and diagnose one configuration of a run folder from its checkpoints."""
     from mdtree_jax.diagnosis.cost import Training
-    from mdtree_jax.subject.diagnose import diagnose_subject
+    from mdtree_jax.subject.from_model import diagnose_subject
     from mdtree_jax.subject.run_folder import load_configuration
 
     _set_up_jax()
@@ -262,7 +262,7 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
         raise UserError("dataset= is not given; checkpoints are measured on the data they were trained on")
     from mdtree_jax.data import load_dataset
     from mdtree_jax.diagnosis.cost import Training
-    from mdtree_jax.subject.diagnose import diagnose_subject
+    from mdtree_jax.subject.from_model import diagnose_subject
     from mdtree_jax.subject.load import check_named, load_subject
     from mdtree_jax.subject.network import examples
 
@@ -287,7 +287,7 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
 
 
 def _set_up_jax() -> None:
-    from mdtree_jax.population.jax_side import set_up_devices
+    from mdtree_jax.runs.jax_backend import set_up_devices
 
     set_up_devices()
 
@@ -300,8 +300,8 @@ def _progress():
 
 def _write(config: DiagnoseConfig, items: list[Item], reference, out: Path) -> None:
     """Print the answers and write the reports."""
+    from mdtree_jax.diagnosis.words.answer import print_answer, print_summary
     from mdtree_jax.files import write_text
-    from mdtree_jax.report.answer import print_answer, print_summary
     from mdtree_jax.report.html import remove_older, write_reports
     from mdtree_jax.report.progress import make_console, progress
 

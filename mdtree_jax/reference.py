@@ -17,7 +17,7 @@ from mdtree_jax.config import ReferenceConfig
 
 def main(config: ReferenceConfig) -> None:
     """Fit, measure, write."""
-    from mdtree_jax.diagnosis.reference import fit_reference
+    from mdtree_jax.diagnosis.reference_fit import fit_reference
     from mdtree_jax.report.progress import make_console
 
     if config.collection is None:

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 from mdtree_jax.cli import run
-from mdtree_jax.population.schema import SweepConfig
+from mdtree_jax.recipe.schema import SweepConfig
 
 EXIT_SOME_DIVERGED = 3
 EXIT_NOT_REPRODUCED = 4
@@ -30,10 +30,10 @@ EXIT_NOT_REPRODUCED = 4
 def main(config: SweepConfig) -> int:
     """Plan, move parts, or train, as the configuration says; return the exit code."""
     from mdtree_jax.data import dataset_shape, load_dataset
-    from mdtree_jax.population.grid import make_cohorts
-    from mdtree_jax.population.jax_side import set_up_jax
-    from mdtree_jax.population.schema import check_settings, make_grid, make_recipe, resolved_config
+    from mdtree_jax.recipe.axes import make_cohorts
+    from mdtree_jax.recipe.schema import check_settings, make_grid, make_recipe, resolved_config
     from mdtree_jax.report.progress import make_console
+    from mdtree_jax.runs.jax_backend import set_up_jax
     from mdtree_jax.store.folder import RunFolder
     from mdtree_jax.store.manifest import data_hash
     from mdtree_jax.store.record import read_record
@@ -62,9 +62,9 @@ def main(config: SweepConfig) -> int:
 
 
 def _show_plan(config: SweepConfig, cohorts, shape, console) -> int:
-    from mdtree_jax.population.jax_side import plan_here
-    from mdtree_jax.population.progress import plan_table
-    from mdtree_jax.population.schema import resolved_config
+    from mdtree_jax.recipe.schema import resolved_config
+    from mdtree_jax.runs.jax_backend import plan_here
+    from mdtree_jax.runs.progress import plan_table
     from mdtree_jax.store.folder import read_members
 
     members = read_members(config.out, resolved_config(config.grid))
@@ -85,17 +85,10 @@ def _move_parts(config: SweepConfig, folder, console) -> int:
 
 def _verify(config: SweepConfig, record, recipe, cohorts, data, identity, console) -> int:
     """Train and measure a sample of the record again in a run folder of its own, so that it resumes, and compare."""
-    from mdtree_jax.population.jax_side import describe_devices, jax_measurer
-    from mdtree_jax.population.verify import (
-        check_same_recipe,
-        compare,
-        kind,
-        sample_cohorts,
-        verdict,
-        verification_table,
-    )
+    from mdtree_jax.provenance import code_hash, describe_session
+    from mdtree_jax.runs.jax_backend import describe_devices, jax_measurer
+    from mdtree_jax.runs.verify import check_same_recipe, compare, kind, sample_cohorts, verdict, verification_table
     from mdtree_jax.store.folder import RunFolder
-    from mdtree_jax.store.manifest import code_hash, describe_session
 
     check_same_recipe(record, identity, jax_measurer(config, data.shape).config)
     cohorts = sample_cohorts(cohorts, config.verify, config.verify_seed)
@@ -113,11 +106,11 @@ def _verify(config: SweepConfig, record, recipe, cohorts, data, identity, consol
 
 
 def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=None) -> int:
-    from mdtree_jax.population.jax_side import describe_devices, jax_measurer, jax_trainer, plan_here
-    from mdtree_jax.population.progress import Monitor, ScalarLog, duration
-    from mdtree_jax.population.run import run_sweep, still_to_do
-    from mdtree_jax.population.verify import recorded_choice
-    from mdtree_jax.store.manifest import describe_session
+    from mdtree_jax.provenance import describe_session
+    from mdtree_jax.runs.jax_backend import describe_devices, jax_measurer, jax_trainer, plan_here
+    from mdtree_jax.runs.progress import Monitor, ScalarLog, duration
+    from mdtree_jax.runs.run import run_sweep, still_to_do
+    from mdtree_jax.runs.verify import recorded_choice
 
     scalars = ScalarLog(folder.path / "tensorboard") if config.tensorboard else None
     folder.begin_session(describe_session(describe_devices()))

@@ -26,7 +26,7 @@ def load_sides(config: TransferConfig):
     Raises:
         UserError: `collection` beside `train` or `test`, or `test` alone; anything that `load_collection` refuses.
     """
-    from mdtree_jax.diagnosis.collection import DEFAULT_PAIR, PAIRS, load_collection
+    from mdtree_jax.collection.load import DEFAULT_PAIR, PAIRS, load_collection
 
     train, test = config.train, config.test
     if config.collection is not None and (train is not None or test is not None):
@@ -46,13 +46,13 @@ def main(config: TransferConfig) -> None:
     """Run the experiments that the configuration names, print their tables and write the results."""
     seeds = parse_seeds(config.seeds)
 
-    from mdtree_jax.diagnosis.classifier import FITS
-    from mdtree_jax.diagnosis.experiments import MODES
-    from mdtree_jax.diagnosis.suite import choose_suite, run_suite
+    from mdtree_jax.experiments.runner import MODES
+    from mdtree_jax.experiments.suite import choose_suite, run_suite
     from mdtree_jax.files import output_folder
     from mdtree_jax.parallel import available_cores
     from mdtree_jax.report import tables
     from mdtree_jax.report.progress import make_console, progress
+    from mdtree_jax.trees.classifier import FITS
 
     mode = check_choice("mode", config.mode, MODES)
     fit = check_choice("fit", config.fit, FITS)

@@ -28,8 +28,8 @@ import pandas as pd
 from sklearn.tree import DecisionTreeClassifier
 
 from mdtree_jax import diagnose_metrics, fit_reference, load_collection
-from mdtree_jax.diagnosis.causes import CAUSE, CAUSES, NONE, cause_labels, step_targets
-from mdtree_jax.diagnosis.grid import AXES, Grid, make_grid
+from mdtree_jax.causes.labels import CAUSE, CAUSES, NONE, cause_labels, step_targets
+from mdtree_jax.collection.grid import AXES, Grid, make_grid
 from mdtree_jax.files import write_text
 from mdtree_jax.report.statistics import with_interval
 from mdtree_jax.report.tables import markdown

@@ -20,28 +20,24 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax import MDTreeClassifier, load_collection
-from mdtree_jax.diagnosis import joint, verdict
-from mdtree_jax.diagnosis.advice import STEPS, best_step, factor_gain
-from mdtree_jax.diagnosis.causes import CAUSE, CAUSES
-from mdtree_jax.diagnosis.columns import feature_values
-from mdtree_jax.diagnosis.companions import ONE_CHECKPOINT
-from mdtree_jax.diagnosis.coverage import Answers, bootstrap_interval, cells_of, coverage_table, halves
-from mdtree_jax.diagnosis.experiments import JOINT_EXPERIMENTS, PUBLISHED_SEEDS, task_rows
-from mdtree_jax.diagnosis.grid import make_grid
-from mdtree_jax.diagnosis.joint_transfer import (
-    JOINT_METHODS,
-    JOINT_TASKS,
-    JointRunner,
-    confusion,
-    forest,
-    make_joint_side,
-)
-from mdtree_jax.diagnosis.reference import Reference, fit_reference
-from mdtree_jax.diagnosis.tasks import TASKS
+from mdtree_jax.causes import joint
+from mdtree_jax.causes.evaluate import JOINT_TASKS, Answers, bootstrap_interval, forest, halves, make_joint_side
+from mdtree_jax.causes.labels import CAUSE, CAUSES
+from mdtree_jax.collection.columns import feature_values
+from mdtree_jax.collection.grid import cells_of, make_grid
+from mdtree_jax.collection.tasks import TASKS, task_rows
+from mdtree_jax.diagnosis import from_metrics as verdict
+from mdtree_jax.diagnosis.gains import STEPS, best_step, factor_gain
+from mdtree_jax.diagnosis.reference import Reference
+from mdtree_jax.diagnosis.reference_fit import fit_reference
+from mdtree_jax.experiments.coverage import coverage_table
+from mdtree_jax.experiments.joint import JOINT_METHODS, JointRunner, confusion
+from mdtree_jax.experiments.runner import JOINT_EXPERIMENTS, PUBLISHED_SEEDS
 from mdtree_jax.files import write_text
 from mdtree_jax.parallel import available_cores
 from mdtree_jax.report.statistics import over_seeds, with_interval
 from mdtree_jax.report.tables import COVERAGE_HEADER, coverage_rows, markdown, method_label
+from mdtree_jax.trees.questions import ONE_CHECKPOINT
 from sweeps import joint_choice
 from sweeps.provenance import provenance
 

@@ -10,19 +10,19 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax import MDTreeClassifier, Node, Structure
-from mdtree_jax.diagnosis import joint
-from mdtree_jax.diagnosis.advice import STEPS, expected_gain, factor_gain
-from mdtree_jax.diagnosis.causes import CAUSES
-from mdtree_jax.diagnosis.companions import DATA_SINGLE, OPTIMIZER_SINGLE, SIZE_LOSS
-from mdtree_jax.diagnosis.coverage import Answers, accuracy_at, question_probabilities
-from mdtree_jax.diagnosis.experiments import task_rows
-from mdtree_jax.diagnosis.grid import DIRECTIONS
-from mdtree_jax.diagnosis.joint_transfer import JOINT_TASKS, JointSide, forest, make_joint_side
-from mdtree_jax.diagnosis.reference import Reference, fit_reference
-from mdtree_jax.diagnosis.sampling import SAMPLINGS
-from mdtree_jax.diagnosis.tasks import TASKS
+from mdtree_jax.causes import joint
+from mdtree_jax.causes.evaluate import JOINT_TASKS, Answers, JointSide, accuracy_at, forest, make_joint_side
+from mdtree_jax.causes.joint import question_probabilities
+from mdtree_jax.causes.labels import CAUSES
+from mdtree_jax.collection.grid import DIRECTIONS
+from mdtree_jax.collection.tasks import TASKS, task_rows
+from mdtree_jax.diagnosis.gains import STEPS, expected_gain, factor_gain
+from mdtree_jax.diagnosis.reference import Reference
+from mdtree_jax.diagnosis.reference_fit import fit_reference
+from mdtree_jax.experiments.sampling import SAMPLINGS
 from mdtree_jax.parallel import available_cores, ordered_map
 from mdtree_jax.report.tables import markdown
+from mdtree_jax.trees.questions import DATA_SINGLE, OPTIMIZER_SINGLE, SIZE_LOSS
 from sweeps.robust import blocks
 
 #: What was compared within F; the first is the choice.

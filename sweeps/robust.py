@@ -21,16 +21,15 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax import MDTreeClassifier, load_collection
-from mdtree_jax.diagnosis.companions import MEMBERS
-from mdtree_jax.diagnosis.experiments import EXPERIMENTS, Runner, experiments_of, make_side, task_rows
-from mdtree_jax.diagnosis.methods import METHODS, get_methods, robust_method
-from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS, OneStepRunner
-from mdtree_jax.diagnosis.robust import Options
-from mdtree_jax.diagnosis.structures import STRUCTURES
-from mdtree_jax.diagnosis.tasks import TASKS
+from mdtree_jax.collection.tasks import TASKS, task_rows
+from mdtree_jax.experiments.methods import METHODS, get_methods, robust_method
+from mdtree_jax.experiments.one_step import ONE_STEP_METHODS, OneStepRunner
+from mdtree_jax.experiments.runner import EXPERIMENTS, Runner, experiments_of, make_side
 from mdtree_jax.files import write_text
 from mdtree_jax.parallel import available_cores, ordered_map
 from mdtree_jax.report.tables import markdown, method_label
+from mdtree_jax.trees.questions import MEMBERS, STRUCTURES
+from mdtree_jax.trees.robust import Options
 from sweeps.provenance import provenance
 
 SEEDS = range(1000, 1050)

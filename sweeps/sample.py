@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax import diagnose_metrics, fit_reference, load_collection
-from mdtree_jax.diagnosis.causes import CAUSES, cause_labels
-from mdtree_jax.diagnosis.grid import AXES, make_grid
+from mdtree_jax.causes.labels import CAUSES, cause_labels
+from mdtree_jax.collection.grid import AXES, make_grid
 from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.files import write_text, written_aside
 from mdtree_jax.report.tables import markdown
@@ -40,9 +40,9 @@ METRICS = {
 
 def measured_metrics(run: Path, table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Return the metrics of every configuration and number of images; kept in the run's `sample.parquet`."""
-    from mdtree_jax.population.jax_side import set_up_devices
-    from mdtree_jax.population.measure_settings import resolve
-    from mdtree_jax.subject.diagnose import default_measure
+    from mdtree_jax.recipe.measure_settings import resolve
+    from mdtree_jax.runs.jax_backend import set_up_devices
+    from mdtree_jax.subject.from_model import default_measure
     from mdtree_jax.subject.measure import measure_subject
     from mdtree_jax.subject.run_folder import load_configuration
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import pandas as pd
 
 from mdtree_jax import load_collection
+from mdtree_jax.collection.ranks import SCALES
+from mdtree_jax.collection.tasks import TASKS, task_rows
 from mdtree_jax.config import parse_seeds
-from mdtree_jax.diagnosis.experiments import EXPERIMENTS, task_rows
-from mdtree_jax.diagnosis.methods import METHODS
-from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS
-from mdtree_jax.diagnosis.scales import SCALES
-from mdtree_jax.diagnosis.suite import transfer
-from mdtree_jax.diagnosis.tasks import TASKS
+from mdtree_jax.experiments.methods import METHODS
+from mdtree_jax.experiments.one_step import ONE_STEP_METHODS
+from mdtree_jax.experiments.runner import EXPERIMENTS
+from mdtree_jax.experiments.suite import transfer
 from mdtree_jax.files import write_text
 from mdtree_jax.report.statistics import over_seeds, with_interval
 from mdtree_jax.report.tables import markdown, method_label

@@ -5,9 +5,9 @@ import types
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.population.cohort import Recipe
-from mdtree_jax.population.grid import Grid, make_cohorts
-from mdtree_jax.population.run import Measurer, Trainer
+from mdtree_jax.recipe.axes import Grid, make_cohorts
+from mdtree_jax.recipe.cohort import Recipe
+from mdtree_jax.runs.run import Measurer, Trainer
 from mdtree_jax.store.folder import RunFolder
 
 RECIPE = Recipe("digits", "mlp", num_classes=10, image_shape=(10, 10, 1))

@@ -14,8 +14,8 @@ import sys
 import numpy as np
 from rich.console import Console
 
-from mdtree_jax.population.progress import Monitor
-from mdtree_jax.population.run import run_sweep
+from mdtree_jax.runs.progress import Monitor
+from mdtree_jax.runs.run import run_sweep
 from tests.fake_training import COHORTS, RECIPE, run_folder, train, trainer
 
 CHANGES = ("replace", "rename", "mkdir", "rmdir", "unlink")

@@ -11,9 +11,9 @@ import safetensors.numpy
 from mdtree_jax import diagnose, diagnose_metrics, reference
 from mdtree_jax.cli import run
 from mdtree_jax.diagnosis.reference import default_reference
-from mdtree_jax.diagnosis.verdict import Diagnosis
+from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.store.manifest import FORMAT
-from tests.test_convert import random_state_dict
+from tests.models.test_convert import random_state_dict
 
 ROW = {"train_error": 7.5, "log_hessian_trace": 5.6, "cka": 0.4, "mode_connectivity_peak": -9.0}
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mdtree_jax import load_collection
-from mdtree_jax.diagnosis.causes import CAUSE
-from mdtree_jax.diagnosis.grid import AXES, make_grid
-from mdtree_jax.diagnosis.joint import COLUMNS
+from mdtree_jax.causes.joint import COLUMNS
+from mdtree_jax.causes.labels import CAUSE
+from mdtree_jax.collection.grid import AXES, make_grid
 from sweeps import advice, forms, sample
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from mdtree_jax import MDTreeClassifier, cli, load_collection, transfer
-from mdtree_jax.diagnosis.experiments import EXPERIMENTS
-from mdtree_jax.diagnosis.methods import METHODS
-from mdtree_jax.diagnosis.one_step import ONE_STEP_METHODS
+from mdtree_jax.experiments.methods import METHODS
+from mdtree_jax.experiments.one_step import ONE_STEP_METHODS
+from mdtree_jax.experiments.runner import EXPERIMENTS
 from tests.conftest import ROOT
 
 
@@ -78,8 +78,8 @@ def test_by_default_the_packaged_pair_is_taken(run):
 
 
 def test_forked_processes_give_the_same_tables(collections):
-    from mdtree_jax.diagnosis.experiments import Runner, experiments_of
-    from mdtree_jax.diagnosis.methods import get_methods
+    from mdtree_jax.experiments.methods import get_methods
+    from mdtree_jax.experiments.runner import Runner, experiments_of
 
     tables = []
     for jobs in (1, 2):
@@ -239,7 +239,7 @@ def test_no_network_and_no_folder(run, monkeypatch, tmp_path):
 
 def test_download_is_checked_and_cached(monkeypatch, tmp_path, collections):
     """Fetch through pooch from a local folder that stands for the server."""
-    from mdtree_jax.diagnosis import published
+    from mdtree_jax.collection import published
 
     server = tmp_path / "server"
     server.mkdir()

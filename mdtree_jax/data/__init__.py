@@ -1,6 +1,7 @@
 """Data sets as NumPy arrays: load, check, normalise, redraw labels. No JAX.
 
-`load_dataset` is the one entry; a member of a population trains on a prefix of the training arrays.
+May import `registry` and the base modules. Start with `dataset` (`load_dataset`); a member of a population trains on a
+prefix of the training arrays.
 """
 
 from mdtree_jax.data.dataset import DATASETS, Dataset, DatasetShape, dataset_shape, load_dataset, redraw_labels

@@ -22,11 +22,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.diagnosis import joint
-from mdtree_jax.diagnosis.coverage import cells_of
-from mdtree_jax.diagnosis.evidence import WORDS
+from mdtree_jax.causes import joint
+from mdtree_jax.collection.grid import cells_of
+from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.diagnosis.reference import Reference
-from mdtree_jax.diagnosis.tasks import TASKS
+from mdtree_jax.trees.decision_path import WORDS
 
 MARGIN = 0.05
 NEIGHBOUR, FAR = 5, 1.5

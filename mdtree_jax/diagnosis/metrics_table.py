@@ -21,9 +21,9 @@ from dataclasses import asdict, fields
 import numpy as np
 import pandas as pd
 
+from mdtree_jax.causes import joint
 from mdtree_jax.checks import UserError, check_choice, nearest
-from mdtree_jax.diagnosis import joint
-from mdtree_jax.diagnosis.columns import ALIASES, COLUMN, canonical_name, canonicalize
+from mdtree_jax.collection.columns import ALIASES, COLUMN, canonical_name, canonicalize
 from mdtree_jax.diagnosis.cost import Training
 
 UNITS = ("fraction", "percent")

@@ -15,11 +15,9 @@ The package brings two: `published_F`, fitted on published/F and measured on pub
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -27,18 +25,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mdtree_jax.causes import joint
+from mdtree_jax.causes.labels import CAUSES, LEAST_GAIN, causes_of, gains
 from mdtree_jax.checks import UserError, check_choice
-from mdtree_jax.diagnosis import joint
-from mdtree_jax.diagnosis.causes import CAUSES, LEAST_GAIN, causes_of, gains
-from mdtree_jax.diagnosis.classifier import MDTreeClassifier
-from mdtree_jax.diagnosis.collection import load_collection
-from mdtree_jax.diagnosis.columns import sources
-from mdtree_jax.diagnosis.companions import MEMBERS, ONE_CHECKPOINT
-from mdtree_jax.diagnosis.experiments import task_rows
-from mdtree_jax.diagnosis.grid import AXES, Grid, make_grid
-from mdtree_jax.diagnosis.structures import STRUCTURES
-from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS
+from mdtree_jax.collection.columns import sources
+from mdtree_jax.collection.grid import AXES, Grid, make_grid
+from mdtree_jax.collection.load import load_collection
+from mdtree_jax.collection.tasks import OPTIMAL, TASKS, task_rows
 from mdtree_jax.files import write_text
+from mdtree_jax.trees.classifier import MDTreeClassifier
+from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT, STRUCTURES
 
 _FORMAT = "mdtree_jax reference 1"
 _DIGITS = 5
@@ -82,7 +78,8 @@ class Reference:
         """How often the joint answer was right, percent; {} if not measured.
 
         `test`, `all`, `surest_80_percent`, `calibration_error`, `models`, and as far as they were measured
-        `one_checkpoint` (the same without metrics of pairs), `by_cause` and `gains` (`track_record.measured_accuracy`).
+        `one_checkpoint` (the same without metrics of pairs), `by_cause` and `gains` (see
+        `reference_fit.measured_accuracy`).
         """
         found = self.provenance.get("accuracy", {}).get("joint")
         return {"test": self.provenance["test"], **found} if found else {}
@@ -212,55 +209,6 @@ class Reference:
         return cls(rows, provenance)
 
 
-def fit_reference(
-    collection: str | os.PathLike | pd.DataFrame,
-    *,
-    test: str | os.PathLike | pd.DataFrame | None = None,
-    name: str | None = None,
-    published_dir: str | os.PathLike | None = None,
-    measure: bool = True,
-) -> Reference:
-    """Fit a reference on a collection and measure what its answers are worth.
-
-    Args:
-        collection: what `load_collection` takes; needs metrics beside the grid of test errors.
-        test: another collection to measure accuracy on; None measures on half of the collection's own (data, width)
-            cells with a fit on the other half (the reference itself is fitted on all).
-        name: of the collection, in the provenance; None is where it came from.
-        published_dir: a local folder with the published files.
-        measure: False leaves the accuracy out.
-
-    Raises:
-        UserError: as `load_collection`; the collection has no metric.
-    """
-    loaded = load_collection(collection, allow_missing=True, published_dir=published_dir)
-    columns = [c for c in joint.COLUMNS if c in loaded]
-    if not joint.metrics_of(columns):
-        raise UserError(
-            f"collection '{loaded.attrs['name']}' has none of the metrics that a diagnosis asks: "
-            f"{', '.join(joint.METRICS)}"
-        )
-    kept = loaded[[*AXES, "test_error", *columns]]
-    rows = load_collection(kept.apply(lambda c: c.map(_round)).astype(float), allow_missing=True)
-    rows.attrs["name"] = name or loaded.attrs["name"]
-    provenance = {
-        "collection": rows.attrs["name"],
-        "commit": commit(),
-        "date": str(datetime.date.today()),
-        "rows": len(rows),
-        "metrics": list(joint.metrics_of(columns)),
-    }
-    reference = Reference(rows, provenance)
-    if not reference.complete.any():
-        raise UserError(f"no row of collection '{rows.attrs['name']}' has all its metrics and all its neighbours")
-    if measure:
-        from mdtree_jax.diagnosis.track_record import measured_accuracy
-
-        other = None if test is None else load_collection(test, allow_missing=True, published_dir=published_dir)
-        reference.provenance |= measured_accuracy(reference, other)
-    return reference
-
-
 def reference_names() -> list[str]:
     """Return the names of the references that the package brings."""
     return sorted(path.stem for path in _FOLDER.glob("*.json"))
@@ -367,19 +315,3 @@ def _compact_lists(text: str) -> str:
     number = r"-?[\d.eE+-]+|null"
     pattern = re.compile(rf"\[\s*((?:{number})(?:,\s*(?:{number}))*)\s*\]")
     return pattern.sub(lambda m: "[" + re.sub(r"\s+", "", m.group(1)) + "]", text)
-
-
-def commit() -> str:
-    """Return the commit of the checkout that this runs in, or the version of the installed package."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    folder = Path(__file__).resolve().parent
-    try:
-        command = ["git", "rev-parse", "--short", "HEAD"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        try:
-            return f"version {version('mdtree-jax')}"
-        except PackageNotFoundError:
-            return "unknown"

@@ -4,18 +4,8 @@ Every kernel is constructed once with its options: `kernel(options)` returns `es
 `jit`, `vmap` and `lax.map` and carries none of them. Nothing here knows of models or data sets.
 """
 
-from mdtree_jax.landscape.alignment import PermutationSpec, align, apply_permutation, match_weights
-from mdtree_jax.landscape.barrier import LinearBarrier, linear_barrier
 from mdtree_jax.landscape.batch_norm import recompute_batch_stats
-from mdtree_jax.landscape.curves import (
-    CurveResult,
-    CurveState,
-    CurveTraining,
-    bezier,
-    bezier_connectivity,
-    curve_training,
-)
-from mdtree_jax.landscape.eigen import (
+from mdtree_jax.landscape.hessian.eigen import (
     EigenEstimate,
     SpectralDensity,
     lanczos,
@@ -23,13 +13,23 @@ from mdtree_jax.landscape.eigen import (
     smooth_density,
     spectral_density,
 )
-from mdtree_jax.landscape.low_rank_trace import xtrace
+from mdtree_jax.landscape.hessian.low_rank_trace import xtrace
+from mdtree_jax.landscape.hessian.products import ggn, hvp
+from mdtree_jax.landscape.hessian.trace import TraceEstimate, hutchinson
+from mdtree_jax.landscape.paths.alignment import PermutationSpec, align, apply_permutation, match_weights
+from mdtree_jax.landscape.paths.barrier import LinearBarrier, linear_barrier
+from mdtree_jax.landscape.paths.curves import (
+    CurveResult,
+    CurveState,
+    CurveTraining,
+    bezier,
+    bezier_connectivity,
+    curve_training,
+)
+from mdtree_jax.landscape.paths.surface import filter_normalized_directions, loss_surface
 from mdtree_jax.landscape.preflight import check_apply, check_loss
-from mdtree_jax.landscape.products import ggn, hvp
 from mdtree_jax.landscape.sharpness import BallSharpness, ball_sharpness, scale_invariant_weights
 from mdtree_jax.landscape.similarity import agreement, l2_distance, linear_cka, mean_over_pairs, mixup
-from mdtree_jax.landscape.surface import filter_normalized_directions, loss_surface
-from mdtree_jax.landscape.trace import TraceEstimate, hutchinson
 
 #: The trace estimator of choice: less variance than `hutchinson` at the same number of products.
 default_trace = xtrace

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mdtree_jax.landscape.trees import tree_dot
+from mdtree_jax.landscape.pytrees import tree_dot
 
 
 def safe_divide(numerator: jax.Array, denominator: jax.Array, otherwise: float = 0.0) -> jax.Array:

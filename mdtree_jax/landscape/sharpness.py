@@ -18,8 +18,8 @@ from jax import lax
 
 from mdtree_jax.landscape.arguments import check_params, check_scalar
 from mdtree_jax.landscape.options import check_count, check_positive
+from mdtree_jax.landscape.pytrees import opaque, tree_axpy, tree_signs
 from mdtree_jax.landscape.safe import normalize, safe_divide, safe_norm
-from mdtree_jax.landscape.trees import opaque, tree_axpy, tree_signs
 
 
 def scale_invariant_weights(params: Any) -> Any:

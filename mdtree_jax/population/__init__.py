@@ -1,4 +1,5 @@
-"""Grids of configurations, cut into cohorts of equal static shape, trained as populations.
+"""A cohort trained in compiled programs over all local devices: lanes of networks, stepped together. JAX.
 
-`cohort`, `grid`, `plan` and `run` are NumPy and import no JAX; the trainer (`train`) is JAX.
+May import `store`, `training`, `models`, `recipe` and what lies below them. Start with `train`, then `loop` (the
+compiled program) and `memory` (how many networks fit).
 """

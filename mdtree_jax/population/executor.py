@@ -26,9 +26,9 @@ import numpy as np
 from mdtree_jax.checks import UserError
 from mdtree_jax.models import build_model, count_activations, count_parameters
 from mdtree_jax.parallel import available_cores
-from mdtree_jax.population.cohort import Cohort, Recipe
+from mdtree_jax.population.assignment import balance
 from mdtree_jax.population.memory import memory_needs
-from mdtree_jax.population.passes import balance
+from mdtree_jax.recipe.cohort import Cohort, Recipe
 
 CPU_LANE_BYTES = 2**18
 CPU_MAX_LANES = 8

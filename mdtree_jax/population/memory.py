@@ -19,7 +19,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from mdtree_jax.models import build_model
-from mdtree_jax.population.cohort import Cohort, Recipe
+from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.training import Hyperparameters, evaluate, make_trainer
 
 MARGIN = 1.15

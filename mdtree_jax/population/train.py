@@ -20,12 +20,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdtree_jax.checks import StaleState, UserError
 from mdtree_jax.models import Model, build_model, count_flops
-from mdtree_jax.population.cohort import Cohort, Recipe
-from mdtree_jax.population.executables import executables
+from mdtree_jax.population.assignment import Pass, plan_passes
+from mdtree_jax.population.compiled import executables, jit_over_members
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options
-from mdtree_jax.population.lanes import AXIS, PopulationState, make_run, start_population
-from mdtree_jax.population.mapped import jit_over_members
-from mdtree_jax.population.passes import Pass, plan_passes
+from mdtree_jax.population.loop import AXIS, PopulationState, make_run, start_population
+from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.training import Hyperparameters, Trainer, evaluate, make_trainer
 from mdtree_jax.training.train import init_key
 

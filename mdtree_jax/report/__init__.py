@@ -1,1 +1,5 @@
-"""Tables, figures and pages made from results. No JAX."""
+"""Pages and figures: the HTML report of a diagnosis, tables and figures of transfer, progress bars.
+
+May import `experiments`, `diagnosis` and what lies below them, and no JAX. Start with `html` (the report), then
+`drawings` (its pictures) and `figures` (those of transfer).
+"""

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mdtree_jax.diagnosis import joint
-from mdtree_jax.diagnosis.evidence import EvidenceStep
-from mdtree_jax.report.words import LOOKS, metric_name, number, points
+from mdtree_jax.causes import joint
+from mdtree_jax.diagnosis.words.sentences import LOOKS, metric_name, number, points
+from mdtree_jax.trees.decision_path import EvidenceStep
 
 #: Map of two metrics, in units of its drawing: left and upper end and side of the square, and the whole drawing.
 MAP_LEFT, MAP_TOP, MAP_SIDE, MAP_WIDTH, MAP_HEIGHT = 80.0, 14.0, 304.0, 400, 376

@@ -12,15 +12,15 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from mdtree_jax.diagnosis.classifier import MDTreeClassifier, choose_structure
-from mdtree_jax.diagnosis.columns import finite_rows_of, missing_columns
-from mdtree_jax.diagnosis.drawing import class_colour
-from mdtree_jax.diagnosis.experiments import ALL_EXPERIMENTS
-from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS, Task, smallest_width
+from mdtree_jax.collection.columns import finite_rows_of, missing_columns
+from mdtree_jax.collection.tasks import OPTIMAL, TASKS, Task, smallest_width
+from mdtree_jax.experiments.runner import ALL_EXPERIMENTS
 from mdtree_jax.files import output_folder, written_aside
 from mdtree_jax.report.pyplot import plt
 from mdtree_jax.report.statistics import over_seeds
 from mdtree_jax.report.tables import method_label
+from mdtree_jax.trees.classifier import MDTreeClassifier, choose_structure
+from mdtree_jax.trees.drawing import class_colour
 
 _STYLE = {
     "font.size": 9,

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from mdtree_jax.diagnosis.columns import feature_values, missing_columns
+from mdtree_jax.collection.columns import feature_values, missing_columns
 from mdtree_jax.diagnosis.reference import Reference, as_reference
-from mdtree_jax.diagnosis.verdict import Diagnosis
+from mdtree_jax.diagnosis.result import Diagnosis
+from mdtree_jax.diagnosis.words import sentences as words
 from mdtree_jax.files import output_folder, write_text
-from mdtree_jax.report import drawings, words
+from mdtree_jax.report import drawings
 
 _LEVELS = (0.05, 0.5, 0.95)
 _GENERATOR = b'<meta name="generator" content="mdtree_jax">'

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.diagnosis.coverage import COVERAGES
-from mdtree_jax.diagnosis.experiments import ALL_EXPERIMENTS, PUBLISHED_SEEDS
-from mdtree_jax.diagnosis.joint_transfer import JOINT_METHODS
-from mdtree_jax.diagnosis.methods import METHODS
-from mdtree_jax.diagnosis.one_step import STEPS
-from mdtree_jax.diagnosis.sampling import SAMPLINGS
-from mdtree_jax.diagnosis.suite import Tables
+from mdtree_jax.experiments.coverage import COVERAGES
+from mdtree_jax.experiments.joint import JOINT_METHODS
+from mdtree_jax.experiments.methods import METHODS
+from mdtree_jax.experiments.one_step import STEPS
+from mdtree_jax.experiments.runner import ALL_EXPERIMENTS, PUBLISHED_SEEDS
+from mdtree_jax.experiments.sampling import SAMPLINGS
+from mdtree_jax.experiments.suite import Tables
 from mdtree_jax.files import write_text, written_aside
 from mdtree_jax.report.paper import CASES
 from mdtree_jax.report.statistics import over_seeds, with_interval

@@ -1,4 +1,5 @@
-"""Run folders: manifests, finished cohorts as table parts, collection tables, checkpoints.
+"""Files of a run: manifests, locks, table parts, Orbax checkpoints, and records of finished grids.
 
-`checkpoint` is JAX and the one importer of Orbax; everything else is pandas and pyarrow and imports no JAX.
+May import `recipe`, `provenance` and the base modules; `checkpoint` is the one module here that imports JAX. Start
+with `folder` (a run folder), then `tables` (the collection table).
 """

@@ -1,1 +1,5 @@
-"""The networks under diagnosis: from a user's functions, arrays and files to a row of metrics. JAX."""
+"""The user's own network: read its checkpoints, check it, measure it, and diagnose it.
+
+May import every room but `report` and the command lines. Start with `from_model` (`diagnose_model`), then `load`
+(models and checkpoints named on a command line) and `network` (what a network has to do).
+"""

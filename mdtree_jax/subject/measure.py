@@ -1,6 +1,6 @@
 """The metrics of a subject as one row of a table, with standard errors and what they cost. JAX.
 
-The kernels are those of a sweep (`population.measure`): the subject is a cohort of one configuration.
+The kernels are those of a sweep (`measuring.measure`): the subject is a cohort of one configuration.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.measuring.measure import measure_cohort
 from mdtree_jax.models import count_flops
-from mdtree_jax.population.cohort import Cohort, Member, Recipe
 from mdtree_jax.population.executor import compiler_options
-from mdtree_jax.population.jax_side import device_memory_bytes
-from mdtree_jax.population.measure import measure_cohort
-from mdtree_jax.population.measure_settings import PAIR_METRICS, MeasureSettings
+from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
+from mdtree_jax.recipe.measure_settings import PAIR_METRICS, MeasureSettings
+from mdtree_jax.runs.jax_backend import device_memory_bytes
 from mdtree_jax.store.tables import COST_COLUMNS, MEMBER_COLUMNS, OK, collect
 from mdtree_jax.subject.network import Examples, Subject, check_fit
 from mdtree_jax.training import evaluate

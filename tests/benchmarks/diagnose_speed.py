@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from mdtree_jax import diagnose_metrics, load_collection
-from mdtree_jax.diagnosis import joint
+from mdtree_jax.causes import joint
 from mdtree_jax.diagnosis.reference import get_reference
 
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdtree_jax.landscape import hutchinson, hvp, lanczos, power_iteration, xtrace
-from mdtree_jax.landscape.products import over_block
+from mdtree_jax.landscape.hessian.products import over_block
 from mdtree_jax.models import build_model, count_parameters
 from mdtree_jax.training import cross_entropy
 

@@ -16,7 +16,7 @@ Lanczos is shown from a random vector, and as measurements run it, from the vect
 of the deviations.
 
 Ours is a population over one CPU device a core, members of a device one after the other, with as many images at a time
-as `population.measure` chooses (`--batch` sets another number), without compilation, which is reported beside: it
+as `measuring.measure` chooses (`--batch` sets another number), without compilation, which is reported beside: it
 happens once per shape. PyHessian takes one model after the other with the better of one thread and
 one a core. The sides take turns; medians. Prints a markdown table.
 """
@@ -40,11 +40,11 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdtree_jax.landscape import hutchinson, hvp, lanczos, xtrace
+from mdtree_jax.measuring.kernels import Data
+from mdtree_jax.measuring.programs import choose
 from mdtree_jax.models import build_model, from_torch
 from mdtree_jax.population.executor import compiler_options, configure_devices
-from mdtree_jax.population.measure_programs import choose
-from mdtree_jax.population.measure_settings import MeasureConfig, resolve
-from mdtree_jax.population.measures import Data
+from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.training import cross_entropy
 
 NUM_IMAGES = 200
@@ -172,7 +172,7 @@ def measure(width: int, options: argparse.Namespace) -> None:
     data = torch.tensor(images), torch.tensor(labels)
     channels_last = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     trace = {"xtrace": functools.partial(xtrace, leading=True), "hutchinson": hutchinson}[options.trace]
-    on_accelerator = jax.default_backend() != "cpu"  # as population.measure chooses
+    on_accelerator = jax.default_backend() != "cpu"  # as measuring.measure chooses
     cases: list[tuple[str, float, Callable]] = [
         ("trace", error, trace(options.max_products, relative_error=error, block=options.block, batched=on_accelerator))
         for error in options.errors

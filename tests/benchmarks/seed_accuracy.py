@@ -18,10 +18,10 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.diagnosis import joint
-from mdtree_jax.diagnosis.collection import load_collection
-from mdtree_jax.diagnosis.coverage import accuracy_at, answer_all
-from mdtree_jax.diagnosis.tasks import TASKS
+from mdtree_jax.causes import joint
+from mdtree_jax.causes.evaluate import accuracy_at, answer_all
+from mdtree_jax.collection.load import load_collection
+from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.report.tables import markdown
 from mdtree_jax.store.record import Record, read_record
 from mdtree_jax.store.tables import collect

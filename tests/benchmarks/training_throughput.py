@@ -32,8 +32,8 @@ from jax import lax
 
 from mdtree_jax.models import build_model, count_flops
 from mdtree_jax.population import train as population_train
-from mdtree_jax.population.cohort import Cohort, Member, Recipe
 from mdtree_jax.population.executor import choose_executor, configure_devices
+from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
 from mdtree_jax.training import Hyperparameters, make_trainer
 
 DIGITS = [("resnet8_fine", w, b) for w in (6, 12, 28) for b in (4, 16, 72, 288)]

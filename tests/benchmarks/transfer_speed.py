@@ -43,7 +43,7 @@ def seconds(call, repeats: int) -> float:
 
 def literal_fit(structure, X, y):
     """Return the published fit without our shortcut: the objective predicts every row at every evaluation."""
-    from mdtree_jax.diagnosis.engine import accuracy
+    from mdtree_jax.trees.fit import accuracy
 
     thresholds = structure.initial.copy()
     for i, node in enumerate(structure.nodes):
@@ -75,10 +75,10 @@ def main() -> None:
 
     sys.path.insert(0, str(ROOT))
     from mdtree_jax import load_collection
-    from mdtree_jax.diagnosis.columns import feature_values
-    from mdtree_jax.diagnosis.engine import fit_exact, fit_published
-    from mdtree_jax.diagnosis.structures import STRUCTURES
-    from mdtree_jax.diagnosis.tasks import OPTIMAL, TASKS
+    from mdtree_jax.collection.columns import feature_values
+    from mdtree_jax.collection.tasks import OPTIMAL, TASKS
+    from mdtree_jax.trees.fit import fit_exact, fit_published
+    from mdtree_jax.trees.questions import STRUCTURES
 
     F = load_collection("published/F")
     print("\n| one fit, all of F | published, literally, ms | published, ours, ms | ratio | exact, ms |")

@@ -1,0 +1,325 @@
+"""The joint model: what each knob would gain, and so which of five causes a model suffers from, with probabilities.
+
+It sees only what a practitioner can measure on a trained model and its training data (`METRICS`): no size of the model
+or of the data, whose meaning ends with the data set, and no test error.
+
+**What it learns.** Not the cause itself but the four gains behind it (`mdtree_jax.causes.labels.gains`): a
+configuration with 5.1 points for data and 4.9 for width says more than its label 'data'. Gains g enter as asinh(g),
+centred and scaled for each cause.
+
+**How.** Gaussian-process regression, one kernel for the four: with z the metrics on scales that even their spread
+(`SCALES`) and standardised, and v the verdicts of the member trees of the three published questions (share of threshold
+settings for the second class of the task, `mdtree_jax.trees.robust`),
+
+    k(a, b) = w exp(-r²/2 l²) + (1 - w) exp(-r²/2 L²),      r² = |z_a - z_b|² + c² |v_a - v_b|².
+
+The trees carry over to other collections what the distance between metrics alone would not. The noise of each gain is
+scaled by its leave-one-out residuals.
+
+**Probabilities.** With independent Gaussian predictions of the four transformed gains, P(cause k) is the chance that
+gain k is the largest and at least `LEAST_GAIN`, P(none) that none reaches it: one-dimensional integrals, done on a
+fixed grid. A share of `DOUBT` is spread over the five causes evenly.
+
+Missing metrics: the model is fitted again without them, and without the trees that ask them (`fit_joint(columns=...)`).
+
+How it was chosen: the kind of model and its constants by cross-validation within F over blocks of its grid (see
+sweeps/joint.md); F' was looked at once, for the record. The member trees had been chosen earlier, looking at F'
+(sweeps/robust.md). NumPy and SciPy only.
+Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006), chapters 2 and 5.4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.special import ndtr, ndtri
+
+from mdtree_jax.causes.labels import CAUSES, LEAST_GAIN
+from mdtree_jax.checks import UserError
+from mdtree_jax.collection.columns import feature_values, sources
+from mdtree_jax.collection.tasks import TASKS, Task
+from mdtree_jax.trees import robust
+from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT
+
+
+class Scale(NamedTuple):
+    """How a metric enters the kernel: `to_scale` evens its spread, `spread` is its typical standard deviation there."""
+
+    to_scale: callable
+    spread: float
+
+
+#: Spreads are those of F, rounded.
+SCALES = {
+    "train_error": Scale(lambda v: np.log(0.05 + v), 2.7),
+    "train_loss": Scale(lambda v: np.log(np.maximum(v, 1e-12)), 3.0),
+    "log_hessian_trace": Scale(lambda v: v, 1.3),
+    "log_effective_rank": Scale(lambda v: v, 0.35),
+    "mode_connectivity": Scale(lambda v: np.arcsinh(v / 3.0), 1.5),
+    "mode_connectivity_peak": Scale(lambda v: np.log(0.3 + np.maximum(-v, 0.0)), 2.0),
+    "cka": Scale(lambda v: v, 0.14),
+}
+METRICS = tuple(SCALES)
+#: Columns of a table that the metrics follow from, in the order in which they are asked for.
+COLUMNS = tuple(dict.fromkeys(source for name in METRICS for source in sources(name)))
+#: Metrics that need two networks of one configuration.
+PAIR_COLUMNS = ("mode_connectivity", "mode_connectivity_peak", "cka")
+#: Share of the probability that is spread evenly, and least spread of the noise of a transformed gain: a knob that
+#: gained the same in all of a sample (nothing, at an edge of the grid) is not known to gain that elsewhere.
+DOUBT, LEAST_SPREAD = 0.01, 0.1
+
+
+class Kernel(NamedTuple):
+    """Constants of the kernel: two lengths, the share of the first, weight of the trees' verdicts, noise variance."""
+
+    short: float = 1.0
+    long: float = 4.0
+    share: float = 0.3
+    vote: float = 1.0
+    noise: float = 0.1
+
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return k(a, b), (rows of a, rows of b), of features that `_embed` returns."""
+        long = a @ b.T  # worked on in place: large tables are slow
+        long *= 2.0
+        long -= (a**2).sum(axis=1)[:, None]
+        long -= (b**2).sum(axis=1)[None, :]
+        np.minimum(long, 0.0, out=long)
+        long *= 0.5 / self.long**2
+        if self.share == 0:
+            return np.exp(long, out=long)
+        ratio = (self.long / self.short) ** 2
+        if ratio == 16:  # exp(16 x) by four squarings is quicker than a second exp
+            np.exp(long, out=long)
+            short = long * long
+            for _ in range(3):
+                short *= short
+        else:
+            short = np.exp(long * ratio)
+            np.exp(long, out=long)
+        short *= self.share
+        long *= 1 - self.share
+        long += short
+        return long
+
+
+DEFAULT = Kernel()
+
+
+class JointModel(NamedTuple):
+    """A fitted joint model; `metrics` are the features in use, `members` the posteriors of their trees by task.
+
+    `centre`, `scale` (metrics,) standardise; `rows` (n, features) are the training rows in the kernel's features;
+    `factor` is the Cholesky factor of K + noise, `precision` (n,) the diagonal of its inverse, `weights` (n, 4) turn
+    k(x, rows) into standardised gains; `mean`, `sd`, `residual` (4,) are centre and scale of the transformed gains and
+    the scale of their noise.
+    """
+
+    metrics: tuple[str, ...]
+    members: dict[str, tuple[robust.TreePosterior, ...]]
+    centre: np.ndarray
+    scale: np.ndarray
+    rows: np.ndarray
+    factor: np.ndarray
+    precision: np.ndarray
+    weights: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray
+    residual: np.ndarray
+    kernel: Kernel
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a table that the model asks for."""
+        return tuple(dict.fromkeys(source for name in self.metrics for source in sources(name)))
+
+
+def metrics_of(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the metrics that can be made from the columns of a table."""
+    return tuple(name for name in METRICS if set(sources(name)) <= set(columns))
+
+
+def fit_joint(
+    frame: pd.DataFrame, gained: np.ndarray, columns: Sequence[str] = COLUMNS, kernel: Kernel = DEFAULT
+) -> JointModel:
+    """Return the joint model of the rows of a collection.
+
+    Args:
+        frame: rows of a collection with metrics (finite) and the labels of the three tasks.
+        gained: (rows, 4) what each remedy would gain, points (`causes.gains`); a row with a NaN is left out.
+        columns: what the model may ask; every metric that they suffice for takes part.
+        kernel: its constants.
+
+    Raises:
+        UserError: no metric can be made from `columns`, or no row is left.
+    """
+    metrics = metrics_of(columns)
+    if not metrics:
+        raise UserError(
+            f"the joint model asks at least one of {', '.join(METRICS)}; none can be made of {list(columns)}"
+        )
+    keep = np.isfinite(gained).all(axis=1)
+    if not keep.any():
+        raise UserError("the joint model needs a row whose neighbours on the grid are all there; there is none")
+    frame, gained = frame[keep], gained[keep]
+    values = scaled(frame, metrics)
+    spread = np.array([SCALES[name].spread for name in metrics])
+    # A narrow sample must not blow small differences up: its spread is shrunk towards the typical one.
+    centre, scale = values.mean(axis=0), values.std(axis=0) + 0.3 * spread
+    members = _fit_members(frame, metrics)
+    rows = embed(frame, metrics, members, centre, scale, kernel)
+    factor = cho_factor(kernel(rows, rows) + kernel.noise * np.eye(len(rows)), lower=True)[0]
+    inverse = solve_triangular(factor, np.eye(len(rows)), lower=True)
+    precision = (inverse**2).sum(axis=0)
+    weights = _weights(factor, precision, gained)
+    return JointModel(metrics, members, centre, scale, rows, factor, precision, *weights, kernel)
+
+
+def refit(model: JointModel, gained: np.ndarray) -> JointModel:
+    """Return the joint model of the same rows with other gains, at a small part of what `fit_joint` costs.
+
+    Args:
+        model: whose rows they are; all rows that it was given had finite gains.
+        gained: (rows, 4), finite.
+    """
+    weights, mean, sd, residual = _weights(model.factor, model.precision, gained)
+    return model._replace(weights=weights, mean=mean, sd=sd, residual=residual)
+
+
+def _weights(factor: np.ndarray, precision: np.ndarray, gained: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the fields `weights`, `mean`, `sd`, `residual` of a model."""
+    target = np.arcsinh(gained)
+    mean, sd = target.mean(axis=0), target.std(axis=0) + 1e-6
+    weights = cho_solve((factor, True), (target - mean) / sd)
+    # Leave-one-out residual = weight / precision, in units of its own standard deviation.
+    residual = np.sqrt((weights**2 / precision[:, None]).mean(axis=0))
+    return weights, mean, sd, np.maximum(residual, LEAST_SPREAD / sd)
+
+
+def gain_posterior(model: JointModel, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of the transformed gains asinh(g), both (rows, 4)."""
+    return gain_posteriors((model,), frame)[0]
+
+
+def gain_posteriors(models: Sequence[JointModel], frame: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return what `gain_posterior` does for models that differ in their gains alone (`refit`), worked out together."""
+    model = models[0]
+    rows = embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
+    similar = model.kernel(rows, model.rows)
+    known = solve_triangular(model.factor, similar.T, lower=True, check_finite=False)
+    variance = np.maximum(1.0 - (known**2).sum(axis=0), 0.0) + model.kernel.noise
+    spread = np.sqrt(variance)[:, None]
+    return [(similar @ m.weights * m.sd + m.mean, spread * m.residual * m.sd) for m in models]
+
+
+def gain_means(models: Sequence[JointModel], frame: pd.DataFrame) -> list[np.ndarray]:
+    """Return the means of `gain_posteriors` alone, each (rows, 4), at a small part of their cost."""
+    model = models[0]
+    rows = embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
+    weights = np.concatenate([m.weights for m in models], axis=1)
+    parts = [model.kernel(rows[i : i + 256], model.rows) @ weights for i in range(0, len(rows), 256)]
+    means = np.split(np.concatenate(parts), len(models), axis=1)
+    return [part * m.sd + m.mean for part, m in zip(means, models, strict=True)]
+
+
+def left_out_means(model: JointModel) -> np.ndarray:
+    """Return what the model would predict for each of its rows had it not been fitted on it, (n, 4), as `gain_means`.
+
+    Rasmussen and Williams, equation 5.12; the trees' verdicts and the standardisation stay those of all rows.
+    """
+    target = model.kernel(model.rows, model.rows) @ model.weights + model.kernel.noise * model.weights
+    return (target - model.weights / model.precision[:, None]) * model.sd + model.mean
+
+
+def predict_joint(model: JointModel, frame: pd.DataFrame) -> np.ndarray:
+    """Return the probability of each cause, (rows, 5), columns as `CAUSES`."""
+    return cause_probabilities(*gain_posterior(model, frame))
+
+
+def task_probabilities(mean: np.ndarray, sd: np.ndarray, task: Task) -> np.ndarray:
+    """Return P(each class of a published question), (rows, 2), columns as `task.classes`.
+
+    Args:
+        mean, sd: (rows, 4) as `gain_posterior` returns them for a model of the label `room`.
+        task: `optimizer` compares a smaller with a larger batch, `size` and `data` the better of these with theirs.
+    """
+    if task.name == "optimizer":
+        second = ndtr((mean[:, 0] - mean[:, 1]) / np.hypot(sd[:, 0], sd[:, 1]))
+    else:
+        other = CAUSES.index("model_too_small" if task.name == "size" else "too_little_data")
+        # The mean over equally likely values of the one gain of the chance that both others stay below it.
+        values = mean[:, other, None] + sd[:, other, None] * ndtri((np.arange(64) + 0.5) / 64)
+        below = [ndtr((values - mean[:, i, None]) / sd[:, i, None]) for i in (0, 1)]
+        second = (below[0] * below[1]).mean(axis=1)
+    second = DOUBT + (1 - 2 * DOUBT) * second
+    return np.stack([1 - second, second], axis=1)
+
+
+def cause_probabilities(mean: np.ndarray, sd: np.ndarray, threshold: float = np.arcsinh(LEAST_GAIN)) -> np.ndarray:
+    """Return P(each of the four is the largest and above the threshold), and last P(none is above it), (rows, 5).
+
+    Args:
+        mean, sd: (rows, 4) of independent normal variables.
+        threshold: on their scale.
+
+    >>> cause_probabilities(np.array([[9.0, 0, 0, 0]]), np.ones((1, 4))).round(2).tolist()
+    [[0.99, 0.0, 0.0, 0.0, 0.0]]
+    """
+    top = np.maximum((mean + 5 * sd).max(axis=1), threshold + 1e-3)
+    share = (np.arange(64) + 0.5) / 64
+    points = threshold + (top - threshold)[:, None] * share
+    z = (points[:, None, :] - mean[:, :, None]) / sd[:, :, None]
+    below = np.maximum(ndtr(z), 1e-300)
+    density = np.exp(-0.5 * z**2) / sd[:, :, None]
+    win = (density * below.prod(axis=1, keepdims=True) / below).sum(axis=2)
+    win *= ((top - threshold) / 64 / np.sqrt(2 * np.pi))[:, None]
+    none = ndtr((threshold - mean) / sd).prod(axis=1)
+    out = np.concatenate([win, none[:, None]], axis=1)
+    return (1 - DOUBT) * out / out.sum(axis=1, keepdims=True) + DOUBT / len(CAUSES)
+
+
+def scaled(frame: pd.DataFrame, metrics: Sequence[str]) -> np.ndarray:
+    """Return metrics on the scales of `SCALES`, (rows, metrics)."""
+    values = feature_values(frame, metrics)
+    return np.stack([SCALES[name].to_scale(values[:, i]) for i, name in enumerate(metrics)], axis=1)
+
+
+def _fit_members(frame: pd.DataFrame, metrics: Sequence[str]) -> dict[str, tuple[robust.TreePosterior, ...]]:
+    """Return the posteriors of every task's trees whose features are there; all widths take part.
+
+    The tree for one checkpoint votes only where no other of its task can be asked.
+    """
+    fitted = {}
+    for task in TASKS.values():
+        trees = [tree for tree in MEMBERS[task.name] if set(tree.features) <= set(metrics)]
+        alone = ONE_CHECKPOINT[task.name]
+        trees = trees or [alone] * (set(alone.features) <= set(metrics))
+        clear = frame[task.label].isin(task.classes).to_numpy()
+        if not trees or not clear.any():
+            continue
+        rows = frame[clear]
+        y = np.array([trees[0].classes.index(name) for name in rows[task.label]])
+        fitted[task.name] = robust.fit_members(trees, [feature_values(rows, tree.features) for tree in trees], y)
+    return fitted
+
+
+def embed(frame: pd.DataFrame, metrics, members, centre, scale, kernel: Kernel) -> np.ndarray:
+    """Return the kernel's features, (rows, metrics + trees): what the distance between two models is taken in."""
+    parts = [(scaled(frame, metrics) - centre) / scale]
+    values = dict(zip(metrics, feature_values(frame, metrics).T, strict=True))
+    for name, trees in members.items():
+        second = TASKS[name].classes[1]
+        for tree in trees:
+            X = np.stack([values[feature] for feature in tree.structure.features], axis=1)
+            share = robust.verdict_shares(tree, X)[:, tree.structure.classes.index(second)]
+            parts.append(kernel.vote * share[:, None])
+    return np.concatenate(parts, axis=1)
+
+
+def question_probabilities(tree: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Return the probabilities of a published question's classes from those of trees and joint model, of any shape."""
+    return (tree + room) / 2

@@ -1,0 +1,268 @@
+"""`diagnose_metrics`: from a table of metrics to diagnoses. NumPy and pandas only.
+
+The answer over all causes is the joint model's (`mdtree_jax.causes.joint`); the evidence is the path through the
+tree of the published question behind the first cause; the advice is read off resembling models of the reference
+(`mdtree_jax.diagnosis.advice`); standard errors are integrated over in `mdtree_jax.diagnosis.probabilities`; when to
+say "I can't tell" stands in `mdtree_jax.diagnosis.abstain`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from mdtree_jax.causes import joint
+from mdtree_jax.causes.labels import CAUSE, CAUSES, NONE
+from mdtree_jax.collection.columns import feature_values, numeric_column, sources
+from mdtree_jax.collection.tasks import TASKS
+from mdtree_jax.diagnosis.abstain import outside_reference, too_few_metrics, weak_or_contradicted
+from mdtree_jax.diagnosis.advice import choose_action, in_settings, withheld
+from mdtree_jax.diagnosis.cost import Training
+from mdtree_jax.diagnosis.gains import capped, edge_of_neighbours, expected_gain
+from mdtree_jax.diagnosis.metrics_table import note_on_units, read_metrics, standard_errors, training_of
+from mdtree_jax.diagnosis.probabilities import all_chances
+from mdtree_jax.diagnosis.reference import Reference, as_reference
+from mdtree_jax.diagnosis.result import Action, Diagnosis, Gain
+from mdtree_jax.trees.decision_path import EvidenceStep, feature_error, tree_path
+
+#: Rows that are answered at a time: each takes some numbers for every model of the reference.
+_ROWS = 4096
+_QUESTION = {
+    "temperature_too_low": "optimizer",
+    "temperature_too_high": "optimizer",
+    "model_too_small": "size",
+    "too_little_data": "data",
+    "none": "optimizer",
+}
+
+
+def diagnose_metrics(
+    table: pd.DataFrame | Mapping | list[Mapping],
+    reference: Reference | str | os.PathLike | None = None,
+    units: str | None = None,
+    training: Training | Mapping | None = None,
+) -> list[Diagnosis]:
+    """Diagnose every row of a table of metrics.
+
+    Args:
+        table: a DataFrame, a row as a mapping, or a list of rows, with columns of `joint.COLUMNS` (published names are
+            understood), standard errors beside them as `<name>_se`. Not all are needed: a row with a metric missing or
+            not finite is answered without it, and says so. Traces and eigenvalues may come without their logarithm; a
+            `test_error` limits the gains.
+        reference: what to compare with: a `Reference`, its file, or a name of `reference_names()`; None is
+            `published_F`.
+        units: of the error columns, `fraction` or `percent`; None decides from all of them together.
+        training: how the models were trained, `batch_size`, `learning_rate` and `epochs` as far as they are known: the
+            action then names the new settings. What is not given is taken from columns of these names, if there are.
+
+    Returns:
+        One `Diagnosis` a row, in order.
+
+    Raises:
+        UserError: as `metrics_table.read_metrics`: no known metric, undecidable units, values outside their meaning.
+    """
+    reference = as_reference(reference)
+    frame = read_metrics(table, units)
+    unit_note = [] if units else note_on_units(frame)
+    trainings = training_of(frame, Training.of(training))
+    test_errors, num_images = _known(frame, "test_error"), _known(frame, "num_samples")
+    columns = [c for c in reference.columns if c in frame]
+    there = np.isfinite(frame[columns].to_numpy(dtype=float)) if columns else np.zeros((len(frame), 0), dtype=bool)
+    metrics = _metrics(frame)
+    out: list[Diagnosis | None] = [None] * len(frame)
+    # Small products: the threads of a matrix library would only wait for each other.
+    with threadpool_limits(1):
+        for pattern, rows in _alike(there):
+            have = [c for c, known in zip(columns, pattern, strict=True) if known]
+            part = frame.iloc[rows].reset_index(drop=True)
+            found = _diagnose(reference, part, have) if joint.metrics_of(have) else [_nothing(reference)] * len(rows)
+            for row, diagnosis in zip(rows, found, strict=True):
+                action = in_settings(diagnosis.action, trainings[row], num_images[row])
+                found_here = {"action": action, "metrics": metrics[row], "test_error": test_errors[row]}
+                out[row] = replace(diagnosis, **found_here, notes=[*diagnosis.notes, *unit_note])
+    return out
+
+
+def withhold(diagnosis: Diagnosis, reason: str) -> Diagnosis:
+    """Return the diagnosis as "I can't tell", for a reason that its metrics do not show: no gain is stated."""
+    action = withheld(diagnosis.action, diagnosis.cause)
+    return replace(diagnosis, abstains=True, reason=reason, action=action, expected_gain=None, gains={})
+
+
+def _alike(there: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (which columns are there, rows) of rows that have the same ones, at most `_ROWS` at a time."""
+    for pattern in np.unique(there, axis=0):
+        rows = np.flatnonzero((there == pattern).all(axis=1))
+        for start in range(0, len(rows), _ROWS):
+            yield pattern, rows[start : start + _ROWS]
+
+
+def _known(frame: pd.DataFrame, column: str) -> list[float | None]:
+    """Return a column's values, None where it is not there or not finite."""
+    if column not in frame:
+        return [None] * len(frame)
+    return [value if np.isfinite(value) else None for value in frame[column].astype(float).tolist()]
+
+
+def _metrics(frame: pd.DataFrame) -> list[dict[str, float]]:
+    """Return for every row the finite metrics that a diagnosis knows, and their standard errors."""
+    names = [name for column in joint.COLUMNS for name in (column, f"{column}_se") if name in frame]
+    values = frame[names].to_numpy(dtype=float)
+    known = np.isfinite(values)
+    return [
+        {name: value for name, value, there in zip(names, row, here, strict=True) if there}
+        for row, here in zip(values.tolist(), known.tolist(), strict=True)
+    ]
+
+
+def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> list[Diagnosis]:
+    """Return the diagnoses of rows that all have the same columns."""
+    model = reference.joint_model(have)
+    chances, questions, trees = all_chances(reference, frame, have)
+    outside = outside_reference(reference, frame, model)
+    first = chances.argmax(axis=1)
+    steps = _steps(reference, frame, first, model)
+    errors = _known(frame, "test_error")
+    edges = dict.fromkeys(range(len(frame)), "")
+    if len(rows := np.flatnonzero(first == CAUSES.index(NONE))):
+        edges |= dict(zip(rows.tolist(), edge_of_neighbours(reference, frame.iloc[rows], model), strict=True))
+    few = too_few_metrics(reference, have, questions)
+    paths = _Paths(reference, frame, have)
+    positions = _positions(reference, frame, model.metrics)
+    notes = _notes(reference, frame, have)
+    out = []
+    for row in range(len(frame)):
+        order = np.argsort(-chances[row], kind="stable")
+        ranking = {CAUSES[i]: float(chances[row, i]) for i in order}
+        cause = CAUSES[order[0]]
+        asked, by_trees = _of_row(questions, row), _of_row(trees, row)
+        # Of a model that the reference has none like, what the nearest ones gained says nothing.
+        gains, edge = ({}, "") if outside[row] else (steps[row], edges[row])
+        reason = outside[row] or few or weak_or_contradicted(cause, ranking[cause], by_trees)
+        path, leads_to = paths.of(row, _QUESTION[cause])
+        action, gain = choose_action(
+            reference,
+            cause,
+            gains,
+            is_tentative=bool(reason),
+            is_outside=bool(outside[row]),
+            edge=edge,
+            test_error=errors[row],
+        )
+        out.append(
+            Diagnosis(
+                cause,
+                CAUSE[cause].sentence,
+                ranking[cause],
+                ranking,
+                bool(reason),
+                reason,
+                path,
+                action,
+                gain,
+                leads_to,
+                {step: capped(g, errors[row]) for step, g in gains.items()},
+                asked,
+                by_trees,
+                {name: float(values[row]) for name, values in positions.items()},
+                list(notes),
+                reference.name,
+                reference.track_record,
+            )
+        )
+    return out
+
+
+def _of_row(chances: dict[str, dict[str, np.ndarray]], row: int) -> dict[str, dict[str, float]]:
+    return {task: {name: float(values[row]) for name, values in classes.items()} for task, classes in chances.items()}
+
+
+def _steps(
+    reference: Reference, frame: pd.DataFrame, first: np.ndarray, model: joint.JointModel
+) -> list[dict[str, Gain]]:
+    """Return for every row what each step against its first cause, its place in `first`, is expected to gain."""
+    steps: list[dict[str, Gain]] = [{} for _ in range(len(frame))]
+    for place in np.unique(first):
+        rows = np.flatnonzero(first == place)
+        found = expected_gain(reference, frame.iloc[rows], CAUSES[place], model)
+        for row, gains in zip(rows, found, strict=True):
+            steps[row] = gains
+    return steps
+
+
+class _Paths:
+    """Looks up the path of a row through the tree of a question."""
+
+    def __init__(self, reference: Reference, frame: pd.DataFrame, have: list[str]):
+        self.trees = {task: reference.tree(task, have) for task in TASKS}
+        self.values = {
+            task: feature_values(frame, tree.structure_.features) for task, tree in self.trees.items() if tree
+        }
+        self.metrics = {c: numeric_column(frame, c) for c in have}
+        self.errors = {c: standard_errors(frame, c) for c in have}
+
+    def of(self, row: int, task: str) -> tuple[list[EvidenceStep], str]:
+        tree = self.trees[task]
+        if tree is None:
+            return [], ""
+        structure = tree.structure_
+        values = dict(zip(structure.features, self.values[task][row], strict=True))
+        known = {c: float(e[row]) if np.isfinite(e[row]) else None for c, e in self.errors.items()}
+        metrics = {c: column[row] for c, column in self.metrics.items()}
+        errors = {name: feature_error(name, metrics, known) for name in structure.features}
+        return tree_path(task, structure, tree.thresholds_, tree.threshold_intervals_, values, errors)
+
+
+def _positions(reference: Reference, frame: pd.DataFrame, metrics) -> dict[str, np.ndarray]:
+    """Return metric -> share of the reference's models at or below each row's value."""
+    here, known = feature_values(frame, metrics), np.sort(feature_values(reference.models, metrics), axis=0)
+    return {m: np.searchsorted(known[:, i], here[:, i], side="right") / len(known) for i, m in enumerate(metrics)}
+
+
+def _notes(reference: Reference, frame: pd.DataFrame, have: list[str]) -> list[str]:
+    notes = []
+    absent = [c for c in reference.columns if c not in have]
+    if absent:
+        notes.append(f"{', '.join(absent)} not given: the answer comes from a joint model fitted without")
+    unused = [c for c in joint.COLUMNS if c in frame and c not in reference.columns]
+    if unused:
+        notes.append(f"{', '.join(unused)} is not looked at: the reference collection '{reference.name}' lacks it")
+    for task in TASKS:
+        tree = reference.tree(task, have)
+        if tree is None:
+            notes.append(f"the question of task '{task}' cannot be asked")
+        elif (
+            len(tree.members_) < len(reference.tree(task).members_)
+            or tree.structure_ != reference.tree(task).structure_
+        ):
+            notes.append(f"the question of task '{task}' is put to {', '.join(tree.structure_.features)} only")
+    return notes
+
+
+def _nothing(reference: Reference) -> Diagnosis:
+    """Return the diagnosis of a row without any metric."""
+    enough = [sources(name)[0] for name in joint.METRICS if len(sources(name)) == 1]
+    there = [name for name in enough if name in reference.columns]
+    return not_measured(
+        reference, f"no metric is given that says enough alone; it takes at least one of {', '.join(there)}"
+    )
+
+
+def not_measured(reference: Reference, reason: str) -> Diagnosis:
+    """Return the diagnosis of a model of which nothing is known: the shares of the causes, and no guess."""
+    shares = reference.summary()["share_of_causes"]
+    ranking = dict(sorted(shares.items(), key=lambda item: -item[1]))
+    total = sum(ranking.values())
+    ranking = {cause: share / total for cause, share in ranking.items()}
+    cause = next(iter(ranking))
+    action = Action(None, None, None, None, "measure first", (), True)
+    note = "the probabilities are the shares of the causes in the reference collection"
+    return Diagnosis(
+        cause, CAUSE[cause].sentence, ranking[cause], ranking, True, reason, [], action, None, notes=[note],
+        reference=reference.name, accuracy=reference.track_record,
+    )  # fmt: skip

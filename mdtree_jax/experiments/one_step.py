@@ -1,0 +1,218 @@
+"""What taking the advice would gain: one step on the grid in the diagnosed direction (facts: section 5, appendix A)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.collection.grid import (
+    AXES,
+    BATCH_DOWN,
+    BATCH_UP,
+    WIDER,
+    Direction,
+    Grid,
+    best_in_direction,
+    make_grid,
+    room_for_improvement,
+)
+from mdtree_jax.collection.tasks import OPTIMAL, TASKS, Task
+from mdtree_jax.experiments.methods import Method
+from mdtree_jax.experiments.runner import (
+    THRESHOLD_COLUMNS,
+    Setup,
+    Side,
+    check_two_classes,
+    finite_rows,
+    make_side,
+    threshold_rows,
+    usable_methods,
+)
+from mdtree_jax.experiments.sampling import SAMPLINGS
+from mdtree_jax.parallel import ordered_map
+
+STEPS = ("one", "random", "optimal")
+#: Methods that `mode=one_step` compares, beside the references `random` and `oracle`.
+ONE_STEP_METHODS = ("hyperparameter", "validation", "md_tree", "md_tree_exact", "md_tree_robust")
+
+
+class Setting(NamedTuple):
+    """One task of the experiment: the tasks whose advice it needs, its sampling with k, and the oracle's directions."""
+
+    task: str
+    asks: tuple[str, ...]
+    sampling: str
+    k: int
+    directions: tuple[Direction, ...]
+    random: tuple[float, ...]  # probability of each direction under random advice
+
+
+SETTINGS = (
+    Setting("optimizer", ("optimizer",), "random", 8, (BATCH_DOWN, BATCH_UP), (0.5, 0.5)),
+    # A coin between width and batch, then a coin between the two ways of the batch.
+    Setting("size", ("size", "optimizer"), "random_data", 1, (BATCH_DOWN, BATCH_UP, WIDER), (0.25, 0.25, 0.5)),
+)
+
+
+def step_gains(grid: Grid, direction: Direction) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return, for each step, (gain clipped at 0, gain) in points of test accuracy, in the shape of the grid.
+
+    Steps: `one` is the adjacent grid value; `random` the mean over all values in the direction (the expectation of a
+    uniform draw); `optimal` the best of them, the point itself excluded. At the edge of the grid the gain is 0; it is
+    NaN where every configuration that the step could reach is missing. Clipping is value by value, before any mean.
+    """
+    axis = AXES.index(direction.axis)
+    errors = np.moveaxis(grid.test_error, axis, 0)
+    errors = errors if direction.sign > 0 else errors[::-1]
+    best = np.moveaxis(best_in_direction(grid, direction, exclude_self=True), axis, 0)
+    best = best if direction.sign > 0 else best[::-1]
+    one, one_clipped = np.zeros_like(errors), np.zeros_like(errors)
+    mean, mean_clipped = np.zeros_like(errors), np.zeros_like(errors)
+    optimal = errors - best
+    optimal[-1] = 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a mean over missing cells only is NaN, as stated
+        for i in range(len(errors) - 1):
+            gains = errors[i] - errors[i + 1 :]
+            one[i], one_clipped[i] = gains[0], np.maximum(gains[0], 0)
+            mean[i], mean_clipped[i] = np.nanmean(gains, axis=0), np.nanmean(np.maximum(gains, 0), axis=0)
+    clipped = (one_clipped, mean_clipped, np.maximum(optimal, 0))
+
+    def back(cube):
+        return np.moveaxis(cube if direction.sign > 0 else cube[::-1], 0, axis)
+
+    return {s: (back(c), back(u)) for s, c, u in zip(STEPS, clipped, (one, mean, optimal), strict=True)}
+
+
+def advice_to_direction(advice: dict[str, np.ndarray]) -> np.ndarray:
+    """Return each row's direction as a place in (BATCH_DOWN, BATCH_UP, WIDER), (rows,).
+
+    `advice` maps a task to its verdicts as places among the task's classes; where task `size` says temperature, task
+    `optimizer` says which way.
+    """
+    too_low = TASKS["optimizer"].classes.index("temperature_too_low")
+    places = np.where(advice["optimizer"] == too_low, 0, 1)
+    if "size" in advice:
+        places = np.where(advice["size"] == TASKS["size"].classes.index("size"), 2, places)
+    return places
+
+
+def one_step_methods(methods: Sequence[Method], tasks: Sequence[str]) -> list[Method]:
+    """Return those of the methods that take part in the one-step experiment, none where it has none of the tasks."""
+    if not any(setting.task in tasks for setting in SETTINGS):
+        return []
+    return [method for method in methods if method.name in ONE_STEP_METHODS]
+
+
+@dataclass
+class OneStepRunner(Setup):
+    """Runs the one-step experiments; `test` None means the configurations of `train` that were not sampled."""
+
+    def run(self, tasks: Sequence[str] = tuple(TASKS)) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the tables one_step (task, method, step, seed, gain, gain_unclipped) and thresholds of its trees."""
+        rows, thresholds = [], []
+        settings = [s for s in SETTINGS if s.task in tasks]
+        for gains, fitted, notes in ordered_map(self._run, settings, self.jobs):
+            rows += gains
+            thresholds += fitted
+            for note in notes:
+                self.say(note)
+            self.advance(1)
+        table = pd.DataFrame(rows, columns=["task", "method", "step", "seed", "gain", "gain_unclipped"])
+        return table, pd.DataFrame(thresholds, columns=THRESHOLD_COLUMNS)
+
+    def _run(self, setting: Setting) -> tuple[list, list, list]:
+        """Return rows of gains, rows of thresholds and notes of one task."""
+        rows, thresholds, notes = [], [], []
+        tasks = [TASKS[name] for name in setting.asks]
+        frames = [_clear_rows(frame, tasks) for frame in self.collections]
+        methods = self.methods
+        for task in tasks:
+            methods = usable_methods(frames, task, methods, notes.append)
+        for task in tasks:
+            frames = [finite_rows(frame, task, methods, notes.append) for frame in frames]
+        for task in tasks:
+            check_two_classes(frames[0], task)
+        sides = {
+            task.name: [make_side(frame, task, methods, s) for frame, s in zip(frames, self.sources, strict=True)]
+            for task in tasks
+        }
+        table = GainTable(setting, self.collections[-1], frames[-1], allow_missing=self.allow_missing)
+        sampling = SAMPLINGS[setting.sampling]
+        where = f"one_step_{setting.task}"
+        most = sampling.limits(frames[0])[1] - (self.test is None)  # without a test side something must be left
+        k = min(setting.k, most)
+        if k < 1:
+            raise UserError(f"{where}: a grid with one of its {sampling.unit} leaves none to test on; give test=")
+        if k != setting.k:
+            notes.append(f"{where}: k={setting.k} ({sampling.unit}) is beyond the grid and is clipped to {k}")
+        for seed in self.seeds:
+            sampled = sampling.mask(frames[0], k, seed)
+            if not sampled.any():
+                notes.append(f"{where}: seed {seed} samples no configuration; it is left out")
+                continue
+            tested = table.is_complete & (~sampled if self.test is None else True)
+            if not tested.any():
+                raise UserError(f"{where}: no configuration is left to test on whose neighbours are all there")
+            advised = {name: weights[tested] for name, weights in table.references().items()}
+            for method in methods:
+                advice = {}
+                for task in tasks:
+                    advice[task.name], fitted = _advise(method, task, sides[task.name], sampled, tested, seed)
+                    thresholds += threshold_rows((where, task.name, method.name, k, seed), method, task, fitted)
+                advised[method.name] = np.eye(len(setting.directions))[advice_to_direction(advice)]
+            for name, weights in advised.items():
+                for step, *gains in table.mean_gains(weights, tested):
+                    rows.append((setting.task, name, step, seed, *gains))
+        return rows, thresholds, notes
+
+
+def _advise(method: Method, task: Task, sides: Sequence[Side], sampled: np.ndarray, tested: np.ndarray, seed: int):
+    """Return the verdicts on the tested rows, as places among the task's classes, and the thresholds."""
+    names = method.features(task)
+    X, y = sides[0].features[names][sampled], sides[0].y[sampled]
+    return method.predict(task, X, y, sides[-1].features[names][tested], seed)
+
+
+def _clear_rows(frame: pd.DataFrame, tasks) -> pd.DataFrame:
+    """Return the rows that are 'optimal' in none of the tasks."""
+    keep = np.logical_and.reduce([(frame[task.label] != OPTIMAL).to_numpy() for task in tasks])
+    if not keep.any():
+        raise UserError(f"collection '{frame.attrs.get('name')}': every row is 'optimal' in task {tasks[0].name}")
+    return frame[keep]
+
+
+class GainTable:
+    """Gains of every direction and step at the rows of the test side."""
+
+    def __init__(self, setting: Setting, collection: pd.DataFrame, rows: pd.DataFrame, *, allow_missing: bool):
+        grid = make_grid(collection, allow_missing=allow_missing)
+        here = collection.index.isin(rows.index)  # a loaded collection's index is unique
+        self.setting = setting
+        self.room = np.stack([grid.at_rows(room_for_improvement(grid, d))[here] for d in setting.directions], axis=1)
+        cubes = [step_gains(grid, direction) for direction in setting.directions]
+        self.gains = {
+            step: [np.stack([grid.at_rows(cube[step][i])[here] for cube in cubes], axis=1) for i in (0, 1)]
+            for step in STEPS
+        }
+        # The same rows for every method and the references, whichever way they advise.
+        self.is_complete = np.all([np.isfinite(g).all(axis=1) for pair in self.gains.values() for g in pair], axis=0)
+
+    def references(self) -> dict[str, np.ndarray]:
+        """Return the advice of chance and of the oracle as weights (rows, directions)."""
+        chance = np.tile(self.setting.random, (len(self.room), 1))
+        return {"random": chance, "oracle": np.eye(self.room.shape[1])[self.room.argmax(axis=1)]}
+
+    def mean_gains(self, weights: np.ndarray, tested: np.ndarray) -> list[tuple[str, float, float]]:
+        """Return (step, gain, gain_unclipped), means over the tested rows under weights (tested, directions)."""
+        out = []
+        for step, pair in self.gains.items():
+            means = [np.mean((weights * gains[tested]).sum(axis=1)) for gains in pair]
+            out.append((step, *map(float, means)))
+        return out

@@ -1,0 +1,291 @@
+"""The transfer experiments: train on a sample of one collection, test on another (facts: section 5)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.collection.columns import feature_values, finite_rows_of, missing_columns, missing_message
+from mdtree_jax.collection.ranks import at_ranks_of
+from mdtree_jax.collection.tasks import TASKS, Task, _collection, task_rows
+from mdtree_jax.experiments.methods import Method
+from mdtree_jax.experiments.sampling import SAMPLINGS, Sampling
+from mdtree_jax.parallel import ordered_map
+
+PUBLISHED_SEEDS = (42, 90, 38, 18, 72)
+KEY = ["experiment", "task", "method", "k", "seed"]
+THRESHOLD_COLUMNS = [*KEY, "node", "feature", "threshold"]
+
+
+class Experiment(NamedTuple):
+    """One experiment: a task and a way to sample; `figure` is where the paper shows it."""
+
+    name: str
+    mode: str
+    task: str
+    sampling: str
+    figure: str
+
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment("q1_dataset", "dataset", "optimizer", "random", "Fig. 3a"),
+        Experiment("q2_width_dataset", "dataset", "size", "random_data", "Fig. 6a"),
+        Experiment("q2_data_dataset", "dataset", "data", "random_width", "Q2 data, by width sample"),
+        Experiment("q1_scale_data", "scale", "optimizer", "data_limit", "Fig. 3b"),
+        Experiment("q1_scale_width", "scale", "optimizer", "width_limit", "Fig. 3c"),
+        Experiment("q2_width_scale_data", "scale", "size", "data_limit", "Fig. 6b"),
+        Experiment("q2_data_scale_width", "scale", "data", "width_limit", "Q2 data, by width limit"),
+    )
+}
+#: The joint question, which runs only where tasks= names it; see `mdtree_jax.experiments.joint`.
+JOINT_EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment("joint_dataset", "dataset", "joint", "random", "the step that gains most"),
+        Experiment("joint_room_dataset", "dataset", "joint_room", "random", "the largest room for improvement"),
+        Experiment("joint_scale_data", "scale", "joint", "data_limit", "the step that gains most"),
+        Experiment("joint_room_scale_data", "scale", "joint_room", "data_limit", "the largest room for improvement"),
+        Experiment("joint_scale_width", "scale", "joint", "width_limit", "the step that gains most"),
+        Experiment("joint_room_scale_width", "scale", "joint_room", "width_limit", "the largest room for improvement"),
+    )
+}
+ALL_EXPERIMENTS = EXPERIMENTS | JOINT_EXPERIMENTS
+MODES = ("dataset", "scale", "one_step", "all", "coverage")
+
+
+def experiments_of(mode: str, tasks: Sequence[str] | None = None) -> list[Experiment]:
+    """Return the accuracy experiments of a mode, none for `one_step`, of the named tasks, None for all."""
+    return [e for e in EXPERIMENTS.values() if mode in (e.mode, "all") and e.task in (tasks or TASKS)]
+
+
+def finite_rows(frame: pd.DataFrame, task: Task, methods: Sequence[Method], say: Callable[[str], None]) -> pd.DataFrame:
+    """Return the rows on which every feature of every method is finite, so that all methods see the same rows."""
+    finite = finite_rows_of(frame, [name for method in methods for name in method.features(task)])
+    if finite.all():
+        return frame
+    if not finite.any():
+        raise UserError(f"{_collection(frame)} has no row for task '{task.name}' on which every metric is finite")
+    left_out = f"{len(frame) - finite.sum()} of {len(frame)} rows of {_collection(frame)}"
+    say(f"task {task.name}: {left_out} are left out, where a metric is not finite")
+    return frame[finite]
+
+
+def check_two_classes(frame: pd.DataFrame, task: Task) -> None:
+    """Raise `UserError` if the rows of a task, as `task_rows` returns them, are all of one class."""
+    classes = frame[task.label].unique()
+    if len(classes) < 2:
+        raise UserError(
+            f"{_collection(frame)} holds one class only for task '{task.name}', '{classes[0]}' in {len(frame)} rows; "
+            f"leave the task out by tasks=[{','.join(t for t in TASKS if t != task.name)}]"
+        )
+
+
+class Side(NamedTuple):
+    """The rows of one side of an experiment as arrays: `features[names]` (rows, features), `y` (rows,)."""
+
+    frame: pd.DataFrame
+    y: np.ndarray
+    features: dict[tuple[str, ...], np.ndarray]
+
+
+def make_side(frame: pd.DataFrame, task: Task, methods: Sequence[Method], source: pd.DataFrame | None = None) -> Side:
+    """Return one side of an experiment with the columns that the methods ask for.
+
+    `source` is the collection that the metrics are read from, where they are on another scale than in `frame`.
+    """
+    rows = frame if source is None else source.loc[frame.index]
+    y = np.array([task.classes.index(label) for label in frame[task.label]])
+    wanted = {method.features(task) for method in methods}
+    return Side(frame, y, {names: feature_values(rows, names) for names in wanted})
+
+
+def usable_methods(
+    frames: Sequence[pd.DataFrame], task: Task, methods: Sequence[Method], say: Callable[[str], None]
+) -> list[Method]:
+    """Return the methods whose columns are there, naming those that are skipped through `say`.
+
+    Raises:
+        UserError: none is left.
+    """
+    usable, skipped = [], {}
+    for method in methods:
+        if task.name not in method.tasks:
+            continue
+        if method.adapt:
+            whole = method
+            method = method.adapt(lambda name: not any(missing_columns(frame, [name]) for frame in frames))
+            absent = sorted(set(whole.features(task)) - set(method.features(task)))
+            if absent:
+                say(f"method {method.name} in task {task.name} goes without the trees that ask {', '.join(absent)}")
+        lacking = [(f, lack) for f in frames if (lack := missing_columns(f, method.features(task)))]
+        if lacking:
+            frame, names = lacking[0]
+            skipped.setdefault(missing_message(frame, names), []).append(method.name)
+        else:
+            usable.append(method)
+    for reason, names in skipped.items():
+        say(f"task {task.name} goes without {', '.join(names)}: {reason}")
+    if not usable and skipped:
+        raise UserError(f"no method is left for task '{task.name}': {next(iter(skipped))}")
+    return usable
+
+
+def threshold_rows(key: tuple, method: Method, task: Task, thresholds: np.ndarray | None) -> list[tuple]:
+    """Return a fitted tree's thresholds as rows of the table `thresholds`, none for a method without any."""
+    if thresholds is None:
+        return []
+    nodes = method.structure(task).nodes
+    return [(*key, i, nodes[i].feature, value) for i, value in enumerate(thresholds.tolist())]
+
+
+@dataclass
+class Setup:
+    """What every experiment needs.
+
+    `train` and `test` are whole collections with labels; `test` None means the cells of `train` that were not sampled.
+    `say` gets one sentence for whatever is skipped or clipped, `advance` the share of one experiment that was done.
+    `jobs` processes share the seeds. `scale` is that of the test side's metrics, see `mdtree_jax.collection.ranks`.
+    """
+
+    train: pd.DataFrame
+    test: pd.DataFrame | None
+    methods: Sequence[Method]
+    seeds: Sequence[int]
+    k: Sequence[int] | None = None
+    allow_missing: bool = False
+    say: Callable[[str], None] = lambda message: None
+    advance: Callable[[float], None] = lambda amount: None
+    jobs: int = 1
+    scale: str = "raw"
+
+    @functools.cached_property
+    def sources(self) -> list[pd.DataFrame]:
+        """The collections as the metrics are read from them, on the setup's scale."""
+        if self.scale == "raw" or self.test is None:
+            return self.collections
+        return [self.train, at_ranks_of(self.train, self.test)]
+
+    @property
+    def collections(self) -> list[pd.DataFrame]:
+        """The train collection and, if there is one, the test collection."""
+        return [self.train] if self.test is None else [self.train, self.test]
+
+
+@dataclass
+class Runner(Setup):
+    """Runs the accuracy experiments and remembers what is deterministic."""
+
+    def run(self, experiments: Sequence[Experiment]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the tables `results` and `thresholds` of the experiments, one row each as documented in the README."""
+        pieces = [(e, seeds) for e in experiments for seeds in self._split_seeds(SAMPLINGS[e.sampling])]
+        pieces.sort(key=lambda piece: SAMPLINGS[piece[0].sampling].random)  # the large pieces first
+        results, thresholds, notes = [], [], {}
+        for piece, done in zip(pieces, ordered_map(self._run, pieces, self.jobs), strict=True):
+            results += done[0]
+            thresholds += done[1]
+            notes |= dict.fromkeys(done[2])
+            self.advance(len(piece[1]) / len(self.seeds))
+        for note in notes:
+            self.say(note)
+        columns = [*KEY, "n_train", "n_test", "accuracy"]
+        tables = pd.DataFrame(results, columns=columns), pd.DataFrame(thresholds, columns=THRESHOLD_COLUMNS)
+        order = {"experiment": [e.name for e in experiments], "seed": list(self.seeds)}
+        return tuple(_sorted(table, order) for table in tables)
+
+    def _split_seeds(self, sampling: Sampling) -> list[Sequence[int]]:
+        """Return the seeds in pieces of work; a sampling without randomness is kept whole, to be worked out once."""
+        size = -(-len(self.seeds) // (2 * self.jobs)) if sampling.random else len(self.seeds)
+        size = min(size, 8) if sampling.random else size
+        return [self.seeds[i : i + size] for i in range(0, len(self.seeds), size)]
+
+    def _run(self, piece: tuple[Experiment, Sequence[int]]) -> tuple[list, list, list]:
+        """Return rows of results, rows of thresholds and notes of one experiment for some of the seeds."""
+        experiment, seeds = piece
+        results, thresholds, notes = [], [], []
+        task, sampling = TASKS[experiment.task], SAMPLINGS[experiment.sampling]
+        frames = [task_rows(frame, task) for frame in self.collections]
+        if task.min_width and (smallest := frames[0]["width"].min()) < task.min_width:
+            notes.append(
+                f"{experiment.name}: no width is {task.min_width} or more; the widths from {smallest:g} are used"
+            )
+        methods = usable_methods(frames, task, self.methods, notes.append)
+        frames = [finite_rows(frame, task, methods, notes.append) for frame in frames]
+        check_two_classes(frames[0], task)
+        sides = [make_side(frame, task, methods, source) for frame, source in zip(frames, self.sources, strict=True)]
+        memory: dict = {}
+        for k in choose_sizes(frames[0], sampling, self.k, experiment.name, notes.append):
+            for seed in seeds:
+                mask = sampling.mask(frames[0], k, seed)
+                if not mask.any() or (len(sides) == 1 and mask.all()):
+                    what = "every configuration and leaves none to test on" if mask.any() else "no configuration"
+                    notes.append(f"{experiment.name}: k={k} samples {what}; it is left out")
+                    continue
+                for method in methods:
+                    n_test, accuracy, fitted = self._outcome(method, task, sides, mask, seed, memory)
+                    key = (experiment.name, task.name, method.name, k, seed)
+                    results.append((*key, int(mask.sum()), n_test, accuracy))
+                    thresholds += threshold_rows(key, method, task, fitted)
+        return results, thresholds, notes
+
+    def _outcome(self, method: Method, task: Task, sides: list[Side], mask: np.ndarray, seed: int, memory: dict):
+        """Return what `evaluate` does, worked out once for the same sample and a seed that does not matter."""
+        key = (method.name, mask.tobytes(), seed if method.seeded(task) else None)
+        if key not in memory:
+            memory[key] = evaluate(method, task, sides, mask, seed)
+        return memory[key]
+
+
+def _sorted(table: pd.DataFrame, order: dict[str, list]) -> pd.DataFrame:
+    """Return the rows by experiment, sample size and seed; methods and nodes keep their order."""
+    places = {column: table[column].map({v: i for i, v in enumerate(values)}) for column, values in order.items()}
+    rows = np.lexsort((places["seed"], table["k"], places["experiment"]))
+    return table.iloc[rows].reset_index(drop=True)
+
+
+def evaluate(method: Method, task: Task, sides: Sequence[Side], mask: np.ndarray, seed: int):
+    """Train a method on the sampled rows of the first side, test it on the second, or on the rows not sampled.
+
+    Returns:
+        (n_test, accuracy in percent, thresholds or None).
+    """
+    train, names = sides[0], method.features(task)
+    X, y = train.features[names], train.y
+    X_test, y_test = (sides[1].features[names], sides[1].y) if len(sides) > 1 else (X[~mask], y[~mask])
+    predicted, thresholds = method.predict(task, X[mask], y[mask], X_test, seed)
+    return len(y_test), 100.0 * float(np.mean(predicted == y_test)), thresholds
+
+
+def choose_sizes(
+    frame: pd.DataFrame,
+    sampling: Sampling,
+    wanted: Sequence[int] | None,
+    where: str,
+    say: Callable[[str], None],
+) -> list[int]:
+    """Return the sample sizes k, those outside the grid clipped and said.
+
+    Raises:
+        UserError: a k that is not a whole number of at least 1.
+    """
+    if wanted is None:
+        return list(sampling.sizes(frame))
+    low, high = sampling.limits(frame)
+    if not wanted:
+        raise UserError("k=[] names no sample size; leave k out for those of the paper")
+    sizes = []
+    for k in wanted:
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise UserError(f"k={k!r}; a sample size is a whole number of at least 1")
+        clipped = min(max(k, low), high)
+        if clipped != k:
+            say(f"{where}: k={k} ({sampling.unit}) is beyond the grid and is clipped to {clipped}")
+        sizes.append(clipped)
+    return list(dict.fromkeys(sizes))

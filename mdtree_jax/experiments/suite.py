@@ -1,0 +1,137 @@
+"""Everything that one call of `transfer` measures: the published questions, one step, the joint question, coverage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from mdtree_jax.causes.evaluate import JOINT_TASKS
+from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.collection.ranks import SCALES
+from mdtree_jax.collection.tasks import TASKS
+from mdtree_jax.experiments.coverage import coverage_table
+from mdtree_jax.experiments.joint import JOINT_METHODS, JointMethod, JointRunner, joint_experiments_of
+from mdtree_jax.experiments.methods import METHODS, Method
+from mdtree_jax.experiments.one_step import ONE_STEP_METHODS, SETTINGS, OneStepRunner, one_step_methods
+from mdtree_jax.experiments.runner import MODES, PUBLISHED_SEEDS, Experiment, Runner, experiments_of
+from mdtree_jax.parallel import available_cores
+
+
+class Suite(NamedTuple):
+    """What is to be run: experiments with their methods, the methods of the one-step experiment, tasks of coverage."""
+
+    tasks: list[str]
+    experiments: list[Experiment]
+    methods: list[Method]
+    one_step: list[Method]
+    joint: list[Experiment]
+    joint_methods: list[JointMethod]
+    coverage: list[str]
+    notes: list[str]
+
+    @property
+    def size(self) -> int:
+        """How much `run_suite` advances in all."""
+        return len(self.experiments) + 2 * bool(self.one_step) + len(self.joint) + len(self.coverage)
+
+
+class Tables(NamedTuple):
+    """What was measured, as documented in the README; empty where it was not asked for."""
+
+    results: pd.DataFrame
+    one_step: pd.DataFrame
+    thresholds: pd.DataFrame
+    coverage: pd.DataFrame
+
+
+def choose_suite(mode: str, tasks: Sequence[str] | None, methods: Sequence[str] | None) -> Suite:
+    """Return what a mode, tasks and methods name.
+
+    Task `joint` takes part only where it is named, and in `mode=coverage`, which looks at all four tasks.
+
+    Raises:
+        UserError: an unknown task or method, or nothing is left.
+    """
+    known = [*TASKS, *JOINT_TASKS]
+    default = [*TASKS, "joint"] if mode == "coverage" else list(TASKS)
+    tasks = [check_choice("task", name, known) for name in tasks or default]
+    published = [name for name in tasks if name in TASKS]
+    registry = (METHODS if published else {}) | (JOINT_METHODS if len(published) < len(tasks) else {})
+    names = [check_choice("method", name, registry) for name in methods] if methods else None
+    ours = [METHODS[name] for name in names or METHODS if name in METHODS]
+    joint = [JOINT_METHODS[name] for name in names or JOINT_METHODS if name in JOINT_METHODS]
+    experiments = experiments_of(mode, published) if ours and published else []
+    one_step = one_step_methods(ours, published) if mode in ("one_step", "all") else []
+    joint_experiments = joint_experiments_of(mode, tasks) if joint else []
+    coverage = [name for name in tasks if name != "joint_room"] if mode == "coverage" else []
+    suite = Suite(tasks, experiments, ours, one_step, joint_experiments, joint, coverage, [])
+    if not suite.size:
+        raise UserError(_nothing_to_run(mode, tasks))
+    if coverage:
+        suite.notes.append("mode=coverage fits on all of the training side: methods, k and seeds play no part")
+    if mode == "all" and not one_step:
+        note = f"one_step is left out: it has none of these tasks or methods ({', '.join(ONE_STEP_METHODS)})"
+        suite.notes.append(note)
+    return suite
+
+
+def _nothing_to_run(mode: str, tasks: Sequence[str]) -> str:
+    there = {"one_step": [setting.task for setting in SETTINGS], "coverage": [*TASKS, "joint"]}.get(mode, tasks)
+    if not set(there) & set(tasks):
+        return f"mode={mode} has no experiment of the tasks {', '.join(tasks)}, only of {', '.join(there)}"
+    return f"mode={mode} has no experiment with these methods, only {', '.join(ONE_STEP_METHODS)}"
+
+
+def transfer(
+    train: pd.DataFrame,
+    test: pd.DataFrame | None = None,
+    *,
+    mode: str = "all",
+    tasks: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] = PUBLISHED_SEEDS,
+    **setup,
+) -> Tables:
+    """Run the experiments of a mode between two collections: what the command line does, as tables.
+
+    Args:
+        train: a collection with labels, as `load_collection` returns it.
+        test: another; None tests on the cells of `train` that were not sampled.
+        mode: `dataset`, `scale`, `one_step`, `all` or `coverage`.
+        tasks: names of tasks; None for the mode's own.
+        methods: names of methods; None for all.
+        seeds: of the samples; the published five unless given.
+        setup: `k`, `allow_missing`, `say`, `jobs`, `scale` of `mdtree_jax.experiments.runner.Setup`.
+
+    Raises:
+        UserError: an unknown mode, task or method, or nothing to run.
+    """
+    suite = choose_suite(check_choice("mode", mode, MODES), tasks, methods)
+    # A process that runs JAX must not fork.
+    setup = {"say": lambda note: None, "jobs": 1 if "jax" in sys.modules else available_cores()} | setup
+    return run_suite(suite, lambda share: None, train=train, test=test, seeds=list(seeds), **setup)
+
+
+def run_suite(suite: Suite, advance: Callable[[float], None], **setup) -> Tables:
+    """Run all of a suite; `setup` is what `mdtree_jax.experiments.runner.Setup` takes beside methods and advance.
+
+    Raises:
+        UserError: a scale that does not exist, or ranks where there is no test collection, or for the joint question
+            and for coverage, which compare with the models of the train side as they are.
+    """
+    if check_choice("scale", setup.get("scale", "raw"), SCALES) == "rank":
+        if setup["test"] is None:
+            raise UserError("scale=rank needs test=, another collection: one collection is on its own scale")
+        if suite.joint or suite.coverage:
+            raise UserError("scale=rank is for the tasks optimizer, size and data, not for joint or mode=coverage")
+    results, thresholds = Runner(methods=suite.methods, advance=advance, **setup).run(suite.experiments)
+    one_step = OneStepRunner(methods=suite.one_step, advance=advance, **setup)
+    gains, more = one_step.run(suite.tasks if suite.one_step else [])
+    joint = JointRunner(methods=suite.joint_methods, advance=advance, **setup)
+    rows = joint.run(suite.joint) if suite.joint else results.iloc[:0]
+    results = pd.concat([part for part in (results, rows) if len(part)]) if len(rows) else results
+    coverage = coverage_table(setup["train"], setup["test"], suite.coverage, advance=advance, say=setup["say"])
+    return Tables(results, gains, pd.concat([thresholds, more]), coverage)

@@ -1,0 +1,76 @@
+"""What measuring costs, in floating-point operations: before a run for the plan, after it for the table. No JAX.
+
+In forward passes of one image: a gradient costs three, a Hessian-vector product six once the gradient is linearized.
+A point between two networks costs one pass over the subset for the BatchNorm statistics, one for its errors, and one
+over the test set where that is looked at. Not counted: where images go in batches, each block of eight products of a
+trace and each product for an eigenvalue linearizes them again, three more passes each, some 10 % of the whole.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mdtree_jax.recipe.cohort import Cohort
+from mdtree_jax.recipe.measure_settings import MeasureSettings, chosen_pairs
+
+EXPECTED_TRACE_SHARE = 0.5  # of `trace_products`: most traces reach their relative error before the budget ends
+
+
+class MeasureCost(NamedTuple):
+    """The cost of measuring one network or pair: settings, operations of one image's forward pass, test images."""
+
+    settings: MeasureSettings
+    forward_flops: float
+    num_test: int
+
+    @property
+    def curve_flops(self) -> float:
+        """Operations to train one curve."""
+        return 3.0 * self.settings.curve_steps * self.settings.curve_batch_size * self.forward_flops
+
+    def curve_steps_of(self, flops: float) -> int:
+        """Return how many steps of a curve take that many operations, at least one."""
+        return max(1, round(self.settings.curve_steps * flops / self.curve_flops))
+
+    def flops(self, metric: str, num_samples: float, num_products: float | None = None) -> float:
+        """Return the operations of one measurement; arguments as of `passes`."""
+        return self.passes(metric, num_samples, num_products) * self.forward_flops
+
+    def passes(self, metric: str, num_samples: float, num_products: float | None = None) -> float:
+        """Return one measurement of a group of metrics in forward passes of one image.
+
+        Args:
+            metric: a group of `METRICS`; of `barrier` one line, aligned or not.
+            num_samples: size of the training subset.
+            num_products: Hessian-vector products, where they are known.
+        """
+        s = self.settings
+        if s.evaluation_images is not None:
+            num_samples = min(num_samples, s.evaluation_images)
+        if metric == "hessian":
+            if num_products is None:
+                num_products = EXPECTED_TRACE_SHARE * s.trace_products + 0.5 * s.eigenvalue_steps
+            passes = (3 + 6 * num_products) * s.hessian_images
+        elif metric == "sharpness":
+            passes = (3 * s.ball_steps + 2) * s.hessian_images
+        elif metric == "similarity":
+            passes = s.similarity_images
+        elif metric == "barrier":
+            passes = s.barrier_points * 2 * num_samples
+        else:
+            points = s.curve_points * (2 * num_samples + self.num_test)
+            passes = 3 * s.curve_steps * s.curve_batch_size + points
+        return float(passes)
+
+    def cohort_passes(self, cohort: Cohort) -> float:
+        """Return the forward passes to measure all networks and pairs of a cohort, if none diverged."""
+        s, total = self.settings, 0.0
+        counts: dict[int, list[int]] = {}
+        for member in cohort.members:
+            counts.setdefault(member.index, []).append(member.num_samples)
+        for networks in counts.values():
+            num_pairs = len(chosen_pairs([True] * len(networks), s.pairs))
+            for metric in s.metrics:
+                of_pairs = {"barrier": 2 * num_pairs, "connectivity": num_pairs}  # the line is measured aligned as well
+                total += of_pairs.get(metric, len(networks)) * self.passes(metric, networks[0])
+        return total

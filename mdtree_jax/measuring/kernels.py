@@ -1,0 +1,335 @@
+"""What is measured of one network, or of two, as pure functions: the landscape kernels meet our models here. JAX.
+
+Each `make_…(model, settings, …)` returns `measure(item, data) -> results`, for `jit_over_members`: `item` holds the
+arrays of one network or pair, `data` the training and test set that all share, `results` is a flat dictionary of
+arrays. Losses are mean cross-entropies without weight decay; labels are those trained on; BatchNorm is in evaluation
+mode but while a curve is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdtree_jax import landscape
+from mdtree_jax.checks import check_choice
+from mdtree_jax.landscape.hessian.factorizations import orthogonal_triangular
+from mdtree_jax.models import Model
+from mdtree_jax.recipe.measure_settings import MeasureSettings
+from mdtree_jax.training import cross_entropy, evaluate
+
+Results = dict[str, jax.Array]
+
+#: What CKA can compare beside the named intermediates of a model.
+FEATURES = ("softmax", "logits")
+
+
+class Data(NamedTuple):
+    """The arrays that all networks share: (n, h, w, c), (n,), (m, h, w, c), (m,)."""
+
+    x_train: jax.Array
+    y_train: jax.Array
+    x_test: jax.Array
+    y_test: jax.Array
+
+
+class NetworkItem(NamedTuple):
+    """One network: its variables, the size of its training subset, and raw key data (2,) uint32."""
+
+    variables: Any
+    num_samples: jax.Array
+    key: jax.Array
+
+
+class PairItem(NamedTuple):
+    """Two networks of one configuration: the variables of both, the size of their subset, raw key data."""
+
+    first: Any
+    second: Any
+    num_samples: jax.Array
+    key: jax.Array
+
+
+def measure_key(*values: int) -> np.ndarray:
+    """Return raw key data, (2,) uint32, that depends on all of `values`."""
+    key = jax.random.key(values[0], impl="threefry2x32")
+    for value in values[1:]:
+        key = jax.random.fold_in(key, value)
+    return np.asarray(jax.random.key_data(key))
+
+
+def first_rows(num_rows: int, num_samples: jax.Array) -> jax.Array:
+    """Return the first `num_rows` indices of a subset of `num_samples`, starting over at its end; (num_rows,) int32."""
+    return jnp.arange(num_rows, dtype=jnp.int32) % num_samples
+
+
+def make_loss(model: Model, batch_stats: Any) -> Callable[[Any, tuple[jax.Array, jax.Array]], jax.Array]:
+    """Return `loss(params, (x, y))`: the mean cross-entropy in nats, BatchNorm in evaluation mode."""
+
+    def loss(params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+        logits, _, _ = model.apply({"params": params, "batch_stats": batch_stats}, batch[0], False)
+        return cross_entropy(logits, batch[1]).mean()
+
+    return loss
+
+
+def _hessian_batch(item: NetworkItem, data: Data, settings: MeasureSettings) -> tuple[jax.Array, jax.Array]:
+    rows = first_rows(settings.hessian_images, item.num_samples)
+    return data.x_train[rows], data.y_train[rows]
+
+
+def make_hessian(
+    model: Model, settings: MeasureSettings, batch_size: int, use_xtrace: bool, batched: bool
+) -> Callable[..., Results]:
+    """Return the measurement of trace, its shares by layer, scale-invariant trace and dominant eigenvalue.
+
+    `batch_size` images are in memory at a time; `use_xtrace` says whether there is room for its vectors, `batched`
+    whether a block of products is taken at once.
+    """
+    by_lanczos = settings.eigenvalue_method == "lanczos"
+    goes_on = use_xtrace and by_lanczos and settings.eigenvalue_start == "trace"
+    budget = {"relative_error": settings.trace_relative_error, "batched": batched}
+    trace = (
+        landscape.xtrace(settings.trace_products, leading=goes_on, **budget)
+        if use_xtrace
+        else landscape.hutchinson(settings.trace_products, **budget)
+    )
+    budget = {"max_steps": settings.eigenvalue_steps, "relative_tolerance": settings.eigenvalue_tolerance}
+    eigenvalue = landscape.lanczos(1, **budget) if by_lanczos else landscape.power_iteration(**budget)
+
+    def measure(item: NetworkItem, data: Data) -> Results:
+        params = item.variables["params"]
+        loss, batch = make_loss(model, item.variables["batch_stats"]), _hessian_batch(item, data, settings)
+        product = landscape.hvp(loss, params, batch, batch_size=batch_size)
+        trace_key, eigenvalue_key = jax.random.split(jax.random.wrap_key_data(item.key))
+        found = trace(product, trace_key, params, weights=jax.tree.map(jnp.square, params))
+        start = {"start": found.leading} if found.leading is not None else {}
+        top = eigenvalue(product, eigenvalue_key, params, **start)
+        return {
+            "hessian_trace": found.mean,
+            "hessian_trace_se": found.standard_error,
+            "scale_invariant_trace": found.weighted_mean,
+            "scale_invariant_trace_se": found.weighted_standard_error,
+            "hessian_max_eigenvalue": top.values[0],
+            "hessian_max_eigenvalue_residual": top.residuals[0],
+            "hessian_max_eigenvalue_converged": top.converged[0],
+            "hessian_products": found.num_products + top.num_products,
+            "layer_traces": jnp.stack(jax.tree.leaves(found.leaf_traces)),
+            "layer_traces_se": jnp.stack(jax.tree.leaves(found.leaf_standard_errors)),
+        }
+
+    return measure
+
+
+def make_sharpness(model: Model, settings: MeasureSettings, batch_size: int) -> Callable[..., Results]:
+    """Return the measurement of the worst-case loss increase in a ball of `ball_radius` times the parameters' norm.
+
+    `batch_size` images, a divisor of all, are in memory at a time.
+    """
+    kernel = landscape.ball_sharpness(radius=settings.ball_radius, num_steps=settings.ball_steps, relative=True)
+
+    def measure(item: NetworkItem, data: Data) -> Results:
+        loss, batch = make_loss(model, item.variables["batch_stats"]), _hessian_batch(item, data, settings)
+
+        def whole(params: Any) -> jax.Array:
+            if batch_size == settings.hessian_images:
+                return loss(params, batch)
+            parts = jax.tree.map(lambda a: a.reshape(-1, batch_size, *a.shape[1:]), batch)
+            # The activations of a part are made again for its gradient, so that no two are in memory.
+            return jax.lax.map(jax.checkpoint(lambda part: loss(params, part)), parts).mean()
+
+        return {"ball_sharpness": kernel(whole, item.variables["params"]).increase}
+
+    return measure
+
+
+def check_features(model: Model, settings: MeasureSettings, image_shape: tuple[int, ...], dtype: str) -> None:
+    """Raise `UserError` unless the model has the features that CKA is to compare."""
+    if settings.similarity_features in FEATURES:
+        return
+    images = jax.ShapeDtypeStruct((2, *image_shape), dtype)
+    network = jax.eval_shape(model.init, jax.random.key(0))
+    _, intermediates, _ = jax.eval_shape(lambda v, x: model.apply(v, x, False), network, images)
+    check_choice("similarity_features", settings.similarity_features, [*FEATURES, *intermediates])
+
+
+def make_outputs(model: Model, settings: MeasureSettings, batch_size: int) -> Callable[..., Results]:
+    """Return logits and compared features of a network on mixed-up images; equal keys and subsets give equal images.
+
+    `features` are there only if they are neither softmax outputs nor logits: one of the model's named intermediates,
+    (images, ...) flattened. `batch_size` images, a divisor of all, go through the network at a time.
+    """
+
+    def measure(item: NetworkItem, data: Data) -> Results:
+        key = jax.random.wrap_key_data(item.key)
+        options = {"num_images": settings.similarity_images, "alpha": settings.mixup_alpha}
+        images = landscape.mixup(key, data.x_train, item.num_samples, **options)
+        if batch_size == len(images):
+            return outputs(item.variables, images)
+        parts = images.reshape(-1, batch_size, *images.shape[1:])
+        found = jax.lax.map(lambda part: outputs(item.variables, part), parts)
+        return {name: value.reshape(len(images), -1) for name, value in found.items()}
+
+    def compared(item: NetworkItem, data: Data) -> Results:
+        found = measure(item, data)
+        return found | {"features": _fewer_columns(found["features"])} if "features" in found else found
+
+    def outputs(variables: Any, images: jax.Array) -> Results:
+        logits, intermediates, _ = model.apply(variables, images, False)
+        if (name := settings.similarity_features) in FEATURES:
+            return {"logits": logits}
+        return {"logits": logits, "features": intermediates[name].reshape(len(images), -1)}
+
+    return compared
+
+
+def _fewer_columns(features: jax.Array) -> jax.Array:
+    """Return features (n, d) with the same inner products of their rows, of at most n columns.
+
+    CKA depends on nothing else, and those of all networks are kept until they are compared.
+    """
+    num_images, num_features = features.shape
+    # By rows to (features, images): the triangle of its factorization has the inner products of the columns.
+    return orthogonal_triangular(features.T)[1].T if num_features > num_images else features
+
+
+def similarities(settings: MeasureSettings, logits: jax.Array, features: jax.Array | None, params: Any) -> Results:
+    """Return the similarity of all pairs among k networks, (k, k) each.
+
+    Args:
+        settings: what CKA compares, and how.
+        logits: (k, images, classes).
+        features: (k, images, ...), if they are an intermediate.
+        params: of all networks, stacked.
+    """
+    if features is None:
+        features = logits if settings.similarity_features == "logits" else jax.nn.softmax(logits)
+    return {
+        "cka": landscape.linear_cka(features, debiased=settings.similarity_debiased),
+        "agreement": landscape.agreement(logits),
+        "l2_distance": landscape.l2_distance(params),
+    }
+
+
+def make_point_evaluation(
+    model: Model, settings: MeasureSettings, num_samples: jax.Array, data: Data, batch_stats: Any, on_test: bool
+) -> Callable[[Any], Results]:
+    """Return `evaluate(params)` of a point between networks: errors (%) and losses (nats), statistics recomputed.
+
+    The BatchNorm statistics are averages over the batches of `statistics_batch_size` images that the subset holds. Of
+    the subset only the first `evaluation_images` count, if that is set.
+    """
+    if settings.evaluation_images is not None:
+        num_samples = jnp.minimum(num_samples, settings.evaluation_images)
+    size = settings.statistics_batch_size
+    num_batches = jnp.maximum(num_samples // size, 1)
+
+    def draw(index: jax.Array) -> jax.Array:
+        return data.x_train[(index * size + jnp.arange(size, dtype=jnp.int32)) % num_samples]
+
+    def apply_train(variables: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+        logits, _, stats = model.apply(variables, x, True)
+        return logits, {**variables, "batch_stats": stats}
+
+    def evaluate_point(params: Any) -> Results:
+        variables = {"params": params, "batch_stats": batch_stats}
+        variables["batch_stats"] = landscape.recompute_batch_stats(apply_train, variables, draw, num_batches)
+        sides = {"train": (data.x_train, data.y_train, num_samples)}
+        if on_test:
+            sides["test"] = (data.x_test, data.y_test, jnp.full_like(num_samples, len(data.y_test)))
+        found = {}
+        for side, (x, y, count) in sides.items():
+            loss, errors = evaluate(model, variables, x, y, count, settings.statistics_batch_size)
+            found[f"{side}_loss"] = loss
+            found[f"{side}_error"] = 100 * errors.astype(loss.dtype) / count.astype(loss.dtype)
+        return found
+
+    return evaluate_point
+
+
+class CurveParts(NamedTuple):
+    """A curve between two networks, trained in as many calls as one likes.
+
+    Attributes:
+        start: `start(item, data) -> state`, a pytree of arrays.
+        advance: `advance((item, state), (data, first, num_steps)) -> state` after that many steps from step `first`,
+            or fewer at the end. All pairs are at the same step: a number for all, not one each, keeps a loop over
+            steps one loop where pairs go side by side.
+        finish: `finish((item, state), data) -> results`.
+    """
+
+    start: Callable[..., landscape.CurveState]
+    advance: Callable[..., landscape.CurveState]
+    finish: Callable[..., Results]
+
+
+def make_curve(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
+    """Return the measurement of mode connectivity along a trained Bézier curve."""
+    parts = make_curve_parts(model, settings)
+
+    def measure(item: PairItem, data: Data) -> Results:
+        state = parts.advance((item, parts.start(item, data)), (data, 0, settings.curve_steps))
+        return parts.finish((item, state), data)
+
+    return measure
+
+
+def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
+    """Return what `make_curve` does in three pure functions."""
+    training = landscape.curve_training(
+        num_steps=settings.curve_steps,
+        learning_rate=settings.curve_learning_rate,
+        momentum=settings.curve_momentum,
+        weight_decay=settings.curve_weight_decay,
+        num_points=settings.curve_points,
+        init=settings.curve_init,
+        schedule=settings.curve_schedule,
+    )
+
+    def start(item: PairItem, data: Data) -> landscape.CurveState:
+        del data
+        state = training.start(item.first["params"], item.second["params"], jax.random.wrap_key_data(item.key))
+        return state._replace(key=item.key)
+
+    def advance(pair: tuple[PairItem, landscape.CurveState], shared: tuple[Data, Any]) -> landscape.CurveState:
+        (item, state), (data, first, num_steps) = pair, shared
+        batch_stats = item.first["batch_stats"]
+
+        def loss(params: Any, step: jax.Array, key: jax.Array) -> jax.Array:
+            del step
+            # With replacement: to put all images in order at every step would take longer than a narrow network's step.
+            rows = jax.random.randint(key, (settings.curve_batch_size,), 0, item.num_samples, jnp.int32)
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits, _, _ = model.apply(variables, data.x_train[rows], True)
+            return cross_entropy(logits, data.y_train[rows]).mean()
+
+        state = state._replace(key=jax.random.wrap_key_data(state.key), step=jnp.int32(first))
+        return training.advance(state, loss, num_steps)._replace(key=item.key)
+
+    def finish(pair: tuple[PairItem, landscape.CurveState], data: Data) -> Results:
+        item, state = pair
+        stats = item.first["batch_stats"]
+        evaluate_point = make_point_evaluation(model, settings, item.num_samples, data, stats, True)
+        curve = training.finish(state._replace(key=jax.random.wrap_key_data(state.key)), evaluate_point)
+        found = {"mode_connectivity": curve.mode_connectivity, "mode_connectivity_peak": curve.mode_connectivity_peak}
+        names = ("train_error", "train_loss", "test_error", "test_loss")
+        return found | {f"curve_{name}": getattr(curve, name) for name in names}
+
+    return CurveParts(start, advance, finish)
+
+
+def make_barrier(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
+    """Return the measurement of the straight line's barrier in training error (points) and loss (nats)."""
+    kernel = landscape.linear_barrier(num_points=settings.barrier_points)
+
+    def measure(item: PairItem, data: Data) -> Results:
+        stats = item.first["batch_stats"]
+        evaluate_point = make_point_evaluation(model, settings, item.num_samples, data, stats, False)
+        barrier = kernel(item.first["params"], item.second["params"], evaluate_point)
+        return {"barrier": barrier.train_error_barrier, "barrier_loss": barrier.train_loss_barrier}
+
+    return measure

@@ -1,0 +1,239 @@
+"""The compiled programs of measuring, and how much of a width they hold at once. JAX."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mdtree_jax import landscape
+from mdtree_jax.checks import UserError
+from mdtree_jax.measuring import kernels as measures
+from mdtree_jax.models import Model, count_activations
+from mdtree_jax.population.compiled import jit_over_members
+from mdtree_jax.population.memory import margin, peak_bytes
+from mdtree_jax.recipe.measure_settings import MeasureSettings
+
+#: A Hessian product on a CPU holds no more activations than this, unless it were for fewer images than `CPU_FEWEST`: a
+#: block of products of ResNet-18 takes 1.4 times as long with all 200 images at once (811 MB at width 8) as with 20 or
+#: 50 (tests/benchmarks/hessian_kernels.py batches). The networks of `digits` stay below with all of theirs.
+CPU_HELD_BYTES, CPU_FEWEST = 256 * 2**20, 20
+
+
+#: The estimates are 1.2 to 4.1 times what the compiler takes: what exceeds a budget this many times does not fit.
+OVERESTIMATE = 5.0
+
+
+class Program:
+    """A jitted function of arrays, with the count and seconds of its compilations."""
+
+    def __init__(self, jitted: Any):
+        self._jitted = jitted
+        self._executables: dict[Any, Any] = {}
+        self.num_compilations, self.compile_seconds = 0, 0.0
+
+    def prepare(self, *arguments: Any) -> Callable[..., measures.Results]:
+        """Return the executable for arrays of these shapes."""
+        leaves, structure = jax.tree.flatten(arguments)
+        key = structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+        if key not in self._executables:
+            start = time.perf_counter()
+            with full_precision():
+                lowered = self._jitted.lower(*arguments)
+            self._executables[key] = lowered.compile()
+            self.num_compilations += 1
+            self.compile_seconds += time.perf_counter() - start
+        return self._executables[key]
+
+
+def full_precision() -> contextlib.AbstractContextManager[None]:
+    """Have products of matrices computed in the type of their arrays while programs are traced.
+
+    Accelerators cut them to 19 or 16 bits unless they are told otherwise: enough to train with, but a Hessian's
+    products would then miss the tolerances that eigenvalues and traces are stopped at. A CPU does not cut.
+    """
+    if jax.default_backend() == "cpu":
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision("highest")
+
+
+def _curve_part(name: str) -> Callable[..., Any]:
+    return lambda model, settings: getattr(measures.make_curve_parts(model, settings), name)
+
+
+_MAKERS = {
+    "hessian": measures.make_hessian,
+    "sharpness": measures.make_sharpness,
+    "similarity": measures.make_outputs,
+    "barrier": measures.make_barrier,
+    "connectivity": measures.make_curve,
+    "curve start": _curve_part("start"),
+    "curve advance": _curve_part("advance"),
+    "curve finish": _curve_part("finish"),
+}
+
+
+@functools.lru_cache(maxsize=16)
+def program_of(
+    stage: str, model: Model, settings: MeasureSettings, mesh: Mesh, lanes: int, options: tuple[tuple[str, Any], ...]
+) -> Program:
+    """Return the program of a stage of `_MAKERS`; the same one for the same arguments."""
+    return Program(jit_over_members(_MAKERS[stage](model, settings, **dict(options)), mesh, lanes))
+
+
+@functools.lru_cache(maxsize=8)
+def similarities_program(settings: MeasureSettings) -> Program:
+    """Return the program of the similarities of a configuration's networks, of arrays stacked; `similarities`."""
+    return Program(jax.jit(functools.partial(measures.similarities, settings)))
+
+
+@functools.lru_cache(maxsize=4)
+def _jit_outputs(model: Model) -> Callable[[Any, Any], jax.Array]:
+    return jax.jit(lambda variables, x: model.apply(variables, x, False)[0])
+
+
+def check_networks(model: Model, networks: Iterable[Any], images: np.ndarray) -> None:
+    """Raise `UserError` unless outputs are functions of a network's parameters and each image alone.
+
+    Looks at the first of the networks whose outputs for some images are finite. The others are the same function, and
+    one that is not finite is no reason to stop: what is measured of it is NaN, and counted.
+    """
+    outputs, few = _jit_outputs(model), images[:8]
+    chosen = next((variables for variables in networks if np.isfinite(outputs(variables, few)).all()), None)
+    if chosen is not None:
+        landscape.check_apply(lambda params, x: outputs({**chosen, "params": params}, x), chosen["params"], few)
+
+
+class Choices(NamedTuple):
+    """How a width is measured: images held at a time by a Hessian product, XTrace or Hutchinson, products of a block
+    at once or one after the other, networks at once on a device; images held at a time by a gradient of the sharpness,
+    and by the outputs that are compared.
+    """
+
+    hessian_batch_size: int
+    use_xtrace: bool
+    batched: bool
+    lanes: int
+    sharpness_batch_size: int
+    similarity_batch_size: int
+
+
+def choose(
+    model: Model,
+    data: measures.Data,
+    settings: MeasureSettings,
+    budget: int,
+    platform: str,
+) -> Choices:
+    """Return how to measure within `budget` bytes on one device, the data set not counted, from the traced programs.
+
+    All images of the Hessian at once and XTrace, unless the settings say otherwise, if that fits, else fewer images,
+    else Hutchinson, whose vectors take less. On CPU networks follow each other and so do products, of no more images at
+    a time than `CPU_HELD_BYTES` of activations; on an accelerator as many go together as fit.
+    `data` holds abstract arrays.
+
+    Raises:
+        UserError: not even the fewest images fit, and that by more than the estimate can be too large.
+    """
+    batched = platform != "cpu"
+    sizes = _halves(settings.hessian_images)
+    held = sizes if batched else _cached(model, data, sizes)
+    plans = [(n, True) for n in held[:3]] if settings.trace_method == "xtrace" else []
+    plans += [(n, False) for n in held]
+    sides = (
+        (plans, functools.partial(_hessian_bytes, model, data, settings, batched)),
+        (sizes, functools.partial(_sharpness_bytes, model, data, settings)),
+        (_halves(settings.similarity_images), functools.partial(_output_bytes, model, data, settings)),
+    )
+    (plan, images, outputs), taken = zip(*(_first_that_fits(*side, budget) for side in sides), strict=True)
+    lane = max(*taken, _pair_bytes(model, data, settings))
+    if (least := lane / OVERESTIMATE) > budget > 0:  # below that the data set alone is more than was granted
+        steps = f", or lower eigenvalue_steps ({settings.eigenvalue_steps}), each of which keeps a vector"
+        raise UserError(
+            f"measuring one network takes at least {least / 1e9:.3g} GB of memory on each device, and "
+            f"{budget / 1e9:.3g} GB may be used: give more (memory_gb= of sweep), or ask for fewer metrics"
+            f"{steps if 'hessian' in settings.metrics else ''}"
+        )
+    return Choices(*plan, batched, int(max(1, budget // lane)) if batched else 1, images, outputs)
+
+
+def _cached(model: Model, data: measures.Data, sizes: list[int]) -> list[int]:
+    """Return the numbers of images, falling, from the one on that a CPU should hold at a time."""
+    enough = [n for n in sizes if n >= CPU_FEWEST] or sizes[:1]
+    most = next((n for n in enough if _activation_bytes(model, data, n) <= CPU_HELD_BYTES), enough[-1])
+    return [n for n in sizes if n <= most]
+
+
+def _activation_bytes(model: Model, data: measures.Data, num_images: int) -> int:
+    shape, dtype = data.x_train.shape[1:], data.x_train.dtype
+    return count_activations(model, shape, num_images, str(dtype)) * dtype.itemsize
+
+
+def _halves(number: int) -> list[int]:
+    """Return the number and smaller ones down to 1, each the largest divisor of at most half of the one before."""
+    sizes = [number]
+    while sizes[-1] > 1:
+        sizes.append(next(n for n in range(sizes[-1] // 2, 0, -1) if number % n == 0))
+    return sizes
+
+
+def _first_that_fits(plans: list[Any], num_bytes: Callable[[Any], int], budget: int) -> tuple[Any, int]:
+    """Return the first plan that takes no more than the budget, else the last, and what it takes, at least 1."""
+    for plan in plans:
+        taken = num_bytes(plan)
+        if taken <= budget:
+            break
+    return plan, max(1, taken)
+
+
+# Tracing takes seconds, and the cohorts of a width ask the same.
+@functools.lru_cache(maxsize=64)
+def _hessian_bytes(
+    model: Model, data: measures.Data, settings: MeasureSettings, batched: bool, plan: tuple[int, bool]
+) -> int:
+    if "hessian" not in settings.metrics:
+        return 0
+    return _traced_bytes(model, data, measures.make_hessian(model, settings, *plan, batched), plan[0])
+
+
+@functools.lru_cache(maxsize=64)
+def _sharpness_bytes(model: Model, data: measures.Data, settings: MeasureSettings, batch_size: int) -> int:
+    if "sharpness" not in settings.metrics:
+        return 0
+    return _traced_bytes(model, data, measures.make_sharpness(model, settings, batch_size), batch_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _output_bytes(model: Model, data: measures.Data, settings: MeasureSettings, batch_size: int) -> int:
+    if "similarity" not in settings.metrics:
+        return 0
+    return _traced_bytes(model, data, measures.make_outputs(model, settings, batch_size), batch_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _pair_bytes(model: Model, data: measures.Data, settings: MeasureSettings) -> int:
+    makers = {"connectivity": measures.make_curve, "barrier": measures.make_barrier}
+    stages = [make(model, settings) for metric, make in makers.items() if metric in settings.metrics]
+    num_images = max(settings.curve_batch_size, settings.statistics_batch_size)
+    return max((_traced_bytes(model, data, stage, num_images, takes_pairs=True) for stage in stages), default=0)
+
+
+def _traced_bytes(
+    model: Model, data: measures.Data, function: Callable[..., Any], num_images: int, *, takes_pairs: bool = False
+) -> int:
+    """Return an upper estimate of the bytes that a measurement of one network or pair takes.
+
+    `num_images` go through the network at a time: the compiler copies more where their convolutions are cut in parts.
+    """
+    network = jax.eval_shape(model.init, jax.random.key(0))
+    count, key = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
+    item = measures.PairItem(network, network, count, key) if takes_pairs else measures.NetworkItem(network, count, key)
+    images = jax.ShapeDtypeStruct((num_images, *data.x_train.shape[1:]), data.x_train.dtype)
+    forward = jax.make_jaxpr(lambda variables, x: model.apply(variables, x, False))(network, images)
+    return int(margin(forward.jaxpr) * peak_bytes(jax.make_jaxpr(function)(item, data).jaxpr))

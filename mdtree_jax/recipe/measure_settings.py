@@ -1,0 +1,249 @@
+"""What is measured of trained networks, and how finely. No JAX, so that `--help` is fast.
+
+`MeasureConfig` is what a grid's file may set; `resolve` turns it into `MeasureSettings`, every number decided.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.recipe.setting import setting
+
+#: Groups of metrics, in the order in which they are measured; the first two are of one network, the others of two.
+METRICS = ("hessian", "sharpness", "similarity", "barrier", "connectivity")
+PAIR_METRICS = ("similarity", "barrier", "connectivity")
+PAIRS = ("first", "ring", "all")
+CURVE_INITS = ("linear", "published")
+CURVE_SCHEDULES = ("published", "constant", "cosine")
+TRACE_METHODS = ("xtrace", "hutchinson")
+EIGENVALUE_METHODS = ("lanczos", "power")
+EIGENVALUE_STARTS = ("trace", "random")
+#: What was added after collections had been recorded, and the value that those were measured with.
+ADDED_LATER = {
+    "curve_schedule": "published",
+    "similarity_features": "softmax",
+    "similarity_debiased": False,
+    "trace_method": "xtrace",
+    "eigenvalue_method": "lanczos",
+    "eigenvalue_start": "random",
+    "evaluation_images": None,
+}
+
+#: What an effort stands for; a number that a grid sets itself stays. `curve_steps` is a share of the grid's.
+EFFORTS: dict[str, dict[str, Any]] = {
+    "fast": {
+        "trace_products": 30,
+        "trace_relative_error": 0.10,
+        "eigenvalue_steps": 24,
+        "eigenvalue_start": "random",
+        "eigenvalue_tolerance": 1e-2,
+        "ball_steps": 3,
+        "barrier_points": 3,
+        "curve_share": 0.5,
+        "curve_points": 5,
+    },
+    "standard": {
+        "trace_products": 100,
+        "trace_relative_error": 0.05,
+        "eigenvalue_steps": 48,
+        "eigenvalue_start": "trace",
+        "eigenvalue_tolerance": 1e-3,
+        "ball_steps": 5,
+        "barrier_points": 5,
+        "curve_share": 1.0,
+        "curve_points": 5,
+    },
+    "exact": {
+        "trace_products": 1000,
+        "trace_relative_error": 0.005,
+        "eigenvalue_steps": 200,
+        "eigenvalue_start": "trace",
+        "eigenvalue_tolerance": 1e-5,
+        "ball_steps": 20,
+        "barrier_points": 25,
+        "curve_share": 4.0,
+        "curve_points": 25,
+    },
+}
+
+
+@dataclass
+class MeasureConfig:
+    """What a grid's file says of measuring; None leaves a number to `effort`."""
+
+    metrics: list[str] = setting("groups: hessian, sharpness, similarity, barrier, connectivity", list(METRICS))
+    effort: str = setting("fast | standard | exact: how finely; decides what is null below", "standard")
+    pairs: str = setting("networks that are joined: the first two | a ring (each in two) | all; CKA is of all", "ring")
+    seed: int = setting("of probes, mixed-up images and curve batches", 0)
+    hessian_images: int = setting(
+        "first images of the subset (over again if it has fewer), for Hessian and sharpness", 200
+    )
+    trace_products: int | None = setting(
+        "most Hessian-vector products for a trace, whole blocks of 16 (hutchinson: 8)", None
+    )
+    trace_relative_error: float | None = setting("relative standard error at which a trace stops", None)
+    eigenvalue_steps: int | None = setting("most Lanczos steps", None)
+    eigenvalue_tolerance: float | None = setting("relative residual at which they stop", None)
+    ball_radius: float = setting("of the worst-case loss increase, as a share of the parameters' norm", 0.005)
+    ball_steps: int | None = setting("ascent steps to find it", None)
+    similarity_images: int = setting("mixed-up training images on which outputs are compared", 768)
+    mixup_alpha: float = setting("of the Beta distribution of the mixture", 16.0)
+    barrier_points: int | None = setting("equally spaced points of a straight line, ends included", None)
+    statistics_batch_size: int = setting("images at a time for BatchNorm statistics between two networks", 128)
+    curve_steps: int = setting("training steps of a curve; effort fast takes half of them, exact 4 times", 19_000)
+    curve_batch_size: int = setting("images of such a step", 128)
+    curve_learning_rate: float = setting("of the first half of the steps", 0.01)
+    curve_momentum: float = setting("of SGD", 0.9)
+    curve_weight_decay: float = setting("on the point of the curve, as a term of the loss", 5e-4)
+    curve_points: int | None = setting("equally spaced points at which a curve is evaluated, ends included", None)
+    curve_init: str = setting("start of the middle point: linear | published (a random network)", "linear")
+    curve_schedule: str = setting("of its learning rate: published | constant | cosine", "published")
+    similarity_features: str = setting("what CKA compares: softmax | logits | a named activation", "softmax")
+    similarity_debiased: bool = setting("whether CKA takes the unbiased estimator", False)
+    trace_method: str = setting("xtrace (hutchinson where memory is short) | hutchinson, as published", "xtrace")
+    eigenvalue_start: str | None = setting("of lanczos: trace (where the products of xtrace lead) | random", None)
+    eigenvalue_method: str = setting("lanczos | power, the power iteration of the published numbers", "lanczos")
+    evaluation_images: int | None = setting("first images of the subset on which points are evaluated; null: all", None)
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """Every number of a measurement, decided; hashable, so that compiled programs can be found by it.
+
+    The fields are those of `MeasureConfig`, `effort` worked in.
+    """
+
+    metrics: tuple[str, ...]
+    pairs: str
+    seed: int
+    hessian_images: int
+    trace_products: int
+    trace_relative_error: float
+    eigenvalue_steps: int
+    eigenvalue_tolerance: float
+    ball_radius: float
+    ball_steps: int
+    similarity_images: int
+    mixup_alpha: float
+    barrier_points: int
+    statistics_batch_size: int
+    curve_steps: int
+    curve_batch_size: int
+    curve_learning_rate: float
+    curve_momentum: float
+    curve_weight_decay: float
+    curve_points: int
+    curve_init: str
+    curve_schedule: str
+    similarity_features: str
+    similarity_debiased: bool
+    trace_method: str
+    eigenvalue_start: str
+    eigenvalue_method: str
+    evaluation_images: int | None
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings as a manifest holds them.
+
+        What was added after collections had been recorded is left out where it is as then, so that they can go on.
+        """
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in ADDED_LATER or value != ADDED_LATER[name]}
+
+    def with_metrics(self, metrics: tuple[str, ...]) -> MeasureSettings:
+        """Return the same settings for other groups of metrics."""
+        return dataclasses.replace(self, metrics=metrics)
+
+
+def resolve(config: MeasureConfig) -> MeasureSettings:
+    """Return the settings of `config`, with what it leaves open filled in by its effort.
+
+    Raises `UserError` for an unknown metric, effort or choice of pairs, and for a number out of range.
+
+    >>> resolve(MeasureConfig(effort="fast", curve_steps=600)).curve_steps
+    300
+    """
+    preset = dict(EFFORTS[check_choice("effort", config.effort, EFFORTS)])
+    if not config.curve_steps >= 1:  # before the effort's share of it, which is one step at least
+        raise UserError(f"grid.measure.curve_steps={config.curve_steps} is out of range; wanted at least 1")
+    for metric in config.metrics:
+        check_choice("metric", metric, METRICS)
+    check_choice("choice of pairs", config.pairs, PAIRS)
+    values = dataclasses.asdict(config)
+    del values["effort"]
+    values["metrics"] = tuple(metric for metric in METRICS if metric in config.metrics)
+    values["curve_steps"] = max(1, round(config.curve_steps * preset.pop("curve_share")))
+    values |= {name: number for name, number in preset.items() if values[name] is None}
+    settings = MeasureSettings(**values)
+    _check_ranges(settings)
+    if (settings.trace_method, settings.eigenvalue_method) != (
+        "xtrace",
+        "lanczos",
+    ):  # nothing starts from a trace there
+        settings = dataclasses.replace(settings, eigenvalue_start="random")
+    return settings
+
+
+#: Least values of numbers that are not merely above 0; the second says whether the least itself is out.
+_LEAST: dict[str, tuple[float, bool]] = {
+    "seed": (0, False),
+    "curve_momentum": (0, False),
+    "curve_weight_decay": (0, False),
+    "trace_products": (4, False),
+    "similarity_images": (2, False),
+    "mixup_alpha": (0.5, True),
+    "barrier_points": (3, False),
+    "curve_points": (5, False),
+}
+
+
+def _check_ranges(settings: MeasureSettings) -> None:
+    if not settings.metrics:
+        raise UserError(f"grid.measure.metrics is empty; there are: {', '.join(METRICS)}")
+    check_choice("curve_init", settings.curve_init, CURVE_INITS)
+    check_choice("curve_schedule", settings.curve_schedule, CURVE_SCHEDULES)
+    check_choice("trace_method", settings.trace_method, TRACE_METHODS)
+    check_choice("eigenvalue_start", settings.eigenvalue_start, EIGENVALUE_STARTS)
+    check_choice("eigenvalue_method", settings.eigenvalue_method, EIGENVALUE_METHODS)
+    if settings.similarity_debiased and settings.similarity_images < 4:
+        raise UserError(
+            f"grid.measure.similarity_images={settings.similarity_images} is out of range; wanted at least 4 where "
+            "similarity_debiased is true"
+        )
+    for name, value in dataclasses.asdict(settings).items():
+        if value is None or isinstance(value, (tuple, str, bool)):
+            continue
+        least, is_strict = _LEAST.get(name, (0, True))
+        if not math.isfinite(value) or value < least or (is_strict and value == least):
+            wanted = f"{'above' if is_strict else 'at least'} {least:g}"
+            raise UserError(f"grid.measure.{name}={value:g} is out of range; wanted {wanted}")
+    if settings.seed >= 2**31:
+        raise UserError(f"grid.measure.seed={settings.seed} is out of range; wanted 0 to 2^31 - 1")
+    if settings.curve_momentum >= 1.0:
+        raise UserError(f"grid.measure.curve_momentum={settings.curve_momentum:g} is out of range; wanted in [0, 1)")
+    if settings.curve_points % 4 != 1:
+        raise UserError(
+            f"grid.measure.curve_points={settings.curve_points} misses the quarters of the curve; wanted 5, 9, 13, …"
+        )
+
+
+def chosen_pairs(is_finite: list[bool], pairs: str) -> list[tuple[int, int]]:
+    """Return the pairs (a < b) of a configuration's networks on which a curve is trained; only finite ones take part.
+
+    >>> chosen_pairs([True, True, True, True], "ring")
+    [(0, 1), (1, 2), (2, 3), (0, 3)]
+    >>> chosen_pairs([True, False, True], "first"), chosen_pairs([True, False, False], "all")
+    ([(0, 2)], [])
+    """
+    there = [index for index, finite in enumerate(is_finite) if finite]
+    every = [(a, b) for position, a in enumerate(there) for b in there[position + 1 :]]
+    if pairs == "first":
+        return every[:1]
+    if pairs == "all" or len(there) < 4:
+        return every
+    around = zip(there, there[1:] + there[:1], strict=True)
+    return [(min(pair), max(pair)) for pair in around]

@@ -1,0 +1,66 @@
+"""The causes: what may hold a trained network back, and how people are told. No JAX.
+
+A cause is mended by a move of a knob (`mdtree_jax.registry.knobs`: `Knob.up`, `Knob.down`). `none` is that no move
+helps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mdtree_jax.registry.table import Table
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One cause.
+
+    Attributes:
+        name: identifier, as tables and JSON hold it.
+        sentence: the answer in words; it follows "Why?".
+        short: two or three words for tables and plots.
+        colour: of marks and bars, a hex code; the built-in ones are Okabe and Ito's palette and a dark grey, at least
+            17 apart in CIELAB for the three kinds of colour blindness.
+    """
+
+    name: str
+    sentence: str
+    short: str
+    colour: str = "#999999"
+
+
+NONE = "none"
+
+CAUSES: Table[Cause] = Table(
+    "cause",
+    [
+        Cause(
+            "temperature_too_low",
+            "it was trained too cold: too little noise in the optimizer",
+            "trained too cold",
+            "#0072b2",
+        ),
+        Cause(
+            "temperature_too_high",
+            "it was trained too hot: too much noise in the optimizer",
+            "trained too hot",
+            "#d55e00",
+        ),
+        Cause("model_too_small", "the model is too small for its data", "model too small", "#009e73"),
+        Cause("too_little_data", "there is too little training data", "too little data", "#e69f00"),
+        Cause("trained_too_short", "the training was stopped too early", "trained too short", "#cc79a7"),
+        Cause(
+            "too_little_regularization",
+            "it is regularized too little",
+            "too little regularization",
+            "#56b4e9",
+        ),
+        Cause("too_much_regularization", "it is regularized too much", "too much regularization", "#8c564b"),
+        Cause(
+            NONE,
+            "no step of batch size, width or data gains a point, as far as the reference reaches",
+            "nothing to gain",
+            "#5f6670",
+        ),
+    ],
+)

@@ -1,0 +1,285 @@
+"""The knobs: what a person can set before training, and what a sweep can vary. No JAX.
+
+An entry is complete here: unit, range, whether it is static or batched, which way is hotter, which cause each way
+mends, and the words for advice. From it follow the axes of a grid, the schema and help of a sweep, labels and room for
+improvement, advice and prices. Where a knob acts on training, `mdtree_jax.training` binds a function to its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mdtree_jax.registry.table import Table
+
+#: Where a knob acts, and so who reads its value.
+ACTS_ON = ("build", "data", "batch", "length", "optimizer", "loss", "inputs", "gradients")
+
+
+@dataclass(frozen=True)
+class Words:
+    """How people are told about a knob; sentences that join them stand in `mdtree_jax.diagnosis.words`.
+
+    Attributes:
+        noun: what people call the knob.
+        down, up: adjectives for a smaller and a larger value.
+        short: the noun in one word, for tables.
+        do: way (`up`, `down`) -> the advice as an imperative; `{how}` is where the step's size goes.
+        rules: way -> sentences of general experience beside the advice.
+        price: what a larger value costs, '' for nothing.
+    """
+
+    noun: str
+    down: str = "smaller"
+    up: str = "larger"
+    short: str = ""
+    do: Mapping[str, str] = field(default_factory=dict)
+    rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    price: str = ""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One knob.
+
+    Attributes:
+        name: identifier; the column of a collection, and the key of a grid.
+        unit: of its values.
+        meaning: one line for help and tables.
+        acts_on: one of `ACTS_ON`: the architecture's builder, the data, the batch, the length of training, the
+            optimizer, or by a function that training binds to the name: the loss, the inputs, the gradients.
+        is_static: True where a value changes shapes, loop lengths or the program, so that it cuts a grid into cohorts;
+            False where values of one cohort are batched along the population axis.
+        kind: int, float, str or bool.
+        default: value that a grid has without an axis; None where a grid must give values.
+        low, high: range of its values, both included unless `excludes_low`.
+        choices: values of a `str` knob.
+        temperature: +1 where a larger value is hotter (more noise of the optimizer), -1 where it is colder, 0 else.
+        up, down: the cause that a larger, a smaller value mends; None where it mends none.
+        steps: factors of its steps in advice; empty for a knob without an order.
+        prefix: letter of its values in a cohort's key; '' for a batched knob.
+        words: how people are told.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    acts_on: str
+    is_static: bool
+    words: Words
+    kind: type = float
+    default: Any = None
+    low: float = float("-inf")
+    high: float = float("inf")
+    excludes_low: bool = False
+    choices: tuple[str, ...] = ()
+    temperature: int = 0
+    up: str | None = None
+    down: str | None = None
+    steps: tuple[float, ...] = (2.0, 4.0)
+    prefix: str = ""
+
+    @property
+    def short(self) -> str:
+        """The stem of the knob's columns of room for improvement: `rfi_<short>_up`, `rfi_<short>_down`."""
+        return {"batch_size": "batch", "data_fraction": "data"}.get(self.name, self.name)
+
+
+RETUNE = "a changed batch size wants its learning rate tuned again"
+
+KNOBS: Table[Knob] = Table(
+    "knob",
+    [
+        Knob(
+            "width",
+            "channels",
+            "channels of the first stage (`resnet8_fine`: of the last; `mlp`: units of a layer)",
+            "build",
+            is_static=True,
+            kind=int,
+            low=1,
+            up="model_too_small",
+            prefix="w",
+            words=Words(
+                "width of the network",
+                "narrower",
+                "wider",
+                "network",
+                do={"up": "make the network wider{how}"},
+                rules={"up": ("more depth, or another architecture, can do what more width does",)},
+                price="a wider network costs more",
+            ),
+        ),
+        Knob(
+            "batch_size",
+            "samples",
+            "images of a training step",
+            "batch",
+            is_static=True,
+            kind=int,
+            low=1,
+            temperature=-1,
+            up="temperature_too_high",
+            down="temperature_too_low",
+            prefix="b",
+            words=Words(
+                "batch size",
+                "smaller",
+                "larger",
+                "batch",
+                do={
+                    "down": "train hotter: make the batch smaller{how}",
+                    "up": "train colder: make the batch larger{how}",
+                },
+                rules={
+                    "down": (
+                        "a larger learning rate raises the temperature as a smaller batch does; more epochs alone "
+                        "will not",
+                        RETUNE,
+                    ),
+                    "up": (
+                        "a smaller learning rate, or one that decays in the end, lowers the temperature as a larger "
+                        "batch does; it may need more epochs",
+                        RETUNE,
+                    ),
+                },
+            ),
+        ),
+        Knob(
+            "data_fraction",
+            "1",
+            "share of the training set, in (0, 1]; its first images",
+            "data",
+            is_static=False,
+            default=1.0,
+            low=0.0,
+            high=1.0,
+            excludes_low=True,
+            up="too_little_data",
+            words=Words(
+                "amount of training data",
+                "less",
+                "more",
+                "data",
+                do={"up": "get more training data{how}"},
+                rules={"up": ("augmentation and pretraining can stand in for a part of the missing data",)},
+                price="more data cost more, and must be got",
+            ),
+        ),
+        Knob(
+            "learning_rate",
+            "1",
+            "at the start of the schedule",
+            "optimizer",
+            is_static=False,
+            default=0.05,
+            low=0.0,
+            excludes_low=True,
+            temperature=+1,
+            up="temperature_too_low",
+            down="temperature_too_high",
+            words=Words(
+                "learning rate",
+                "smaller",
+                "larger",
+                "rate",
+                do={
+                    "up": "train hotter: make the learning rate larger{how}",
+                    "down": "train colder: make the learning rate smaller{how}",
+                },
+            ),
+        ),
+        Knob(
+            "weight_decay",
+            "1",
+            "on every parameter",
+            "optimizer",
+            is_static=False,
+            default=5e-4,
+            low=0.0,
+            up="too_little_regularization",
+            down="too_much_regularization",
+            words=Words(
+                "weight decay",
+                do={"up": "make the weight decay larger{how}", "down": "make the weight decay smaller{how}"},
+            ),
+        ),
+        Knob(
+            "train_epochs",
+            "epochs",
+            "passes over the subset",
+            "length",
+            is_static=True,
+            kind=int,
+            default=50,
+            low=1,
+            up="trained_too_short",
+            prefix="e",
+            words=Words(
+                "number of epochs",
+                "fewer",
+                "more",
+                "epochs",
+                do={"up": "train longer{how}"},
+                price="a longer training costs more",
+            ),
+        ),
+        Knob(
+            "label_smoothing",
+            "1",
+            "share of the target's probability that is spread over all classes, in [0, 1)",
+            "loss",
+            is_static=False,
+            default=0.0,
+            low=0.0,
+            high=0.999,
+            up="too_little_regularization",
+            down="too_much_regularization",
+            words=Words(
+                "label smoothing",
+                do={"up": "smooth the labels more{how}", "down": "smooth the labels less{how}"},
+            ),
+        ),
+        Knob(
+            "optimizer",
+            "name",
+            "sgd | adamw",
+            "optimizer",
+            is_static=True,
+            kind=str,
+            default="sgd",
+            choices=("sgd", "adamw"),
+            steps=(),
+            prefix="o",
+            words=Words("optimizer"),
+        ),
+        Knob(
+            "schedule",
+            "name",
+            "of the learning rate: constant | step | cosine",
+            "optimizer",
+            is_static=True,
+            kind=str,
+            default="constant",
+            choices=("constant", "step", "cosine"),
+            steps=(),
+            prefix="s",
+            words=Words("learning-rate schedule"),
+        ),
+        Knob(
+            "augment",
+            "1",
+            "random crops and flips: 0 or 1",
+            "inputs",
+            is_static=True,
+            kind=bool,
+            default=False,
+            up="too_little_regularization",
+            down="too_much_regularization",
+            steps=(),
+            prefix="a",
+            words=Words("augmentation", "off", "on"),
+        ),
+    ],
+)

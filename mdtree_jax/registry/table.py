@@ -1,0 +1,79 @@
+"""A table of entries of one kind, found by name; anybody may add one. No JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Generic, Protocol, TypeVar
+
+from mdtree_jax.checks import UserError, check_choice
+
+
+class Named(Protocol):
+    """What a table holds: anything with a name."""
+
+    @property
+    def name(self) -> str:
+        """The entry's name, by which it is found."""
+        ...
+
+
+Entry = TypeVar("Entry", bound=Named)
+
+
+class Table(Mapping[str, Entry], Generic[Entry]):
+    """Entries by name, in the order in which they were added.
+
+    >>> from typing import NamedTuple
+    >>> class Fruit(NamedTuple):
+    ...     name: str
+    >>> fruits = Table("fruit", [Fruit("apple")])
+    >>> fruits.register(Fruit("pear")).name, list(fruits)
+    ('pear', ['apple', 'pear'])
+
+    Args:
+        kind: what an entry is called in messages.
+        entries: the first entries.
+    """
+
+    def __init__(self, kind: str, entries: list[Entry] | tuple[Entry, ...] = ()):
+        self.kind = kind
+        self._entries: dict[str, Entry] = {}
+        for entry in entries:
+            self.register(entry)
+
+    def register(self, entry: Entry) -> Entry:
+        """Add an entry and return it; an equal one that is there already stays.
+
+        Raises:
+            UserError: another entry has this name, or the name is no identifier.
+        """
+        if not entry.name.isidentifier():
+            raise UserError(f"the {self.kind} name {entry.name!r} is not an identifier (letters, digits and _)")
+        if self._entries.get(entry.name, entry) != entry:
+            raise UserError(f"a {self.kind} named '{entry.name}' is registered already; choose another name")
+        self._entries[entry.name] = entry
+        return entry
+
+    def unregister(self, name: str) -> None:
+        """Remove an entry, as a test of an extension does at its end."""
+        del self._entries[name]
+
+    def find(self, name: str) -> Entry:
+        """Return the entry of that name.
+
+        Raises:
+            UserError: there is none; the message lists the names.
+        """
+        return self._entries[check_choice(self.kind, name, self._entries)]
+
+    def __getitem__(self, name: str) -> Entry:
+        """Return the entry of that name; raises `KeyError`."""
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return len(self._entries)

@@ -1,0 +1,165 @@
+"""What a sweep will cost: parameters, floating-point operations, bytes on disk and time, before it starts. No JAX.
+
+Floating-point operations count a multiplication and an addition as two. A training step costs three forward passes
+(one forward, two backward) of its batch; at the end each network is evaluated once on its subset and the test set.
+Early stopping can only make it less.
+
+Measuring is counted in forward passes of one image (`MeasureCost`), which take as long as in a training step of 128.
+
+Time. A training step of one network on one device takes a constant, the overhead of some hundred small operations,
+plus the bytes of its activations over a bandwidth (a smaller one for what exceeds the shared cache), plus its
+operations over the rate of a device: see `Machine`. A step of evaluation takes a third, a cohort adds
+`COHORT_SECONDS`. The constants of `cpu_machine` are fitted to the 29 sizes of
+tests/benchmarks/results/training_throughput.md: root mean square error 20 %, at most a factor 1.6.
+
+Where the run folder holds finished cohorts, the training time is scaled by what they took over their own estimates,
+averaged with weights 1 / (0.1 + squared distance in log width and log batch size): so other load on the machine and
+early stopping enter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+import numpy as np
+import pandas as pd
+from mdtree_jax.recipe.cohort import Cohort
+from mdtree_jax.measuring.cost import MeasureCost
+from mdtree_jax.recipe.measure_settings import MeasureSettings
+
+
+MEASURE_COMPILE_SECONDS = 45.0  # of the programs of one width
+COHORT_SECONDS = 7.0  # compile, initialise, write; less when the compilation cache knows the cohort
+
+
+class ModelCost(NamedTuple):
+    """One network: parameters, bytes of all its variables; operations and bytes of one image's forward pass."""
+
+    num_parameters: int
+    num_bytes: int
+    forward_flops: float
+    activation_bytes: float
+
+
+class Machine(NamedTuple):
+    """What time on a machine depends on.
+
+    Attributes:
+        num_devices: over which members are spread.
+        flops_per_second: of one device, while training.
+        step_seconds: of a training step of no size.
+        bytes_per_second: of activations, per device.
+        far_bytes_per_second: how much more the bytes of a step beyond `near_bytes` take.
+        near_bytes: what fits the cache.
+    """
+
+    num_devices: int
+    flops_per_second: float
+    step_seconds: float
+    bytes_per_second: float
+    far_bytes_per_second: float = np.inf
+    near_bytes: float = 0.0
+
+    def step(self, cost: ModelCost, batch_size: int) -> float:
+        """Return the seconds of one training step of one network on one device."""
+        num_bytes = cost.activation_bytes * batch_size
+        far = max(0.0, num_bytes - self.near_bytes) / self.far_bytes_per_second
+        flops = 3.0 * cost.forward_flops * batch_size
+        return self.step_seconds + num_bytes / self.bytes_per_second + far + flops / self.flops_per_second
+
+
+def cpu_machine(core_flops: float, num_devices: int) -> Machine:
+    """Return a machine with a core for each device, which does `core_flops` operations/s in a large matrix product."""
+    return Machine(num_devices, 0.67 * core_flops, 1.1e-4, 2.9e10, 1.2e10, 2**25)
+
+
+def cohort_flops(cohort: Cohort, forward_flops: float, num_test: int) -> float:
+    """Return the operations to train all members of `cohort` for all epochs and to evaluate them once."""
+    images = 0
+    for member in cohort.members:
+        per_epoch = member.num_samples // cohort.batch_size * cohort.batch_size
+        images += 3 * per_epoch * cohort.train_epochs + member.num_samples + num_test
+    return float(forward_flops) * images
+
+
+def make_plan(
+    cohorts: Iterable[Cohort],
+    model_cost: Callable[[int], ModelCost],
+    *,
+    num_test: int,
+    keep_checkpoints: bool,
+    machine: Machine,
+    eval_batch_size: int = 512,
+    finished: pd.DataFrame | None = None,
+    measure: MeasureSettings | None = None,
+    train: bool = True,
+) -> pd.DataFrame:
+    """Return one row per cohort: its shape, members, costs, and whether it is finished.
+
+    `model_cost` gives the cost of one network by width; `finished` is the per-seed table of the run folder, if any;
+    `measure` says what is measured, None for nothing, and `train` whether anything is trained. Columns: cohort, width,
+    batch_size, train_epochs, num_members, num_parameters (one network), train_flops, measure_flops and
+    checkpoint_bytes (all members), estimated_seconds of what is left to do, finished.
+    """
+    rows = []
+    for cohort in cohorts:
+        cost = model_cost(cohort.width)
+        passes = 0.0 if measure is None else MeasureCost(measure, cost.forward_flops, num_test).cohort_passes(cohort)
+        rows.append(
+            {
+                "cohort": cohort.key,
+                "width": cohort.width,
+                "batch_size": cohort.batch_size,
+                "train_epochs": cohort.train_epochs,
+                "num_members": len(cohort.members),
+                "num_parameters": cost.num_parameters,
+                "train_flops": cohort_flops(cohort, cost.forward_flops, num_test),
+                "measure_flops": passes * cost.forward_flops,
+                "checkpoint_bytes": cost.num_bytes * len(cohort.members) if keep_checkpoints else 0,
+                "training": training_seconds(cohort, cost, machine),
+                "evaluation": evaluation_seconds(cohort, cost, machine, num_test, eval_batch_size),
+                "measuring": passes * machine.step(cost, 128) / (3 * 128) / machine.num_devices,
+            }
+        )
+    plan = pd.DataFrame(rows)
+    took = pd.Series(dtype=float) if finished is None else finished.groupby("cohort")["train_seconds"].sum()
+    is_trained, is_measured = plan["cohort"].isin(took.index), plan["cohort"].isin(_measured(finished))
+    seconds = COHORT_SECONDS + plan.pop("evaluation") + plan["training"] * _scale(plan, took)
+    left = np.where(is_trained | (not train), 0.0, seconds)
+    if measure is not None:
+        compiled = ~plan["width"].duplicated() * MEASURE_COMPILE_SECONDS
+        left = left + np.where(is_measured, 0.0, plan["measuring"] + compiled)
+    done = (is_trained | (not train)) & (is_measured | (measure is None))
+    return plan.drop(columns=["training", "measuring"]).assign(estimated_seconds=left, finished=done)
+
+
+def _measured(members: pd.DataFrame | None) -> set[str]:
+    """Return the cohorts that have measurements: a column of measuring costs that is not empty."""
+    columns = [] if members is None else [c for c in members if c.endswith("_seconds") and c != "train_seconds"]
+    if not columns:
+        return set()
+    return set(members.loc[members[columns].notna().any(axis=1), "cohort"])
+
+
+def training_seconds(cohort: Cohort, cost: ModelCost, machine: Machine) -> float:
+    """Return the estimated time to train all members of `cohort` for all epochs."""
+    steps = sum(member.num_samples // cohort.batch_size for member in cohort.members) * cohort.train_epochs
+    return steps * machine.step(cost, cohort.batch_size) / min(machine.num_devices, len(cohort.members))
+
+
+def evaluation_seconds(cohort: Cohort, cost: ModelCost, machine: Machine, num_test: int, batch_size: int) -> float:
+    """Return the estimated time to evaluate all members of `cohort` on their subsets and the test set."""
+    steps = sum(-(-count // batch_size) for m in cohort.members for count in (m.num_samples, num_test))
+    return steps * machine.step(cost, batch_size) / 3 / min(machine.num_devices, len(cohort.members))
+
+
+def _scale(plan: pd.DataFrame, took: pd.Series) -> np.ndarray:
+    """Return for every cohort what to multiply its training time with, from what the finished ones took (seconds)."""
+    known = plan[plan["cohort"].isin(took.index)]
+    if not len(known):
+        return np.ones(len(plan))
+    ratios = np.log(took[known["cohort"]].clip(lower=1e-9).to_numpy() / known["training"].to_numpy())
+    places, known_places = (np.log(table[["width", "batch_size"]].to_numpy(float)) for table in (plan, known))
+    weights = 1 / (0.1 + ((places[:, None] - known_places[None]) ** 2).sum(-1))
+    return np.exp(weights @ ratios / weights.sum(1))
+

@@ -1,0 +1,317 @@
+"""Trains and measures the cohorts of a run folder, one after the other, and keeps its tables up to date.
+
+No JAX at import: trainer and measurer are handed in, and checkpoints are imported when the first is written.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+import numpy as np
+import pandas as pd
+from mdtree_jax.checks import StaleState, UserError, check_choice
+from mdtree_jax.recipe.cohort import Cohort, Recipe
+from mdtree_jax.runs.progress import Monitor, ScalarLog
+from mdtree_jax.recipe.schema import KEEP
+from mdtree_jax.store.folder import RunFolder
+from mdtree_jax.store.tables import DIVERGED, OK, not_converged, not_measurable, typed_members
+
+
+
+class Trainer(NamedTuple):
+    """What `run_sweep` needs to train a cohort.
+
+    `choose(recipe, cohort)` returns how the cohort is executed; `encode` and `decode` turn that into plain JSON values
+    and back (None if this machine cannot do it: then it is chosen anew). `train(recipe, cohort, data, executor=,
+    progress=, checkpoint=, resume=)` returns a `TrainedCohort`. From time to time it may call `checkpoint` with a flat
+    dictionary of arrays; of a cohort that was killed, the last of them comes back as `resume`. `prepare(recipe, cohort,
+    data, executor=)`, if there is one, compiles what `train` will need; it is called in another thread while the cohort
+    before is trained and measured, because compiling is one thread's work.
+    """
+
+    choose: Callable[[Recipe, Cohort], Any]
+    train: Callable[..., Any]
+    encode: Callable[[Any], dict[str, Any]]
+    decode: Callable[[dict[str, Any]], Any]
+    prepare: Callable[..., None] | None = None
+
+
+class Measurer(NamedTuple):
+    """What `run_sweep` needs to measure a cohort.
+
+    `config` are the settings as plain JSON values. `measure(recipe, cohort, data, variables, is_finite, progress=,
+    checkpoint=, resume=, recorded=, record=)` returns a `MeasuredCohort`; `checkpoint` and `resume` are as of a
+    `Trainer`; what was decided when the cohort was begun is `recorded`, None for a new one; `record` is called with it.
+    `earlier` are the values of settings that a `config` without them was made with.
+    """
+
+    config: dict[str, Any]
+    measure: Callable[..., Any]
+    earlier: Mapping[str, Any] = MappingProxyType({})
+
+
+class SweepSummary(NamedTuple):
+    """What `run_sweep` did: cohorts trained and measured now, configurations and networks in all, diverged ones,
+    networks and pairs with a measured number that is not finite, and networks whose eigenvalue did not converge.
+    """
+
+    num_trained_cohorts: int
+    num_measured_cohorts: int
+    num_configurations: int
+    num_members: int
+    num_diverged: int
+    num_not_measurable: int
+    num_not_converged: int
+    seconds: float
+
+
+def run_sweep(
+    recipe: Recipe,
+    cohorts: Sequence[Cohort],
+    data: Any,
+    folder: RunFolder,
+    trainer: Trainer | None,
+    monitor: Monitor,
+    *,
+    measurer: Measurer | None = None,
+    keep: str = "all",
+    csv: bool = False,
+    scalars: ScalarLog | None = None,
+) -> SweepSummary:
+    """Train and measure every cohort of which `folder` (entered, so locked) does not have that yet.
+
+    Without a `trainer` nothing is trained, without a `measurer` nothing measured. The executor of a cohort is written
+    to the manifest before its first step, and taken from there when the run is continued. A member that diverges stays
+    as a row with status `diverged`. Raises `UserError` on a full disk, and for trained cohorts that are to be measured
+    but whose networks are gone; whatever stops it, what was finished so far is kept.
+    """
+    check_choice("keep", keep, KEEP)
+    start = time.perf_counter()
+    if measurer is not None:
+        folder.use_measurement(measurer.config, measurer.earlier)
+    to_train, to_measure = still_to_do(cohorts, folder, train=trainer is not None, measure=measurer is not None)
+    _check_networks_are_there(folder, sorted(to_measure - to_train))
+    folder.write_tables(csv)  # a killed process may have left them behind its parts
+    pending = [cohort for cohort in cohorts if cohort.key in to_train | to_measure]
+    with _Ahead(recipe, data, folder, trainer, [cohort for cohort in pending if cohort.key in to_train]) as ahead:
+        for cohort in pending:
+            monitor.start_cohort(cohort.key)
+            is_measured_next = cohort.key in to_measure
+            variables = None
+            if cohort.key in to_train:
+                keep_networks = keep == "all" or is_measured_next
+                ahead.start_next(cohort)
+                variables = _train_one(recipe, cohort, data, folder, trainer, monitor, keep_networks)
+            if is_measured_next:
+                _measure_one(recipe, cohort, data, folder, measurer, monitor, variables, keep)
+                if keep != "all":
+                    folder.forget_checkpoint(cohort.key)
+            rows = folder.trained_rows(cohort.key)
+            folder.write_tables(csv)
+            monitor.finish_cohort(rows)
+            if scalars is not None:
+                scalars.write(cohorts.index(cohort) + 1, rows)
+    members = folder.members
+    return SweepSummary(
+        num_trained_cohorts=len(to_train),
+        num_measured_cohorts=len(to_measure),
+        num_configurations=members["configuration"].nunique(),
+        num_members=len(members),
+        num_diverged=int((members["status"] != OK).sum()),
+        num_not_measurable=0 if (failed := not_measurable(members, folder.pairs)) is None else int(failed.sum()),
+        num_not_converged=0 if (stopped := not_converged(members)) is None else int(stopped.sum()),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def still_to_do(
+    cohorts: Sequence[Cohort], folder: RunFolder, *, train: bool, measure: bool
+) -> tuple[set[str], set[str]]:
+    """Return the keys of the cohorts that are to be trained and to be measured; what is not trained is not measured."""
+    to_train = {cohort.key for cohort in cohorts if train and cohort.key not in folder.trained}
+    there = to_train | set(folder.trained)
+    to_measure = {c.key for c in cohorts if measure and c.key in there and c.key not in folder.measured}
+    return to_train, to_measure
+
+
+def _check_networks_are_there(folder: RunFolder, keys: Sequence[str]) -> None:
+    missing = [key for key in keys if not folder.checkpoint_path(key).is_dir()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} trained cohorts of {folder.path} are not measured and their networks are gone (first: "
+            f"{missing[0]}), because they were imported or trained with keep=metrics_only and stages=[train]; measure "
+            "where they were trained, or train them again under another out="
+        )
+
+
+class _Ahead:
+    """Has the next cohort prepared in another thread while one is worked on; a context manager.
+
+    A preparation that fails is left to the cohort's own turn, which says why.
+    """
+
+    def __init__(self, recipe: Recipe, data: Any, folder: RunFolder, trainer: Trainer | None, to_train: list[Cohort]):
+        self._recipe, self._data, self._folder, self._trainer = recipe, data, folder, trainer
+        self._after = dict(itertools.pairwise(cohort.key for cohort in to_train))
+        self._cohorts = {cohort.key: cohort for cohort in to_train}
+        self._pool = ThreadPoolExecutor(1, "prepare")
+
+    def __enter__(self) -> _Ahead:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def start_next(self, cohort: Cohort) -> None:
+        """Have the cohort after this one prepared."""
+        following = self._cohorts.get(self._after.get(cohort.key))
+        if following is None or self._trainer.prepare is None:
+            return
+        self._pool.submit(self._prepare, following)
+
+    def _prepare(self, cohort: Cohort) -> None:
+        # The folder is written by the main thread alone; what is chosen here is chosen again there.
+        choice = _recorded_executor(cohort, self._folder, self._trainer) or self._trainer.choose(self._recipe, cohort)
+        self._trainer.prepare(self._recipe, cohort, self._data, executor=choice)
+
+
+def _recorded_executor(cohort: Cohort, folder: RunFolder, trainer: Trainer) -> Any:
+    """Return how a cohort is executed as the manifest says, None if it does not or this machine cannot do it."""
+    recorded = folder.executor(cohort.key)
+    return None if recorded is None else trainer.decode(recorded)
+
+
+def _train_one(
+    recipe: Recipe, cohort: Cohort, data: Any, folder: RunFolder, trainer: Trainer, monitor: Monitor, keep: bool
+) -> Any:
+    """Train one cohort and commit it: executor, then networks, then the part that says it is finished.
+
+    Returns the trained variables of all members.
+    """
+    choice = _recorded_executor(cohort, folder, trainer)
+    if choice is None:
+        folder.forget_unfinished(cohort.key)  # a state goes with its executor
+        choice = trainer.choose(recipe, cohort)
+        folder.record_executor(cohort.key, trainer.encode(choice))
+    unfinished = folder.unfinished_path(cohort.key)
+    options = {"progress": monitor.progress, "checkpoint": functools.partial(_save_state, unfinished)}
+    train = functools.partial(trainer.train, recipe, cohort, data, executor=choice, **options)
+    trained = _resumed(train, unfinished, folder)
+    rows = member_rows(cohort, trained)
+    if keep:
+        from mdtree_jax.store.checkpoint import save_population
+
+        members = [(member.index, member.seed) for member in cohort.members]
+        save_population(folder.checkpoint_path(cohort.key), trained.variables, members)
+    metadata = {
+        "executor": trainer.encode(choice),
+        "useful_step_fraction": float(trained.useful_step_fraction),
+        "num_compilations": int(trained.num_compilations),
+        "compile_seconds": float(trained.compile_seconds),
+    }
+    folder.finish(cohort.key, rows, metadata)
+    return trained.variables
+
+
+def _measure_one(
+    recipe: Recipe,
+    cohort: Cohort,
+    data: Any,
+    folder: RunFolder,
+    measurer: Measurer,
+    monitor: Monitor,
+    variables: Any,
+    keep: str,
+) -> None:
+    """Measure one trained cohort and commit the tables; `variables` are read from disk if they are None."""
+    if variables is None:
+        from mdtree_jax.store.checkpoint import load_population
+
+        variables, members = load_population(folder.checkpoint_path(cohort.key))
+        if members != [(member.index, member.seed) for member in cohort.members]:
+            raise UserError(f"{folder.checkpoint_path(cohort.key)} does not hold the members of cohort {cohort.key}")
+    unfinished = folder.unfinished_path(f"measured-{cohort.key}")
+    rows = folder.trained_rows(cohort.key).set_index(["configuration", "seed"])["status"]
+    is_finite = [rows[member.index, member.seed] == OK for member in cohort.members]
+    options = {"progress": monitor.progress, "checkpoint": functools.partial(_save_state, unfinished)}
+    options["recorded"] = folder.choices(cohort.key)
+    options["record"] = functools.partial(folder.record_choices, cohort.key)
+    measure = functools.partial(measurer.measure, recipe, cohort, data, variables, is_finite, **options)
+    measured = _resumed(measure, unfinished, folder)
+    tables = {"members": measured.members, "pairs": measured.pairs, "layers": measured.layers}
+    metadata = {
+        "choices": measured.choices,
+        "keep": keep,
+        "num_compilations": int(measured.num_compilations),
+        "compile_seconds": float(measured.compile_seconds),
+    }
+    folder.finish_measurement(cohort.key, tables, metadata)
+
+
+def _resumed(work: Callable[..., Any], unfinished: Path, folder: RunFolder) -> Any:
+    """Return `work(resume=…)` with the state that was saved inside it; from the start where that is of another time."""
+    try:
+        return work(resume=_load_state(unfinished))
+    except StaleState:
+        folder.forget_unfinished(unfinished.name)
+        return work(resume=None)
+
+
+def _save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    from mdtree_jax.store.checkpoint import save_state
+
+    save_state(path, state)
+
+
+def _load_state(path: Path) -> dict[str, np.ndarray] | None:
+    if not any(path.parent.glob(f"{path.name}*")):
+        return None
+    from mdtree_jax.store.checkpoint import load_state
+
+    return load_state(path)
+
+
+def member_rows(cohort: Cohort, trained: Any) -> pd.DataFrame:
+    """Return the per-seed rows of a trained cohort, in the order of its members."""
+    per_member = {
+        name: np.asarray(getattr(trained, name))
+        for name in ("train_error", "test_error", "train_loss", "test_loss", "stop_epoch", "train_seconds")
+    }
+    members = cohort.members
+    rows = pd.DataFrame(
+        {
+            "configuration": [member.index for member in members],
+            "seed": [member.seed for member in members],
+            "status": np.where(np.asarray(trained.is_finite), OK, DIVERGED),
+            "cohort": cohort.key,
+            "width": cohort.width,
+            "batch_size": cohort.batch_size,
+            "data_fraction": [member.data_fraction for member in members],
+            "num_samples": [member.num_samples for member in members],
+            "num_parameters": count_parameters(trained.variables["params"]),
+            "learning_rate": [member.learning_rate for member in members],
+            "weight_decay": [member.weight_decay for member in members],
+            "train_epochs": cohort.train_epochs,
+            **per_member,
+            "train_flops": np.asarray(trained.train_flops),
+        }
+    )
+    return typed_members(rows)
+
+
+def count_parameters(stacked: Any) -> int:
+    """Return the number of parameters of one member of a nested dict of arrays (members, …).
+
+    >>> count_parameters({"dense": {"kernel": np.zeros((7, 4, 3)), "bias": np.zeros((7, 3))}})
+    15
+    """
+    if isinstance(stacked, Mapping):
+        return sum(count_parameters(value) for value in stacked.values())
+    return int(np.prod(stacked.shape[1:]))
+

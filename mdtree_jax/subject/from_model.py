@@ -1,0 +1,160 @@
+"""`diagnose_model`: from networks and data to a diagnosis. JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from mdtree_jax.checks import UserError, nearest
+from mdtree_jax.diagnosis.advice import direction_only
+from mdtree_jax.diagnosis.cost import Training, make_cost, retraining
+from mdtree_jax.diagnosis.from_metrics import diagnose_metrics, withhold
+from mdtree_jax.diagnosis.reference import Reference, as_reference
+from mdtree_jax.diagnosis.result import Diagnosis
+from mdtree_jax.recipe.measure_settings import MeasureConfig, MeasureSettings, resolve
+from mdtree_jax.subject.measure import measure_subject
+from mdtree_jax.subject.network import Examples, Subject, examples, wrap
+
+#: The columns that each group of measurements makes; the others follow from the evaluation of the networks.
+_MAKES = {
+    "hessian": ("log_hessian_trace", "log_hessian_max_eigenvalue"),
+    "similarity": ("cka",),
+    "connectivity": ("mode_connectivity", "mode_connectivity_peak"),
+}
+
+
+def diagnose_model(
+    apply: Callable[[Any, Any], Any],
+    params: Sequence[Any],
+    x_train: Any,
+    y_train: Any,
+    *,
+    x_test: Any = None,
+    y_test: Any = None,
+    apply_train: Callable[[Any, Any], Any] | None = None,
+    training: Training | Mapping | None = None,
+    measure: MeasureConfig | Mapping | None = None,
+    max_images: int = 10_000,
+    reference: Reference | str | os.PathLike | None = None,
+    progress: Callable[[float, str], None] | None = None,
+) -> Diagnosis:
+    """Measure the loss landscape of a trained model and say why it is not better.
+
+        d = diagnose_model(apply, [params_a, params_b], x_train, y_train)
+        d.cause, d.probability, d.evidence, d.action, d.expected_gain, d.cost
+        d.report("report.html")
+
+    Args:
+        apply: `apply(params, x) -> logits (n, classes)` of any JAX model, in evaluation mode.
+        params: the networks, a pytree each: trained alike from different seeds. Two tell more than one. Those with
+            running averages are Flax's variables, `{"params": ..., "batch_stats": ...}`, and `apply` takes those.
+        x_train: (n, ...) floating point, prepared as the model takes it.
+        y_train: (n,) integers from 0, the labels that were trained on.
+        x_test, y_test: the same for the test set; optional. The test error is shown, and no gain is promised beyond it;
+            the answer is the same without.
+        apply_train: `apply_train(variables, x) -> (logits, variables)` in training mode, for networks with running
+            averages: without it their connectivity is not measured, and the diagnosis says so.
+        training: `batch_size`, `learning_rate` and `epochs`, as far as they are known: for the new settings, and for
+            what a retraining costs. Without it the action gives the direction only, and the cost is not known.
+        measure: what to measure and how finely, see `measure_settings.MeasureConfig`; None is `default_measure`.
+        max_images: of each set on which errors and points between networks are evaluated, a random sample with a fixed
+            seed; curves are trained on all training images that fit into memory.
+        reference: the models to compare with: a `Reference`, its file, or a name of `reference_names()`; None is
+            `published_F`.
+        progress: called with the fraction done and a message.
+
+    Raises:
+        UserError: arrays, labels and networks that do not fit together, with the first thing that does not.
+    """
+    subject = wrap(apply, params, apply_train)
+    data = examples(x_train, y_train, x_test, y_test)
+    return diagnose_subject(
+        subject,
+        data,
+        training=Training.of(training),
+        measure=measure,
+        max_images=max_images,
+        reference=reference,
+        progress=progress,
+    )
+
+
+def diagnose_subject(
+    subject: Subject,
+    data: Examples,
+    *,
+    training: Training | None = None,
+    measure: MeasureConfig | Mapping | None = None,
+    max_images: int = 10_000,
+    in_random_order: bool = False,
+    reference: Reference | str | os.PathLike | None = None,
+    progress: Callable[[float, str], None] | None = None,
+) -> Diagnosis:
+    """Diagnose networks that are wrapped already; arguments as of `diagnose_model` and `measure_subject`."""
+    training, reference = training or Training(), as_reference(reference)
+    settings = settings_of(measure, reference)
+    measured = measure_subject(
+        subject, data, settings, max_images=max_images, in_random_order=in_random_order, progress=progress
+    )
+    start = time.perf_counter()
+    row = measured.row | {"num_samples": len(data.y_train)}
+    diagnosis = diagnose_metrics(row, reference, units="percent", training=training)[0]
+    seconds = measured.seconds + time.perf_counter() - start
+    rate = measured.flops / measured.seconds
+    again = retraining(training, len(data.y_train), measured.forward_flops, rate)
+    cost = make_cost(seconds, measured.flops, measured.compile_seconds, *again)
+    action = diagnosis.action
+    if training == Training():
+        action = direction_only(action, diagnosis.cause, diagnosis.expected_gain)
+    diagnosis = dataclasses.replace(diagnosis, action=action, cost=cost, notes=[*measured.notes, *diagnosis.notes])
+    return withhold(diagnosis, measured.doubt) if measured.doubt else diagnosis
+
+
+def default_measure(columns: Sequence[str]) -> MeasureConfig:
+    """Return the measurement of what a reference with these columns asks: all it needs, and nothing else.
+
+    The curve trains for 64 000 images at ten times the published rate, see `tests/benchmarks/curve_accuracy.py`.
+    """
+    metrics = [group for group, made in _MAKES.items() if set(made) & set(columns)]
+    return MeasureConfig(metrics=metrics or ["hessian"], curve_steps=2000, curve_batch_size=32, curve_learning_rate=0.1)
+
+
+def settings_of(measure: MeasureConfig | Mapping | None, reference: Reference) -> MeasureSettings:
+    """Return what is measured, every number decided; raises `UserError` for a setting that does not exist or fit."""
+    config = default_measure(reference.columns)
+    if isinstance(measure, Mapping):
+        known = [field.name for field in dataclasses.fields(MeasureConfig)]
+        for name in measure:
+            if name not in known:
+                raise UserError(f"unknown measure '{name}'{nearest(name, known)}; there are: {', '.join(known)}")
+        config = dataclasses.replace(config, **measure)
+        _check_types(measure)
+    elif isinstance(measure, MeasureConfig):
+        config = measure
+    elif measure is not None:
+        raise UserError(f"measure={measure!r} is no mapping; wanted settings by name: measure={{effort: fast}}")
+    return resolve(config)
+
+
+def _check_types(measure: Mapping) -> None:
+    """Raise `UserError` for a setting of measuring whose value is of another kind than the setting's default."""
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(MeasureConfig)}
+    for name, value in measure.items():
+        wants_list, wants_text, wants_whole = "list" in kinds[name], "str" in kinds[name], "int" in kinds[name]
+        is_text = isinstance(value, str)
+        if wants_list:
+            good = not is_text and isinstance(value, Sequence)
+        elif wants_text:
+            good = is_text or (value is None and "None" in kinds[name])
+        else:
+            number = Integral if wants_whole else Real
+            good = (isinstance(value, number) and not isinstance(value, bool)) or (
+                value is None and "None" in kinds[name]
+            )
+            good = isinstance(value, bool) if kinds[name] == "bool" else good
+        if not good:
+            raise UserError(f"measure.{name}={value!r} does not fit; it takes {kinds[name]}")

@@ -1,0 +1,137 @@
+"""The path of a model through a diagnostic tree, step by step, as numbers and as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mdtree_jax.collection.columns import COLUMN, DERIVED
+from mdtree_jax.trees.structure import Structure
+
+#: Feature -> (its name for people, its unit, what a value at or below the threshold means, what one above it means).
+WORDS = {
+    "train_error": ("training error", " %", "it fits its training data", "it does not fit its training data"),
+    "train_loss": (
+        "training loss",
+        " nats",
+        "it is at the bottom of its valley",
+        "it could still lower its training loss",
+    ),
+    "mode_connectivity_peak": (
+        "connectivity",
+        " %",
+        "a barrier of error parts two such networks",
+        "two such networks are joined by a path of low error",
+    ),
+    "mode_connectivity": (
+        "connectivity against the ends",
+        " %",
+        "a barrier of error parts two such networks",
+        "the path between two such networks has less error than its ends",
+    ),
+    "log_hessian_trace": ("sharpness", "", "its minimum is flat", "its minimum is sharp"),
+    "log_effective_rank": (
+        "spread of the sharpness",
+        "",
+        "few directions are as sharp as the sharpest",
+        "many directions are as sharp as the sharpest",
+    ),
+    "log_relative_eigenvalue": (
+        "sharpness relative to the loss",
+        "",
+        "its valley is flat for the loss it has",
+        "its valley is sharp for the loss it has",
+    ),
+    "cka": ("similarity", "", "two such networks have found different functions", "two such networks agree"),
+}
+
+
+@dataclass(frozen=True)
+class EvidenceStep:
+    """One question on a model's path.
+
+    `side` is `at_most` or `above` the threshold; `interval` the 90 % interval of the threshold, None for a fit without
+    one; `distance_in_standard_errors` is (value - threshold) / standard_error, None without a standard error;
+    `is_close` says that the other side cannot be ruled out: the value lies in the threshold's interval, or within two
+    standard errors of the threshold.
+    """
+
+    question: str
+    feature: str
+    unit: str
+    value: float
+    standard_error: float | None
+    threshold: float
+    interval: tuple[float, float] | None
+    side: str
+    distance_in_standard_errors: float | None
+    is_close: bool
+    sentence: str
+
+
+def tree_path(
+    question: str,
+    structure: Structure,
+    thresholds: Sequence[float],
+    intervals: np.ndarray | None,
+    values: dict[str, float],
+    errors: dict[str, float | None],
+) -> tuple[list[EvidenceStep], str]:
+    """Return the questions that a model passes in a tree, from the root to the leaf, and the class of that leaf.
+
+    Args:
+        question: the task that the tree answers.
+        structure, thresholds: the tree; `intervals` (nodes, 2) are the ends of its thresholds' intervals, or None.
+        values, errors: the model's features and their standard errors, by name.
+    """
+    steps, node = [], 0
+    while isinstance(node, int):
+        name, threshold = structure.nodes[node].feature, float(thresholds[node])
+        value, error = float(values[name]), errors.get(name)
+        above = value > threshold
+        interval = None if intervals is None else tuple(float(end) for end in intervals[node])
+        distance = (value - threshold) / error if error else None
+        close = bool(interval and interval[0] <= value <= interval[1]) or bool(distance and abs(distance) < 2)
+        steps.append(
+            EvidenceStep(
+                question,
+                name,
+                _unit(name),
+                value,
+                error,
+                threshold,
+                interval,
+                "above" if above else "at_most",
+                distance,
+                close,
+                _sentence(name, value, error, threshold, above, close),
+            )
+        )
+        node = structure.children(node)[int(above)]
+    return steps, node
+
+
+def feature_error(name: str, metrics: Mapping[str, float], errors: Mapping[str, float | None]) -> float | None:
+    """Return the standard error of a feature from those of the columns it follows from (taken as independent)."""
+    if name not in DERIVED:
+        return errors.get(name)
+    needed, formula = DERIVED[name]
+    centre = np.array([metrics[source] for source in needed], dtype=float)
+    moved = [centre + np.eye(len(needed))[i] * error for i, s in enumerate(needed) if (error := errors.get(s))]
+    changes = [float(formula(*point) - formula(*centre)) for point in moved]
+    return float(np.sqrt(np.sum(np.square(changes)))) if changes else None
+
+
+def _unit(name: str) -> str:
+    return COLUMN[name].unit if name in COLUMN else "ln"
+
+
+def _sentence(name: str, value: float, error, threshold: float, above: bool, close: bool) -> str:
+    words, unit, low, high = WORDS.get(name, (name, "", "it is low", "it is high"))
+    value += 0.0  # no minus before a zero
+    shown = f"{value:.3g} ± {error:.2g}" if error else f"{value:.3g}"
+    meaning = high if above else low
+    doubt = ", but it is close" if close else ""
+    return f"{words} {shown}{unit} is {'above' if above else 'at most'} {threshold:.3g}{unit}: {meaning}{doubt}"

@@ -1,0 +1,79 @@
+"""Fitted trees as small readable JSON files.
+
+A robust fit is kept as its training rows, as coarse as its candidates are, and is made again when it is read: the same
+fit, in less room than the tables of its votes take.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.trees import robust
+from mdtree_jax.trees.questions import STRUCTURES
+from mdtree_jax.trees.structure import Structure
+
+_FORMAT = "mdtree_jax tree 1"
+
+
+def tree_to_dict(tree) -> dict:
+    """Return a fitted `MDTreeClassifier` as plain values."""
+    data = {
+        "format": _FORMAT,
+        "parameters": {name: value for name, value in tree.get_params().items() if name != "structure"},
+        "structure": tree.structure_.to_dict(),
+        "thresholds": tree.thresholds_.tolist(),
+        "classes": tree.classes_.tolist(),
+        "leaf_counts": tree.leaf_counts_.tolist(),
+        "num_features_in": int(tree.n_features_in_),
+        "agreement": tree.agreement_,
+    }
+    if tree._average is not None:
+        data["companions"] = [member.to_dict() for member in tree.members_[1:]]
+        data["exponent"] = tree._average.exponent
+        data["training"] = tree._rows
+    return data
+
+
+def read_tree(cls, path: str | os.PathLike):
+    """Return the fitted tree, an instance of `cls`, in a file that holds what `tree_to_dict` returns.
+
+    Raises:
+        UserError: the file is missing, is no JSON, or holds no tree.
+    """
+    try:
+        data = json.loads(Path(path).read_text())
+        if data.get("format") != _FORMAT:
+            raise UserError(f"'{path}' is no saved tree: its format is {data.get('format')!r}, not '{_FORMAT}'")
+        tree = _from_dict(cls, data)
+    except UserError:
+        raise
+    except (OSError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise UserError(f"the saved tree '{path}' cannot be read: {type(error).__name__} {error}") from error
+    expected = (len(tree.structure_.nodes),), (len(tree.structure_.leaves), len(tree.classes_))
+    if (tree.thresholds_.shape, tree.leaf_counts_.shape) != expected:
+        raise UserError(
+            f"the saved tree '{path}' does not hold together: thresholds and leaf counts must be {expected}"
+        )
+    return tree
+
+
+def _from_dict(cls, data: dict):
+    structure = Structure.from_dict(data["structure"])
+    tree = cls(**data["parameters"], structure=None if structure in STRUCTURES.values() else structure)
+    tree.structure_ = structure
+    tree._set_thresholds(structure, np.array(data["thresholds"], dtype=float))
+    if "training" in data:
+        members = [structure, *map(Structure.from_dict, data["companions"])]
+        average = robust.fit_robust(members, *robust.unsnap_rows(members, data["training"]))
+        tree._set_average(members, average._replace(exponent=float(data["exponent"])))
+        tree._rows = data["training"]
+    tree.agreement_ = float(data["agreement"])
+    tree.leaf_counts_ = np.array(data["leaf_counts"], dtype=int)
+    tree._set_classes(np.array(data["classes"]))
+    tree.n_features_in_ = int(data["num_features_in"])
+    return tree

@@ -1,0 +1,180 @@
+"""Diagnostic trees as data: a table of nodes, one engine for all of them.
+
+A structure fixes which metric is asked where and what each leaf says; only the thresholds are fitted. `<=` goes left.
+A new structure is a few lines of YAML::
+
+    name: my_tree
+    classes: [temperature_too_high, temperature_too_low]
+    nodes:
+      - {feature: train_error, initial: 0.5, low: 0, high: 1, left: temperature_too_low, right: 1}
+      - {feature: cka, initial: 0.5, low: 0.2, high: 0.8, left: temperature_too_low, right: temperature_too_high}
+
+where `left` and `right` are the number of a later node (the first is 0) or a class.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.collection.columns import canonical_name
+from mdtree_jax.collection.tasks import PUBLISHED_LABELS
+
+
+class Node(NamedTuple):
+    """One question of a tree: is `feature` <= its threshold?
+
+    `initial` is the threshold's starting value, [`low`, `high`] its bounds, all in the feature's unit; `left` and
+    `right` are the number of a later node (int) or a class (str).
+    """
+
+    feature: str
+    initial: float
+    low: float
+    high: float
+    left: int | str
+    right: int | str
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A tree without its thresholds: `nodes[0]` is the root, every other node has one parent before it.
+
+    `leaves` lists (node, side) of every leaf from left to right, side 0 for left; a leaf's number is its place there.
+
+    A feature may be any column: one that a table lacks is named when the tree is fitted to it.
+
+    Raises:
+        UserError: a structure that is not a tree, an unknown class, bounds that do not hold the initial value.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    classes: tuple[str, ...]
+    leaves: tuple[tuple[int, int], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "nodes", tuple(_in_our_names(node) for node in self.nodes))
+        object.__setattr__(self, "classes", tuple(PUBLISHED_LABELS.get(name, name) for name in self.classes))
+        _check(self)
+        object.__setattr__(self, "leaves", tuple(self._walk(0)))
+
+    def _walk(self, node: int):
+        for side, child in enumerate(self.children(node)):
+            if isinstance(child, int):
+                yield from self._walk(child)
+            else:
+                yield node, side
+
+    def children(self, node: int) -> tuple[int | str, int | str]:
+        """Return what lies left and right of a node: a node's number or a class."""
+        return self.nodes[node].left, self.nodes[node].right
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The features in the order of first use: the columns that an array handed to the tree must have."""
+        return tuple(dict.fromkeys(node.feature for node in self.nodes))
+
+    @property
+    def node_columns(self) -> np.ndarray:
+        """For each node the column of its feature among `features`, shape (nodes,)."""
+        place = {feature: i for i, feature in enumerate(self.features)}
+        return np.array([place[node.feature] for node in self.nodes])
+
+    @property
+    def initial(self) -> np.ndarray:
+        """Initial thresholds, shape (nodes,), each in its feature's unit."""
+        return np.array([node.initial for node in self.nodes])
+
+    @property
+    def leaf_verdicts(self) -> np.ndarray:
+        """For each leaf the place of its verdict among `classes`, shape (leaves,)."""
+        return np.array([self.classes.index(self.children(node)[side]) for node, side in self.leaves])
+
+    @property
+    def leaf_numbers(self) -> dict[tuple[int, int], int]:
+        """Map (node, side) of a leaf to its number."""
+        return {leaf: number for number, leaf in enumerate(self.leaves)}
+
+    def to_dict(self) -> dict:
+        """Return the structure as plain lists and dictionaries, as YAML and JSON hold it."""
+        return {"name": self.name, "classes": list(self.classes), "nodes": [node._asdict() for node in self.nodes]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> Structure:
+        """Build a structure from what `to_dict` returns or a YAML file holds; published names are understood.
+
+        Raises:
+            UserError: a key is missing or unknown, or the structure is no tree.
+        """
+        if not isinstance(data, Mapping):
+            raise UserError(f"a tree structure is a mapping with the keys name, classes, nodes; got {data!r:.60}")
+        for key in ("classes", "nodes"):
+            if key not in data:
+                raise UserError(f"the tree structure lacks the key '{key}'; it has: {', '.join(map(str, data))}")
+        nodes = []
+        for number, row in enumerate(data["nodes"]):
+            if not isinstance(row, Mapping) or set(row) != set(Node._fields):
+                raise UserError(
+                    f"node {number} of the tree structure must have exactly {', '.join(Node._fields)}: {row}"
+                )
+            nodes.append(Node(**row))
+        return cls(str(data.get("name", "custom")), tuple(nodes), tuple(data["classes"]))
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike) -> Structure:
+        """Read a structure from a YAML file.
+
+        Raises:
+            UserError: the file is missing or holds no structure.
+        """
+        import yaml
+
+        try:
+            data = yaml.safe_load(Path(path).read_text())
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"the tree structure '{path}' cannot be read: {str(error).splitlines()[0]}") from error
+        return cls.from_dict(data)
+
+
+def _in_our_names(node: Node) -> Node:
+    """Return the node with published feature and class names turned into ours."""
+    left, right = (PUBLISHED_LABELS.get(end, end) if isinstance(end, str) else end for end in (node.left, node.right))
+    return node._replace(feature=canonical_name(node.feature), left=left, right=right)
+
+
+def _check(structure: Structure) -> None:
+    where = f"tree structure '{structure.name}'"
+    if len(structure.classes) < 2 or len(set(structure.classes)) != len(structure.classes):
+        raise UserError(f"{where}: classes={list(structure.classes)}; a tree needs two or more different classes")
+    if not structure.nodes:
+        raise UserError(f"{where} has no node; it needs at least one")
+    parents = []
+    for number, node in enumerate(structure.nodes):
+        place = f"{where}, node {number}"
+        for key in ("initial", "low", "high"):
+            value = getattr(node, key)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise UserError(f"{place}: {key}={value!r}; it must be a finite number")
+        if not node.low <= node.initial <= node.high or node.low == node.high:
+            raise UserError(
+                f"{place}: initial={node.initial:g} must lie in its bounds low={node.low:g} < high={node.high:g}"
+            )
+        for child in (node.left, node.right):
+            if isinstance(child, int) and not isinstance(child, bool):
+                if not number < child < len(structure.nodes):
+                    raise UserError(
+                        f"{place}: child {child} must be the number of a later node, of {len(structure.nodes)}"
+                    )
+                parents.append(child)
+            else:
+                check_choice(f"verdict in {place}", child, structure.classes)
+    if sorted(parents) != list(range(1, len(structure.nodes))):
+        raise UserError(f"{where}: every node but the first must be the child of exactly one node")
