@@ -41,6 +41,9 @@ _HOME = {
     "Structure": "mdtree_jax.trees.structure",
     "Node": "mdtree_jax.trees.structure",
     "UserError": "mdtree_jax.checks",
+    "register": "mdtree_jax.registry.register",
+    "Measurement": "mdtree_jax.registry.measurements",
+    "Kernel": "mdtree_jax.registry.kernels",
 }
 
 __all__ = list(_HOME)

@@ -18,8 +18,8 @@ import pandas as pd
 
 from mdtree_jax.checks import check_choice
 from mdtree_jax.data import DatasetShape
-from mdtree_jax.measuring.kernels import check_features
 from mdtree_jax.measuring.measure import measure_cohort
+from mdtree_jax.measuring.programs import check_kernels
 from mdtree_jax.models import build_model, count_activations, count_flops, count_parameters, model_names
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
 from mdtree_jax.population.train import prepare_cohort, train_cohort
@@ -106,7 +106,7 @@ def jax_measurer(config: SweepConfig, shape: DatasetShape) -> Measurer:
     settings = resolve(config.grid.measure)
     image_shape = tuple(shape.image_shape)
     model = build_model(config.grid.model, min(config.grid.width), shape.num_classes, image_shape, config.grid.dtype)
-    check_features(model, settings, image_shape, config.grid.dtype)
+    check_kernels(model, settings, image_shape, config.grid.dtype)
 
     def measure(*arguments: Any, **options: Any) -> Any:
         return measure_cohort(
