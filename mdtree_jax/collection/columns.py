@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError, nearest
-from mdtree_jax.collection.tasks import PUBLISHED_LABELS
+from mdtree_jax.registry.questions import QUESTIONS, label_columns, published_classes
 
 
 class Column(NamedTuple):
@@ -43,7 +43,7 @@ def _tenths(values: pd.Series) -> pd.Series:
 
 
 def _published_label(values: pd.Series) -> pd.Series:
-    return values.replace(PUBLISHED_LABELS)
+    return values.replace(published_classes())
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -78,14 +78,14 @@ COLUMNS: tuple[Column, ...] = (
     Column("rfi_batch_up", "points", "room for improvement towards larger batches", {"rfi_dec_temp": None}),
     Column("rfi_width", "points", "room for improvement towards wider networks"),
     Column("rfi_data", "points", "room for improvement towards more data"),
-    Column("label_optimizer", "class", "temperature_too_low, temperature_too_high", {"bs_failure": _published_label}),
-    Column("label_size", "class", "size, temperature", {"width_vs_batch": _published_label}),
-    Column("label_data", "class", "data, temperature", {"data_vs_batch": _published_label}),
+    *(
+        Column(question.label, "class", ", ".join(question.classes[::-1]), {question.published_label: _published_label})
+        for question in QUESTIONS.values()
+    ),
 )
 
 COLUMN = {column.name: column for column in COLUMNS}
 ALIASES = {alias: column.name for column in COLUMNS for alias in column.aliases}
-LABEL_COLUMNS = ("label_optimizer", "label_size", "label_data")
 
 #: Loss that is added before a logarithm, nats: interpolating networks go down to 1e-5, which is below noise.
 LEAST_LOSS = 1e-3
@@ -174,7 +174,7 @@ def missing_message(frame: pd.DataFrame, names: list[str], why: str = "") -> str
     lacking = dict.fromkeys(source for name in names for source in sources(name) if source not in frame.columns)
     for source in lacking:
         if source not in COLUMN:
-            known = [c for c in frame.columns if c not in LABEL_COLUMNS]
+            known = [c for c in frame.columns if c not in label_columns()]
             parts.append(f"'{source}'{nearest(source, known)}, only {', '.join(map(str, known))}")
             continue
         options = [hit for alias in (source, *COLUMN[source].aliases) if (hit := nearest(alias, strangers))]

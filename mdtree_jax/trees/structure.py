@@ -19,28 +19,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.collection.columns import canonical_name
-from mdtree_jax.collection.tasks import PUBLISHED_LABELS
-
-
-class Node(NamedTuple):
-    """One question of a tree: is `feature` <= its threshold?
-
-    `initial` is the threshold's starting value, [`low`, `high`] its bounds, all in the feature's unit; `left` and
-    `right` are the number of a later node (int) or a class (str).
-    """
-
-    feature: str
-    initial: float
-    low: float
-    high: float
-    left: int | str
-    right: int | str
+from mdtree_jax.registry.questions import Node, Tree, published_classes
 
 
 @dataclass(frozen=True)
@@ -62,7 +46,7 @@ class Structure:
 
     def __post_init__(self):
         object.__setattr__(self, "nodes", tuple(_in_our_names(node) for node in self.nodes))
-        object.__setattr__(self, "classes", tuple(PUBLISHED_LABELS.get(name, name) for name in self.classes))
+        object.__setattr__(self, "classes", tuple(_our_class(name) for name in self.classes))
         _check(self)
         object.__setattr__(self, "leaves", tuple(self._walk(0)))
 
@@ -108,6 +92,11 @@ class Structure:
         return {"name": self.name, "classes": list(self.classes), "nodes": [node._asdict() for node in self.nodes]}
 
     @classmethod
+    def of(cls, tree: Tree, classes: tuple[str, ...]) -> Structure:
+        """Build the structure of a question's tree; raises `UserError` as the class does."""
+        return cls(tree.name, tree.nodes, classes)
+
+    @classmethod
     def from_dict(cls, data: Mapping) -> Structure:
         """Build a structure from what `to_dict` returns or a YAML file holds; published names are understood.
 
@@ -144,9 +133,13 @@ class Structure:
         return cls.from_dict(data)
 
 
+def _our_class(name: str) -> str:
+    return published_classes().get(name, name)
+
+
 def _in_our_names(node: Node) -> Node:
     """Return the node with published feature and class names turned into ours."""
-    left, right = (PUBLISHED_LABELS.get(end, end) if isinstance(end, str) else end for end in (node.left, node.right))
+    left, right = (_our_class(end) if isinstance(end, str) else end for end in (node.left, node.right))
     return node._replace(feature=canonical_name(node.feature), left=left, right=right)
 
 

@@ -25,7 +25,7 @@ from mdtree_jax.diagnosis.metrics_table import read_metrics, unused_columns
 from mdtree_jax.diagnosis.reference import default_reference, packaged_reference
 from mdtree_jax.diagnosis.result import Action, Gain
 from mdtree_jax.diagnosis.words import sentences as words
-from mdtree_jax.trees.questions import OPTIMIZER_SIMILARITY
+from mdtree_jax.trees.questions import SIMILARITY
 from tests.causes.test_joint import small  # noqa: F401 (a fixture)
 
 COLD = {
@@ -112,7 +112,8 @@ def test_questions_are_the_mean_of_trees_and_joint_model(reference, F_noise):
 def test_similarity_stands_in_for_the_sharpness_that_is_not_there(reference):
     (found,) = diagnose_metrics({"train_error": 12.0, "mode_connectivity_peak": -9.0, "cka": 0.4})
     assert (
-        reference.tree("optimizer", ["train_error", "mode_connectivity_peak", "cka"]).structure_ == OPTIMIZER_SIMILARITY
+        reference.tree("optimizer", ["train_error", "mode_connectivity_peak", "cka"]).structure_
+        == SIMILARITY["optimizer"]
     )
     assert found.questions["optimizer"]
     assert "the question of task 'optimizer' is put to train_error, mode_connectivity_peak, cka only" in found.notes
