@@ -24,6 +24,7 @@ _HOME = {
     "Structure": "mdtree_jax.trees.structure",
     "Node": "mdtree_jax.trees.structure",
     "UserError": "mdtree_jax.checks",
+    "register": "mdtree_jax.registry.register",
 }
 
 __all__ = list(_HOME)
