@@ -29,29 +29,9 @@ from typing import NamedTuple
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.registry.causes import CAUSES
+from mdtree_jax.registry.register import BINDERS, Binder
 from mdtree_jax.registry.table import Table
-
-
-class Node(NamedTuple):
-    """One node of a tree: is `feature` <= its threshold?
-
-    `initial` is the threshold's starting value, [`low`, `high`] its bounds, all in the feature's unit; `left` and
-    `right` are the number of a later node (int) or a class (str).
-    """
-
-    feature: str
-    initial: float
-    low: float
-    high: float
-    left: int | str
-    right: int | str
-
-
-class Tree(NamedTuple):
-    """A tree of a question as data: its name, and its nodes, the root first; `<=` goes left."""
-
-    name: str
-    nodes: tuple[Node, ...]
+from mdtree_jax.registry.tree import Node, Tree, check_tree
 
 
 class Answer(NamedTuple):
@@ -97,7 +77,7 @@ class Question:
         is_published: one of the paper's questions: asked by default, and its trees are features of the joint model.
 
     Raises:
-        UserError: not two different answers, or an unknown cause.
+        UserError: not two different answers, an unknown cause, or nodes that are no tree of the answers.
     """
 
     name: str
@@ -123,6 +103,9 @@ class Question:
         for answer in self.answers:
             for cause in answer.causes:
                 check_choice(f"cause of answer '{answer.name}'", cause, CAUSES)
+        for tree in (*self.trees, *self.relative, self.similarity, self.one_checkpoint):
+            if tree is not None:
+                check_tree(tree.name, tree.nodes, self.classes)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -147,6 +130,10 @@ class Question:
         """Return the answer that contradicts a cause; None where no answer speaks for it."""
         speaks = [cause in answer.causes for answer in self.answers]
         return self.answers[1 - speaks.index(True)] if any(speaks) else None
+
+
+#: Tasks that are no question of two answers (`mdtree_jax.causes.methods`).
+RESERVED = ("joint", "joint_room")
 
 
 def _tree(name: str, *rows: tuple) -> Tree:
@@ -310,3 +297,18 @@ def published_classes() -> dict[str, str]:
 def label_columns() -> tuple[str, ...]:
     """Return the columns that hold the labels of all questions."""
     return tuple(question.label for question in QUESTIONS.values())
+
+
+def _add_question(question: Question) -> Question:
+    """Add a question whose name and label are not taken."""
+    taken = {other.label: other.name for other in QUESTIONS.values() if other.name != question.name}
+    if question.label in taken:
+        raise UserError(
+            f"the label '{question.label}' is that of question '{taken[question.label]}'; give another label="
+        )
+    if question.name in RESERVED:
+        raise UserError(f"'{question.name}' is the task of all causes together; choose another name")
+    return QUESTIONS.register(question)
+
+
+BINDERS[Question] = Binder(_add_question, QUESTIONS.unregister)

@@ -6,63 +6,39 @@ in its own way. So the robust fit lets several trees answer a question, each on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
-from typing import TypeVar
+from collections.abc import Callable, Mapping
 
 from mdtree_jax.registry.questions import QUESTIONS, Question, Tree
+from mdtree_jax.registry.views import MappingView
 from mdtree_jax.trees.structure import Structure
-
-Value = TypeVar("Value")
-
-
-class _OfQuestions(Mapping[str, Value]):
-    """What follows from each question, found by a name; questions that are registered later appear in it."""
-
-    def __init__(self, items: Callable[[Question], Mapping[str, Value]]):
-        self._items = items
-
-    def _all(self) -> dict[str, Value]:
-        return {name: value for question in QUESTIONS.values() for name, value in self._items(question).items()}
-
-    def __getitem__(self, name: str) -> Value:
-        own = self._items(QUESTIONS[name]) if name in QUESTIONS else {}
-        return own[name] if name in own else self._all()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
-
-    def __len__(self) -> int:
-        return len(self._all())
-
-
-@lru_cache(maxsize=256)
-def _structure(tree: Tree, classes: tuple[str, ...]) -> Structure:
-    return Structure.of(tree, classes)
 
 
 def _structures(trees: tuple[Tree | None, ...], question: Question) -> tuple[Structure, ...]:
-    return tuple(_structure(tree, question.classes) for tree in trees if tree is not None)
+    return tuple(Structure.of(tree, question.classes) for tree in trees if tree is not None)
 
 
-def _by_structure(question: Question) -> dict[str, Structure]:
-    return {found.name: found for found in _structures((question.tree, question.similarity), question)}
+def _of(pick: Callable[[Question], tuple[Tree | None, ...]]) -> dict[str, tuple[Structure, ...]]:
+    """Return task -> the picked trees as structures; a task without any is left out."""
+    found = {question.name: _structures(pick(question), question) for question in QUESTIONS.values()}
+    return {name: structures for name, structures in found.items() if structures}
+
+
+def _first(pick: Callable[[Question], Tree | None]) -> dict[str, Structure]:
+    return {name: structures[0] for name, structures in _of(lambda question: (pick(question),)).items()}
 
 
 #: Structure -> the trees that are shown: one a question, and its variant that asks for similarity.
-STRUCTURES: Mapping[str, Structure] = _OfQuestions(_by_structure)
+STRUCTURES: Mapping[str, Structure] = MappingView(
+    lambda: {s.name: s for shown in _of(lambda q: (q.tree, q.similarity)).values() for s in shown}, QUESTIONS
+)
 #: Task -> the variant that asks for similarity, of the tasks that have one.
-SIMILARITY: Mapping[str, Structure] = _OfQuestions(lambda q: {q.name: s for s in _structures((q.similarity,), q)})
+SIMILARITY: Mapping[str, Structure] = MappingView(lambda: _first(lambda q: q.similarity), QUESTIONS)
 #: Task -> members of the robust fit; the first is the one that is shown.
-MEMBERS: Mapping[str, tuple[Structure, ...]] = _OfQuestions(lambda q: {q.name: _structures(q.trees, q)})
+MEMBERS: Mapping[str, tuple[Structure, ...]] = MappingView(lambda: _of(lambda q: q.trees), QUESTIONS)
 #: The same where collections may be of another family than the models asked about, of the tasks that have such.
-RELATIVE_MEMBERS: Mapping[str, tuple[Structure, ...]] = _OfQuestions(
-    lambda q: {q.name: _structures(q.relative, q)} if q.relative else {}
-)
+RELATIVE_MEMBERS: Mapping[str, tuple[Structure, ...]] = MappingView(lambda: _of(lambda q: q.relative), QUESTIONS)
 #: Task -> the tree that needs no second network, of the tasks that have one.
-ONE_CHECKPOINT: Mapping[str, Structure] = _OfQuestions(
-    lambda q: {q.name: s for s in _structures((q.one_checkpoint,), q)}
-)
+ONE_CHECKPOINT: Mapping[str, Structure] = MappingView(lambda: _first(lambda q: q.one_checkpoint), QUESTIONS)
 
 
 def choose_members(structure: Structure, has: Callable[[str], bool]) -> list[Structure]:
