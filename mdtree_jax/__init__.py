@@ -25,6 +25,8 @@ _HOME = {
     "Node": "mdtree_jax.trees.structure",
     "UserError": "mdtree_jax.checks",
     "register": "mdtree_jax.registry.register",
+    "Measurement": "mdtree_jax.registry.measurements",
+    "Kernel": "mdtree_jax.registry.kernels",
 }
 
 __all__ = list(_HOME)

@@ -18,6 +18,7 @@ from mdtree_jax.collection.grid import AXES, make_grid
 from mdtree_jax.collection.load import load_collection
 from mdtree_jax.collection.tasks import TASKS, brought_labels
 from mdtree_jax.diagnosis.gains import STEPS, best_step, expected_gain, factor_gain
+from mdtree_jax.diagnosis.metrics_table import SHOWN
 from mdtree_jax.diagnosis.reference import Reference, _round
 from mdtree_jax.provenance import code_version
 
@@ -133,6 +134,7 @@ def fit_reference(
             f"collection '{loaded.attrs['name']}' has none of the metrics that a diagnosis asks: "
             f"{', '.join(joint.METRICS)}"
         )
+    columns += [name for name in SHOWN if name in loaded]
     kept = loaded[[*AXES, "test_error", *columns]].apply(lambda c: c.map(_round)).astype(float)
     kept = kept.join(loaded[[name for name in brought_labels() if name in loaded]])
     rows = load_collection(kept, allow_missing=True)

@@ -21,7 +21,7 @@ from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
 from mdtree_jax.measuring.measure import measure_cohort
 from mdtree_jax.recipe.measure_settings import ADDED_LATER, resolve
-from mdtree_jax.measuring.kernels import check_features
+from mdtree_jax.measuring.programs import check_kernels
 from mdtree_jax.runs.plan import Machine, ModelCost, cpu_machine, make_plan
 from mdtree_jax.runs.run import Measurer, Trainer
 from mdtree_jax.recipe.schema import GridConfig, SweepConfig
@@ -105,7 +105,7 @@ def jax_measurer(config: SweepConfig, shape: DatasetShape) -> Measurer:
     settings = resolve(config.grid.measure)
     image_shape = tuple(shape.image_shape)
     model = build_model(config.grid.model, min(config.grid.width), shape.num_classes, image_shape, config.grid.dtype)
-    check_features(model, settings, image_shape, config.grid.dtype)
+    check_kernels(model, settings, image_shape, config.grid.dtype)
 
     def measure(*arguments: Any, **options: Any) -> Any:
         return measure_cohort(
