@@ -42,6 +42,8 @@ from mdtree_jax.trees.questions import ONE_CHECKPOINT
 from sweeps import joint_choice
 from sweeps.provenance import provenance
 
+#: Why a diagnosis abstains -> what the table calls it.
+KINDS = {"out_of_range": "range", "unlike_any": "density", "contradicted": "disagreement", "unlikely": "weak"}
 REFERENCE = Path(verdict.__file__).parent / "reference_files" / "published_F.json"
 
 
@@ -105,7 +107,7 @@ def abstention_table(reference: Reference, F_noise: pd.DataFrame) -> str:
     # Without the test error, which limits what gains are stated.
     found = verdict.diagnose_metrics(side.frame.drop(columns="test_error"), reference, units="percent")
     right = np.array([d.cause for d in found]) == np.array(CAUSES)[side.y]
-    why = np.array([_kind(d.reason) for d in found])
+    why = np.array([f"abstains: {KINDS[d.abstention.kind]}" if d.abstention else "answers" for d in found])
     nothing = (np.nan, np.nan, np.nan)
     hoped, low, high = np.array([(d.expected_gain or nothing)[:3] for d in found]).T
     gained = _gains_of_the_advised(found, F_noise, side.frame.index)
@@ -139,11 +141,6 @@ def _gains_of_the_advised(found: list, collection: pd.DataFrame, places: pd.Inde
     }
     advised = [(d.cause, best_step(d.gains)) if d.expected_gain else None for d in found]
     return np.array([gained[key][row] if key else np.nan for row, key in enumerate(advised)])
-
-
-def _kind(reason: str) -> str:
-    kinds = {"outside what": "range", "has no model": "density", "disagrees": "disagreement", "likely enough": "weak"}
-    return next(f"abstains: {kind}" for words, kind in kinds.items() if words in reason) if reason else "answers"
 
 
 def main() -> None:

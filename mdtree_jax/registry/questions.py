@@ -176,13 +176,13 @@ QUESTIONS: Table[Question] = Table(
         # The published labels 'small' and 'large' speak of temperature: 'small' means a batch that is too LARGE.
         Question(
             "optimizer",
-            "Is the temperature of training too low or too high?",
+            "Was the training temperature too low or too high?",
             (
                 Answer(_HOT, "too high", (_HOT,), "large", "#c05621"),
                 Answer(_COLD, "too low", (_COLD,), "small", "#2b6cb0"),
             ),
             _OPTIMIZER,
-            title="Temperature of training",
+            title="Training temperature",
             companions=(
                 _SIMILARITY,
                 _BARRIER,
@@ -205,7 +205,7 @@ QUESTIONS: Table[Question] = Table(
         ),
         Question(
             "size",
-            "Does a larger model gain more than a better temperature?",
+            "Would a larger model gain more than a better temperature?",
             (_TEMPERATURE, Answer("size", "a larger model", ("model_too_small",), "width", "#2f855a")),
             _tree(
                 "size",
@@ -230,7 +230,7 @@ QUESTIONS: Table[Question] = Table(
         ),
         Question(
             "data",
-            "Does more training data gain more than a better temperature?",
+            "Would more training data gain more than a better temperature?",
             (_TEMPERATURE, Answer("data", "more data", ("too_little_data",), "data", "#b7791f")),
             _tree(
                 "data",
