@@ -22,12 +22,12 @@ import pandas as pd
 from mdtree_jax import MDTreeClassifier, load_collection
 from mdtree_jax.causes import joint
 from mdtree_jax.causes.evaluate import JOINT_TASKS, Answers, bootstrap_interval, forest, halves, make_joint_side
-from mdtree_jax.causes.labels import CAUSE, CAUSES
+from mdtree_jax.causes.labels import CAUSES
 from mdtree_jax.collection.columns import feature_values
 from mdtree_jax.collection.grid import cells_of, make_grid
 from mdtree_jax.collection.tasks import TASKS, task_rows
 from mdtree_jax.diagnosis import from_metrics as verdict
-from mdtree_jax.diagnosis.gains import STEPS, best_step, factor_gain
+from mdtree_jax.diagnosis.gains import best_step, factor_gain, steps_of
 from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.diagnosis.reference_fit import fit_reference
 from mdtree_jax.experiments.coverage import coverage_table
@@ -132,10 +132,11 @@ def abstention_table(reference: Reference, F_noise: pd.DataFrame) -> str:
 
 def _gains_of_the_advised(found: list, collection: pd.DataFrame, places: pd.Index) -> np.ndarray:
     """Return what the advised step of each diagnosis gained in its collection, points; NaN where there is none."""
-    grid, steps = make_grid(collection), {(cause, step) for cause in CAUSES[:-1] for step in STEPS}
+    grid = make_grid(collection)
     gained = {
-        (cause, step): grid.at_rows(factor_gain(grid, CAUSE[cause].direction, STEPS[step]))[places]
-        for cause, step in steps
+        (move.cause, step): factor_gain(grid, move, doublings)[places]
+        for move in grid.moves
+        for step, doublings in steps_of(move.knob).items()
     }
     advised = [(d.cause, best_step(d.gains)) if d.expected_gain else None for d in found]
     return np.array([gained[key][row] if key else np.nan for row, key in enumerate(advised)])

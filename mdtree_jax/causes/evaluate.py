@@ -6,8 +6,11 @@ of the rooms for improvement, which err on other models; within F it is right mo
 of task and kind of fold, not in all (sweeps/joint.md). Rivals are the trees alone, and a random forest on the joint
 model's metrics with its own probabilities.
 
-Intervals: percentile bootstrap over the (data, width) cells of the test side, because the batch sizes of one cell are
-alike; 1000 resamples, the training side fixed.
+Intervals: percentile bootstrap over the cells of the test side (all axes but the knobs of temperature: data fraction
+and width of a classic collection), because the temperatures of one cell are alike; 1000 resamples, the training side
+fixed.
+
+Of two collections that vary other knobs the causes that both tell are asked.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import pandas as pd
 
 from mdtree_jax.causes import joint
 from mdtree_jax.causes.joint import question_probabilities
-from mdtree_jax.causes.labels import CAUSES, causes_of, gains
+from mdtree_jax.causes.labels import causes_of, gains, shared_causes
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.columns import feature_values, missing_columns, missing_message
 from mdtree_jax.collection.grid import cells_of, make_grid
@@ -85,25 +88,32 @@ def answer_all(
     columns = [name for name in columns if name not in absent]
     if absent:
         say(f"coverage goes without {', '.join(absent)}, which a collection lacks")
-    label = JOINT_TASKS.get(task, "room")
-    sides = [make_joint_side(frame, label, columns, allow_missing=True) for frame in collections]
+    label, causes = JOINT_TASKS.get(task, "room"), causes_told(collections, say, allow_missing=True)
+    sides = [make_joint_side(frame, label, columns, allow_missing=True, causes=causes) for frame in collections]
     learn, ask = sides if len(sides) > 1 else halves(sides[0])
     model = joint.fit_joint(learn.frame, learn.gained, columns)
     if task not in JOINT_TASKS:
-        return _answer_task(TASKS[task], model, learn.frame, ask.frame, rivals)
+        return _answer_task(TASKS[task], model, causes, learn.frame, ask.frame, rivals)
     chances = {"md_tree_joint": joint.predict_joint(model, ask.frame)}
     if rivals:
-        chances["forest"] = _forest(learn.frame, learn.y, ask.frame, model.metrics, len(CAUSES))
+        chances["forest"] = _forest(learn.frame, learn.y, ask.frame, model.metrics, len(causes))
     cell = cells_of(ask.frame)
     return {name: Answers(p.argmax(axis=1) == ask.y, p.max(axis=1), cell) for name, p in chances.items()}
 
 
-def _answer_task(task: Task, model, train: pd.DataFrame, test: pd.DataFrame, rivals: bool) -> dict[str, Answers]:
+def _answer_task(
+    task: Task,
+    model: joint.JointModel,
+    causes: Sequence[str],
+    train: pd.DataFrame,
+    test: pd.DataFrame,
+    rivals: bool,
+) -> dict[str, Answers]:
     learn, ask = task_rows(train, task), task_rows(test, task)
     y, truth = (np.array([task.classes.index(v) for v in frame[task.label]]) for frame in (learn, ask))
     tree = MDTreeClassifier(task.name).fit(learn, learn[task.label])
     order = [tree.classes_.tolist().index(name) for name in task.classes]
-    room = joint.task_probabilities(*joint.gain_posterior(model, ask), task)
+    room = joint.task_probabilities(*joint.gain_posterior(model, ask), task, causes)
     alone = tree.predict_proba(ask)[:, order]
     chances = {"trees_and_gains": question_probabilities(alone, room)}
     if rivals:
@@ -121,7 +131,7 @@ def _forest(train, y, test, metrics, classes: int) -> np.ndarray:
 
 
 def halves(side):
-    """Return a side (`joint_transfer.make_joint_side`) in two: half of its (data, width) cells, drawn from seed 0."""
+    """Return a side (`make_joint_side`) in two: half of its cells, drawn from seed 0."""
     cell = cells_of(side.frame)
     number = cell.max() + 1
     chosen = np.isin(cell, np.random.default_rng(0).permutation(number)[: number // 2])
@@ -148,10 +158,40 @@ class JointSide(NamedTuple):
     y: np.ndarray
 
 
+def causes_told(
+    collections: Sequence[pd.DataFrame], say: Callable[[str], None] = lambda message: None, *, allow_missing: bool
+) -> tuple[str, ...]:
+    """Return the causes that all of the collections tell, `none` last; `say` gets a sentence on the others.
+
+    Raises:
+        UserError: there is none but `none`.
+    """
+    grids = [make_grid(frame, allow_missing=allow_missing) for frame in collections]
+    causes = shared_causes(grids)
+    others = dict.fromkeys(cause for grid in grids for cause in grid.causes if cause not in causes)
+    if len(causes) == 1:
+        raise UserError(f"no cause can be told from every collection: {', '.join(others) or 'none of their moves'}")
+    if others:
+        say(f"{', '.join(others)} cannot be told from every collection: the others are asked")
+    return causes
+
+
 def make_joint_side(
-    frame: pd.DataFrame, label: str, columns: Sequence[str] = joint.COLUMNS, *, allow_missing: bool = False
+    frame: pd.DataFrame,
+    label: str,
+    columns: Sequence[str] = joint.COLUMNS,
+    *,
+    allow_missing: bool = False,
+    causes: Sequence[str] | None = None,
 ) -> JointSide:
     """Return the rows of a loaded collection that take part in the joint question.
+
+    Args:
+        frame: the collection.
+        label: `step` or `room`.
+        columns: metrics that must be there and finite.
+        allow_missing: go on where the grid lacks configurations.
+        causes: those that are asked, `none` last; None for all that the collection tells.
 
     Raises:
         UserError: a column is missing, or no row is left.
@@ -159,7 +199,7 @@ def make_joint_side(
     absent = missing_columns(frame, columns)
     if absent:
         raise UserError(missing_message(frame, absent, why=", which the joint question asks"))
-    gained = gains(make_grid(frame, allow_missing=allow_missing), label)
+    gained = gains(make_grid(frame, allow_missing=allow_missing), label, causes)
     numbers = frame[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
     keep = np.isfinite(gained).all(axis=1) & np.isfinite(numbers).all(axis=1)
     if not keep.any():

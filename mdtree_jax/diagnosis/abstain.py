@@ -5,7 +5,8 @@ A diagnosis abstains if one of these holds; the reason is one sentence:
 - **range**: a metric lies beyond the smallest or largest value of the reference by more than `MARGIN` of its spread
   between them, on the metric's scale in the joint model;
 - **density**: no reference model is near: the distance to the `NEIGHBOUR`-th nearest one is more than `FAR` times the
-  99 % quantile of that distance among the reference's own models, each measured to models of other (data, width) cells;
+  99 % quantile of that distance among the reference's own models, each measured to models of other cells (data
+  fraction and width, and every other axis but the knobs of temperature);
 - **weak**: the first cause has a probability below `WEAK`, so that it is more likely wrong than right;
 - **disagreement**: the tree average of the published question behind the first cause contradicts it with a probability
   of `CONTRADICTION` or more;
@@ -23,9 +24,11 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.causes import joint
+from mdtree_jax.causes.labels import question_behind
 from mdtree_jax.collection.grid import cells_of
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.diagnosis.reference import Reference
+from mdtree_jax.registry.causes import CAUSES
 from mdtree_jax.trees.decision_path import WORDS
 
 MARGIN = 0.05
@@ -34,13 +37,8 @@ WEAK = 0.5
 CONTRADICTION = 0.8
 #: A logarithm of a trace or eigenvalue beyond this is more likely one that was not taken.
 NO_LOGARITHM = 20.0
-#: Cause -> (question, the class that contradicts it).
-CONTRADICTED_BY = {
-    "temperature_too_low": ("optimizer", "temperature_too_high"),
-    "temperature_too_high": ("optimizer", "temperature_too_low"),
-    "model_too_small": ("size", "temperature"),
-    "too_little_data": ("data", "temperature"),
-}
+#: Cause -> (question, the class that contradicts it), of the causes that a question is behind.
+CONTRADICTED_BY = {cause: found for cause in CAUSES if (found := question_behind(cause))}
 
 
 def outside_reference(reference: Reference, frame: pd.DataFrame, model: joint.JointModel) -> list[str]:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from mdtree_jax.causes.labels import CAUSE, LEAST_GAIN, NONE
-from mdtree_jax.collection.grid import Direction
+from mdtree_jax.causes.labels import LEAST_GAIN
+from mdtree_jax.collection.moves import Move
+from mdtree_jax.diagnosis.abstain import listed
 from mdtree_jax.diagnosis.cost import Training
-from mdtree_jax.diagnosis.gains import (
-    STEPS,
-    _reach,
-    best_step,
-    capped,
-)
+from mdtree_jax.diagnosis.gains import best_step, capped, typical_factor
 from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.diagnosis.result import Action, Gain
+from mdtree_jax.registry.causes import NONE
+from mdtree_jax.registry.knobs import KNOBS
 
+#: Knob -> what `Training` calls it.
+_SETTINGS = {"batch_size": "batch_size", "learning_rate": "learning_rate", "train_epochs": "epochs"}
 _IF_RIGHT = "if the first guess is right: "
-RETUNE = "a changed batch size wants its learning rate tuned again"
 
 
 def choose_action(
@@ -27,6 +25,7 @@ def choose_action(
     cause: str,
     steps: dict[str, Gain],
     *,
+    move: Move | None = None,
     is_tentative: bool = False,
     is_outside: bool = False,
     edge: str = "",
@@ -36,6 +35,7 @@ def choose_action(
 
     Args:
         reference, cause, steps: what `expected_gain` found for the cause.
+        move: which they are of; None is the first of `Grid.moves_against`.
         is_tentative: the diagnosis abstains.
         is_outside: the reference has no model like this one, so that steps are not given.
         edge: what `edge_of_neighbours` says of a row whose cause is `none`.
@@ -45,35 +45,38 @@ def choose_action(
     if cause == NONE:
         beyond = f"; {edge}: what more would give is not known" if edge else ""
         sentence = (
-            f"{start}leave batch size, width and amount of data as they are: as far as collection '{reference.name}' "
-            f"reaches, no step of about ×2 should gain a point{beyond}"
+            f"{start}{_leave(reference.knobs)}: as far as collection '{reference.name}' reaches, no step of about ×2 "
+            f"should gain a point{beyond}"
         )
         return Action(None, None, None, None, sentence, (), is_tentative), None
-    direction = CAUSE[cause].direction
-    way = "up" if direction.sign > 0 else "down"
-    rules = _rules(cause)
+    move = move or reference.grid.moves_against(cause)[0]
+    rules = KNOBS[move.knob].words.rules.get(move.way, ())
     if not steps:
         about = "has no model like this one" if is_outside else "says nothing about how far"
         why = f"collection '{reference.name}' {about}"
-        sentence = f"{start}{_DO[cause].format(how='')}; {why}, so this is a rule, not evidence"
-        action = Action(direction.axis, way, "direction_only", None, sentence, rules, is_tentative)
+        sentence = f"{start}{_do(move.knob, move.way)}; {why}, so this is a rule, not evidence"
+        action = Action(move.knob, move.way, "direction_only", None, sentence, rules, is_tentative)
         return action, None
     best = best_step(steps)
-    factor = _factor(reference, direction, best)
+    factor = typical_factor(reference, move, best)
     gain = capped(steps[best], test_error)
     doubt = "" if steps[best].mean >= LEAST_GAIN else "it may not pay: "
-    sentence = f"{start}{_DO[cause].format(how=_how(factor, direction))}; {doubt}{_gained(gain, 'it')}"
-    return Action(direction.axis, way, best, factor, sentence, rules, is_tentative), gain
+    how = _how(move.knob, move.way, factor)
+    sentence = f"{start}{_do(move.knob, move.way, how)}; {doubt}{_gained(gain, 'it')}"
+    return Action(move.knob, move.way, best, factor, sentence, rules, is_tentative), gain
 
 
-def withheld(action: Action, cause: str) -> Action:
-    """Return the action as what would help if the first guess is right, and no word on how much."""
-    what = "leave batch size, width and amount of data as they are" if cause == NONE else _DO[cause].format(how="")
+def withheld(action: Action, knobs: Sequence[str]) -> Action:
+    """Return the action as what would help if the first guess is right, and no word on how much.
+
+    `knobs` are those of the reference, which nothing is to be done about where the action has none.
+    """
+    what = _do(action.knob, action.direction) if action.knob else _leave(knobs)
     how_far = action.how_far and "direction_only"
     return replace(action, how_far=how_far, factor=None, sentence=f"{_IF_RIGHT}{what}", is_tentative=True)
 
 
-def direction_only(action: Action, cause: str, gain: Gain | None) -> Action:
+def direction_only(action: Action, gain: Gain | None) -> Action:
     """Return the action without a step, for a model of whose training nothing is known.
 
     What the best step gained the models of the collection stays as evidence for the direction.
@@ -81,10 +84,10 @@ def direction_only(action: Action, cause: str, gain: Gain | None) -> Action:
     if action.factor is None or gain is None:
         return action
     start = _IF_RIGHT if action.is_tentative else ""
-    step = f"a step{_how(action.factor, CAUSE[cause].direction).replace(',', '')}"
+    step = f"a step{_how(action.knob, action.direction, action.factor).replace(',', '')}"
     sentence = (
-        f"{start}{_DO[cause].format(how='')}; {_gained(gain, step)}; how far to go from your settings is not said, "
-        "because they are not known (training=)"
+        f"{start}{_do(action.knob, action.direction)}; {_gained(gain, step)}; how far to go from your settings is not "
+        "said, because they are not known (training=)"
     )
     return replace(action, how_far="direction_only", factor=None, sentence=sentence)
 
@@ -109,14 +112,17 @@ def _signed(value: float) -> str:
 def in_settings(action: Action, training: Training, num_images: float | None = None) -> Action:
     """Return the action with the new settings named, where the old ones are known.
 
-    Of the three settings of temperature the batch size is the one to move, as in the collection; that the learning
-    rate can be moved instead is a rule. The number of epochs stays. A batch never gets larger than the training set,
-    `num_images`, where that is known.
+    Where the batch size is the one to move, that the learning rate can be moved instead is a rule, and the number of
+    epochs stays. A batch never gets larger than the training set, `num_images`, where that is known.
     """
-    if action.knob != "batch_size" or action.factor is None:
+    if action.factor is None or action.knob not in _SETTINGS:
         return action
     up = action.direction == "up"
     ratio = action.factor if up else 1 / action.factor
+    if action.knob != "batch_size":
+        old = getattr(training, _SETTINGS[action.knob])
+        new = f": {KNOBS[action.knob].words.noun} {old:g} to {old * ratio:.3g}" if old is not None else ""
+        return replace(action, sentence=f"{action.sentence}{new}")
     if training.batch_size is not None:
         old = round(training.batch_size)
         wanted = max(old + 1, round(old * ratio)) if up else max(1, round(old * ratio))
@@ -136,40 +142,16 @@ def in_settings(action: Action, training: Training, num_images: float | None = N
     return action
 
 
-_DO = {
-    "temperature_too_low": "train hotter: make the batch smaller{how}",
-    "temperature_too_high": "train colder: make the batch larger{how}",
-    "model_too_small": "make the network wider{how}",
-    "too_little_data": "get more training data{how}",
-}
+def _do(knob: str, way: str, how: str = "") -> str:
+    return KNOBS[knob].words.do.get(way, f"turn the {KNOBS[knob].words.noun} {way}{{how}}").format(how=how)
 
 
-def _rules(cause: str) -> tuple[str, ...]:
-    if cause == "temperature_too_low":
-        return (
-            "a larger learning rate raises the temperature as a smaller batch does; more epochs alone will not",
-            RETUNE,
-        )
-    if cause == "temperature_too_high":
-        return (
-            "a smaller learning rate, or one that decays in the end, lowers the temperature as a larger batch "
-            "does; it may need more epochs",
-            RETUNE,
-        )
-    if cause == "model_too_small":
-        return ("more depth, or another architecture, can do what more width does",)
-    return ("augmentation and pretraining can stand in for a part of the missing data",)
+def _leave(knobs: Sequence[str]) -> str:
+    return f"leave {listed([KNOBS[name].listed for name in knobs])} as they are"
 
 
-def _how(factor: float, direction: Direction) -> str:
-    if direction.sign < 0:
-        return f", to 1/{factor:.2g} of its size"
-    return f", {factor:.2g} times as much" if direction.axis == "data_fraction" else f", {factor:.2g} times as large"
-
-
-def _factor(reference: Reference, direction: Direction, step: str) -> float:
-    """Return the median factor of a step on the reference's grid, where x4 may be 2.7: what was gained is of that."""
-    values = reference.grid.values[direction.axis]
-    target, reached = _reach(values, direction, STEPS[step])
-    ratios = (values[target] / values)[reached]
-    return float(np.median(ratios if direction.sign > 0 else 1 / ratios))
+def _how(knob: str, way: str, factor: float | None) -> str:
+    if factor is None:
+        return ""
+    words = KNOBS[knob].words
+    return f", to 1/{factor:.2g} {words.part}" if way == "down" else f", {factor:.2g} times {words.times}"

@@ -17,28 +17,23 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.labels import CAUSE, CAUSES, NONE
+from mdtree_jax.causes.labels import question_behind
 from mdtree_jax.collection.columns import feature_values, numeric_column, sources
+from mdtree_jax.collection.moves import Move
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.diagnosis.abstain import outside_reference, too_few_metrics, weak_or_contradicted
 from mdtree_jax.diagnosis.advice import choose_action, in_settings, withheld
 from mdtree_jax.diagnosis.cost import Training
-from mdtree_jax.diagnosis.gains import capped, edge_of_neighbours, expected_gain
+from mdtree_jax.diagnosis.gains import best_moves, capped, edge_of_neighbours
 from mdtree_jax.diagnosis.metrics_table import note_on_units, read_metrics, standard_errors, training_of
 from mdtree_jax.diagnosis.probabilities import all_chances
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Action, Diagnosis, Gain
+from mdtree_jax.registry.causes import NONE, cause_sentence
 from mdtree_jax.trees.decision_path import EvidenceStep, feature_error, tree_path
 
 #: Rows that are answered at a time: each takes some numbers for every model of the reference.
 _ROWS = 4096
-_QUESTION = {
-    "temperature_too_low": "optimizer",
-    "temperature_too_high": "optimizer",
-    "model_too_small": "size",
-    "too_little_data": "data",
-    "none": "optimizer",
-}
 
 
 def diagnose_metrics(
@@ -90,7 +85,7 @@ def diagnose_metrics(
 
 def withhold(diagnosis: Diagnosis, reason: str) -> Diagnosis:
     """Return the diagnosis as "I can't tell", for a reason that its metrics do not show: no gain is stated."""
-    action = withheld(diagnosis.action, diagnosis.cause)
+    action = withheld(diagnosis.action, diagnosis.knobs)
     return replace(diagnosis, abstains=True, reason=reason, action=action, expected_gain=None, gains={})
 
 
@@ -125,11 +120,11 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
     model = reference.joint_model(have)
     chances, questions, trees = all_chances(reference, frame, have)
     outside = outside_reference(reference, frame, model)
-    first = chances.argmax(axis=1)
-    steps = _steps(reference, frame, first, model)
+    causes, first = reference.causes, chances.argmax(axis=1)
+    moves, steps = _steps(reference, frame, first, model)
     errors = _known(frame, "test_error")
     edges = dict.fromkeys(range(len(frame)), "")
-    if len(rows := np.flatnonzero(first == CAUSES.index(NONE))):
+    if len(rows := np.flatnonzero(first == causes.index(NONE))):
         edges |= dict(zip(rows.tolist(), edge_of_neighbours(reference, frame.iloc[rows], model), strict=True))
     few = too_few_metrics(reference, have, questions)
     paths = _Paths(reference, frame, have)
@@ -138,17 +133,18 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
     out = []
     for row in range(len(frame)):
         order = np.argsort(-chances[row], kind="stable")
-        ranking = {CAUSES[i]: float(chances[row, i]) for i in order}
-        cause = CAUSES[order[0]]
+        ranking = {causes[i]: float(chances[row, i]) for i in order}
+        cause = causes[order[0]]
         asked, by_trees = _of_row(questions, row), _of_row(trees, row)
         # Of a model that the reference has none like, what the nearest ones gained says nothing.
         gains, edge = ({}, "") if outside[row] else (steps[row], edges[row])
         reason = outside[row] or few or weak_or_contradicted(cause, ranking[cause], by_trees)
-        path, leads_to = paths.of(row, _QUESTION[cause])
+        path, leads_to = paths.of(row, _question(cause))
         action, gain = choose_action(
             reference,
             cause,
             gains,
+            move=moves[row],
             is_tentative=bool(reason),
             is_outside=bool(outside[row]),
             edge=edge,
@@ -157,7 +153,7 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
         out.append(
             Diagnosis(
                 cause,
-                CAUSE[cause].sentence,
+                cause_sentence(cause, reference.knobs),
                 ranking[cause],
                 ranking,
                 bool(reason),
@@ -173,6 +169,7 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
                 list(notes),
                 reference.name,
                 reference.track_record,
+                knobs=reference.knobs,
             )
         )
     return out
@@ -182,17 +179,24 @@ def _of_row(chances: dict[str, dict[str, np.ndarray]], row: int) -> dict[str, di
     return {task: {name: float(values[row]) for name, values in classes.items()} for task, classes in chances.items()}
 
 
+def _question(cause: str) -> str | None:
+    """Return the question whose tree is the evidence for a cause; that of the temperature where it is `none`."""
+    behind = question_behind(cause)
+    return "optimizer" if cause == NONE else behind and behind[0]
+
+
 def _steps(
     reference: Reference, frame: pd.DataFrame, first: np.ndarray, model: joint.JointModel
-) -> list[dict[str, Gain]]:
-    """Return for every row what each step against its first cause, its place in `first`, is expected to gain."""
+) -> tuple[list[Move | None], list[dict[str, Gain]]]:
+    """Return for every row the move against its first cause, its place in `first`, and what its steps should gain."""
+    moves: list[Move | None] = [None] * len(frame)
     steps: list[dict[str, Gain]] = [{} for _ in range(len(frame))]
     for place in np.unique(first):
         rows = np.flatnonzero(first == place)
-        found = expected_gain(reference, frame.iloc[rows], CAUSES[place], model)
-        for row, gains in zip(rows, found, strict=True):
-            steps[row] = gains
-    return steps
+        found = best_moves(reference, frame.iloc[rows], reference.causes[place], model)
+        for row, move, gains in zip(rows, *found, strict=True):
+            moves[row], steps[row] = move, gains
+    return moves, steps
 
 
 class _Paths:
@@ -206,8 +210,8 @@ class _Paths:
         self.metrics = {c: numeric_column(frame, c) for c in have}
         self.errors = {c: standard_errors(frame, c) for c in have}
 
-    def of(self, row: int, task: str) -> tuple[list[EvidenceStep], str]:
-        tree = self.trees[task]
+    def of(self, row: int, task: str | None) -> tuple[list[EvidenceStep], str]:
+        tree = task and self.trees[task]
         if tree is None:
             return [], ""
         structure = tree.structure_
@@ -263,6 +267,6 @@ def not_measured(reference: Reference, reason: str) -> Diagnosis:
     action = Action(None, None, None, None, "measure first", (), True)
     note = "the probabilities are the shares of the causes in the reference collection"
     return Diagnosis(
-        cause, CAUSE[cause].sentence, ranking[cause], ranking, True, reason, [], action, None, notes=[note],
-        reference=reference.name, accuracy=reference.track_record,
+        cause, cause_sentence(cause, reference.knobs), ranking[cause], ranking, True, reason, [], action, None,
+        notes=[note], reference=reference.name, accuracy=reference.track_record, knobs=reference.knobs,
     )  # fmt: skip

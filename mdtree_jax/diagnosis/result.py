@@ -33,7 +33,7 @@ class Gain(NamedTuple):
 class Action:
     """What to change.
 
-    `knob` is an axis of the collection (None: nothing), `direction` `up` or `down`, `how_far` a name of `STEPS` or
+    `knob` is an axis of the collection (None: nothing), `direction` `up` or `down`, `how_far` a name of `steps_of` or
     `direction_only` where the collection says nothing about the step or the model's settings are not known, `factor`
     the typical factor of that step.
     `rules` are what is not read off the collection: general experience, to be told as such. `is_tentative` says that
@@ -57,18 +57,18 @@ class Diagnosis:
 
     ===============  ====================================================================================
     answer           str, `cause`, or null where the diagnosis abstains (of `to_dict` only)
-    cause            str, the likeliest of `causes.CAUSES`
+    cause            str, the likeliest of those that the reference tells (`registry.causes`)
     sentence         str, the cause in words
     probability      of `cause`, in [0, 1]
-    ranking          {cause: probability}, all five, the likeliest first; they sum to 1
+    ranking          {cause: probability}, all of them, the likeliest first; they sum to 1
     abstains         bool: "I can't tell"; `cause` is then a first guess only
     reason           str, why it abstains; empty if it does not
     evidence         list of steps of the tree of the question behind the cause: {question, feature, unit,
                      value, standard_error, threshold, interval: [low, high], side: at_most | above,
                      distance_in_standard_errors, is_close, sentence}
     evidence_leads_to  the class of that question at which the path ends; empty without evidence
-    action           {knob: batch_size | width | data_fraction | null, direction: up | down | null,
-                     how_far: one | x2 | x4 | direction_only | null, factor, sentence,
+    action           {knob: one of `knobs` | null, direction: up | down | null,
+                     how_far: one | x2 | x4 | … | direction_only | null, factor, sentence,
                      rules: [sentence], is_tentative}; what stands in rules is no evidence of the collection
     expected_gain    {mean, low, high, models, cut} in points of test accuracy, signed, of the action; or null
     gains            {step: {mean, low, high, models, cut}}, of all steps that were compared
@@ -83,6 +83,7 @@ class Diagnosis:
     test_error       of the model, percent, if it was given: no part of the answer, but no gain can be larger; or null
     metrics          {metric: value, metric_se: standard error}, what was looked at, in our units
     cost             of the diagnosis, of one retraining and of a grid search: keys as of `cost.Cost`; or null
+    knobs            [str], what the reference collection varies, and so what the causes are about
     ===============  ====================================================================================
     """
 
@@ -106,6 +107,7 @@ class Diagnosis:
     test_error: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     cost: Cost | None = None
+    knobs: tuple[str, ...] = ()
 
     def report(
         self, path: str | os.PathLike, *, name: str = "", reference: Reference | str | os.PathLike | None = None
@@ -144,7 +146,7 @@ class Diagnosis:
         data["cost"] = self.cost.to_dict() if self.cost else None
         data["expected_gain"] = self.expected_gain._asdict() if self.expected_gain else None
         data["gains"] = {step: gain._asdict() for step, gain in self.gains.items()}
-        data["action"]["rules"] = list(self.action.rules)
+        data["action"]["rules"], data["knobs"] = list(self.action.rules), list(self.knobs)
         for step in data["evidence"]:
             step["interval"] = None if step["interval"] is None else list(step["interval"])
         return data

@@ -1,7 +1,7 @@
-"""Transfer of the joint question: train on a sample of one collection, tell the five causes apart on another.
+"""Transfer of the joint question: train on a sample of one collection, tell the causes apart on another.
 
 The experiments are those of the published questions (`mdtree_jax.experiments.runner`) with the joint answer: k
-random (data, width) cells, the k smallest data fractions, the widths up to k. Both labels of
+random cells, the k smallest data fractions, the widths up to k. Both labels of
 `mdtree_jax.causes.labels` are reported, `step` as task `joint`, `room` as task `joint_room`. Labels come from the
 whole grid, also where a sample trains.
 """
@@ -17,7 +17,7 @@ import pandas as pd
 from sklearn.tree import DecisionTreeClassifier
 
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.evaluate import JOINT_TASKS, JointSide, forest, make_joint_side
+from mdtree_jax.causes.evaluate import JOINT_TASKS, JointSide, causes_told, forest, make_joint_side
 from mdtree_jax.causes.labels import CAUSES
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.collection.columns import feature_values, missing_columns, missing_message, sources
@@ -96,13 +96,15 @@ class JointRunner(Setup):
         """Return the table `results` of the experiments; accuracy in percent."""
         rows = []
         methods = self._usable()
+        options = {"allow_missing": self.allow_missing}
+        options["causes"] = causes_told(self.collections, self.say, allow_missing=self.allow_missing)
         for experiment in experiments:
-            sides = [
-                make_joint_side(
-                    frame, JOINT_TASKS[experiment.task], self._columns(methods), allow_missing=self.allow_missing
-                )
-                for frame in self.collections
-            ]
+            if why := self.why_not(SAMPLINGS[experiment.sampling]):
+                self.say(f"{experiment.name} is left out: {why}")
+                self.advance(1)
+                continue
+            label, columns = JOINT_TASKS[experiment.task], self._columns(methods)
+            sides = [make_joint_side(frame, label, columns, **options) for frame in self.collections]
             pieces = self._pieces(experiment, sides)
 
             def work(piece, sides=sides, experiment=experiment):
@@ -157,8 +159,8 @@ class JointRunner(Setup):
         return rows
 
 
-def confusion(y: np.ndarray, predicted: np.ndarray) -> pd.DataFrame:
+def confusion(y: np.ndarray, predicted: np.ndarray, causes: Sequence[str] = CAUSES) -> pd.DataFrame:
     """Return how often each cause (rows) got each answer (columns)."""
-    table = np.zeros((len(CAUSES), len(CAUSES)), dtype=int)
+    table = np.zeros((len(causes), len(causes)), dtype=int)
     np.add.at(table, (y, predicted), 1)
-    return pd.DataFrame(table, index=CAUSES, columns=CAUSES)
+    return pd.DataFrame(table, index=causes, columns=causes)

@@ -6,8 +6,10 @@ helps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.table import Table
 
 
@@ -17,7 +19,7 @@ class Cause:
 
     Attributes:
         name: identifier, as tables and JSON hold it.
-        sentence: the answer in words; it follows "Why?".
+        sentence: the answer in words; it follows "Why?". `{knobs}` is where the knobs of a collection go.
         short: two or three words for tables and plots.
         colour: of marks and bars, a hex code; the built-in ones are Okabe and Ito's palette and a dark grey, at least
             17 apart in CIELAB for the three kinds of colour blindness.
@@ -58,9 +60,19 @@ CAUSES: Table[Cause] = Table(
         Cause("too_much_regularization", "it is regularized too much", "too much regularization", "#8c564b"),
         Cause(
             NONE,
-            "no step of batch size, width or data gains a point, as far as the reference reaches",
+            "no step of {knobs} gains a point, as far as the reference reaches",
             "nothing to gain",
             "#5f6670",
         ),
     ],
 )
+
+
+def cause_sentence(cause: str, knobs: Sequence[str]) -> str:
+    """Return a cause in words, as found by moves of the knobs of those names.
+
+    >>> cause_sentence("none", ["batch_size", "width", "data_fraction"])
+    'no step of batch size, width or data gains a point, as far as the reference reaches'
+    """
+    *most, last = [KNOBS[name].listed for name in knobs]
+    return CAUSES[cause].sentence.format(knobs=" or ".join([", ".join(most), last] if most else [last]))

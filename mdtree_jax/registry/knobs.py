@@ -25,18 +25,26 @@ class Words:
         noun: what people call the knob.
         down, up: adjectives for a smaller and a larger value.
         short: the noun in one word, for tables.
+        listed: the noun among those of other knobs ("batch size, width or data"), '' for `noun`.
         do: way (`up`, `down`) -> the advice as an imperative; `{how}` is where the step's size goes.
         rules: way -> sentences of general experience beside the advice.
         price: what a larger value costs, '' for nothing.
+        times, part: what follows the factor of a step up ("2 times as large") and down ("to 1/2 of its size").
+        most: what a model with the largest value of a collection has ("its widest network"), '' where a larger value
+            is not simply more of something.
     """
 
     noun: str
     down: str = "smaller"
     up: str = "larger"
     short: str = ""
+    listed: str = ""
     do: Mapping[str, str] = field(default_factory=dict)
     rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     price: str = ""
+    times: str = "as large"
+    part: str = "of what it is"
+    most: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,9 @@ class Knob:
         low, high: range of its values, both included unless `excludes_low`.
         choices: values of a `str` knob.
         temperature: +1 where a larger value is hotter (more noise of the optimizer), -1 where it is colder, 0 else.
-        up, down: the cause that a larger, a smaller value mends; None where it mends none.
-        steps: factors of its steps in advice; empty for a knob without an order.
+        up, down: the cause that a larger, a smaller value mends; None where it mends none, or where the knob has no
+            order (`kind` is str).
+        steps: factors of its steps in labels (the first) and advice; empty where a factor means nothing.
         prefix: letter of its values in a cohort's key; '' for a batched knob.
         words: how people are told.
     """
@@ -79,6 +88,16 @@ class Knob:
     down: str | None = None
     steps: tuple[float, ...] = (2.0, 4.0)
     prefix: str = ""
+
+    @property
+    def has_order(self) -> bool:
+        """Whether one value can be larger than another."""
+        return self.kind is not str
+
+    @property
+    def listed(self) -> str:
+        """The noun among those of other knobs."""
+        return self.words.listed or self.words.noun
 
     @property
     def short(self) -> str:
@@ -106,9 +125,11 @@ KNOBS: Table[Knob] = Table(
                 "narrower",
                 "wider",
                 "network",
+                "width",
                 do={"up": "make the network wider{how}"},
                 rules={"up": ("more depth, or another architecture, can do what more width does",)},
                 price="a wider network costs more",
+                most="its widest network",
             ),
         ),
         Knob(
@@ -144,6 +165,7 @@ KNOBS: Table[Knob] = Table(
                         RETUNE,
                     ),
                 },
+                part="of its size",
             ),
         ),
         Knob(
@@ -162,9 +184,12 @@ KNOBS: Table[Knob] = Table(
                 "less",
                 "more",
                 "data",
+                "data",
                 do={"up": "get more training data{how}"},
                 rules={"up": ("augmentation and pretraining can stand in for a part of the missing data",)},
                 price="more data cost more, and must be got",
+                times="as much",
+                most="all of its data",
             ),
         ),
         Knob(
@@ -188,6 +213,13 @@ KNOBS: Table[Knob] = Table(
                     "up": "train hotter: make the learning rate larger{how}",
                     "down": "train colder: make the learning rate smaller{how}",
                 },
+                rules={
+                    "up": ("a smaller batch raises the temperature as a larger learning rate does",),
+                    "down": (
+                        "a larger batch, or a learning rate that decays in the end, lowers the temperature as a "
+                        "smaller learning rate does; it may need more epochs",
+                    ),
+                },
             ),
         ),
         Knob(
@@ -200,9 +232,15 @@ KNOBS: Table[Knob] = Table(
             low=0.0,
             up="too_little_regularization",
             down="too_much_regularization",
+            steps=(10.0, 100.0),
             words=Words(
                 "weight decay",
+                short="decay",
                 do={"up": "make the weight decay larger{how}", "down": "make the weight decay smaller{how}"},
+                rules={
+                    "up": ("augmentation and label smoothing regularize too",),
+                    "down": ("with less regularization a training may have to end earlier",),
+                },
             ),
         ),
         Knob(
@@ -222,7 +260,10 @@ KNOBS: Table[Knob] = Table(
                 "more",
                 "epochs",
                 do={"up": "train longer{how}"},
+                rules={"up": ("a larger learning rate, or one that decays in the end, can do in fewer epochs",)},
                 price="a longer training costs more",
+                times="as long",
+                most="its longest training",
             ),
         ),
         Knob(
@@ -279,7 +320,12 @@ KNOBS: Table[Knob] = Table(
             down="too_much_regularization",
             steps=(),
             prefix="a",
-            words=Words("augmentation", "off", "on"),
+            words=Words(
+                "augmentation",
+                "off",
+                "on",
+                do={"up": "augment the training data{how}", "down": "train without augmentation{how}"},
+            ),
         ),
     ],
 )

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from mdtree_jax.causes import joint
-from mdtree_jax.diagnosis.words.sentences import LOOKS, metric_name, number, points
+from mdtree_jax.diagnosis.words.sentences import colour, metric_name, number, points
+from mdtree_jax.registry.causes import CAUSES
 from mdtree_jax.trees.decision_path import EvidenceStep
 
 #: Map of two metrics, in units of its drawing: left and upper end and side of the square, and the whole drawing.
@@ -81,11 +82,11 @@ def gain_line(gain: Any) -> str:
 
 
 def strip(ranking: Mapping[str, float]) -> str:
-    """Return the probabilities of the causes as one bar of five colours, for a row of a table."""
+    """Return the probabilities of the causes as one bar in their colours, for a row of a table."""
     parts, left = ['<svg class="strip" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'], 0.0
-    for cause, (_, colour) in LOOKS.items():
-        width = 100 * ranking.get(cause, 0.0)
-        parts.append(f'<rect x="{left:.2f}" y="0" width="{width:.2f}" height="10" fill="{colour}"/>')
+    for cause in (name for name in CAUSES if name in ranking):
+        width = 100 * ranking[cause]
+        parts.append(f'<rect x="{left:.2f}" y="0" width="{width:.2f}" height="10" fill="{colour(cause)}"/>')
         left += width
     return "".join(parts) + "</svg>"
 
@@ -102,7 +103,7 @@ def map_ground(bins: Mapping[str, Any]) -> str:
     steps = [MAP_SIDE / n for n in total.shape]
     bottom = MAP_TOP + MAP_SIDE
     parts = [f'<rect class="ground" x="{MAP_LEFT}" y="{MAP_TOP}" width="{MAP_SIDE}" height="{MAP_SIDE}"/>']
-    colours = [colour for _, colour in LOOKS.values()]
+    colours = [colour(cause) for cause in bins["counts"]]
     for i, j in zip(*np.nonzero(total), strict=True):
         # On a logarithmic scale: one corner often holds hundreds of models.
         opacity = 0.45 + 0.55 * np.log1p(total[i, j]) / np.log1p(total.max())
@@ -162,7 +163,7 @@ def map_of(bins: Mapping[str, Any], metrics: Mapping[str, float], ground: str | 
 def _rising(bins: Mapping[str, Any]) -> tuple[list[np.ndarray], np.ndarray]:
     """Return edges and counts (causes, i, j) with both axes turned so that larger values stand right and on top."""
     edges = [np.asarray(e, float) for e in bins["edges"]]
-    counts = np.array([bins["counts"][cause] for cause in LOOKS])
+    counts = np.array(list(bins["counts"].values()))
     for axis in (0, 1):
         if edges[axis][0] > edges[axis][-1]:
             edges[axis], counts = edges[axis][::-1], np.flip(counts, 1 + axis)

@@ -147,6 +147,7 @@ class _Pages:
             around=around,
             steps=steps,
             maps=[found for found in maps if found][:2],
+            causes=self.reference.causes,
             provenance=self.reference.provenance,
         )
 
@@ -158,6 +159,7 @@ class _Pages:
         return _template("index.html").render(
             rows=rows,
             counts=counts,
+            causes=self.reference.causes,
             unsure=unsure,
             most=most,
             provenance=self.reference.provenance,

@@ -109,7 +109,7 @@ def diagnose_subject(
     cost = make_cost(seconds, measured.flops, measured.compile_seconds, *again)
     action = diagnosis.action
     if training == Training():
-        action = direction_only(action, diagnosis.cause, diagnosis.expected_gain)
+        action = direction_only(action, diagnosis.expected_gain)
     diagnosis = dataclasses.replace(diagnosis, action=action, cost=cost, notes=[*measured.notes, *diagnosis.notes])
     return withhold(diagnosis, measured.doubt) if measured.doubt else diagnosis
 

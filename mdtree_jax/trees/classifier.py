@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.collection.columns import canonicalize, feature_values, finite_rows_of, missing_message
 from mdtree_jax.collection.grid import with_labels
-from mdtree_jax.collection.tasks import OPTIMAL, PUBLISHED_LABELS, TASKS, get_task, smallest_width
+from mdtree_jax.collection.tasks import OPTIMAL, PUBLISHED_LABELS, TASKS, get_task, smallest_width, why_not_asked
 from mdtree_jax.files import write_text
 from mdtree_jax.trees import fit as engine
 from mdtree_jax.trees import robust
@@ -301,6 +301,9 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         X = canonicalize(X)
         if task.label not in X:
             X = with_labels(X)
+        if why := why_not_asked(X, task):
+            raise UserError(why)
+        X = X[X[task.label].notna()]
         smallest = self.min_width
         if smallest is None:
             smallest = smallest_width(task, X["width"]) if "width" in X else task.min_width

@@ -18,7 +18,7 @@ from mdtree_jax.diagnosis.cost import make_cost
 from mdtree_jax.diagnosis.reference import default_reference
 from mdtree_jax.diagnosis.words import sentences as words
 from mdtree_jax.diagnosis.words.answer import print_answer, print_summary
-from mdtree_jax.diagnosis.words.sentences import LOOKS
+from mdtree_jax.diagnosis.words.sentences import colour, short
 from mdtree_jax.report.html import write_report, write_reports
 
 NAME = '<b>&"'
@@ -132,7 +132,7 @@ def test_page_stands_alone_and_escapes(name, cost, diagnoses, reference, tmp_pat
     there = {"train_error", "mode_connectivity_peak", "log_hessian_trace"} & set(diagnosis.metrics)
     assert len(page.drawings("map")) == {3: 2, 2: 1}.get(len(there), 0)
     assert [a["style"].partition("background:")[2] for t, a in page.tags if a.get("class") == "fill"][:5] == [
-        LOOKS[cause][1] for cause in diagnosis.ranking
+        colour(cause) for cause in diagnosis.ranking
     ]
 
 
@@ -193,7 +193,7 @@ def test_dot_lies_where_the_edges_of_the_bins_say(name, diagnoses, reference, tm
             if 0 <= nudged(expected[0], ground, "x", "width") - float(rect["x"]) < float(rect["width"])
             and 0 <= nudged(expected[1], ground, "y", "height") - float(rect["y"]) < float(rect["height"])
         ]
-        assert under == ([LOOKS[max(counts, key=counts.get)][1]] if sum(counts.values()) else [])
+        assert under == ([colour(max(counts, key=counts.get))] if sum(counts.values()) else [])
     beyond = any("lies beyond the map in training error, %" in text for text in page.texts.get("figcaption", []))
     assert beyond == (name == "outside")
 
@@ -248,7 +248,7 @@ def facts(diagnosis, cost):
         yield from (rule[1:] for rule in data["action"]["rules"])
     yield "How sure"
     for cause, p in data["ranking"].items():
-        yield LOOKS[cause][0]
+        yield short(cause)
         yield share(p)
     yield "What the diagnosis cost"
     yield from (["not known"] if cost is None else ["42 s", "14 min", "6.3 h"])
@@ -290,7 +290,7 @@ def test_page_and_terminal_say_the_facts_of_the_diagnosis_in_one_order(name, cos
             assert found >= 0, (fact, text[start : start + 200])
             start = found + len(squeeze(fact))
     for cause, p in diagnosis.ranking.items():  # bars of characters are as long as they are likely
-        line = next(line for line in printed.splitlines() if line.strip().startswith(LOOKS[cause][0]))
+        line = next(line for line in printed.splitlines() if line.strip().startswith(short(cause)))
         assert line.count("█") == pytest.approx(36 * p, abs=0.51)
 
 
@@ -336,14 +336,14 @@ def test_many_models(diagnoses, reference, tmp_path, number):
     first, middle = page_of(paths[1]), page_of(paths[30])
     assert [a["href"] for t, a in first.tags if t == "a"] == ["index.html", paths[2].name]
     assert [a["href"] for t, a in middle.tags if t == "a"] == ["index.html", paths[29].name, paths[31].name]
-    counts = dict(zip(LOOKS, index.texts["b"], strict=False))
+    counts = dict(zip(CAUSES, index.texts["b"], strict=False))
     for cause in CAUSES:
         assert int(counts[cause]) == sum(d.cause == cause and not d.abstains for _, d in items)
     assert int(index.texts["b"][5]) == sum(d.abstains for _, d in items)
     strips = [shapes for attrs, shapes in index.svgs if attrs["class"] == "strip"]
     for shapes, (_, diagnosis) in zip(strips[:6], items, strict=False):
         shares = {attrs["fill"]: float(attrs["width"]) for _, attrs in shapes}
-        assert shares == pytest.approx({LOOKS[c][1]: 100 * p for c, p in diagnosis.ranking.items()}, abs=0.01)
+        assert shares == pytest.approx({colour(c): 100 * p for c, p in diagnosis.ranking.items()}, abs=0.01)
 
 
 def test_summary_in_the_terminal(diagnoses):

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mdtree_jax.causes.joint import PAIR_COLUMNS
-from mdtree_jax.causes.labels import CAUSE, CAUSES
 from mdtree_jax.collection.columns import COLUMN, DERIVED, sources
 from mdtree_jax.collection.tasks import TASKS
-from mdtree_jax.diagnosis.abstain import CONTRADICTED_BY
+from mdtree_jax.diagnosis.abstain import CONTRADICTED_BY, listed
 from mdtree_jax.diagnosis.words.formats import (
     NOT_KNOWN,
     capital,
@@ -21,17 +20,10 @@ from mdtree_jax.diagnosis.words.formats import (
     points,
     typeset,
 )
+from mdtree_jax.registry.causes import CAUSES, NONE
+from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.trees.decision_path import WORDS, feature_error
 
-#: Cause -> (short name, colour). Hues as those of the classes in figures; values of Okabe and Ito's palette and a dark
-#: grey, at least 17 apart in CIELAB for the three kinds of colour blindness.
-LOOKS = {
-    "temperature_too_low": ("trained too cold", "#0072b2"),
-    "temperature_too_high": ("trained too hot", "#d55e00"),
-    "model_too_small": ("model too small", "#009e73"),
-    "too_little_data": ("too little data", "#e69f00"),
-    "none": ("nothing to gain", "#5f6670"),
-}
 #: Least probability of what is said beside the answer.
 SURE = 0.9
 RULES = "general experience, not evidence of the collection"
@@ -48,14 +40,9 @@ _AXES = {
     "cka": "similarity of two networks (CKA)",
 }
 _COSTS = ("diagnosis", "retraining", "grid_search")
-_KNOBS = {
-    "batch_size": ("batch size", "smaller", "larger"),
-    "width": ("width of the network", "narrower", "wider"),
-    "data_fraction": ("amount of training data", "less", "more"),
-}
 _TESTED = {
-    "joint": "all five causes: the step of about ×2 that gains most",
-    "joint_room": "all five causes: the largest room for improvement",
+    "joint": "all causes: the step of about ×2 that gains most",
+    "joint_room": "all causes: the largest room for improvement",
 }
 _CLASSES = {
     "temperature_too_low": "too low",
@@ -76,12 +63,12 @@ class Advice(NamedTuple):
 
 def short(cause: str) -> str:
     """Return the short name of a cause."""
-    return LOOKS[cause][0]
+    return CAUSES[cause].short
 
 
 def colour(cause: str) -> str:
     """Return the colour of a cause."""
-    return LOOKS[cause][1]
+    return CAUSES[cause].colour
 
 
 def certainty(probability: float) -> str:
@@ -116,7 +103,9 @@ def plain(text: str) -> str:
     """
     for task in TASKS.values():
         text = text.replace(f"question '{task.name}'", f"question “{task.question}”")
-    for cause in CAUSES[:-1]:
+    for cause in CAUSES:
+        if cause == NONE:
+            continue
         text = re.sub(rf"\b{cause}\b", f"“{short(cause)}”", text)
     text = re.sub(r"(?<=says )(temperature|size|data)\b", lambda found: f"“{_CLASSES[found[0]]}”", text)
     for metric in sorted(_AXES, key=len, reverse=True):
@@ -131,7 +120,7 @@ def plain(text: str) -> str:
 
 def answer(diagnosis: Any) -> str:
     """Return the answer in one sentence."""
-    return "I can’t tell" if diagnosis.abstains else capital(CAUSE[diagnosis.cause].sentence)
+    return "I can’t tell" if diagnosis.abstains else capital(diagnosis.sentence)
 
 
 def sureness(diagnosis: Any) -> str:
@@ -248,8 +237,12 @@ def advice(diagnosis: Any, cost: Mapping[str, Any] | None = None) -> Advice:
         headline = f"{headline} (batch size {settings})"
     facts = []
     if action.knob:
-        name, down, up = _KNOBS.get(action.knob, (action.knob.replace("_", " "), "down", "up"))
-        facts = [("knob", name), ("way", up if action.direction == "up" else down), ("how far", how_far(action))]
+        words = KNOBS[action.knob].words
+        facts = [
+            ("knob", words.noun),
+            ("way", words.up if action.direction == "up" else words.down),
+            ("how far", how_far(action)),
+        ]
         if diagnosis.expected_gain is None:
             facts.append(("expected gain", NOT_KNOWN))
         facts.append(("what it costs to try", trial(action, cost)))
@@ -287,9 +280,13 @@ def todo(diagnosis: Any) -> str:
     """Return the action in a few words, as a table of many models shows it."""
     action = diagnosis.action
     if not action.knob:
-        return "leave batch size, width and data" if has_guess(diagnosis) else action.sentence
-    name, down, up = _KNOBS.get(action.knob, (action.knob.replace("_", " "), "down", "up"))
-    what = {"width": "network", "data_fraction": "data", "batch_size": "batch"}.get(action.knob, name)
+        return (
+            f"leave {listed([KNOBS[name].listed for name in diagnosis.knobs])}"
+            if has_guess(diagnosis)
+            else (action.sentence)
+        )
+    words = KNOBS[action.knob].words
+    what, down, up = words.short or words.noun, words.down, words.up
     way = up if action.direction == "up" else down
     factor = "" if action.factor is None else f", {'1/' if action.direction == 'down' else '×'}{number(action.factor)}"
     return f"{way} {what}{factor}"
@@ -303,8 +300,8 @@ def trial(action: Any, cost: Mapping[str, Any] | None) -> str:
         for key, show in (("retraining_seconds", duration), ("retraining_flops", operations))
         if cost.get(key) is not None and (shown := show(cost[key]))
     ]
-    more = {"width": "; a wider network costs more", "data_fraction": "; more data cost more, and must be got"}
-    extra = more.get(action.knob, "") if action.direction == "up" else ""
+    price = KNOBS[action.knob].words.price
+    extra = f"; {price}" if price and action.direction == "up" else ""
     if not times:
         return f"one training, how long is {NOT_KNOWN}{extra}"
     return f"one training; as before it takes {', '.join(times)}{extra}"
