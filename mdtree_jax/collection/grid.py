@@ -1,6 +1,6 @@
 """A collection as a grid over width, batch size and data fraction; room for improvement; labels.
 
-Everything here follows from the table of test errors (facts: one row per configuration, no coordinate twice).
+Everything here follows from the table of test errors (one row per configuration, no coordinate twice).
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def best_in_direction(grid: Grid, direction: Direction, *, exclude_self: bool = 
 def room_for_improvement(grid: Grid, direction: Direction) -> np.ndarray:
     """Return RFI in points of test accuracy, in the shape of the grid: >= 0, NaN in missing cells.
 
-    RFI is the best test accuracy along the half-axis, the cell included, minus the cell's own (facts: section 3).
+    RFI is the best test accuracy along the half-axis, the cell included, minus the cell's own (Zhou et al., 2024).
     """
     return grid.test_error - best_in_direction(grid, direction)
 

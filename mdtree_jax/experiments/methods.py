@@ -22,7 +22,7 @@ from mdtree_jax.trees.structure import Structure
 
 VALIDATION = ("train_error", "train_loss", "test_loss", "test_error")
 LANDSCAPE = ("train_error", "mode_connectivity_peak", "cka", "log_hessian_trace")
-#: The order of columns decides ties of the baselines (facts: section 5).
+#: The order of columns decides ties of the baselines (docs/explanation/experiments.md).
 HYPERPARAMETER = {
     "optimizer": ("log_num_samples", "log_num_parameters"),
     "size": ("log_num_samples",),

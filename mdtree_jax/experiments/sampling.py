@@ -1,6 +1,6 @@
 """Which configurations of a collection train a tree: the published samplings.
 
-The legacy generator is re-seeded for every (k, seed), so that samples are nested in k (facts: section 5).
+The legacy generator is re-seeded for every (k, seed): samples are nested in k (docs/explanation/experiments.md).
 """
 
 from __future__ import annotations

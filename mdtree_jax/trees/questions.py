@@ -35,7 +35,7 @@ _FLATNESS = ("log_hessian_trace", 5.0, 4.0, 6.0)
 _DISAGREEMENT = ("cka", 0.4, 0.2, 0.6)
 _LOSS = ("train_loss", 1e-3, 1e-4, 1e-2)
 
-#: The published structures (facts: section 4). Node numbers are the published order of the thresholds.
+#: The published structures (docs/explanation/trees.md). Node numbers are the published order of the thresholds.
 OPTIMIZER = _structure(
     "optimizer", _OPTIMIZER,
     (*_ERROR, "temperature_too_low", 1),
