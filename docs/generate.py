@@ -1,0 +1,257 @@
+"""Write the parts of the documentation that follow from the code and from recorded results.
+
+    python docs/generate.py
+
+Each part goes to `docs/generated/NAME.md`, which git ignores; a page includes it by `--8<-- "generated/NAME.md"`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the package of this checkout, before one that is installed
+
+import mdtree_jax  # noqa: E402
+from mdtree_jax import cli  # noqa: E402
+from mdtree_jax.collection.columns import markdown_table  # noqa: E402
+from mdtree_jax.collection.tasks import PUBLISHED_LABELS, TASKS  # noqa: E402
+from mdtree_jax.config import SCHEMAS  # noqa: E402
+from mdtree_jax.registry.causes import CAUSES  # noqa: E402
+from mdtree_jax.registry.knobs import KNOBS  # noqa: E402
+from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT, OPTIMIZER_SIMILARITY, RELATIVE_MEMBERS  # noqa: E402
+from mdtree_jax.trees.structure import Structure  # noqa: E402
+
+GENERATED = ROOT / "docs" / "generated"
+#: `key: default  # meaning` of a command's help.
+_SETTING = re.compile(r"^(?P<key>[\w.]+):\s*(?P<default>.*?)\s*#\s(?P<meaning>.*)$")
+#: Pairs of collections that the tables of results show, by the names they have in sweeps/transfer.md.
+_F, _F_NOISE, _DIGITS, _DIGITS_NOISY = "published/F", "published/F_noise", "digits", "digits_noisy"
+_SHORT = {_F: "F", _F_NOISE: "F′", _DIGITS: "digits", _DIGITS_NOISY: "digits_noisy"}
+_EXPERIMENT = {"optimizer": "q1_dataset", "size": "q2_width_dataset", "data": "q2_data_dataset"}
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers_from: int = 99) -> str:
+    """Return a Markdown table; columns from `numbers_from` on are right-aligned."""
+    rule = "|".join("--:" if place >= numbers_from else "---" for place in range(len(header)))
+    lines = ["| " + " | ".join(header) + " |", f"|{rule}|"]
+    return "\n".join(lines + ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows])
+
+
+def code(text: object) -> str:
+    """Return the text as inline code, nothing for nothing."""
+    return f"`{text}`" if str(text) else ""
+
+
+# --- tables of the registries -----------------------------------------------------------------------------------------
+
+
+def knobs() -> str:
+    """Return the table of knobs."""
+    rows = []
+    for knob in KNOBS.values():
+        values = ", ".join(map(code, knob.choices)) or ("required" if knob.default is None else code(knob.default))
+        way = {1: "larger", -1: "smaller"}.get(knob.temperature, "")
+        kind = "cohorts" if knob.is_static else "batched"
+        rows.append(
+            [code(knob.name), knob.unit, knob.meaning, values, way, kind, code(knob.up or ""), code(knob.down or "")]
+        )
+    head = ["knob", "unit", "meaning", "default or choices", "hotter when", "in a sweep", "a larger value fixes"]
+    return table([*head, "a smaller value fixes"], rows)
+
+
+def causes() -> str:
+    """Return the table of causes, with the knobs that fix them."""
+    rows = []
+    for cause in CAUSES.values():
+        moves = [f"`{k.name}` {k.words.up}" for k in KNOBS.values() if k.up == cause.name]
+        moves += [f"`{k.name}` {k.words.down}" for k in KNOBS.values() if k.down == cause.name]
+        rows.append([code(cause.name), cause.short, cause.sentence, ", ".join(moves)])
+    return table(["cause", "short name", "in words", "fixed by"], rows)
+
+
+def questions() -> str:
+    """Return the table of the three questions."""
+    published = {ours: theirs for theirs, ours in PUBLISHED_LABELS.items()}
+    rows = []
+    for task in TASKS.values():
+        classes = ", ".join(
+            f"`{name}`" + (f" (`{published[name]}`)" if name in published else "") for name in task.classes
+        )
+        least = f"widths from {task.min_width} on" if task.min_width else "all"
+        rows.append([code(task.name), task.question, classes, code(task.label), least])
+    return table(["task", "question", "classes (published label)", "column of the label", "rows that take part"], rows)
+
+
+def trees() -> str:
+    """Return every tree structure, node by node."""
+    groups = {f"Task `{task}`": list(members) for task, members in MEMBERS.items()}
+    shown = {tree.name for members in MEMBERS.values() for tree in members}
+    groups["Variants"] = [OPTIMIZER_SIMILARITY] * (OPTIMIZER_SIMILARITY.name not in shown)
+    groups["Variants"] += [t for members in RELATIVE_MEMBERS.values() for t in members if t.name not in shown]
+    groups["Variants"] += [tree for tree in ONE_CHECKPOINT.values() if tree.name not in shown]
+    parts = []
+    for title, members in groups.items():
+        parts.append(f"### {title}")
+        parts += [f"**`{tree.name}`**\n\n{_nodes(tree)}" for tree in members]
+    return "\n\n".join(parts)
+
+
+def _nodes(tree: Structure) -> str:
+    def side(child: int | str) -> str:
+        return f"node {child}" if isinstance(child, int) else code(child)
+
+    rows = [
+        [i, code(n.feature), f"{n.initial:g}", f"{n.low:g} … {n.high:g}", side(n.left), side(n.right)]
+        for i, n in enumerate(tree.nodes)
+    ]
+    return table(["node", "feature", "initial threshold", "bounds", "at most the threshold", "above it"], rows)
+
+
+# --- commands and the Python interface --------------------------------------------------------------------------------
+
+
+def settings() -> str:
+    """Return the settings of every command, read off its `--help`."""
+    parts = []
+    for name in SCHEMAS:
+        plain, grouped = [], []
+        for line in cli.help_text(name, "").splitlines():
+            found = _SETTING.match(line)
+            if found:
+                key, default, meaning = found.group("key", "default", "meaning")
+                (grouped if "." in key else plain).append([code(key), code(default), meaning])
+        parts.append(f"## {name}\n\n`python -m mdtree_jax.{name} key=value …`\n\n{_settings_table(plain)}")
+        if grouped:
+            parts.append(f"### Keys of a grid\n\n{_settings_table(grouped)}")
+    return "\n\n".join(parts)
+
+
+def _settings_table(rows: list[list[str]]) -> str:
+    return table(["setting", "default", "meaning"], rows)
+
+
+def api() -> str:
+    """Return a mkdocstrings directive for every public name of the package."""
+    return "\n\n".join(f"::: {home}.{name}" for name, home in mdtree_jax._HOME.items())
+
+
+# --- recorded results -------------------------------------------------------------------------------------------------
+
+
+def accuracies(scale: str) -> dict[tuple[str, str, str], dict[str, str]]:
+    """Return (task, train, test) -> method -> cell of sweeps/transfer.md, for samples of cells.
+
+    Args:
+        scale: `raw` for metrics as they are, `rank` for the ranks of the test side.
+    """
+    raw, ranks = (ROOT / "sweeps" / "transfer.md").read_text().split("\n## Metrics of the test side by their ranks\n")
+    out: dict[tuple[str, str, str], dict[str, str]] = {}
+    for task, experiment in _EXPERIMENT.items():
+        text = {"raw": raw, "rank": ranks}[scale].split(f"### {experiment}: task {task}\n")[1].split("###")[0]
+        head, _, *rows = map(_cells, _rows(text))
+        for method, *cells in rows:
+            for pair, cell in zip(head[1:], cells, strict=True):
+                train, test = pair.split(" → ")
+                out.setdefault((task, train, test), {})[method] = cell
+    return out
+
+
+def _rows(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def _bold_best(cells: Sequence[str]) -> list[str]:
+    """Return the cells with the largest number in bold, all of them if several are equally large."""
+    values = [float(cell.split(" ")[0]) for cell in cells]
+    return [f"**{cell}**" if value == max(values) else cell for cell, value in zip(cells, values, strict=True)]
+
+
+def headline() -> str:
+    """Return the table of the README: the default fit beside baselines, within a family and between two."""
+    methods = {
+        "MD tree (robust fit)": "MD tree",
+        "free tree on landscape": "free tree, landscape metrics",
+        "validation": "free tree, training and test error",
+        "majority class": "commonest class",
+    }
+    found, rows = accuracies("raw"), []
+    for train, test in ((_F, _F_NOISE), (_DIGITS, _DIGITS_NOISY), (_F, _DIGITS)):
+        for task in _EXPERIMENT:
+            cells = [found[task, train, test][method].split(" ")[0] for method in methods]
+            rows.append([f"{_SHORT[train]} → {_SHORT[test]}", task, *_bold_best(cells)])
+    return table(["fitted on → asked about", "question", *methods.values()], rows, numbers_from=2)
+
+
+def families() -> str:
+    """Return the table of transfer within and between families."""
+    pairs = ((_F, _F_NOISE), (_DIGITS, _DIGITS_NOISY), (_F, _DIGITS), (_DIGITS, _F), (_DIGITS_NOISY, _F))
+    free, ours = ["validation", "free tree on landscape"], ["MD tree (exact fit)", "MD tree (robust fit)"]
+    published, relative = "MD tree (published fit)", "MD tree, sharpness relative to the loss"
+    shown = {
+        "optimizer": {"raw": [*free, published, *ours, relative, "majority class"]},
+        "size": {"raw": [*free, published, *ours, "majority class"], "rank": ["initial thresholds"]},
+        "data": {"raw": [*free, *ours, "majority class"], "rank": ["validation"]},
+    }
+    found = {scale: accuracies(scale) for scale in ("raw", "rank")}
+    rows = []
+    for task, by_scale in shown.items():
+        block = [
+            (method + ", by ranks" * (scale == "rank"), [found[scale][task, *pair][method] for pair in pairs])
+            for scale, methods in by_scale.items()
+            for method in methods
+        ]
+        columns = [_bold_best(column) for column in zip(*(cells for _, cells in block), strict=True)]
+        rows += [[task, name, *cells] for (name, _), cells in zip(block, zip(*columns, strict=True), strict=True)]
+    return table(["question", "method", *(f"{_SHORT[a]} → {_SHORT[b]}" for a, b in pairs)], rows, numbers_from=2)
+
+
+def advice() -> str:
+    """Return the table of what advice gained, a step of about ×2, from the records of sweeps/advice_*.md."""
+    records = {
+        "digits": "digits → digits",
+        "digits_noise": "digits → digits_noisy",
+        "to_digits": "F → digits",
+        "noise": "F → F′",
+    }
+    rows = []
+    for name, pair in records.items():
+        text = (ROOT / "sweeps" / f"advice_{name}.md").read_text()
+        answers = re.search(r"the diagnosis answers (\d+ %)", text).group(1)
+        gains = {cells[0]: cells[1] for cells in map(_cells, _rows(text))}
+        cells = [gains[who] for who in ("diagnosis", "validation", "commonest", "random")]
+        rows.append([pair, answers, *_bold_best(cells), gains["oracle"]])
+    head = ["fitted on → taken on", "answers", "diagnosis", "tree on training and test error", "commonest cause"]
+    return table([*head, "random", "best possible"], rows, numbers_from=1)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "columns": markdown_table,
+    "knobs": knobs,
+    "causes": causes,
+    "questions": questions,
+    "trees": trees,
+    "settings": settings,
+    "api": api,
+    "headline": headline,
+    "families": families,
+    "advice": advice,
+}
+
+
+def main() -> None:
+    """Write every part."""
+    GENERATED.mkdir(exist_ok=True)
+    for name, make in PARTS.items():
+        (GENERATED / f"{name}.md").write_text(make() + "\n")
+
+
+if __name__ == "__main__":
+    main()
