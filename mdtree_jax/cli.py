@@ -17,6 +17,7 @@ from omegaconf import MISSING
 
 from mdtree_jax.checks import UserError, nearest
 from mdtree_jax.config import SCHEMAS
+from mdtree_jax.provenance import __version__
 
 EXIT_USER_ERROR = 2
 #: Where the meaning of a setting begins in the help, as in the files of `conf`.
@@ -228,6 +229,9 @@ def run(name: str, what: str, main: Callable[[object], int | None], argv: list[s
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         print(help_text(name, what))
+        return 0
+    if "--version" in argv:
+        print(f"mdtree-jax {__version__}")
         return 0
     try:
         return main(compose(name, argv)) or 0
