@@ -38,7 +38,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers_from:
     """Return a Markdown table; columns from `numbers_from` on are right-aligned."""
     rule = "|".join("--:" if place >= numbers_from else "---" for place in range(len(header)))
     lines = ["| " + " | ".join(header) + " |", f"|{rule}|"]
-    return "\n".join(lines + ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows])
+    return "\n".join([*lines, *("| " + " | ".join(_cell(str(cell)) for cell in row) + " |" for row in rows)])
+
+
+def _cell(text: str) -> str:
+    """Return the text of a cell: no bar ends it, and a `<` outside code starts no tag."""
+    parts = text.replace("|", "\\|").split("`")
+    return "`".join(part if place % 2 else part.replace("<", "&lt;") for place, part in enumerate(parts))
 
 
 def code(text: object) -> str:
@@ -56,11 +62,8 @@ def knobs() -> str:
         values = ", ".join(map(code, knob.choices)) or ("required" if knob.default is None else code(knob.default))
         way = {1: "larger", -1: "smaller"}.get(knob.temperature, "")
         kind = "cohorts" if knob.is_static else "batched"
-        rows.append(
-            [code(knob.name), knob.unit, knob.meaning, values, way, kind, code(knob.up or ""), code(knob.down or "")]
-        )
-    head = ["knob", "unit", "meaning", "default or choices", "hotter when", "in a sweep", "a larger value fixes"]
-    return table([*head, "a smaller value fixes"], rows)
+        rows.append([code(knob.name), knob.unit, knob.meaning, values, way, kind])
+    return table(["knob", "unit", "meaning", "default or choices", "hotter when", "in a sweep"], rows)
 
 
 def causes() -> str:
@@ -136,7 +139,7 @@ def _settings_table(rows: list[list[str]]) -> str:
 
 def api() -> str:
     """Return a mkdocstrings directive for every public name of the package."""
-    return "\n\n".join(f"::: {home}.{name}" for name, home in mdtree_jax._HOME.items())
+    return "\n\n".join(f"::: {home}.{name}" for name, home in mdtree_jax._HOME.items() if name[0] != "_")
 
 
 # --- recorded results -------------------------------------------------------------------------------------------------
