@@ -1,6 +1,7 @@
 """Networks behind `Model(init, apply)`; Flax lives here only.
 
-Every module of this folder is imported, so that an architecture registers itself by being there.
+May import `registry` and the base modules. Start with `base` (`build_model`: from a name to a network, and how a
+builder is called); the entries stand in `mdtree_jax.registry.architectures`. Every module of this folder is imported.
 """
 
 import importlib
@@ -9,9 +10,12 @@ import pkgutil
 from mdtree_jax.models.base import (
     Model,
     build_model,
+    builder_settings,
+    check_widths,
     count_activations,
     count_flops,
     count_parameters,
+    find_builder,
     model_names,
     register,
 )
@@ -26,9 +30,12 @@ __all__ = [
     "ConvertedWeights",
     "Model",
     "build_model",
+    "builder_settings",
+    "check_widths",
     "count_activations",
     "count_flops",
     "count_parameters",
+    "find_builder",
     "from_torch",
     "has_permutations",
     "load_torch_file",

@@ -20,14 +20,12 @@ class Architecture:
         meaning: one line for help and tables.
         title: what people call it; the name where it is empty.
         width: what the knob `width` counts of it.
-        from_torch: whether weights of PyTorch are converted (`mdtree_jax.models.convert`).
     """
 
     name: str
     meaning: str = ""
     title: str = ""
     width: str = "channels of the first stage"
-    from_torch: bool = False
 
 
 ARCHITECTURES: Table[Architecture] = Table(
@@ -43,13 +41,11 @@ ARCHITECTURES: Table[Architecture] = Table(
             "resnet18",
             "residual network for images of about 32 x 32 pixels, four stages of two blocks",
             "ResNet-18",
-            from_torch=True,
         ),
         Architecture(
             "resnet8",
             "residual network for images of about 10 x 10 pixels, three stages of one block",
             "ResNet-8",
-            from_torch=True,
         ),
         Architecture(
             "resnet8_fine",
