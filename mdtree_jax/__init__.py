@@ -24,6 +24,12 @@ _HOME = {
     "Structure": "mdtree_jax.trees.structure",
     "Node": "mdtree_jax.trees.structure",
     "UserError": "mdtree_jax.checks",
+    "register": "mdtree_jax.registry.register",
+    "Architecture": "mdtree_jax.registry.architectures",
+    "Dataset": "mdtree_jax.registry.datasets",
+    "Objective": "mdtree_jax.registry.objectives",
+    "Knob": "mdtree_jax.registry.knobs",
+    "Cause": "mdtree_jax.registry.causes",
 }
 
 __all__ = list(_HOME)

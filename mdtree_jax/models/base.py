@@ -17,7 +17,6 @@ It returns a `Model`, or an unbound Flax Linen module whose call is `module(x, t
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ from mdtree_jax.models.flax_module import Model, check_model, check_module, modu
 from mdtree_jax.models.matrix_product import product_flops
 from mdtree_jax.registry.architectures import ARCHITECTURES, BUILT_IN, Architecture
 from mdtree_jax.registry.register import register as register_entry
-from mdtree_jax.registry.resolve import call_with, find_entry, is_own, resolve
+from mdtree_jax.registry.resolve import call_with, find_entry, is_own, resolve, takes
 
 
 def builds(name: str) -> Callable:
@@ -85,9 +84,7 @@ def find_builder(name: str) -> Callable[..., Any]:
 def check_widths(name: str, widths: Sequence[int]) -> None:
     """Raise `UserError` for an unknown architecture, and for several widths of one whose builder takes none."""
     builder = find_builder(name)
-    parameters = inspect.signature(builder).parameters
-    takes_width = "width" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if len(widths) > 1 and not takes_width:
+    if len(widths) > 1 and not takes(builder, "width"):
         raise UserError(
             f"the builder of model '{name}' takes no 'width', so its networks would be the same at width="
             f"{list(widths)}; give one width"

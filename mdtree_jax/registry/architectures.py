@@ -17,15 +17,13 @@ class Architecture:
 
     Attributes:
         name: identifier, as grids, manifests and command lines hold it.
-        meaning: one line for help and tables.
+        meaning: one line for help and tables; says what the knob `width` counts.
         title: what people call it; the name where it is empty.
-        width: what the knob `width` counts of it.
     """
 
     name: str
     meaning: str = ""
     title: str = ""
-    width: str = "channels of the first stage"
 
 
 ARCHITECTURES: Table[Architecture] = Table(
@@ -33,25 +31,23 @@ ARCHITECTURES: Table[Architecture] = Table(
     [
         Architecture(
             "mlp",
-            "fully connected, two hidden layers with BatchNorm",
+            "fully connected, two hidden layers with BatchNorm; width: units of a hidden layer",
             "MLP",
-            width="units of a hidden layer",
         ),
         Architecture(
             "resnet18",
-            "residual network for images of about 32 x 32 pixels, four stages of two blocks",
+            "residual network for images of about 32 x 32 pixels; width: channels of the first of its four stages",
             "ResNet-18",
         ),
         Architecture(
             "resnet8",
-            "residual network for images of about 10 x 10 pixels, three stages of one block",
+            "residual network for images of about 10 x 10 pixels; width: channels of the first of its three stages",
             "ResNet-8",
         ),
         Architecture(
             "resnet8_fine",
-            "resnet8 in steps of a quarter of its width",
+            "resnet8 in finer steps; width: channels of the last of its three stages",
             "ResNet-8",
-            width="channels of the last stage",
         ),
     ],
 )

@@ -75,6 +75,16 @@ def resolve(spec: str, setting: str) -> Callable[..., Any]:
     return function
 
 
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Return whether a function can be called with an argument of that name.
+
+    >>> takes(lambda width: None, "width"), takes(lambda width: None, "dtype"), takes(lambda **settings: None, "dtype")
+    (True, False, True)
+    """
+    parameters = _parameters(function)
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 def required_arguments(function: Callable[..., Any]) -> list[str]:
     """Return the arguments that a function must be called with.
 
@@ -97,12 +107,10 @@ def call_with(function: Callable[..., Any], settings: Mapping[str, Any], what: s
     Raises:
         UserError: it needs an argument that is not in `settings`, or fails; its own `UserError` passes through.
     """
-    parameters = _parameters(function)
     if unknown := [name for name in required_arguments(function) if name not in settings]:
         there = ", ".join(settings) or "none"
         raise UserError(f"{what}: the function needs '{unknown[0]}', which is no setting of it; there are: {there}")
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    given = {name: value for name, value in settings.items() if takes_all or name in parameters}
+    given = {name: value for name, value in settings.items() if takes(function, name)}
     try:
         return function(**given)
     except UserError:
