@@ -19,6 +19,7 @@ from omegaconf import MISSING
 
 from mdtree_jax.checks import UserError, nearest
 from mdtree_jax.config import SCHEMAS
+from mdtree_jax.provenance import __version__
 from mdtree_jax.registry.architectures import ARCHITECTURES
 from mdtree_jax.registry.datasets import DATASETS
 from mdtree_jax.registry.plugins import load_plugins
@@ -255,6 +256,9 @@ def run(name: str, what: str, main: Callable[[object], int | None], argv: list[s
     A `UserError` becomes one sentence on standard error and exit code 2; an interruption becomes 130.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if "--version" in argv:
+        print(f"mdtree-jax {__version__}")
+        return 0
     try:
         if {"-h", "--help"} & set(argv):
             load_plugins(_plugins(argv))

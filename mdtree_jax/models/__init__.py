@@ -1,12 +1,11 @@
 """Networks behind `Model(init, apply)`; Flax lives here only.
 
 May import `registry` and the base modules. Start with `base` (`build_model`: from a name to a network, and how a
-builder is called); the entries stand in `mdtree_jax.registry.architectures`. Every module of this folder is imported.
+builder is called); the entries stand in `mdtree_jax.registry.architectures`.
 """
 
-import importlib
-import pkgutil
-
+from mdtree_jax.models import mlp as mlp
+from mdtree_jax.models import resnet as resnet
 from mdtree_jax.models.base import (
     Model,
     build_model,
@@ -21,9 +20,6 @@ from mdtree_jax.models.base import (
 )
 from mdtree_jax.models.convert import TORCH_MODELS, ConvertedWeights, from_torch, load_torch_file
 from mdtree_jax.models.permutations import has_permutations, permutation_spec
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "TORCH_MODELS",

@@ -11,21 +11,22 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
 import jax
 import numpy as np
 import pandas as pd
+
 from mdtree_jax.data import DatasetShape
-from mdtree_jax.models import build_model, check_widths, count_activations, count_flops, count_parameters
-from mdtree_jax.recipe.cohort import Cohort, Recipe
-from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
-from mdtree_jax.measuring.measure import measure_cohort
-from mdtree_jax.recipe.measure_settings import ADDED_LATER, resolve
 from mdtree_jax.measuring.kernels import check_features
+from mdtree_jax.measuring.measure import measure_cohort
+from mdtree_jax.models import build_model, check_widths, count_activations, count_flops, count_parameters
+from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
+from mdtree_jax.population.train import prepare_cohort, train_cohort
+from mdtree_jax.recipe.cohort import Cohort, Recipe
+from mdtree_jax.recipe.measure_settings import ADDED_LATER, resolve
+from mdtree_jax.recipe.schema import GridConfig, SweepConfig
 from mdtree_jax.runs.plan import Machine, ModelCost, cpu_machine, make_plan
 from mdtree_jax.runs.run import Measurer, Trainer
-from mdtree_jax.recipe.schema import GridConfig, SweepConfig
-from mdtree_jax.population.train import prepare_cohort, train_cohort
-
 
 
 def set_up_jax(config: SweepConfig) -> None:
@@ -183,4 +184,3 @@ def plan_here(
         measure=resolve(config.grid.measure) if "measure" in config.stages else None,
         train="train" in config.stages,
     )
-
