@@ -48,8 +48,8 @@ def builds(name: str) -> Callable:
 def register(name: str) -> Callable:
     """Return a decorator that makes a builder known under `name`; `mdtree_jax.register` does it since 0.2."""
     warnings.warn(
-        "mdtree_jax.models.base.register goes in the next release; write mdtree_jax.register(Architecture(name), "
-        "build=function) in a module of your own, and plugins=[that module]",
+        "register of models.base goes in the next release; in a module of your own, named by plugins=[…], write "
+        "register(Architecture(name), build=function), both imported from mdtree_jax",
         DeprecationWarning,
         stacklevel=2,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mdtree_jax.registry.register import BINDERS, in_table
 from mdtree_jax.registry.table import Table
 
 
@@ -51,6 +52,7 @@ ARCHITECTURES: Table[Architecture] = Table(
         ),
     ],
 )
+BINDERS[Architecture] = in_table(ARCHITECTURES, needs=("build",), may_have=("permutations",))
 
 #: Those of the package, which its tests check; what others add is checked before it is trained.
 BUILT_IN = frozenset(ARCHITECTURES)

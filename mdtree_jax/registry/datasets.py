@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mdtree_jax.registry.register import BINDERS, in_table
 from mdtree_jax.registry.table import Table
 
 
@@ -99,3 +100,4 @@ DATASETS: Table[Dataset] = Table(
         ),
     ],
 )
+BINDERS[Dataset] = in_table(DATASETS, needs=("load",))

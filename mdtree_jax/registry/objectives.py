@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mdtree_jax.registry.register import BINDERS, in_table
 from mdtree_jax.registry.table import Table
 
 
@@ -47,3 +48,4 @@ OBJECTIVES: Table[Objective] = Table(
         )
     ],
 )
+BINDERS[Objective] = in_table(OBJECTIVES, needs=("loss", "error"))

@@ -12,13 +12,13 @@ import orbax.checkpoint
 import pandas as pd
 import pytest
 
-from mdtree_jax import Architecture, Dataset, Objective, UserError, register
+from mdtree_jax import Architecture, Dataset, Objective, UserError, models, register
 from mdtree_jax.data import dataset_shape, load_dataset
-from mdtree_jax.models import build_model, count_parameters, has_permutations
+from mdtree_jax.models import build_model, count_flops, count_parameters, has_permutations
 from mdtree_jax.models.base import check_widths
 from mdtree_jax.registry.architectures import ARCHITECTURES
 from mdtree_jax.registry.datasets import DATASETS, DatasetShape
-from mdtree_jax.registry.objectives import OBJECTIVES
+from mdtree_jax.registry.register import unregister
 from mdtree_jax.store.checkpoint import load_network
 from mdtree_jax.training import objective_functions
 from tests.conftest import ROOT
@@ -106,6 +106,7 @@ def test_a_sweep_of_own_functions_and_of_registered_names_is_the_same(runs):
     tables = [pd.read_parquet(runs / name / "members.parquet") for name in ("own", "named")]
     columns = [c for c in tables[1] if not c.endswith("_seconds")]
     pd.testing.assert_frame_equal(tables[0][columns], tables[1][columns], check_exact=True)
+    assert (tables[0]["train_flops"] > 0).all()
     collection = pd.read_parquet(runs / "own" / "collection.parquet")
     assert len(collection) == 8
     # two inputs to width units, scale and shift, three logits
@@ -229,6 +230,13 @@ class Net(nn.Module):
         x = nn.Dropout(self.drop, deterministic=not train)(x.reshape(len(x), -1))
         return nn.Dense(self.outputs, param_dtype=self.dtype)(x), {"features": x}
 
+class Convolution(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.Conv(self.width, (3, 3))(x).mean((1, 2)))
+
 class Frozen(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -271,6 +279,9 @@ def test_a_builder_is_given_the_settings_that_it_names(module):
     build_model(f"{name}:all_of_them", 7, 3, (2, 2, 1))
     assert set(seen) == {"width", "num_classes", "num_outputs", "image_shape", "input_shape", "dtype"}
     assert count_parameters(build_model(f"{name}:Net", 7, 3, (2, 2, 1))) == 15  # a module is a builder too
+    convolution = build_model(f"{name}:Convolution", 2, 3, (5, 4, 1))
+    assert count_parameters(convolution) == 9 * 2 + 2 + 2 * 3 + 3
+    assert count_flops(convolution, (5, 4, 1)) == 2 * (9 * 2 * 20 + 2 * 3)
     check_widths(f"{name}:build", [2])
     with pytest.raises(UserError, match=r"takes no 'width', so its networks would be the same at width=\[2, 4\]"):
         check_widths(f"{name}:build", [2, 4])
@@ -379,25 +390,29 @@ def test_loaders_that_do_not_fit(module, function, message):
 
 
 @pytest.fixture
-def tables():
-    """Forget at the end what a test has registered."""
-    known = {id(table): set(table) for table in (ARCHITECTURES, DATASETS, OBJECTIVES)}
-    yield
-    for table in (ARCHITECTURES, DATASETS, OBJECTIVES):
-        for name in set(table) - known[id(table)]:
-            table.unregister(name)
+def added():
+    """Return a function that registers an entry, which is forgotten at the end."""
+    entries = {}
+
+    def add(entry, **functions):
+        entries[entry.name] = register(entry, **functions)
+        return entries[entry.name]
+
+    yield add
+    for entry in entries.values():
+        unregister(entry)
 
 
-def test_register_binds_replaces_and_refuses(tables):
+def test_register_binds_replaces_and_refuses(added):
     arrays = {"x_train": np.ones((4, 1, 1, 1)), "y_train": [0, 1, 0, 1], "x_test": np.ones((4, 1, 1, 1))}
     arrays["y_test"] = arrays["y_train"]
     one = Dataset("ones", shape=DatasetShape(4, 4, (1, 1, 1), 3))
-    assert register(one, load=lambda: arrays) is one
+    assert added(one, load=lambda: arrays) is one
     assert dataset_shape("ones") == load_dataset("ones").shape == one.shape  # three classes, though two have labels
-    register(one, load=lambda: arrays | {"x_test": arrays["x_test"][:3], "y_test": arrays["y_test"][:3]})
+    added(one, load=lambda: arrays | {"x_test": arrays["x_test"][:3], "y_test": arrays["y_test"][:3]})
     with pytest.raises(UserError, match=r"'ones' is registered with DatasetShape\(num_train=4.*but has .*num_test=3"):
         load_dataset("ones")
-    register(Objective("hinge"), loss=lambda o, t: o[:, 0], error=lambda o, t: t > 0)
+    added(Objective("hinge"), loss=lambda o, t: o[:, 0], error=lambda o, t: t > 0)
     assert objective_functions("hinge").loss(np.ones((2, 3)), np.ones(2)).tolist() == [1, 1]
     with pytest.raises(UserError, match=r"unknown objective 'hinges' \(did you mean 'hinge'\?\)"):
         objective_functions("hinges")
@@ -405,15 +420,21 @@ def test_register_binds_replaces_and_refuses(tables):
         (Dataset("ones", "another"), {"load": print}, "a data set named 'ones' is registered already"),
         (Dataset("a b"), {"load": print}, "'a b' is not an identifier"),
         (Dataset("twos"), {}, "the data set 'twos' needs load=, the function that is bound to it"),
-        (
-            Architecture("net"),
-            {"built": print},
-            r"takes no function 'built' \(did you mean 'build'\?\); there are: build",
-        ),
-        (Architecture("net"), {"build": 3}, "build= of the model 'net' is a int; wanted a function"),
-        ("net", {}, "a str cannot be registered; there are: Architecture, Dataset, Objective, Knob, Cause"),
+        (Architecture("net"), {"built": print}, r"register\(Architecture, built=…\): it takes build=, permutations= b"),
+        (Architecture("net"), {"build": 3}, "build= of the model 'net' is of type int; wanted a function"),
+        ("net", {}, r"register\('net'\): it is of type str; wanted one of Architecture, .*Dataset"),
     ):
         with pytest.raises(UserError, match=message):
             register(entry, **functions)
     assert "net" not in ARCHITECTURES
     assert "twos" not in DATASETS
+
+
+def test_the_decorator_of_the_release_before_still_registers():
+    with pytest.warns(DeprecationWarning, match="register of models.base goes in the next release"):
+        decorate = models.base.register("plain")
+    made = models.Model(lambda key: {"params": {"w": jnp.zeros(3)}, "batch_stats": {}}, lambda v, x, train: None)
+    builder = decorate(lambda width, num_classes, dtype: made)
+    assert models.find_builder("plain") is builder
+    assert "plain" in models.model_names()
+    unregister(ARCHITECTURES["plain"])
