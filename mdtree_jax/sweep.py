@@ -5,6 +5,9 @@
   python -m mdtree_jax.sweep +grid=cifar dry_run=true          # what the paper's collection would cost here
   python -m mdtree_jax.sweep +grid=digits_tiny 'grid.width=[2,4]' grid.num_seeds=2 out=runs/mine
 
+  python -m mdtree_jax.sweep +grid=digits_tiny grid.model=mypackage.models:build grid.dataset=mypackage.data:load
+  python -m mdtree_jax.sweep plugins=[mypackage.plugin] --help                 # with what a module of yours registers
+
 Every key of a grid can be set, as grid.key=value. Writes collection.parquet (one row per configuration),
 members.parquet (one per network), pairs.parquet (curves), layers.parquet (traces by layer), manifest.json and the
 networks to the folder `out`: a collection for transfer. One process works in a folder at a time.
@@ -113,7 +116,7 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=N
     from mdtree_jax.runs.verify import recorded_choice
 
     scalars = ScalarLog(folder.path / "tensorboard") if config.tensorboard else None
-    folder.begin_session(describe_session(describe_devices()))
+    folder.begin_session(describe_session(describe_devices()) | ({"plugins": config.plugins} if config.plugins else {}))
     estimated = plan_here(config, cohorts, data.shape, folder.members).set_index("cohort")["estimated_seconds"]
     stages = {stage: stage in config.stages for stage in ("train", "measure")}
     pending = set().union(*still_to_do(cohorts, folder, **stages))

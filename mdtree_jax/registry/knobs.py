@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mdtree_jax.registry.register import BINDERS, in_table
 from mdtree_jax.registry.table import Table
 
 #: Where a knob acts, and so who reads its value.
@@ -283,3 +284,4 @@ KNOBS: Table[Knob] = Table(
         ),
     ],
 )
+BINDERS[Knob] = in_table(KNOBS)
