@@ -7,6 +7,8 @@ Each part goes to `docs/generated/NAME.md`, which git ignores; a page includes i
 
 from __future__ import annotations
 
+import ast
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +22,9 @@ from mdtree_jax import cli  # noqa: E402
 from mdtree_jax.collection.columns import markdown_table  # noqa: E402
 from mdtree_jax.collection.tasks import PUBLISHED_LABELS, TASKS  # noqa: E402
 from mdtree_jax.config import SCHEMAS  # noqa: E402
+from mdtree_jax.registry.architectures import ARCHITECTURES  # noqa: E402
 from mdtree_jax.registry.causes import CAUSES  # noqa: E402
+from mdtree_jax.registry.datasets import DATASETS  # noqa: E402
 from mdtree_jax.registry.knobs import KNOBS  # noqa: E402
 from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT, OPTIMIZER_SIMILARITY, RELATIVE_MEMBERS  # noqa: E402
 from mdtree_jax.trees.structure import Structure  # noqa: E402
@@ -89,6 +93,22 @@ def questions() -> str:
     return table(["task", "question", "classes (published label)", "column of the label", "rows that take part"], rows)
 
 
+def architectures() -> str:
+    """Return the table of architectures."""
+    return table(["architecture", "what it is"], [[code(a.name), a.meaning] for a in ARCHITECTURES.values()])
+
+
+def datasets() -> str:
+    """Return the table of data sets."""
+    rows = []
+    for data in DATASETS.values():
+        shape = data.shape and f"{data.shape.num_train} + {data.shape.num_test}"
+        files = {"data_dir": "downloaded once, or from `data_dir=`", "data_file": "`data_file=`"}.get(data.takes, "")
+        about = data.source + (f"; {data.licence}" if data.licence else "")
+        rows.append([code(data.name), data.meaning, shape or "", files or "with the package", about])
+    return table(["data set", "what it is", "training + test images", "files", "source, licence"], rows)
+
+
 def trees() -> str:
     """Return every tree structure, node by node."""
     groups = {f"Task `{task}`": list(members) for task, members in MEMBERS.items()}
@@ -140,6 +160,30 @@ def _settings_table(rows: list[list[str]]) -> str:
 def api() -> str:
     """Return a mkdocstrings directive for every public name of the package."""
     return "\n\n".join(f"::: {home}.{name}" for name, home in mdtree_jax._HOME.items() if name[0] != "_")
+
+
+# --- parts of other files ---------------------------------------------------------------------------------------------
+
+
+def example(name: str) -> str:
+    """Return an example of an extension, as the tests run it: the text of a constant of a test module."""
+    file, constant = EXAMPLES[name]
+    for statement in ast.parse((ROOT / file).read_text()).body:
+        if isinstance(statement, ast.Assign) and [getattr(t, "id", "") for t in statement.targets] == [constant]:
+            return f"```py\n{ast.literal_eval(statement.value).strip()}\n```"
+    raise SystemExit(f"{file} has no constant {constant}, which docs/how-to/plugins.md shows")
+
+
+#: Kind of an extension -> test module, and its constant that holds the example.
+EXAMPLES = {
+    "architecture": ("tests/registry/test_plugins.py", "TINY"),
+    "dataset": ("tests/registry/test_plugins.py", "RINGS"),
+}
+
+
+def changelog() -> str:
+    """Return the changelog with its links as a page has them."""
+    return (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](")
 
 
 # --- recorded results -------------------------------------------------------------------------------------------------
@@ -246,7 +290,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "headline": headline,
     "families": families,
     "advice": advice,
-}
+    "changelog": changelog,
+    "architectures": architectures,
+    "datasets": datasets,
+} | {f"example_{name}": functools.partial(example, name) for name in EXAMPLES}
 
 
 def main() -> None:

@@ -172,7 +172,7 @@ def expanded(page):
     def include(found):
         name, _, part = found.group(1).partition(":")
         if name.startswith("generated/"):
-            return GENERATE["PARTS"][Path(name).stem]()
+            return GENERATE["PARTS"][Path(name).stem]()  # where git does not have it
         path = next(base / name for base in (DOCS, ROOT) if (base / name).is_file())
         text = path.read_text()
         if part and not part[0].isdigit():
