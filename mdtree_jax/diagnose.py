@@ -4,6 +4,7 @@
   python -m mdtree_jax.diagnose run=runs/digits_tiny select.width=8 select.batch_size=64 select.data_fraction=1
   python -m mdtree_jax.diagnose model=resnet18 "checkpoints=[a.safetensors,b.safetensors]" dataset=cifar10 data_dir=data
   python -m mdtree_jax.diagnose model=mypackage.mymodel:build "checkpoints=[ckpt/a,ckpt/b]" dataset=npz data_file=my.npz
+  python -m mdtree_jax.diagnose model=mypackage.mymodel:build "checkpoints=[ckpt/a,ckpt/b]" dataset=mypackage.data:load
 
 A path with one of = ( ) , or a blank in it needs quotes within the quotes: 'checkpoints=["a=1.safetensors"]'.
 Prints the answer and writes report.html and diagnosis.json to the folder `out` (of many models: index.html and a page
