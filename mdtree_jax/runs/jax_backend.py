@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.data import DatasetShape
-from mdtree_jax.measuring.kernels import check_features
 from mdtree_jax.measuring.measure import measure_cohort
+from mdtree_jax.measuring.programs import check_kernels
 from mdtree_jax.models import (
     build_model,
     check_widths,
@@ -125,7 +125,7 @@ def jax_measurer(config: SweepConfig, shape: DatasetShape) -> Measurer:
     settings = resolve(config.grid.measure)
     image_shape = tuple(shape.image_shape)
     model = build_model(config.grid.model, min(config.grid.width), shape.num_classes, image_shape, config.grid.dtype)
-    check_features(model, settings, image_shape, config.grid.dtype)
+    check_kernels(model, settings, image_shape, config.grid.dtype)
 
     def measure(*arguments: Any, **options: Any) -> Any:
         return measure_cohort(
