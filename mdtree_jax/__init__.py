@@ -22,7 +22,9 @@ if TYPE_CHECKING:  # what type checkers and editors read; the same names as in `
     from mdtree_jax.registry.architectures import Architecture as Architecture
     from mdtree_jax.registry.causes import Cause as Cause
     from mdtree_jax.registry.datasets import Dataset as Dataset
+    from mdtree_jax.registry.kernels import Kernel as Kernel
     from mdtree_jax.registry.knobs import Knob as Knob
+    from mdtree_jax.registry.measurements import Measurement as Measurement
     from mdtree_jax.registry.objectives import Objective as Objective
     from mdtree_jax.registry.register import register as register
     from mdtree_jax.report.html import write_report as write_report
@@ -53,6 +55,8 @@ _HOME = {
     "Objective": "mdtree_jax.registry.objectives",
     "Knob": "mdtree_jax.registry.knobs",
     "Cause": "mdtree_jax.registry.causes",
+    "Measurement": "mdtree_jax.registry.measurements",
+    "Kernel": "mdtree_jax.registry.kernels",
 }
 
 __all__ = list(_HOME)

@@ -20,6 +20,7 @@ from omegaconf import MISSING
 from mdtree_jax.checks import UserError, nearest
 from mdtree_jax.config import SCHEMAS
 from mdtree_jax.provenance import __version__
+from mdtree_jax.recipe.setting import meaning_of
 from mdtree_jax.registry.architectures import ARCHITECTURES
 from mdtree_jax.registry.datasets import DATASETS
 from mdtree_jax.registry.plugins import load_plugins
@@ -242,7 +243,7 @@ def _help_lines(schema: type, prefix: str) -> list[str]:
     inner = {prefix + key for key in _groups(schema)}
     shown = [(path, one) for path, one in _all_fields(schema, prefix) if path not in inner]
     heads = [f"{path}: {_default_text(one)}" for path, one in shown]
-    return [f"{head:{_HELP_COLUMN}}  # {one.metadata['meaning']}" for head, (_, one) in zip(heads, shown, strict=True)]
+    return [f"{head:{_HELP_COLUMN}}  # {meaning_of(one)}" for head, (_, one) in zip(heads, shown, strict=True)]
 
 
 def _default_text(one: dataclasses.Field) -> str:

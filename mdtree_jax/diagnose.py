@@ -4,6 +4,7 @@
   python -m mdtree_jax.diagnose run=runs/digits_tiny select.width=8 select.batch_size=64 select.data_fraction=1
   python -m mdtree_jax.diagnose model=resnet18 "checkpoints=[a.safetensors,b.safetensors]" dataset=cifar10 data_dir=data
   python -m mdtree_jax.diagnose model=mypackage.mymodel:build "checkpoints=[ckpt/a,ckpt/b]" dataset=npz data_file=my.npz
+  python -m mdtree_jax.diagnose model=mypackage.mymodel:build "checkpoints=[ckpt/a,ckpt/b]" dataset=mypackage.data:load
 
 A path with one of = ( ) , or a blank in it needs quotes within the quotes: 'checkpoints=["a=1.safetensors"]'.
 Prints the answer and writes report.html and diagnosis.json to the folder `out` (of many models: index.html and a page
@@ -200,6 +201,7 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
 def _measuring(row, which_pairs: str) -> tuple[float, float]:
     """Return seconds and operations to measure a configuration, from means over its networks and pairs."""
     from mdtree_jax.recipe.measure_settings import chosen_pairs
+    from mdtree_jax.registry.kernels import KERNELS
 
     networks = int(row["num_finite"])
     pairs = len(chosen_pairs([True] * networks, which_pairs))
@@ -208,7 +210,7 @@ def _measuring(row, which_pairs: str) -> tuple[float, float]:
         group, _, kind = str(column).rpartition("_")
         if kind in totals and group != "train" and row[column] == row[column]:
             totals[kind] += float(row[column]) * (
-                pairs if group in ("barrier", "aligned", "connectivity") else networks
+                pairs if group in KERNELS and KERNELS[group].is_of_pairs else networks
             )
     return totals["seconds"], totals["flops"]
 

@@ -36,7 +36,7 @@ def main(config: SweepConfig) -> int:
     from mdtree_jax.recipe.axes import make_cohorts
     from mdtree_jax.recipe.schema import check_settings, make_grid, make_recipe, resolved_config
     from mdtree_jax.report.progress import make_console
-    from mdtree_jax.runs.jax_backend import set_up_jax
+    from mdtree_jax.runs.jax_backend import model_identity, set_up_jax
     from mdtree_jax.store.folder import RunFolder
     from mdtree_jax.store.manifest import data_hash
     from mdtree_jax.store.record import read_record
@@ -54,7 +54,7 @@ def main(config: SweepConfig) -> int:
     data = load_dataset(wanted.dataset, **files, **noise)
     cohorts = make_cohorts(grid, len(data.x_train))
     recipe = make_recipe(wanted, data.num_classes, data.shape.image_shape)
-    identity = resolved_config(wanted) | {"data_hash": data_hash(*data[:4])}
+    identity = resolved_config(wanted) | {"data_hash": data_hash(*data[:4])} | model_identity(config, data.shape)
     if record is not None:
         return _verify(config, record, recipe, cohorts, data, identity, console)
     members = {cohort.key: [(m.index, m.seed) for m in cohort.members] for cohort in cohorts}

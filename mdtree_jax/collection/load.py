@@ -21,6 +21,7 @@ from mdtree_jax.collection.grid import AXES, compute_labels, make_grid
 from mdtree_jax.collection.published import FILES, published_file
 from mdtree_jax.collection.tasks import OPTIMAL, TASKS
 from mdtree_jax.files import record_names, records_folder
+from mdtree_jax.registry.measurements import MEASUREMENTS
 
 #: A short name for a pair: train on the first, test on the second. The default needs no download.
 PAIRS = {"digits": ("digits", "digits_noisy"), "published": ("published/F", "published/F_noise")}
@@ -162,12 +163,15 @@ def _check_ranges(frame: pd.DataFrame) -> None:
         if bad.any():
             allowed = f"({low:g}, {high:g}]" if np.isfinite(high) else "above 0"
             raise UserError(f"{column}={values[np.argmax(bad)]:g} in row {np.argmax(bad) + 1}; it must be {allowed}")
-    for column in {"train_error", "test_error"} & set(frame.columns):
-        values = frame[column].to_numpy(dtype=float)
-        bad = (values < 0) | (values > 100)
+    errors = [m for m in MEASUREMENTS.values() if m.unit == "%" and m.name in frame.columns]
+    for entry in errors:
+        values = frame[entry.name].to_numpy(dtype=float)
+        low, high = entry.bounds
+        bad = (values < low) | (values > high)
         if bad.any():
             raise UserError(
-                f"{column}={values[np.argmax(bad)]:g} in row {np.argmax(bad) + 1}; errors are percentages in [0, 100]"
+                f"{entry.name}={values[np.argmax(bad)]:g} in row {np.argmax(bad) + 1}; errors are percentages in "
+                f"[{low:g}, {high:g}]"
             )
 
 

@@ -21,7 +21,7 @@ from mdtree_jax.data.digits import load_digits
 from mdtree_jax.data.idx import load_fashion_mnist, load_mnist
 from mdtree_jax.data.npz import load_npz, own_arrays
 from mdtree_jax.data.source import RawDataset, Source
-from mdtree_jax.registry.datasets import DATASETS, DatasetShape
+from mdtree_jax.registry.datasets import BUILT_IN, DATASETS, DatasetShape
 from mdtree_jax.registry.resolve import call_with, find_entry, is_own, required_arguments, resolve, takes
 
 
@@ -178,7 +178,7 @@ def _check_images(name: str, raw: RawDataset) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_shape(name: str, found: DatasetShape, data_dir: str | None) -> None:
     """Raise `UserError` for a data set that is of other sizes than its entry says, by which sweeps are planned."""
-    said = DATASETS[name].shape if name in DATASETS and data_dir is None else None
+    said = DATASETS[name].shape if name in set(DATASETS) - BUILT_IN and data_dir is None else None
     if said is not None and said != found:
         raise UserError(f"the data set '{name}' is registered with {said}, but has {found}")
 

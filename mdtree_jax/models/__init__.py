@@ -17,6 +17,7 @@ from mdtree_jax.models.base import (
     find_builder,
     model_names,
     register,
+    variables_hash,
 )
 from mdtree_jax.models.convert import TORCH_MODELS, ConvertedWeights, from_torch, load_torch_file
 from mdtree_jax.models.permutations import has_permutations, permutation_spec
@@ -38,4 +39,5 @@ __all__ = [
     "model_names",
     "permutation_spec",
     "register",
+    "variables_hash",
 ]

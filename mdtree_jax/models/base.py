@@ -9,6 +9,7 @@ is named as `package.module:function`. It is called with those of these settings
 | `num_classes`, `num_outputs` | the number of logits |
 | `image_shape`, `input_shape` | (height, width, channels) of an image |
 | `dtype` | of parameters and arithmetic, as NumPy's dtype |
+| a knob that acts on `build` | the knob, by its name |
 
 It returns a `Model`, or an unbound Flax Linen module whose call is `module(x, train)` or `module(x)` and gives logits
 (batch, classes) or `(logits, {name: activations})`.
@@ -17,6 +18,7 @@ It returns a `Model`, or an unbound Flax Linen module whose call is `module(x, t
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -92,7 +94,12 @@ def check_widths(name: str, widths: Sequence[int]) -> None:
 
 
 def build_model(
-    name: str, width: int, num_classes: int, image_shape: tuple[int, int, int], dtype: str = "float32"
+    name: str,
+    width: int,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    dtype: str = "float32",
+    knobs: tuple[tuple[str, Any], ...] = (),
 ) -> Model:
     """Return the named architecture at a width; the same object for the same arguments.
 
@@ -102,21 +109,33 @@ def build_model(
         num_classes: number of logits.
         image_shape: (height, width, channels) of an image.
         dtype: of parameters and running averages.
+        knobs: further settings of the builder, with their values.
 
     Raises:
-        UserError: an unknown name, a width below 1; a builder of a user's that fails, or whose network does not fit.
+        UserError: an unknown name, a width below 1, a knob that the builder does not take; a builder of a user's that
+            fails, or whose network does not fit.
     """
     builder = find_builder(name)
     if width < 1:
         raise UserError(f"width {width} of model '{name}' must be at least 1")
-    return _build(name, builder, width, num_classes, tuple(image_shape), dtype)
+    for knob, _ in knobs:
+        if not takes(builder, knob):
+            raise UserError(f"the builder of model '{name}' takes no '{knob}', so that knob does nothing there")
+    return _build(name, builder, width, num_classes, tuple(image_shape), dtype, knobs)
 
 
 @functools.cache
 def _build(
-    name: str, builder: Callable[..., Any], width: int, num_classes: int, image_shape: tuple[int, ...], dtype: str
+    name: str,
+    builder: Callable[..., Any],
+    width: int,
+    num_classes: int,
+    image_shape: tuple[int, ...],
+    dtype: str,
+    knobs: tuple[tuple[str, Any], ...],
 ) -> Model:
-    made = call_with(builder, builder_settings(width, num_classes, image_shape, dtype), f"model={name}")
+    settings = builder_settings(width, num_classes, image_shape, dtype) | dict(knobs)
+    made = call_with(builder, settings, f"model={name}")
     if not isinstance(made, (nn.Module, Model)):
         raise UserError(
             f"model={name}: the function returns a {type(made).__name__}; wanted a Flax Linen module, or a "
@@ -139,6 +158,13 @@ def builder_settings(
     known |= dict.fromkeys(("num_classes", "num_outputs"), num_classes)
     known |= dict.fromkeys(("image_shape", "input_shape"), tuple(image_shape))
     return known | {"dtype": jnp.dtype(dtype)}
+
+
+def variables_hash(model: Model) -> str:
+    """Return 16 hex digits of the names, shapes and types of a network's variables, computing none of them."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    leaves = [(jax.tree_util.keystr(p), a.shape, str(a.dtype)) for p, a in jax.tree_util.tree_leaves_with_path(shapes)]
+    return hashlib.sha256(repr(leaves).encode()).hexdigest()[:16]
 
 
 def count_parameters(model: Model) -> int:

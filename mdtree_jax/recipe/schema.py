@@ -15,9 +15,10 @@ from omegaconf import MISSING
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.recipe.axes import AXES, Grid
 from mdtree_jax.recipe.cohort import Recipe
-from mdtree_jax.recipe.measure_settings import PAIR_METRICS, MeasureConfig, resolve
+from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.recipe.setting import setting
 from mdtree_jax.registry.datasets import DATASETS
+from mdtree_jax.registry.kernels import PAIR_CHOICES
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
@@ -112,7 +113,7 @@ def check_settings(config: SweepConfig) -> None:
     if not config.stages:
         raise UserError(f"stages=[] does nothing; there are: {', '.join(STAGES)}")
     if "measure" in config.stages:
-        of_pairs = [metric for metric in resolve(grid.measure).metrics if metric in PAIR_METRICS]
+        of_pairs = [metric for metric in resolve(grid.measure).metrics if metric in PAIR_CHOICES]
         if of_pairs and grid.num_seeds < 2:
             raise UserError(
                 f"grid.num_seeds={grid.num_seeds} trains one network a configuration, and the metrics "

@@ -101,3 +101,6 @@ DATASETS: Table[Dataset] = Table(
     ],
 )
 BINDERS[Dataset] = in_table(DATASETS, needs=("load",))
+
+#: Those of the package; of what others add, the sizes that its entry says are checked when it is loaded.
+BUILT_IN = frozenset(DATASETS)

@@ -51,16 +51,20 @@ class Table(Mapping[str, Entry], Generic[Entry]):
         """Add an entry and return it; an equal one that is there already stays.
 
         Raises:
-            UserError: another entry has this name, or the name is no identifier.
+            UserError: as `check`.
         """
-        if not entry.name.isidentifier():
-            raise UserError(f"the {self.kind} name {entry.name!r} is not an identifier (letters, digits and _)")
-        if self._entries.get(entry.name, entry) != entry:
-            raise UserError(f"a {self.kind} named '{entry.name}' is registered already; choose another name")
+        self.check(entry)
         if entry.name not in self._entries:
             self._entries[entry.name] = entry
             self.changes += 1
         return self._entries[entry.name]
+
+    def check(self, entry: Entry) -> None:
+        """Raise `UserError` if another entry has this one's name, or the name is no identifier."""
+        if not entry.name.isidentifier():
+            raise UserError(f"the {self.kind} name {entry.name!r} is not an identifier (letters, digits and _)")
+        if self._entries.get(entry.name, entry) != entry:
+            raise UserError(f"a {self.kind} named '{entry.name}' is registered already; choose another name")
 
     def unregister(self, name: str) -> None:
         """Remove an entry and what is bound to it, as a test of an extension does at its end."""

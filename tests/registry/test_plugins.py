@@ -119,6 +119,13 @@ def test_a_sweep_of_own_functions_and_of_registered_names_is_the_same(runs):
     assert "aligned_barrier" not in collection  # nothing is known of its permutations
     assert "2 cohorts, 2 finished" in succeed(runs, "sweep", *GRID, *OWN, "out=own", "dry_run=true")
     assert "0 cohorts trained and 0 measured" in succeed(runs, "sweep", *GRID, *OWN, "out=own")
+    (runs / "later").mkdir()
+    (runs / "later" / "tiny.py").write_text(
+        TINY.replace("nn.Dense(self.width)", "nn.Dense(self.width, use_bias=False)")
+    )
+    (runs / "later" / "rings.py").write_text(RINGS)
+    code, _, err = command(runs / "later", "sweep", *GRID, *OWN, "out=../own")
+    assert (code, "made with another config (model_hash is" in err) == (2, True)
 
 
 def forward(variables, x):
