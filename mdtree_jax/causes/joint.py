@@ -31,6 +31,7 @@ Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -236,18 +237,36 @@ def task_probabilities(mean: np.ndarray, sd: np.ndarray, task: Task) -> np.ndarr
 
     Args:
         mean, sd: (rows, 4) as `gain_posterior` returns them for a model of the label `room`.
-        task: `optimizer` compares a smaller with a larger batch, `size` and `data` the better of these with theirs.
+        task: one that `compares`: the largest gain of the second answer's causes with the largest of the first's.
     """
-    if task.name == "optimizer":
-        second = ndtr((mean[:, 0] - mean[:, 1]) / np.hypot(sd[:, 0], sd[:, 1]))
+    first, second = _groups(task)
+    if len(first) == len(second) == 1:
+        (a,), (b,) = first, second
+        share = ndtr((mean[:, b] - mean[:, a]) / np.hypot(sd[:, a], sd[:, b]))
     else:
-        other = CAUSES.index("model_too_small" if task.name == "size" else "too_little_data")
-        # The mean over equally likely values of the one gain of the chance that both others stay below it.
-        values = mean[:, other, None] + sd[:, other, None] * ndtri((np.arange(64) + 0.5) / 64)
-        below = [ndtr((values - mean[:, i, None]) / sd[:, i, None]) for i in (0, 1)]
-        second = (below[0] * below[1]).mean(axis=1)
-    second = DOUBT + (1 - 2 * DOUBT) * second
-    return np.stack([1 - second, second], axis=1)
+        share = sum(_largest(mean, sd, one, [i for i in (*first, *second) if i != one]) for one in second)
+    share = DOUBT + (1 - 2 * DOUBT) * share
+    return np.stack([1 - share, share], axis=1)
+
+
+def compares(task: Task) -> bool:
+    """Return whether both answers of a question name a cause whose gain is modelled."""
+    return all(_groups(task))
+
+
+def _groups(task: Task) -> list[list[int]]:
+    """Return for each answer the columns of the gains of its causes."""
+    return [[i for i, cause in enumerate(CAUSES[:-1]) if cause in answer.causes] for answer in task.answers]
+
+
+def _largest(mean: np.ndarray, sd: np.ndarray, one: int, others: Sequence[int]) -> np.ndarray:
+    """Return P(gain `one` is larger than all `others`), (rows,).
+
+    It is the mean, over equally likely values of the one gain, of the chance that all others stay below it.
+    """
+    values = mean[:, one, None] + sd[:, one, None] * ndtri((np.arange(64) + 0.5) / 64)
+    below = [ndtr((values - mean[:, i, None]) / sd[:, i, None]) for i in others]
+    return reduce(np.multiply, below).mean(axis=1)
 
 
 def cause_probabilities(mean: np.ndarray, sd: np.ndarray, threshold: float = np.arcsinh(LEAST_GAIN)) -> np.ndarray:
@@ -282,10 +301,11 @@ def scaled(frame: pd.DataFrame, metrics: Sequence[str]) -> np.ndarray:
 def _fit_members(frame: pd.DataFrame, metrics: Sequence[str]) -> dict[str, tuple[robust.TreePosterior, ...]]:
     """Return the posteriors of every task's trees whose features are there; all widths take part.
 
-    The tree for one checkpoint votes only where no other of its task can be asked.
+    The tree for one checkpoint votes only where no other of its task can be asked. Questions that are not of the paper
+    do not take part: registering one must not change an answer about the causes.
     """
     fitted = {}
-    for task in TASKS.values():
+    for task in (task for task in TASKS.values() if task.is_published and task.label in frame):
         trees = [tree for tree in MEMBERS[task.name] if set(tree.features) <= set(metrics)]
         alone = ONE_CHECKPOINT[task.name]
         trees = trees or [alone] * (set(alone.features) <= set(metrics))
@@ -311,6 +331,9 @@ def embed(frame: pd.DataFrame, metrics, members, centre, scale, kernel: Kernel) 
     return np.concatenate(parts, axis=1)
 
 
-def question_probabilities(tree: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """Return the probabilities of a published question's classes from those of trees and joint model, of any shape."""
-    return (tree + room) / 2
+def question_probabilities(tree: np.ndarray, room: np.ndarray | None) -> np.ndarray:
+    """Return the probabilities of a question's classes from those of trees and joint model, of any shape.
+
+    Those of the trees alone where the question `compares` no gains, `room` None.
+    """
+    return tree if room is None else (tree + room) / 2

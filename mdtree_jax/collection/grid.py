@@ -13,6 +13,8 @@ import pandas as pd
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.columns import missing_columns, missing_message, numeric_column
 from mdtree_jax.collection.tasks import OPTIMAL
+from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.registry.questions import QUESTIONS
 
 AXES = ("width", "batch_size", "data_fraction")
 #: What a sweep can vary beside them.
@@ -41,6 +43,12 @@ class Direction(NamedTuple):
     axis: str
     sign: int
     rfi: str
+
+    @property
+    def cause(self) -> str | None:
+        """The cause that the move mends; None if it mends none."""
+        knob = KNOBS[self.axis]
+        return knob.up if self.sign > 0 else knob.down
 
 
 BATCH_DOWN = Direction("batch_size", -1, "rfi_batch_down")
@@ -131,26 +139,22 @@ def room_for_improvement(grid: Grid, direction: Direction) -> np.ndarray:
     return grid.test_error - best_in_direction(grid, direction)
 
 
-def _label(first: np.ndarray, second: np.ndarray, if_first: str, if_second: str) -> np.ndarray:
-    return np.where(first > second, if_first, np.where(first < second, if_second, OPTIMAL))
-
-
 def compute_labels(grid: Grid) -> pd.DataFrame:
     """Return RFI and labels, one row per row of the collection.
 
-    Columns: rfi_batch_down, rfi_batch_up, rfi_width, rfi_data (points) and label_optimizer, label_size, label_data.
-    A row whose two rooms are equal is 'optimal'.
+    Columns: rfi_batch_down, rfi_batch_up, rfi_width, rfi_data (points), and the label of every question whose answers
+    both name a cause that a move on the grid mends: the answer whose moves have the larger room for improvement,
+    'optimal' where the two are equal.
     """
     room = {d.rfi: grid.at_rows(room_for_improvement(grid, d)) for d in DIRECTIONS}
-    temperature = np.maximum(room["rfi_batch_down"], room["rfi_batch_up"])
-    labels = {
-        # A smaller batch is a higher temperature: gaining there means that the temperature is too low.
-        "label_optimizer": _label(
-            room["rfi_batch_down"], room["rfi_batch_up"], "temperature_too_low", "temperature_too_high"
-        ),
-        "label_size": _label(room["rfi_width"], temperature, "size", "temperature"),
-        "label_data": _label(room["rfi_data"], temperature, "data", "temperature"),
-    }
+    labels = {}
+    for question in QUESTIONS.values():
+        moves = [[d.rfi for d in DIRECTIONS if d.cause in answer.causes] for answer in question.answers]
+        if not all(moves):
+            continue
+        first, second = (np.maximum.reduce([room[name] for name in names]) for names in moves)
+        a, b = question.classes
+        labels[question.label] = np.where(first > second, a, np.where(first < second, b, OPTIMAL))
     return pd.DataFrame(room | labels)
 
 

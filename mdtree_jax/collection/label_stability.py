@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.collection.columns import LABEL_COLUMNS
 from mdtree_jax.collection.grid import AXES, compute_labels, make_grid
-from mdtree_jax.collection.tasks import OPTIMAL, TASKS, smallest_width
+from mdtree_jax.collection.tasks import TASKS, takes_part
+from mdtree_jax.registry.questions import label_columns
 
 #: A label is called stable that this share of the draws agrees on.
 STABLE = 0.85
@@ -53,21 +53,22 @@ def label_agreement(networks: pd.DataFrame, *, draws: int = 200, seed: int = 0, 
     for row, group in zip(padded, values, strict=True):
         row[: len(group)] = group
     rng = np.random.default_rng(seed)
-    labels = compute_labels(make_grid(means))[list(LABEL_COLUMNS)]
+    computed = compute_labels(make_grid(means))
+    labels = computed[[name for name in label_columns() if name in computed]]
     stretch = np.sqrt(count / np.maximum(count - 1, 1)) if inflate else np.ones(len(count))
     alone = count == 1
     if alone.all():
         raise UserError("every configuration has one network only; how far labels depend on the seed needs two or more")
     scatter = np.sqrt(np.mean([group.var(ddof=1) for group in values if len(group) > 1]))
-    centre, agree = means["test_error"].to_numpy(), np.zeros((len(means), len(LABEL_COLUMNS)))
+    centre, agree = means["test_error"].to_numpy(), np.zeros(labels.shape)
     for _ in range(draws):
         picked = (rng.random(padded.shape) * count[:, None]).astype(int)
         taken = np.arange(padded.shape[1]) < count[:, None]
         drawn = (np.take_along_axis(padded, picked, axis=1) * taken).sum(axis=1) / count
         drawn[alone] += scatter * rng.standard_normal(alone.sum())
         again = means.assign(test_error=centre + stretch * (drawn - centre))
-        agree += (compute_labels(make_grid(again))[list(LABEL_COLUMNS)] == labels).to_numpy()
-    shares = pd.DataFrame(agree / draws, columns=[f"agreement_{name}" for name in LABEL_COLUMNS])
+        agree += (compute_labels(make_grid(again))[list(labels)] == labels).to_numpy()
+    shares = pd.DataFrame(agree / draws, columns=[f"agreement_{name}" for name in labels])
     return pd.concat([means[list(AXES)], labels, shares], axis=1)
 
 
@@ -77,8 +78,8 @@ def label_stability(agreement: pd.DataFrame) -> pd.DataFrame:
     A label is stable where at least `STABLE` of the draws agree on it. `agreement` is what `label_agreement` returns.
     """
     rows = []
-    for task in TASKS.values():
-        part = (agreement[task.label] != OPTIMAL) & (agreement["width"] >= smallest_width(task, agreement["width"]))
+    for task in (task for task in TASKS.values() if task.label in agreement):
+        part = takes_part(agreement, task)
         shares = agreement.loc[part, f"agreement_{task.label}"]
         rows.append((task.name, len(shares), shares.mean(), (shares >= STABLE).mean()))
     return pd.DataFrame(rows, columns=["task", "models", "agreement", "stable"])

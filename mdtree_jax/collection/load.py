@@ -11,7 +11,6 @@ import pandas as pd
 from mdtree_jax.checks import UserError, nearest
 from mdtree_jax.collection.columns import (
     COLUMN,
-    LABEL_COLUMNS,
     canonicalize,
     missing_columns,
     missing_message,
@@ -22,6 +21,7 @@ from mdtree_jax.collection.published import FILES, published_file
 from mdtree_jax.collection.tasks import OPTIMAL, TASKS
 from mdtree_jax.files import record_names, records_folder
 from mdtree_jax.registry.measurements import MEASUREMENTS
+from mdtree_jax.registry.questions import label_columns
 
 #: A short name for a pair: train on the first, test on the second. The default needs no download.
 PAIRS = {"digits": ("digits", "digits_noisy"), "published": ("published/F", "published/F_noise")}
@@ -128,7 +128,7 @@ def read_table(path: Path, what: str) -> pd.DataFrame:
 
 def _numeric(frame: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:
     """Return the table with its known number columns as numbers: all finite, or NaN where they may be missing."""
-    columns, name = [c for c in frame.columns if c in COLUMN and c not in LABEL_COLUMNS], frame.attrs["name"]
+    columns, name = [c for c in frame.columns if c in COLUMN and c not in label_columns()], frame.attrs["name"]
     converted = {}
     for column in columns:
         if allow_missing:
@@ -176,7 +176,7 @@ def _check_ranges(frame: pd.DataFrame) -> None:
 
 
 def _check_label_values(frame: pd.DataFrame) -> None:
-    for task in TASKS.values():
+    for task in (task for task in TASKS.values() if task.label in frame):
         known = {*task.classes, OPTIMAL}
         strange = set(frame[task.label].unique()) - known
         if strange:

@@ -1,71 +1,38 @@
-"""The three diagnostic questions: what each asks, its classes, and where its label stands.
+"""The diagnostic questions as tasks of a collection: which rows take part, and where the label stands.
+
+The questions themselves are entries of `mdtree_jax.registry.questions`; a task is one of them, by the same name.
 
 "temperature" is the noise of the optimizer: a smaller batch, a larger learning rate or fewer epochs is a higher
-temperature. The published labels "small" and "large" speak of temperature, so "small" means a batch that is too LARGE.
+temperature.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import pandas as pd
 
 from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.registry.questions import QUESTIONS, Question
 
 OPTIMAL = "optimal"
 
-#: Published label -> ours; understood on input.
-PUBLISHED_LABELS = {
-    "small": "temperature_too_low",
-    "large": "temperature_too_high",
-    "width": "size",
-    "batch": "temperature",
-}
-
-
-class Task(NamedTuple):
-    """One question.
-
-    `classes` are in the order of the published labels ('large' < 'small', 'batch' < 'width', 'batch' < 'data'), which
-    decides ties of the baselines; `min_width` is the smallest width that takes part, as published.
-    """
-
-    name: str
-    label: str
-    classes: tuple[str, str]
-    question: str
-    min_width: int | None = None
-
-
-TASKS = {
-    task.name: task
-    for task in (
-        Task(
-            "optimizer",
-            "label_optimizer",
-            ("temperature_too_high", "temperature_too_low"),
-            "Is the optimizer's temperature too low (batch too large) or too high (batch too small)?",
-        ),
-        Task(
-            "size",
-            "label_size",
-            ("temperature", "size"),
-            "Does a wider network gain more than a better batch size?",
-        ),
-        Task(
-            "data",
-            "label_data",
-            ("temperature", "data"),
-            "Does more data gain more than a better batch size?",
-            min_width=32,
-        ),
-    )
-}
-
+Task = Question
+#: Name -> question; questions that are registered later appear in it.
+TASKS = QUESTIONS
 
 #: Widths that a task with a smallest width looks at on a grid that is narrower throughout: as many as published.
 _NUM_WIDE = 5
+
+
+def default_tasks() -> list[str]:
+    """Return the names of the tasks that take part where none are named: those of the paper."""
+    return [task.name for task in TASKS.values() if task.is_published]
+
+
+def brought_labels() -> list[str]:
+    """Return the label columns that do not follow from a grid: a collection brings them."""
+    return [task.label for task in TASKS.values() if not task.is_compared]
 
 
 def smallest_width(task: Task, widths: Iterable[float]) -> float:
@@ -89,13 +56,33 @@ def get_task(name: str) -> Task:
     return TASKS[check_choice("task", name, TASKS)]
 
 
-def task_rows(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """Return the rows that take part in a task: no 'optimal' label, no width below the task's smallest.
+def check_label(frame: pd.DataFrame, task: Task) -> None:
+    """Raise `UserError` if a collection has no label of a task."""
+    if task.label not in frame:
+        why = "its grid varies no setting that the label depends on" if task.is_compared else "the table must bring it"
+        raise UserError(f"{_collection(frame)} has no column '{task.label}', the label of task '{task.name}': {why}")
+
+
+def takes_part(frame: pd.DataFrame, task: Task) -> pd.Series:
+    """Return which rows take part in a task, (rows,) bool: no 'optimal' label, no width below the task's smallest.
 
     Raises:
-        UserError: none is left.
+        UserError: the collection has no label of this task.
     """
-    keep = (frame[task.label] != OPTIMAL) & (frame["width"] >= smallest_width(task, frame["width"]))
+    check_label(frame, task)
+    keep = frame[task.label] != OPTIMAL
+    if task.min_width is not None and "width" in frame:
+        keep &= frame["width"] >= smallest_width(task, frame["width"])
+    return keep
+
+
+def task_rows(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """Return the rows that take part in a task.
+
+    Raises:
+        UserError: as `takes_part`, or none is left.
+    """
+    keep = takes_part(frame, task)
     if not keep.any():
         raise UserError(f"{_collection(frame)} has no row for task '{task.name}': every label is 'optimal'")
     return frame[keep]

@@ -10,8 +10,9 @@ import pandas as pd
 from mdtree_jax.causes import joint
 from mdtree_jax.causes.labels import CAUSE, NONE, causes_of, step_targets
 from mdtree_jax.collection.grid import AXES, Direction, Grid
+from mdtree_jax.diagnosis.action import Edge, Gain
 from mdtree_jax.diagnosis.reference import Reference
-from mdtree_jax.diagnosis.result import Gain
+from mdtree_jax.registry.knobs import KNOBS
 
 #: Steps that are compared: name -> doublings, None for the next value of the collection's grid.
 STEPS = {"one": None, "x2": 1.0, "x4": 2.0}
@@ -89,22 +90,25 @@ def capped(gain: Gain, test_error: float | None) -> Gain:
     return Gain(mean, low, high, gain.models, gain.mean > test_error)
 
 
-def edge_of_neighbours(reference: Reference, frame: pd.DataFrame, model: joint.JointModel | None = None) -> list[str]:
+def edge_of_neighbours(
+    reference: Reference, frame: pd.DataFrame, model: joint.JointModel | None = None
+) -> list[Edge | None]:
     """Return, for rows whose cause is `none`, how many of the models like them have no wider network or no more data.
 
-    What lies beyond the largest values of the collection it cannot know, and a step that is not there gains nothing.
+    These are the knobs of which more is never the cause. What lies beyond the largest values of the collection it
+    cannot know, and a step that is not there gains nothing. None where no model like them stands at such an end.
     """
     model = model or reference.joint_model()
     same, distance = _alike(reference, frame, NONE, model)
     if len(same) < FEWEST:
-        return [""] * len(frame)
-    near = reference.models[["width", "data_fraction"]].iloc[same]
-    ends = (near == reference.rows[near.columns].max()).to_numpy()[_nearest(distance)]
-    words = ("its widest network", "all of its data")
-    out = []
-    for number, counts in zip(ends.sum(axis=1).max(axis=1), ends.sum(axis=1), strict=True):
-        said = [f"{count} had {what}" for count, what in zip(counts, words, strict=True) if count]
-        out.append(f"of the {ends.shape[1]} models like it {' and '.join(said)}" if number else "")
+        return [None] * len(frame)
+    knobs = [axis for axis in AXES if KNOBS[axis].up and not KNOBS[axis].down]
+    near = reference.models[knobs].iloc[same]
+    ends = (near == reference.rows[knobs].max()).to_numpy()[_nearest(distance)]
+    out: list[Edge | None] = []
+    for counts in ends.sum(axis=1):
+        largest = {knob: int(count) for knob, count in zip(knobs, counts, strict=True) if count}
+        out.append(Edge(ends.shape[1], largest) if largest else None)
     return out
 
 

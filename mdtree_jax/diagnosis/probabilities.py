@@ -58,7 +58,7 @@ def all_chances(reference: Reference, frame: pd.DataFrame, have: list[str]) -> C
     models = [reference.joint_model(have), reference.room_model(have)]
     steps, rooms = joint.gain_posteriors(models, frame)
     causes = joint.cause_probabilities(*steps)
-    room = {task: joint.task_probabilities(*rooms, TASKS[task]) for task in trees}
+    room = {task: joint.task_probabilities(*rooms, TASKS[task]) for task in trees if joint.compares(TASKS[task])}
     rows, drawn = draw_metrics(frame, models[0].columns)
     if len(rows):
         means = joint.gain_means(models, drawn)
@@ -68,7 +68,7 @@ def all_chances(reference: Reference, frame: pd.DataFrame, have: list[str]) -> C
             chances[rows] = _over_draws(judge, means[1], rooms[1][rows])
     questions = {
         task: {
-            name: question_probabilities(classes[name], room[task][:, place])
+            name: question_probabilities(classes[name], room[task][:, place] if task in room else None)
             for place, name in enumerate(TASKS[task].classes)
         }
         for task, classes in trees.items()

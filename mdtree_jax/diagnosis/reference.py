@@ -31,11 +31,11 @@ from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.collection.columns import sources
 from mdtree_jax.collection.grid import AXES, Grid, make_grid
 from mdtree_jax.collection.load import load_collection
-from mdtree_jax.collection.tasks import OPTIMAL, TASKS, task_rows
+from mdtree_jax.collection.tasks import OPTIMAL, TASKS, brought_labels, task_rows
 from mdtree_jax.diagnosis.metrics_table import SHOWN
 from mdtree_jax.files import write_text
 from mdtree_jax.trees.classifier import MDTreeClassifier
-from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT, STRUCTURES
+from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT
 
 _FORMAT = "mdtree_jax reference 1"
 _DIGITS = 5
@@ -130,20 +130,23 @@ class Reference:
     def tree(self, task: str, columns: Sequence[str] | None = None) -> MDTreeClassifier | None:
         """Return the fitted tree of a task that the given columns suffice for, None for all columns.
 
-        It is the published one, else the one that needs no second network, else another one of the task's, else None;
-        None too where the collection has one class only.
+        It is the shown one, else the one that needs no second network, else another one of the task's, else None;
+        None too where the collection has no label of the task, or one class only.
         """
-        have = [c for c in self.columns if columns is None or c in columns]
-        for structure in (STRUCTURES[task], ONE_CHECKPOINT[task], *MEMBERS[task][1:]):
+        have, label = [c for c in self.columns if columns is None or c in columns], TASKS[task].label
+        shown, *companions = MEMBERS[task]
+        for structure in (shown, ONE_CHECKPOINT.get(task), *companions):
+            if structure is None or label not in self.rows:
+                continue
             if any(source not in have for name in structure.features for source in sources(name)):
                 continue
-            if structure.name not in self._trees:
-                tree, label = MDTreeClassifier(task, structure=structure), TASKS[task].label
+            if (task, structure.name) not in self._trees:
+                tree = MDTreeClassifier(task, structure=structure)
                 classes = set(self.rows[label][self.complete]) - {OPTIMAL}
                 rows = task_rows(self.rows[self.complete], TASKS[task]) if classes else self.rows.iloc[:0]
                 usable = rows[label].nunique() == 2
-                self._trees[structure.name] = tree.fit(rows, rows[label]) if usable else None
-            return self._trees[structure.name]
+                self._trees[task, structure.name] = tree.fit(rows, rows[label]) if usable else None
+            return self._trees[task, structure.name]
         return None
 
     def summary(self) -> dict:
@@ -173,13 +176,15 @@ class Reference:
                 if tree is not None:
                     trees.setdefault(task, {})[kind] = _tree_dict(tree)
         kept = [*AXES, "test_error", *self.columns, *self.shown]
+        brought = [name for name in brought_labels() if name in self.rows]
         return {
             "format": _FORMAT,
             "provenance": self.provenance,
             "trees": trees,
             "least_gain_points": LEAST_GAIN,
             "summary": self.summary(),
-            "rows": {name: [_round(v) for v in self.rows[name]] for name in kept},
+            "rows": {name: [_round(v) for v in self.rows[name]] for name in kept}
+            | {name: self.rows[name].tolist() for name in brought},
         }
 
     def save(self, path: str | os.PathLike) -> None:
@@ -203,7 +208,8 @@ class Reference:
             if not isinstance(data, dict) or data.get("format") != _FORMAT:
                 found = data.get("format") if isinstance(data, dict) else type(data).__name__
                 raise UserError(f"'{path}' is no reference: its format is {found!r}, not '{_FORMAT}'")
-            rows = pd.DataFrame(data["rows"]).astype(float)
+            rows = pd.DataFrame(data["rows"])
+            rows = rows.astype({name: float for name in rows if name not in brought_labels()})
             provenance = dict(data["provenance"])
             name = provenance["collection"]
         except UserError:

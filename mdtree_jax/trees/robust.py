@@ -297,7 +297,13 @@ def fit_robust(
     Raises:
         UserError: the members' classes differ, or there is no member or no row.
     """
-    members = fit_members(structures, X, y, options)
+    return with_exponent(fit_members(structures, X, y, options), X, y, options)
+
+
+def with_exponent(
+    members: Sequence[TreePosterior], X: Sequence[np.ndarray], y: np.ndarray, options: Options = DEFAULT
+) -> RobustFit:
+    """Return the average of members fitted to `X` and `y`, as `fit_robust` fits them, with its exponent."""
     return RobustFit(members, _fit_exponent(_mean_vote(members, X), y, options))
 
 
