@@ -19,15 +19,16 @@ sys.path.insert(0, str(ROOT))  # the package of this checkout, before one that i
 
 import mdtree_jax  # noqa: E402
 from mdtree_jax import cli  # noqa: E402
-from mdtree_jax.collection.columns import markdown_table  # noqa: E402
-from mdtree_jax.collection.tasks import PUBLISHED_LABELS, TASKS  # noqa: E402
+from mdtree_jax.collection import columns  # noqa: E402
 from mdtree_jax.config import SCHEMAS  # noqa: E402
+from mdtree_jax.registry import measurements  # noqa: E402
 from mdtree_jax.registry.architectures import ARCHITECTURES  # noqa: E402
 from mdtree_jax.registry.causes import CAUSES  # noqa: E402
 from mdtree_jax.registry.datasets import DATASETS  # noqa: E402
+from mdtree_jax.registry.kernels import KERNELS  # noqa: E402
 from mdtree_jax.registry.knobs import KNOBS  # noqa: E402
-from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT, OPTIMIZER_SIMILARITY, RELATIVE_MEMBERS  # noqa: E402
-from mdtree_jax.trees.structure import Structure  # noqa: E402
+from mdtree_jax.registry.questions import QUESTIONS  # noqa: E402
+from mdtree_jax.registry.tree import Tree  # noqa: E402
 
 GENERATED = ROOT / "docs" / "generated"
 #: `key: default  # meaning` of a command's help.
@@ -81,16 +82,27 @@ def causes() -> str:
 
 
 def questions() -> str:
-    """Return the table of the three questions."""
-    published = {ours: theirs for theirs, ours in PUBLISHED_LABELS.items()}
+    """Return the table of questions."""
     rows = []
-    for task in TASKS.values():
-        classes = ", ".join(
-            f"`{name}`" + (f" (`{published[name]}`)" if name in published else "") for name in task.classes
-        )
-        least = f"widths from {task.min_width} on" if task.min_width else "all"
-        rows.append([code(task.name), task.question, classes, code(task.label), least])
-    return table(["task", "question", "classes (published label)", "column of the label", "rows that take part"], rows)
+    for question in QUESTIONS.values():
+        classes = [f"`{a.name}`" + (f" (published `{a.published}`)" if a.published else "") for a in question.answers]
+        least = f"widths from {question.min_width} on" if question.min_width else "all"
+        rows.append([code(question.name), question.sentence, ", ".join(classes), code(question.label), least])
+    return table(["task", "question", "answers", "column of the label", "rows that take part"], rows)
+
+
+def kernels() -> str:
+    """Return the table of what a sweep can measure."""
+    rows = []
+    for kernel in KERNELS.values():
+        if kernel.part_of:
+            continue
+        made = [
+            m.name for m in measurements.MEASUREMENTS.values() if m.kernel and KERNELS[m.kernel].program == kernel.name
+        ]
+        of = "two networks" if kernel.is_of_pairs or kernel.compares else "one network"
+        rows.append([code(kernel.name), of, kernel.meaning, ", ".join(map(code, made))])
+    return table(["group", "of", "what it measures", "columns"], rows)
 
 
 def architectures() -> str:
@@ -110,20 +122,26 @@ def datasets() -> str:
 
 
 def trees() -> str:
-    """Return every tree structure, node by node."""
-    groups = {f"Task `{task}`": list(members) for task, members in MEMBERS.items()}
-    shown = {tree.name for members in MEMBERS.values() for tree in members}
-    groups["Variants"] = [OPTIMIZER_SIMILARITY] * (OPTIMIZER_SIMILARITY.name not in shown)
-    groups["Variants"] += [t for members in RELATIVE_MEMBERS.values() for t in members if t.name not in shown]
-    groups["Variants"] += [tree for tree in ONE_CHECKPOINT.values() if tree.name not in shown]
+    """Return the trees of every question, node by node."""
     parts = []
-    for title, members in groups.items():
-        parts.append(f"### {title}")
-        parts += [f"**`{tree.name}`**\n\n{_nodes(tree)}" for tree in members]
+    for question in QUESTIONS.values():
+        parts.append(f"### Task `{question.name}`")
+        notes = {question.tree.name: "the published tree", **{tree.name: "companion" for tree in question.companions}}
+        variants = {
+            "instead of a companion where collections are of different families": question.relative,
+            "variant that asks for similarity": (question.similarity,),
+            "where there is one network only": (question.one_checkpoint,),
+        }
+        shown = {tree.name: tree for tree in question.trees}
+        for note, members in variants.items():
+            for tree in members:
+                if tree is not None and tree.name not in shown:
+                    shown[tree.name], notes[tree.name] = tree, note
+        parts += [f"**`{name}`**: {notes[name]}\n\n{_nodes(tree)}" for name, tree in shown.items()]
     return "\n\n".join(parts)
 
 
-def _nodes(tree: Structure) -> str:
+def _nodes(tree: Tree) -> str:
     def side(child: int | str) -> str:
         return f"node {child}" if isinstance(child, int) else code(child)
 
@@ -176,6 +194,7 @@ def example(name: str) -> str:
 
 #: Kind of an extension -> test module, and its constant that holds the example.
 EXAMPLES = {
+    "metric": ("tests/registry/test_measurements.py", "PLUGIN"),
     "architecture": ("tests/registry/test_plugins.py", "TINY"),
     "dataset": ("tests/registry/test_plugins.py", "RINGS"),
 }
@@ -280,10 +299,12 @@ def advice() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    "columns": markdown_table,
+    "columns": columns.markdown_table,
+    "measurements": measurements.markdown_table,
     "knobs": knobs,
     "causes": causes,
     "questions": questions,
+    "kernels": kernels,
     "trees": trees,
     "settings": settings,
     "api": api,

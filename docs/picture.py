@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 OUT = ROOT / "docs" / "images" / "report.png"
 #: Pixels of the page that are shown, and pixels of the picture for each of them.
-WIDTH, HEIGHT, SCALE = 760, 1136, 1.5
+WIDTH, HEIGHT, SCALE = 760, 1164, 1.5
 COLOURS = 128
 
 

@@ -19,14 +19,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mdtree_jax.collection.columns import COLUMNS
-from mdtree_jax.collection.tasks import TASKS
+from mdtree_jax.collection.columns import COLUMN
 from mdtree_jax.config import SCHEMAS
-from mdtree_jax.experiments.joint import JOINT_METHODS
-from mdtree_jax.experiments.methods import METHODS
+from mdtree_jax.diagnosis.facts import REASONS
+from mdtree_jax.experiments.methods import METHOD_TABLE
 from mdtree_jax.experiments.runner import EXPERIMENTS
 from mdtree_jax.registry.causes import CAUSES
+from mdtree_jax.registry.kernels import CHOICES
 from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.registry.measurements import MEASUREMENTS
+from mdtree_jax.registry.questions import QUESTIONS
 from tests.conftest import ROOT
 
 DOCS = ROOT / "docs"
@@ -217,13 +219,17 @@ def test_links_and_images_lead_somewhere(page):
 def test_generated_tables_hold_every_entry():
     parts = {name: make() for name, make in GENERATE["PARTS"].items()}
     for part, names in {
-        "columns": [column.name for column in COLUMNS],
+        "columns": COLUMN,
+        "measurements": [f"| `{name}` " for name in MEASUREMENTS],
+        "kernels": CHOICES,
         "knobs": KNOBS,
         "causes": CAUSES,
-        "questions": TASKS,
-        "trees": [f"**`{task}`**" for task in TASKS],
+        "questions": QUESTIONS,
+        "trees": [f"**`{tree.name}`**" for question in QUESTIONS.values() for tree in question.trees],
     }.items():
-        lacking = [name for name in names if (name if name.startswith("*") else f"| `{name}` |") not in parts[part]]
+        lacking = [
+            name for name in names if (name if name.startswith(("*", "|")) else f"| `{name}` |") not in parts[part]
+        ]
         assert lacking == [], part
 
 
@@ -240,6 +246,11 @@ def test_every_setting_of_every_command_is_documented():
     assert "| `grid.measure.effort` |" in sections["sweep"]
 
 
+def test_every_reason_to_abstain_has_advice():
+    text = (DOCS / "how-to" / "cannot-tell.md").read_text()
+    assert [kind for kind in REASONS if f"| `{kind}` |" not in text] == []
+
+
 def test_every_method_and_experiment_is_described():
     text = (DOCS / "how-to" / "transfer.md").read_text()
-    assert [name for name in [*METHODS, *JOINT_METHODS, *EXPERIMENTS] if f"`{name}`" not in text] == []
+    assert [name for name in [*METHOD_TABLE, *EXPERIMENTS] if f"`{name}`" not in text] == []
