@@ -21,13 +21,13 @@ import pandas as pd
 
 from mdtree_jax import MDTreeClassifier, load_collection
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.evaluate import Answers, bootstrap_interval, halves, make_joint_side
-from mdtree_jax.causes.labels import CAUSE, CAUSES
-from mdtree_jax.causes.methods import JOINT_TASKS, Gains, Sample, joint_method
+from mdtree_jax.causes.evaluate import Answers, bootstrap_interval, halves, joint_sample, make_joint_side
+from mdtree_jax.causes.labels import CAUSES
+from mdtree_jax.causes.methods import JOINT_TASKS, joint_method
 from mdtree_jax.collection.grid import cells_of, make_grid
 from mdtree_jax.collection.tasks import TASKS, task_rows
 from mdtree_jax.diagnosis import from_metrics as verdict
-from mdtree_jax.diagnosis.gains import STEPS, best_step, factor_gain
+from mdtree_jax.diagnosis.gains import best_step, factor_gain, steps_of
 from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.diagnosis.reference_fit import fit_reference
 from mdtree_jax.experiments.coverage import coverage_table
@@ -65,10 +65,7 @@ def confusion_tables(F: pd.DataFrame, F_noise: pd.DataFrame) -> str:
     rows = []
     methods = {"MD tree joint": joint_method(), "random forest": JOINT_METHODS["forest"]}
     for where, pair in sides.items():
-        learned, asked = (
-            Sample(side.frame, JOINT_TASKS["joint"], side.y, lambda side=side: Gains(side.frame, side.gained))
-            for side in pair
-        )
+        learned, asked = (joint_sample(side, JOINT_TASKS["joint"], CAUSES) for side in pair)
         for name, method in methods.items():
             table = confusion(asked.y, method.fit(learned, 0).predict(asked)).to_numpy()
             rows += [[where, name, cause, *row] for cause, row in zip(CAUSES, table, strict=True)]
@@ -134,10 +131,11 @@ def abstention_table(reference: Reference, F_noise: pd.DataFrame) -> str:
 
 def _gains_of_the_advised(found: list, collection: pd.DataFrame, places: pd.Index) -> np.ndarray:
     """Return what the advised step of each diagnosis gained in its collection, points; NaN where there is none."""
-    grid, steps = make_grid(collection), {(cause, step) for cause in CAUSES[:-1] for step in STEPS}
+    grid = make_grid(collection)
     gained = {
-        (cause, step): grid.at_rows(factor_gain(grid, CAUSE[cause].direction, STEPS[step]))[places]
-        for cause, step in steps
+        (move.cause, step): factor_gain(grid, move, doublings)[places]
+        for move in grid.moves
+        for step, doublings in steps_of(move.knob).items()
     }
     advised = [(d.cause, best_step(d.gains)) if d.expected_gain else None for d in found]
     return np.array([gained[key][row] if key else np.nan for row, key in enumerate(advised)])

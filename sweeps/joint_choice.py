@@ -16,9 +16,8 @@ from mdtree_jax.causes.evaluate import Answers, JointSide, accuracy_at, make_joi
 from mdtree_jax.causes.joint import question_probabilities
 from mdtree_jax.causes.labels import CAUSES
 from mdtree_jax.causes.methods import JOINT_TASKS
-from mdtree_jax.collection.grid import DIRECTIONS
 from mdtree_jax.collection.tasks import TASKS, task_rows
-from mdtree_jax.diagnosis.gains import STEPS, expected_gain, factor_gain
+from mdtree_jax.diagnosis.gains import expected_gain, factor_gain, steps_of
 from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.diagnosis.reference_fit import fit_reference
 from mdtree_jax.experiments.sampling import SAMPLINGS
@@ -148,17 +147,15 @@ def intervals(F: pd.DataFrame) -> str:
         reference.complete = whole.complete & mask  # the gains of the whole grid, the models of the fold
         model, test = reference.joint_model(), whole.rows[~mask].reset_index(drop=True)
         first, rows = joint.predict_joint(model, test).argmax(axis=1), []
-        for place in range(len(DIRECTIONS)):
+        for place, move in enumerate(reference.grid.moves):
             chosen = np.flatnonzero(first == place)
-            found = expected_gain(reference, test.iloc[chosen], CAUSES[place], model)
-            for step, doublings in STEPS.items():
-                gained = reference.grid.at_rows(factor_gain(reference.grid, DIRECTIONS[place], doublings))[~mask][
-                    chosen
-                ]
+            found = expected_gain(reference, test.iloc[chosen], move.cause, model)
+            for step, doublings in steps_of(move.knob).items():
+                gained = factor_gain(reference.grid, move, doublings)[~mask][chosen]
                 pairs = [(f[step], g) for f, g in zip(found, gained, strict=True) if step in f and np.isfinite(g)]
                 if pairs:
                     inside = np.mean([f.low <= g <= f.high for f, g in pairs])
-                    rows.append((CAUSES[place], kind, step, 100 * inside, np.nan))
+                    rows.append((move.cause, kind, step, 100 * inside, np.nan))
         return rows
 
     pieces = [piece for piece in folds(F) if piece[0] != "inside a block"]

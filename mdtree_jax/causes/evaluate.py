@@ -6,8 +6,11 @@ of the rooms for improvement, which err on other models; within F it is right mo
 of task and kind of fold, not in all (sweeps/joint.md). Rivals are the trees alone, and a random forest on the joint
 model's metrics with its own probabilities.
 
-Intervals: percentile bootstrap over the (data, width) cells of the test side, because the batch sizes of one cell are
-alike; 1000 resamples, the training side fixed.
+Intervals: percentile bootstrap over the cells of the test side (all axes but the knobs of temperature: data fraction
+and width of a classic collection), because the temperatures of one cell are alike; 1000 resamples, the training side
+fixed.
+
+Of two collections that vary other knobs the causes that both tell are asked.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.labels import causes_of, gains
+from mdtree_jax.causes.labels import causes_of, gains, shared_causes
 from mdtree_jax.causes.methods import AnyTask, Gains, Method, Sample, asks_causes, usable_methods
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.columns import missing_columns, missing_message, sources
@@ -81,9 +84,9 @@ def answer_all(
     collections = [train] if test is None else [train, test]
     methods = usable_methods(collections, task, methods, say)
     columns = list(dict.fromkeys(s for m in methods for name in m.features(task) for s in sources(name)))
-    label = task.label if asks_causes(task) else "room"
-    sides = [make_joint_side(frame, label, columns, allow_missing=True) for frame in collections]
-    learned, asked = (_sample(side, task) for side in (sides if len(sides) > 1 else halves(sides[0])))
+    label, causes = task.label if asks_causes(task) else "room", causes_told(collections, say, allow_missing=True)
+    sides = [make_joint_side(frame, label, columns, allow_missing=True, causes=causes) for frame in collections]
+    learned, asked = (joint_sample(side, task, causes) for side in (sides if len(sides) > 1 else halves(sides[0])))
     cell, out = cells_of(asked.frame), {}
     for method in methods:
         fitted = method.fit(learned, 0)
@@ -93,19 +96,22 @@ def answer_all(
     return out
 
 
-def _sample(side: JointSide, task: AnyTask) -> Sample:
-    """Return the rows of a side that take part in a task; gains are learned from all of its rows."""
+def joint_sample(side: JointSide, task: AnyTask, causes: Sequence[str]) -> Sample:
+    """Return the rows of a side that take part in a task; gains are learned from all of its rows.
+
+    `causes` are those that the side's gains and places stand for, `none` last.
+    """
 
     def known() -> Gains:
-        return Gains(side.frame, side.gained)
+        return Gains(side.frame, side.gained, tuple(causes))
 
     if asks_causes(task):
-        return Sample(side.frame, task, side.y, known)
+        return Sample(side.frame, task._replace(classes=tuple(causes)), side.y, known)
     return Sample.of(task_rows(side.frame, task), task, gains=known)
 
 
 def halves(side):
-    """Return a side (`joint_transfer.make_joint_side`) in two: half of its (data, width) cells, drawn from seed 0."""
+    """Return a side (`make_joint_side`) in two: half of its cells, drawn from seed 0."""
     cell = cells_of(side.frame)
     number = cell.max() + 1
     chosen = np.isin(cell, np.random.default_rng(0).permutation(number)[: number // 2])
@@ -120,10 +126,40 @@ class JointSide(NamedTuple):
     y: np.ndarray
 
 
+def causes_told(
+    collections: Sequence[pd.DataFrame], say: Callable[[str], None] = lambda message: None, *, allow_missing: bool
+) -> tuple[str, ...]:
+    """Return the causes that all of the collections tell, `none` last; `say` gets a sentence on the others.
+
+    Raises:
+        UserError: there is none but `none`.
+    """
+    grids = [make_grid(frame, allow_missing=allow_missing) for frame in collections]
+    causes = shared_causes(grids)
+    others = dict.fromkeys(cause for grid in grids for cause in grid.causes if cause not in causes)
+    if len(causes) == 1:
+        raise UserError(f"no cause can be told from every collection: {', '.join(others) or 'none of their moves'}")
+    if others:
+        say(f"{', '.join(others)} cannot be told from every collection: the others are asked")
+    return causes
+
+
 def make_joint_side(
-    frame: pd.DataFrame, label: str, columns: Sequence[str] = joint.COLUMNS, *, allow_missing: bool = False
+    frame: pd.DataFrame,
+    label: str,
+    columns: Sequence[str] = joint.COLUMNS,
+    *,
+    allow_missing: bool = False,
+    causes: Sequence[str] | None = None,
 ) -> JointSide:
     """Return the rows of a loaded collection that take part in the joint question.
+
+    Args:
+        frame: the collection.
+        label: `step` or `room`.
+        columns: metrics that must be there and finite.
+        allow_missing: go on where the grid lacks configurations.
+        causes: those that are asked, `none` last; None for all that the collection tells.
 
     Raises:
         UserError: a column is missing, or no row is left.
@@ -131,7 +167,7 @@ def make_joint_side(
     absent = missing_columns(frame, columns)
     if absent:
         raise UserError(missing_message(frame, absent, why=", which the joint question asks"))
-    gained = gains(make_grid(frame, allow_missing=allow_missing), label)
+    gained = gains(make_grid(frame, allow_missing=allow_missing), label, causes)
     numbers = frame[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
     keep = np.isfinite(gained).all(axis=1) & np.isfinite(numbers).all(axis=1)
     if not keep.any():

@@ -27,7 +27,10 @@ from mdtree_jax.trees.questions import MEMBERS
 
 
 class JointTask(NamedTuple):
-    """The question which of the causes it is, by one of two labels: `step` or `room` (`mdtree_jax.causes.labels`)."""
+    """The question which of the causes it is, by one of two labels: `step` or `room` (`mdtree_jax.causes.labels`).
+
+    `classes` are the causes that the collections tell, `none` last.
+    """
 
     name: str
     label: str
@@ -61,10 +64,14 @@ class _Features(dict):
 
 
 class Gains(NamedTuple):
-    """Rows of a collection, and what each remedy would gain each of them: (rows, causes), points, NaN if not known."""
+    """Rows of a collection, and what each remedy would gain each of them.
+
+    `gained` is (rows, causes - 1), points, NaN if not known; `causes` are what its columns stand for, `none` last.
+    """
 
     frame: pd.DataFrame
     gained: np.ndarray
+    causes: tuple[str, ...]
 
 
 class Sample:
@@ -122,7 +129,7 @@ class Sample:
         if self._gains is not None:
             return self._gains()
         whole, rows = self._whole
-        return Gains(self.frame, whole.gains.gained[rows])
+        return whole.gains._replace(frame=self.frame, gained=whole.gains.gained[rows])
 
     def __getitem__(self, rows: np.ndarray) -> Sample:
         """Return some of the rows, (rows,) bool; their table is made when it is first asked for."""
@@ -191,7 +198,7 @@ def joint_method(columns: Sequence[str] = joint.COLUMNS) -> Method:
     metrics = joint.metrics_of(columns)
 
     def fit(sample: Sample, seed: int) -> Fitted:
-        model = joint.fit_joint(*sample.gains, columns)
+        model = joint.fit_joint(sample.gains.frame, sample.gains.gained, columns)
         return likeliest(lambda other: joint.predict_joint(model, other.frame))
 
     def adapt(has: Callable[[str], bool]) -> Method:
@@ -209,14 +216,15 @@ def trees_and_gains(columns: Sequence[str] = joint.COLUMNS) -> Method:
 
     def fit(sample: Sample, seed: int) -> Fitted:
         task = sample.task
-        model = joint.fit_joint(*sample.gains, columns)
+        frame, gained, causes = sample.gains
+        model = joint.fit_joint(frame, gained, columns)
         learned = task_rows(sample.frame, task)
         tree = MDTreeClassifier(task.name).fit(learned, learned[task.label])
         order = [tree.classes_.tolist().index(name) for name in task.classes]
 
         def chances(other: Sample) -> np.ndarray:
             gains = joint.gain_posterior(model, other.frame)
-            room = joint.task_probabilities(*gains, task) if joint.compares(task) else None
+            room = joint.task_probabilities(*gains, task, causes)
             return question_probabilities(tree.predict_proba(other.frame)[:, order], room)
 
         return likeliest(chances)

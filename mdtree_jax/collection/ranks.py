@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.collection.columns import COLUMN
-from mdtree_jax.collection.grid import AXES
+from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.questions import label_columns
 
 SCALES = ("raw", "rank")
-_SIZES = (*AXES, "num_samples", "num_parameters")
+_SIZES = (*KNOBS, "num_samples", "num_parameters")
 
 
 def at_ranks_of(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:

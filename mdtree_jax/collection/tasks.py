@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.questions import QUESTIONS, Question
 
 OPTIMAL = "optimal"
@@ -21,8 +23,9 @@ Task = Question
 #: Name -> question; questions that are registered later appear in it.
 TASKS = QUESTIONS
 
-#: Widths that a task with a smallest width looks at on a grid that is narrower throughout: as many as published.
-_NUM_WIDE = 5
+#: Widths that a task with a smallest width looks at on a grid that is narrower throughout: as many as published, of up
+#: to twice as many widths as published; the same share of more (a random search has as many as rows).
+_NUM_WIDE, _OF = 5, 13
 
 
 def default_tasks() -> list[str]:
@@ -41,10 +44,11 @@ def smallest_width(task: Task, widths: Iterable[float]) -> float:
     It is the task's own (32 for `data`: the five widest of the published grid); on a grid whose widest network is
     narrower, the fifth widest.
     """
-    if task.min_width is None:
-        return 0
     ordered = sorted(set(widths))
-    return task.min_width if ordered[-1] >= task.min_width else ordered[-_NUM_WIDE:][0]
+    if task.min_width is None or not ordered:
+        return 0
+    number = _NUM_WIDE if len(ordered) <= 2 * _OF else len(ordered) * _NUM_WIDE // _OF
+    return task.min_width if ordered[-1] >= task.min_width else ordered[-number:][0]
 
 
 def get_task(name: str) -> Task:
@@ -56,32 +60,43 @@ def get_task(name: str) -> Task:
     return TASKS[check_choice("task", name, TASKS)]
 
 
-def check_label(frame: pd.DataFrame, task: Task) -> None:
-    """Raise `UserError` if a collection has no label of a task."""
-    if task.label not in frame:
-        why = "its grid varies no setting that the label depends on" if task.is_compared else "the table must bring it"
-        raise UserError(f"{_collection(frame)} has no column '{task.label}', the label of task '{task.name}': {why}")
-
-
-def takes_part(frame: pd.DataFrame, task: Task) -> pd.Series:
-    """Return which rows take part in a task, (rows,) bool: no 'optimal' label, no width below the task's smallest.
-
-    Raises:
-        UserError: the collection has no label of this task.
-    """
-    check_label(frame, task)
-    keep = frame[task.label] != OPTIMAL
-    if task.min_width is not None and "width" in frame:
+def takes_part(frame: pd.DataFrame, task: Task) -> np.ndarray:
+    """Mark the rows that take part in a task: a label that is not 'optimal', and wide enough, (rows,) bool."""
+    keep = frame[task.label].notna() & (frame[task.label] != OPTIMAL)
+    if "width" in frame:
         keep &= frame["width"] >= smallest_width(task, frame["width"])
-    return keep
+    return keep.to_numpy()
+
+
+def why_not_asked(frame: pd.DataFrame, task: Task) -> str:
+    """Return why a collection has no label for a task, as a sentence; '' if it has."""
+    if task.label in frame and frame[task.label].notna().any():
+        return ""
+    no_label = f"so task '{task.name}' has no label in it"
+    if not task.is_compared:
+        return f"{_collection(frame)} has no column '{task.label}', {no_label}"
+    lacking = []
+    for group in task.groups:
+        knobs = [knob.name for knob in KNOBS.values() if {knob.up, knob.down} & set(group)]
+        if not any(knob in frame and frame[knob].nunique() > 1 for knob in knobs):
+            lacking.append(" or ".join(knobs))
+    why = f"does not vary {' and not '.join(lacking)}" if lacking else "has no neighbours to compare its rows with"
+    return f"{_collection(frame)} {why}, {no_label}"
+
+
+def check_label(frame: pd.DataFrame, task: Task) -> None:
+    """Raise `UserError` if a collection has no label for a task."""
+    if why := why_not_asked(frame, task):
+        raise UserError(why)
 
 
 def task_rows(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """Return the rows that take part in a task.
+    """Return the rows that take part in a task: no 'optimal' label, no width below the task's smallest.
 
     Raises:
-        UserError: as `takes_part`, or none is left.
+        UserError: none is left, or the collection has no label for the task.
     """
+    check_label(frame, task)
     keep = takes_part(frame, task)
     if not keep.any():
         raise UserError(f"{_collection(frame)} has no row for task '{task.name}': every label is 'optimal'")

@@ -5,7 +5,8 @@ A diagnosis abstains if one of these holds; the reason is a fact (`mdtree_jax.di
 - **range**: a metric lies beyond the smallest or largest value of the reference by more than `MARGIN` of its spread
   between them, on the metric's scale in the joint model;
 - **density**: no reference model is near: the distance to the `NEIGHBOUR`-th nearest one is more than `FAR` times the
-  99 % quantile of that distance among the reference's own models, each measured to models of other (data, width) cells;
+  99 % quantile of that distance among the reference's own models, each measured to models of other cells (data
+  fraction and width, and every other axis but the knobs of temperature);
 - **weak**: the first cause has a probability below `WEAK`, so that it is more likely wrong than right;
 - **disagreement**: the tree average of the question behind the first cause contradicts it with a probability
   of `CONTRADICTION` or more;

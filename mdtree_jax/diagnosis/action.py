@@ -26,12 +26,13 @@ class Gain(NamedTuple):
 class Step(NamedTuple):
     """A step of a knob that models of the reference made.
 
-    `name` is one of `gains.STEPS`, `factor` the typical factor of the knob's value, at least 1, `gain` what models like
-    this one gained by it, `pays` whether that was at least the least gain worth naming.
+    `name` is one of `gains.steps_of`, `factor` the typical factor of the knob's value, at least 1 (None where a factor
+    means nothing: from off to on), `gain` what models like this one gained by it, `pays` whether that was at least the
+    least gain worth naming.
     """
 
     name: str
-    factor: float
+    factor: float | None
     gain: Gain
     pays: bool
 
@@ -99,7 +100,7 @@ class Action:
 
     @property
     def factor(self) -> float | None:
-        """The factor of the step, at least 1; None where the action is no step."""
+        """The factor of the step, at least 1; None where the action is no step, or the step has no factor."""
         return self.best.factor if self.kind == "step" and self.best else None
 
     @property

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-import numpy as np
-
-from mdtree_jax.causes.labels import CAUSE, LEAST_GAIN, NONE
-from mdtree_jax.collection.grid import DIRECTIONS, Direction
+from mdtree_jax.causes.labels import LEAST_GAIN
+from mdtree_jax.collection.moves import Move
 from mdtree_jax.diagnosis.action import Action, Edge, Gain, Setting, Step
 from mdtree_jax.diagnosis.cost import KNOB_OF_TRAINING, Training
-from mdtree_jax.diagnosis.gains import STEPS, _reach, best_step, capped
+from mdtree_jax.diagnosis.gains import best_step, capped, typical_factor
 from mdtree_jax.diagnosis.reference import Reference
+from mdtree_jax.registry.causes import NONE
 from mdtree_jax.registry.knobs import KNOBS, Knob
-
-
-def compared_knobs(reference: Reference) -> tuple[str, ...]:
-    """Return the knobs whose moves a reference compares."""
-    return tuple(dict.fromkeys(direction.axis for direction in DIRECTIONS))
 
 
 def choose_action(
@@ -25,6 +19,7 @@ def choose_action(
     cause: str,
     steps: dict[str, Gain],
     *,
+    move: Move | None = None,
     is_tentative: bool = False,
     is_outside: bool = False,
     edge: Edge | None = None,
@@ -34,21 +29,22 @@ def choose_action(
 
     Args:
         reference, cause, steps: what `expected_gain` found for the cause.
+        move: which they are of; None is the first of `Grid.moves_against`.
         is_tentative: the diagnosis abstains.
         is_outside: the reference has no model like this one, so that steps are not given.
         edge: what `edge_of_neighbours` says of a row whose cause is `none`.
         test_error: of the model, percent, where it is known; it limits the gain, not the choice of the step.
     """
     about = {"reference": reference.name, "is_tentative": is_tentative}
-    direction = CAUSE[cause].direction
-    if cause == NONE or direction is None:
-        return Action("leave", knobs=compared_knobs(reference), edge=edge, **about), None
-    turn = {"knob": direction.axis, "direction": "up" if direction.sign > 0 else "down"}
+    if cause == NONE:
+        return Action("leave", knobs=reference.knobs, edge=edge, **about), None
+    move = move or reference.grid.moves_against(cause)[0]
+    turn = {"knob": move.knob, "direction": move.way}
     if not steps:
         return Action("direction", grounds="unlike_any" if is_outside else "no_step", **turn, **about), None
     name = best_step(steps)
     gain = capped(steps[name], test_error)
-    best = Step(name, _factor(reference, direction, name), gain, steps[name].mean >= LEAST_GAIN)
+    best = Step(name, typical_factor(reference, move, name), gain, steps[name].mean >= LEAST_GAIN)
     return Action("step", best=best, **turn, **about), gain
 
 
@@ -102,11 +98,3 @@ def _moved(knob: Knob, before: float, ratio: float, num_images: float | None) ->
     elif not knob.low <= wanted <= knob.high:
         after, limit = min(max(wanted, knob.low), knob.high), "range"
     return Setting(knob.name, before, after, limit)
-
-
-def _factor(reference: Reference, direction: Direction, step: str) -> float:
-    """Return the median factor of a step on the reference's grid, where x4 may be 2.7: what was gained is of that."""
-    values = reference.grid.values[direction.axis]
-    target, reached = _reach(values, direction, STEPS[step])
-    ratios = (values[target] / values)[reached]
-    return float(np.median(ratios if direction.sign > 0 else 1 / ratios))

@@ -17,19 +17,20 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.labels import CAUSES, NONE
 from mdtree_jax.collection.columns import feature_values, numeric_column, sources
+from mdtree_jax.collection.moves import Move
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.diagnosis.abstain import outside_reference, too_few_metrics, weak_or_contradicted
 from mdtree_jax.diagnosis.action import Action, Edge, Gain
-from mdtree_jax.diagnosis.advice import choose_action, compared_knobs, in_settings, withheld
+from mdtree_jax.diagnosis.advice import choose_action, in_settings, withheld
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.facts import Fact, fact
-from mdtree_jax.diagnosis.gains import capped, edge_of_neighbours, expected_gain
+from mdtree_jax.diagnosis.gains import best_moves, capped, edge_of_neighbours
 from mdtree_jax.diagnosis.metrics_table import SHOWN, note_on_units, read_metrics, standard_errors, training_of
 from mdtree_jax.diagnosis.probabilities import all_chances
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Diagnosis
+from mdtree_jax.registry.causes import NONE
 from mdtree_jax.registry.questions import question_behind
 from mdtree_jax.trees.decision_path import EvidenceStep, feature_error, tree_path
 
@@ -120,11 +121,11 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
     model = reference.joint_model(have)
     chances, questions, trees = all_chances(reference, frame, have)
     outside = outside_reference(reference, frame, model)
-    first = chances.argmax(axis=1)
-    steps = _steps(reference, frame, first, model)
+    causes, first = reference.causes, chances.argmax(axis=1)
+    moves, steps = _steps(reference, frame, first, model)
     errors = _known(frame, "test_error")
     edges: dict[int, Edge | None] = dict.fromkeys(range(len(frame)))
-    if len(rows := np.flatnonzero(first == CAUSES.index(NONE))):
+    if len(rows := np.flatnonzero(first == causes.index(NONE))):
         edges |= dict(zip(rows.tolist(), edge_of_neighbours(reference, frame.iloc[rows], model), strict=True))
     few = too_few_metrics(reference, have, questions)
     paths = _Paths(reference, frame, have)
@@ -133,8 +134,8 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
     out = []
     for row in range(len(frame)):
         order = np.argsort(-chances[row], kind="stable")
-        ranking = {CAUSES[i]: float(chances[row, i]) for i in order}
-        cause = CAUSES[order[0]]
+        ranking = {causes[i]: float(chances[row, i]) for i in order}
+        cause = causes[order[0]]
         asked, by_trees = _of_row(questions, row), _of_row(trees, row)
         # Of a model that the reference has none like, what the nearest ones gained says nothing.
         gains, edge = ({}, None) if outside[row] else (steps[row], edges[row])
@@ -144,6 +145,7 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
             reference,
             cause,
             gains,
+            move=moves[row],
             is_tentative=reason is not None,
             is_outside=outside[row] is not None,
             edge=edge,
@@ -166,7 +168,7 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
                 remarks,
                 reference.name,
                 reference.track_record,
-                compared_knobs(reference),
+                reference.knobs,
             )
         )
     return out
@@ -178,15 +180,16 @@ def _of_row(chances: dict[str, dict[str, np.ndarray]], row: int) -> dict[str, di
 
 def _steps(
     reference: Reference, frame: pd.DataFrame, first: np.ndarray, model: joint.JointModel
-) -> list[dict[str, Gain]]:
-    """Return for every row what each step against its first cause, its place in `first`, is expected to gain."""
+) -> tuple[list[Move | None], list[dict[str, Gain]]]:
+    """Return for every row the move against its first cause, its place in `first`, and what its steps should gain."""
+    moves: list[Move | None] = [None] * len(frame)
     steps: list[dict[str, Gain]] = [{} for _ in range(len(frame))]
     for place in np.unique(first):
         rows = np.flatnonzero(first == place)
-        found = expected_gain(reference, frame.iloc[rows], CAUSES[place], model)
-        for row, gains in zip(rows, found, strict=True):
-            steps[row] = gains
-    return steps
+        found = best_moves(reference, frame.iloc[rows], reference.causes[place], model)
+        for row, move, gains in zip(rows, *found, strict=True):
+            moves[row], steps[row] = move, gains
+    return moves, steps
 
 
 class _Paths:
@@ -203,11 +206,11 @@ class _Paths:
     def of(self, row: int, cause: str) -> tuple[list[EvidenceStep], str]:
         """Return the path of a row through the tree of the question behind a cause, and the answer that it leads to.
 
-        `none` and a cause without a question have the path of the first question.
+        `none` has the path of the first question; a cause without a question has none.
         """
-        behind = question_behind(cause)
-        task = behind.name if behind else next(iter(TASKS))
-        tree = self.trees[task]
+        behind = next(iter(TASKS.values())) if cause == NONE else question_behind(cause)
+        task = behind.name if behind else ""
+        tree = self.trees.get(task)
         if tree is None:
             return [], ""
         structure = tree.structure_
@@ -274,5 +277,5 @@ def not_measured(reference: Reference, reason: Fact) -> Diagnosis:
         remarks=(fact("shares_of_reference"),),
         reference=reference.name,
         accuracy=reference.track_record,
-        knobs=compared_knobs(reference),
+        knobs=reference.knobs,
     )

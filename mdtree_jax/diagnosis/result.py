@@ -26,10 +26,10 @@ class Diagnosis:
 
     ===============  ====================================================================================
     answer           str, `cause`, or null where the diagnosis abstains (of `to_dict` only)
-    cause            str, the likeliest of `causes.CAUSES`
+    cause            str, the likeliest of those that the reference tells (`registry.causes`)
     sentence         str, the cause in words (a property)
     probability      of `cause`, in [0, 1]
-    ranking          {cause: probability}, all five, the likeliest first; they sum to 1
+    ranking          {cause: probability}, all of them, the likeliest first; they sum to 1
     abstains         bool: "I can't tell"; `cause` is then a first guess only (a property)
     reason           str, why it abstains, in words; empty if it does not (a property)
     abstention       the same as data: {kind, ...}, a kind of `facts.REASONS` and its values; or null
@@ -37,10 +37,10 @@ class Diagnosis:
                      value, standard_error, threshold, interval: [low, high], side: at_most | above,
                      distance_in_standard_errors, is_close, sentence}
     evidence_leads_to  the class of that question at which the path ends; empty without evidence
-    action           {kind, knob, direction: up | down | null, how_far: one | x2 | x4 | direction_only | null,
-                     factor, sentence, rules: [sentence], is_tentative, grounds, best, setting, kept,
-                     alternative, knobs, edge}, as of `action.Action`; what stands in rules is no evidence of
-                     the collection
+    action           {kind, knob: one of `knobs` | null, direction: up | down | null, how_far: one | x2 | x4 | … |
+                     direction_only | null, factor, sentence, rules: [sentence], is_tentative, grounds, best,
+                     setting, kept, alternative, knobs, edge}, as of `action.Action`; what stands in rules is no
+                     evidence of the collection
     expected_gain    {mean, low, high, models, cut} in points of test accuracy, signed, of the action; or null
     gains            {step: {mean, low, high, models, cut}}, of all steps that were compared
     questions        {task: {class: probability}} of the questions that could be asked: the mean of what the
@@ -53,7 +53,7 @@ class Diagnosis:
     accuracy         {test, all, surest_80_percent, calibration_error, models, one_checkpoint, by_cause, gains}: what
                      answers with this reference were worth (`track_record.measured_accuracy`); empty if not measured
     test_error       of the model, percent, if it was given: no part of the answer, but no gain can be larger; or null
-    knobs            [knob]: the settings whose steps the reference compares
+    knobs            [knob], what the reference collection varies, and so what the causes are about
     metrics          {metric: value, metric_se: standard error}, what was looked at, in our units
     cost             of the diagnosis, of one retraining and of a grid search: keys as of `cost.Cost`; or null
     ===============  ====================================================================================

@@ -1,7 +1,7 @@
-"""Transfer of the joint question: train on a sample of one collection, tell the five causes apart on another.
+"""Transfer of the joint question: train on a sample of one collection, tell the causes apart on another.
 
 The experiments are those of the published questions (`mdtree_jax.experiments.runner`) with the joint answer: k
-random (data, width) cells, the k smallest data fractions, the widths up to k. Both labels of
+random cells, the k smallest data fractions, the widths up to k. Both labels of
 `mdtree_jax.causes.labels` are reported, `step` as task `joint`, `room` as task `joint_room`. Labels come from the
 whole grid, also where a sample trains.
 """
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.causes.evaluate import make_joint_side
+from mdtree_jax.causes.evaluate import causes_told, joint_sample, make_joint_side
 from mdtree_jax.causes.labels import CAUSES
-from mdtree_jax.causes.methods import JOINT_TASKS, Gains, JointTask, Method, Sample, usable_methods
+from mdtree_jax.causes.methods import JOINT_TASKS, JointTask, Method, Sample, usable_methods
 from mdtree_jax.collection.columns import sources
 from mdtree_jax.experiments.runner import JOINT_EXPERIMENTS, KEY, Experiment, Setup, choose_sizes
 from mdtree_jax.experiments.sampling import SAMPLINGS
@@ -40,8 +40,14 @@ class JointRunner(Setup):
         """Return the table `results` of the experiments; accuracy in percent."""
         rows = []
         methods = usable_methods(self.collections, JOINT_TASKS["joint"], self.methods, self.say)
+        causes = causes_told(self.collections, self.say, allow_missing=self.allow_missing)
         for experiment in experiments:
-            sides = [self._side(frame, JOINT_TASKS[experiment.task], methods) for frame in self.collections]
+            if why := self.why_not(SAMPLINGS[experiment.sampling]):
+                self.say(f"{experiment.name} is left out: {why}")
+                self.advance(1)
+                continue
+            task = JOINT_TASKS[experiment.task]
+            sides = [self._side(frame, task, methods, causes) for frame in self.collections]
             pieces = self._pieces(experiment, sides)
 
             def work(piece, sides=sides, experiment=experiment):
@@ -52,11 +58,11 @@ class JointRunner(Setup):
                 self.advance(1 / len(pieces))
         return pd.DataFrame(rows, columns=[*KEY, "n_train", "n_test", "accuracy"])
 
-    def _side(self, frame: pd.DataFrame, task: JointTask, methods: Sequence[Method]) -> Sample:
+    def _side(self, frame: pd.DataFrame, task: JointTask, methods: Sequence[Method], causes: Sequence[str]) -> Sample:
         """Return the rows of a collection on which every method's columns are finite and every gain is known."""
-        columns = [source for m in methods for name in m.features(task) for source in sources(name)]
-        side = make_joint_side(frame, task.label, list(dict.fromkeys(columns)), allow_missing=self.allow_missing)
-        return Sample(side.frame, task, side.y, lambda: Gains(side.frame, side.gained))
+        columns = list(dict.fromkeys(source for m in methods for name in m.features(task) for source in sources(name)))
+        side = make_joint_side(frame, task.label, columns, allow_missing=self.allow_missing, causes=causes)
+        return joint_sample(side, task, causes)
 
     def _pieces(self, experiment: Experiment, sides: Sequence[Sample]) -> list[tuple[int, Sequence[int]]]:
         """Return (k, seeds) of every piece of work; without randomness in the sample its seeds stay together."""
@@ -86,8 +92,8 @@ class JointRunner(Setup):
         return rows
 
 
-def confusion(y: np.ndarray, predicted: np.ndarray) -> pd.DataFrame:
+def confusion(y: np.ndarray, predicted: np.ndarray, causes: Sequence[str] = CAUSES) -> pd.DataFrame:
     """Return how often each cause (rows) got each answer (columns)."""
-    table = np.zeros((len(CAUSES), len(CAUSES)), dtype=int)
+    table = np.zeros((len(causes), len(causes)), dtype=int)
     np.add.at(table, (y, predicted), 1)
-    return pd.DataFrame(table, index=CAUSES, columns=CAUSES)
+    return pd.DataFrame(table, index=causes, columns=causes)

@@ -16,7 +16,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.collection.columns import finite_rows_of
 from mdtree_jax.collection.grid import make_grid
 from mdtree_jax.collection.ranks import at_ranks_of
-from mdtree_jax.collection.tasks import TASKS, Task, _collection, default_tasks, task_rows
+from mdtree_jax.collection.tasks import TASKS, Task, _collection, default_tasks, task_rows, why_not_asked
 from mdtree_jax.experiments.sampling import SAMPLINGS, Sampling
 from mdtree_jax.parallel import ordered_map
 
@@ -121,8 +121,8 @@ def make_side(
     """
 
     def known() -> Gains:
-        gained = gains(make_grid(whole, allow_missing=True), "room")
-        return Gains(frame, gained[whole.index.get_indexer(frame.index)])
+        grid = make_grid(whole, allow_missing=True)
+        return Gains(frame, gains(grid, "room")[whole.index.get_indexer(frame.index)], grid.causes)
 
     rows = None if source is None else source.loc[frame.index]
     side = Sample.of(frame, task, source=rows, gains=None if whole is None else known)
@@ -168,6 +168,11 @@ class Setup:
         """The train collection and, if there is one, the test collection."""
         return [self.train] if self.test is None else [self.train, self.test]
 
+    def why_not(self, sampling: Sampling, tasks: Sequence[Task] = ()) -> str:
+        """Return why an experiment, its sampling and its tasks, means nothing on these collections, '' if it does."""
+        reasons = [why_not_asked(frame, task) for task in tasks for frame in self.collections]
+        return next(filter(None, [*reasons, sampling.why_not(self.train)]), "")
+
 
 @dataclass
 class Runner(Setup):
@@ -201,8 +206,10 @@ class Runner(Setup):
         experiment, seeds = piece
         results, thresholds, notes = [], [], []
         task, sampling = TASKS[experiment.task], SAMPLINGS[experiment.sampling]
+        if why := self.why_not(sampling, [task]):
+            return [], [], [f"{experiment.name} is left out: {why}"]
         frames = [task_rows(frame, task) for frame in self.collections]
-        if task.min_width and (smallest := frames[0]["width"].min()) < task.min_width:
+        if task.min_width and "width" in frames[0] and (smallest := frames[0]["width"].min()) < task.min_width:
             notes.append(
                 f"{experiment.name}: no width is {task.min_width} or more; the widths from {smallest:g} are used"
             )

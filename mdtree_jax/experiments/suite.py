@@ -127,14 +127,18 @@ def run_suite(suite: Suite, advance: Callable[[float], None], **setup) -> Tables
     """Run all of a suite; `setup` is what `mdtree_jax.experiments.runner.Setup` takes beside methods and advance.
 
     Raises:
-        UserError: a scale that does not exist, or ranks where there is no test collection, or for the joint question
-            and for coverage, which compare with the models of the train side as they are.
+        UserError: nothing can be run on these collections; a scale that does not exist, or ranks where there is no test
+            collection, or for the joint question and for coverage, which compare with the models of the train side as
+            they are.
     """
     if check_choice("scale", setup.get("scale", "raw"), SCALES) == "rank":
         if setup["test"] is None:
             raise UserError("scale=rank needs test=, another collection: one collection is on its own scale")
         if suite.joint or suite.coverage:
             raise UserError("scale=rank is for the tasks optimizer, size and data, not for joint or mode=coverage")
+    said: list[str] = []
+    say = setup["say"]
+    setup["say"] = lambda note: (said.append(note), say(note))
     results, thresholds = Runner(methods=suite.methods, advance=advance, **setup).run(suite.experiments)
     one_step = OneStepRunner(methods=suite.one_step, advance=advance, **setup)
     gains, more = one_step.run(suite.tasks if suite.one_step else [])
@@ -142,4 +146,7 @@ def run_suite(suite: Suite, advance: Callable[[float], None], **setup) -> Tables
     rows = joint.run(suite.joint) if suite.joint else results.iloc[:0]
     results = pd.concat([part for part in (results, rows) if len(part)]) if len(rows) else results
     coverage = coverage_table(setup["train"], setup["test"], suite.coverage, advance=advance, say=setup["say"])
-    return Tables(results, gains, pd.concat([thresholds, more]), coverage)
+    tables = Tables(results, gains, pd.concat([thresholds, more]), coverage)
+    if said and not any(map(len, tables)):
+        raise UserError(f"nothing can be run: {'; '.join(dict.fromkeys(said))}")
+    return tables

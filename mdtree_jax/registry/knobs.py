@@ -58,8 +58,9 @@ class Knob:
         low, high: range of its values, both included unless `excludes_low`.
         choices: values of a `str` knob.
         temperature: +1 where a larger value is hotter (more noise of the optimizer), -1 where it is colder, 0 else.
-        up, down: the cause that a larger, a smaller value mends; None where it mends none.
-        steps: factors of its steps in advice; empty for a knob without an order.
+        up, down: the cause that a larger, a smaller value mends; None where it mends none, or where the knob has no
+            order (`kind` is str).
+        steps: factors of its steps in labels (the first) and advice; empty where a factor means nothing.
         prefix: letter of its values in a cohort's key; '' for a batched knob.
         words: how people are told.
     """
@@ -81,6 +82,11 @@ class Knob:
     down: str | None = None
     steps: tuple[float, ...] = (2.0, 4.0)
     prefix: str = ""
+
+    @property
+    def has_order(self) -> bool:
+        """Whether one value can be larger than another."""
+        return self.kind is not str
 
     @property
     def short(self) -> str:
@@ -179,6 +185,13 @@ KNOBS: Table[Knob] = Table(
                 "smaller",
                 "larger",
                 "rate",
+                rules={
+                    "up": ("a smaller batch raises the temperature too",),
+                    "down": (
+                        "a larger batch, or a learning rate that decays, lowers the temperature too, but may need more "
+                        "epochs",
+                    ),
+                },
             ),
         ),
         Knob(
@@ -191,7 +204,15 @@ KNOBS: Table[Knob] = Table(
             low=0.0,
             up="too_little_regularization",
             down="too_much_regularization",
-            words=Words("weight decay"),
+            steps=(10.0, 100.0),
+            words=Words(
+                "weight decay",
+                short="decay",
+                rules={
+                    "up": ("data augmentation and label smoothing regularize too",),
+                    "down": ("with less regularization, training may have to stop earlier",),
+                },
+            ),
         ),
         Knob(
             "train_epochs",
@@ -209,6 +230,7 @@ KNOBS: Table[Knob] = Table(
                 "fewer",
                 "more",
                 "epochs",
+                rules={"up": ("a larger learning rate, or one that decays, can reach the same in fewer epochs",)},
                 price="longer training costs more",
             ),
         ),

@@ -113,6 +113,11 @@ class Question:
         return tuple(answer.name for answer in self.answers)
 
     @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The causes that each answer speaks for, in the order of `classes`."""
+        return tuple(answer.causes for answer in self.answers)
+
+    @property
     def is_compared(self) -> bool:
         """Whether the label follows from the grid, by comparing the rooms for improvement of two groups of causes."""
         return all(answer.causes for answer in self.answers)

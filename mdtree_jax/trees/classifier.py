@@ -300,6 +300,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         if task.label not in X and task.is_compared:
             X = with_labels(X)
         check_label(X, task)
+        X = X[X[task.label].notna()]
         smallest = self.min_width
         if smallest is None:
             smallest = smallest_width(task, X["width"]) if "width" in X else task.min_width

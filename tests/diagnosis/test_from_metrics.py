@@ -11,10 +11,10 @@ import pytest
 
 from mdtree_jax import diagnose_metrics, fit_reference
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.labels import CAUSE, CAUSES, gains, step_gain
+from mdtree_jax.causes.labels import CAUSES, gains, step_gain
 from mdtree_jax.checks import UserError
-from mdtree_jax.collection.grid import WIDER
 from mdtree_jax.collection.load import load_collection
+from mdtree_jax.collection.moves import Move
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.diagnosis import from_metrics as verdict
 from mdtree_jax.diagnosis import probabilities as chances
@@ -101,11 +101,12 @@ def test_temperature_goes_the_way_of_the_gains(reference, cause, way, sentence):
     action, gain = choose_action(reference, cause, gains)
     assert (action.knob, action.direction, gain.mean) == ("batch_size", way, 2.0)
     assert action.sentence.startswith(sentence)
-    batches, errors = reference.grid.values["batch_size"].tolist(), reference.grid.test_error
-    here = batches.index(128)
-    there = batches.index(64 if way == "down" else 256)
-    step = factor_gain(reference.grid, CAUSE[cause].direction, 1.0)
-    np.testing.assert_allclose(step[:, here], errors[:, here] - errors[:, there])
+    errors = reference.rows.set_index(["batch_size", "width", "data_fraction"]).test_error
+    (move,) = reference.grid.moves_against(cause)
+    rows = reference.rows[reference.rows.batch_size == 128]
+    step = factor_gain(reference.grid, move, 1.0)[rows.index]
+    there = [errors[64 if way == "down" else 256, row.width, row.data_fraction] for row in rows.itertuples()]
+    np.testing.assert_allclose(step, rows.test_error - there)
 
 
 def test_questions_are_the_mean_of_trees_and_joint_model(reference, F_noise):
@@ -451,7 +452,7 @@ def test_expected_gain_is_the_mean_over_the_nearest_models(reference):
     (found,) = expected_gain(reference, frame, "model_too_small")
     features = joint.embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
     same = reference_verdicts(reference, model) == CAUSES.index("model_too_small")
-    gained = reference.grid.at_rows(step_gain(reference.grid, WIDER))
+    gained = step_gain(reference.grid, Move("width", +1))
     able = same & (reference.rows.width < 91).to_numpy()
     near = np.argsort(np.linalg.norm(model.rows - features, axis=1) + np.where(able, 0, 1e9))[:NEIGHBOURS]
     assert found["x2"].mean == pytest.approx(gained[near].mean(), rel=0.02)

@@ -113,7 +113,7 @@ def beside(diagnosis: Diagnosis) -> str:
 def how_far(action: Action) -> str:
     """Return the step of an action as a factor."""
     if action.factor is None:
-        return NOT_KNOWN
+        return "to the next value" if action.kind == "step" else NOT_KNOWN
     return f"{'÷' if action.direction == 'down' else '×'} {number(action.factor)}"
 
 
@@ -214,7 +214,8 @@ def _unknown_settings(action: Action) -> str:
     own = "How far to go from your own settings is not known, because they were not given (training=)."
     if action.best is None:
         return own
-    return f"{_gained(action.best.gain, f'by a factor of {number(action.best.factor)}')} {own}"
+    factor = action.best.factor
+    return f"{_gained(action.best.gain, f'by a factor of {number(factor)}' if factor else 'by one step')} {own}"
 
 
 def _only_causes(question: str, answer: str) -> tuple[str, str]:

@@ -22,8 +22,6 @@ from mdtree_jax.trees.decision_path import EvidenceStep, feature_error
 if TYPE_CHECKING:
     from mdtree_jax.diagnosis.result import Diagnosis
 
-_STEPS = {"one": "to the next value of the grid", "x2": "×2", "x4": "×4"}
-
 
 class Asked(NamedTuple):
     """A question in words, (answer, probability) of both, and what to do about the likelier one, '' if nothing."""
@@ -121,4 +119,5 @@ def metric_rows(diagnosis: Diagnosis, metrics: Mapping[str, float]) -> list[tupl
 
 def step_rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
     """Return (step, gain with interval, models) of all steps against the cause that were compared."""
-    return [(_STEPS.get(step, step), gain_text(g), str(g.models)) for step, g in diagnosis.gains.items()]
+    names = {step: f"×{step.removeprefix('x')}" for step in diagnosis.gains} | {"one": "to the next value of the grid"}
+    return [(names[step], gain_text(gain), str(gain.models)) for step, gain in diagnosis.gains.items()]
