@@ -77,7 +77,7 @@ def causes() -> str:
     for cause in CAUSES.values():
         moves = [f"`{k.name}` {k.words.up}" for k in KNOBS.values() if k.up == cause.name]
         moves += [f"`{k.name}` {k.words.down}" for k in KNOBS.values() if k.down == cause.name]
-        rows.append([code(cause.name), cause.short, cause.sentence, ", ".join(moves)])
+        rows.append([code(cause.name), cause.short, cause.sentence.format(knobs="a knob"), ", ".join(moves)])
     return table(["cause", "short name", "in words", "fixed by"], rows)
 
 
