@@ -10,7 +10,9 @@ import sys
 
 import pytest
 
+import mdtree_jax
 from mdtree_jax import cli
+from mdtree_jax.__main__ import COMMANDS, main
 from mdtree_jax.collection.columns import markdown_table
 from mdtree_jax.config import SCHEMAS
 from tests.conftest import ROOT
@@ -56,7 +58,7 @@ def test_everything_reaches_a_wheel():
     for root in roots.values():
         for file in root.rglob("*"):
             if (
-                file.suffix in {".py", ".yaml", ".json", ".parquet", ".html", ".css", ".LICENSE"}
+                file.suffix in {".py", ".yaml", ".json", ".parquet", ".html", ".css", ".LICENSE", ".typed"}
                 and "__pycache__" not in file.parts
             ):
                 package = next(parent for parent in file.parents if parent in folders)
@@ -64,6 +66,26 @@ def test_everything_reaches_a_wheel():
                 assert any(file.relative_to(package).match(pattern) for pattern in patterns), file
                 number += 1
     assert number > 100
+
+
+def test_every_command_says_its_version_which_is_written_once(capsys):
+    expected = f"mdtree-jax {mdtree_jax.__version__}\n"
+    for name in COMMANDS:
+        assert main([name, "--version"]) == 0
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == expected * (len(COMMANDS) + 1)
+    assert main([]) == 0
+    helped = capsys.readouterr().out
+    assert all(f"mdtree-jax {name} " in helped for name in COMMANDS)
+    assert main(["swep"]) == 2
+    assert "did you mean 'sweep'?" in capsys.readouterr().err
+    assert main(["transfer", "mode=x"]) == 2
+    assert capsys.readouterr().err.startswith("transfer: ")
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE).group(1)
+    logged = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE).group(1)
+    assert setup["metadata"]["version"] == cited == logged
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
