@@ -33,6 +33,7 @@ MODULES = {module_name(path) for path in PATHS}
 
 
 def lint_imports(config, folder=ROOT):
+    pytest.importorskip("importlinter", reason="import-linter is not installed: pip install -e '.[dev]'")
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()", "--no-cache"]
     environment = os.environ | {"PYTHONPATH": str(folder)}
     return subprocess.run([*command, str(config)], cwd=folder, env=environment, capture_output=True, text=True)

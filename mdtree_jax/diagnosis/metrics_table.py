@@ -26,6 +26,7 @@ from mdtree_jax.causes import joint
 from mdtree_jax.checks import UserError, check_choice, nearest
 from mdtree_jax.collection.columns import ALIASES, COLUMN, canonical_name, canonicalize
 from mdtree_jax.diagnosis.cost import Training
+from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.registry.measurements import MEASUREMENTS, percent_complement
 from mdtree_jax.registry.views import ListView, MappingView
 
@@ -128,8 +129,8 @@ def detect_units(frame: pd.DataFrame) -> str:
     )
 
 
-def note_on_units(frame: pd.DataFrame) -> list[str]:
-    """Return a sentence on error columns that may be fractions among percentages, as a list, empty if there are none.
+def note_on_units(frame: pd.DataFrame) -> list[Fact]:
+    """Return a fact on error columns that may be fractions among percentages, as a list, empty if there are none.
 
     Args:
         frame: what `read_metrics` returned, of several rows; units were not said.
@@ -138,7 +139,7 @@ def note_on_units(frame: pd.DataFrame) -> list[str]:
     small = [c for c, value in largest.items() if 0 < value <= 1]
     if not small or max(largest.values()) <= _SURELY_PERCENT:
         return []
-    return [f"{', '.join(small)} of all models at most 1: read as percent, as the other errors are"]
+    return [fact("read_as_percent", metrics=small)]
 
 
 def standard_errors(frame: pd.DataFrame, column: str) -> np.ndarray:

@@ -297,7 +297,13 @@ def fit_robust(
     Raises:
         UserError: the members' classes differ, or there is no member or no row.
     """
-    members = fit_members(structures, X, y, options)
+    return with_exponent(fit_members(structures, X, y, options), X, y, options)
+
+
+def with_exponent(
+    members: Sequence[TreePosterior], X: Sequence[np.ndarray], y: np.ndarray, options: Options = DEFAULT
+) -> RobustFit:
+    """Return the average of members fitted to `X` and `y`, as `fit_robust` fits them, with its exponent."""
     return RobustFit(members, _fit_exponent(_mean_vote(members, X), y, options))
 
 
@@ -347,7 +353,7 @@ def _fit_exponent(votes: np.ndarray, y: np.ndarray, options: Options) -> float:
 
 
 def snap_rows(structures: Sequence[Structure], X: Sequence[np.ndarray], y: np.ndarray) -> dict:
-    """Return the training rows as plain lists, as coarse as the candidates are, so that a fit can be made again.
+    """Return the training rows as plain lists, as coarse as the candidates are, so that a fit can be repeated.
 
     A value is kept as its place among all candidates of its feature; rows that fall together are counted.
     """
