@@ -175,6 +175,6 @@ def _check(structure: Structure) -> None:
                     )
                 parents.append(child)
             else:
-                check_choice(f"verdict in {place}", child, structure.classes)
+                check_choice(f"verdict in {place}", str(child), structure.classes)
     if sorted(parents) != list(range(1, len(structure.nodes))):
         raise UserError(f"{where}: every node but the first must be the child of exactly one node")
