@@ -11,6 +11,7 @@ import sys
 import types
 import warnings
 from collections.abc import Sequence
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -83,14 +84,14 @@ MOVED = {
 _PACKAGE = "mdtree_jax."
 
 
-class OldNames:
+class OldNames(Loader):
     """Finder and loader of the modules of `MOVED`: an old module hands on every attribute of the new ones."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
         """Return a spec for an old name, None for any other."""
         return ModuleSpec(name, self) if name.removeprefix(_PACKAGE) in MOVED and name.startswith(_PACKAGE) else None
 
-    def create_module(self, spec: ModuleSpec) -> None:
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
         """Let the import system make the module."""
 
     def exec_module(self, module: types.ModuleType) -> None:
