@@ -33,7 +33,6 @@ from mdtree_jax.collection.grid import Grid, make_grid
 from mdtree_jax.collection.load import load_collection
 from mdtree_jax.collection.moves import knobs_of_moves
 from mdtree_jax.collection.tasks import OPTIMAL, TASKS, brought_labels, task_rows
-from mdtree_jax.diagnosis.metrics_table import SHOWN
 from mdtree_jax.files import write_text
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.trees.classifier import MDTreeClassifier
@@ -94,8 +93,8 @@ class Reference:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The columns of `metrics_table.SHOWN` that the collection has."""
-        return tuple(name for name in SHOWN if name in self.rows)
+        """The columns of `joint.SHOWN` that the collection has."""
+        return tuple(name for name in joint.SHOWN if name in self.rows)
 
     @cached_property
     def grid(self) -> Grid:
