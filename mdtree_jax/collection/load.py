@@ -106,7 +106,7 @@ def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.Path
         return source
     name = str(source)
     if name in FILES:
-        return pd.read_csv(published_file(name, published_dir))
+        return read_csv(published_file(name, published_dir))
     recorded = record_names()
     if name in recorded:
         return read_table(records_folder() / f"{name}.parquet", "recorded collection")
@@ -127,9 +127,18 @@ def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.Path
     return read_table(path, "collection")
 
 
+def read_csv(path: str | os.PathLike) -> pd.DataFrame:
+    """Return a table of text, each number the float64 nearest to its digits.
+
+    Before 3.1 pandas read one number in ten of the published files a last bit off unless asked; 3.1 warns if asked.
+    """
+    exact = tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1)
+    return pd.read_csv(path) if exact else pd.read_csv(path, float_precision="round_trip")
+
+
 def read_table(path: Path, what: str) -> pd.DataFrame:
     """Return the table of a `.csv` or `.parquet` file; `what` names it in the `UserError` if it cannot be read."""
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    readers = {".csv": read_csv, ".parquet": pd.read_parquet}
     if not path.is_file():
         raise UserError(f"the {what} '{path}' does not exist or is no file")
     if path.suffix.lower() not in readers:

@@ -1,4 +1,4 @@
-"""What taking the advice would gain: one step on the grid in the diagnosed direction (facts: section 5, appendix A)."""
+"""What taking the advice would gain: one step on the grid in the diagnosed direction (Zhou et al., appendix A)."""
 
 from __future__ import annotations
 

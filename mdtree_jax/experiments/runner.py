@@ -1,4 +1,4 @@
-"""The transfer experiments: train on a sample of one collection, test on another (facts: section 5)."""
+"""The transfer experiments: train on a sample of one collection, test on another (docs/explanation/experiments.md)."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class Runner(Setup):
     """Runs the accuracy experiments and remembers what is deterministic."""
 
     def run(self, experiments: Sequence[Experiment]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the tables `results` and `thresholds` of the experiments, one row each as documented in the README."""
+        """Return the tables `results` and `thresholds` of the experiments, columns as in docs/how-to/transfer.md."""
         pieces = [(e, seeds) for e in experiments for seeds in self._split_seeds(SAMPLINGS[e.sampling])]
         pieces.sort(key=lambda piece: SAMPLINGS[piece[0].sampling].random)  # the large pieces first
         results, thresholds, notes = [], [], {}

@@ -39,7 +39,7 @@ class Suite(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What was measured, as documented in the README; empty where it was not asked for."""
+    """What was measured, columns as in docs/how-to/transfer.md; empty where it was not asked for."""
 
     results: pd.DataFrame
     one_step: pd.DataFrame

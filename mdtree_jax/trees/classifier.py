@@ -85,7 +85,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         thresholds_: (nodes,), each in its feature's unit, in the order of `structure_.nodes`; for the robust fit the
             medians.
         threshold_intervals_: (nodes, 2) ends of the central 90 % interval of each; robust fit only, else None.
-        members_: the structures that vote, `structure_` the first; only itself but for the robust fit.
+        members_: the structures that vote, `structure_` the first; without the robust fit, only that one.
         agreement_: share of the training rows on which the tree at `thresholds_` says what the estimator says.
         classes_: (2,) the classes, sorted.
         leaf_counts_: (leaves, classes) training rows by leaf and class; leaves from left to right.

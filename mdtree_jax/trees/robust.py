@@ -353,7 +353,7 @@ def _fit_exponent(votes: np.ndarray, y: np.ndarray, options: Options) -> float:
 
 
 def snap_rows(structures: Sequence[Structure], X: Sequence[np.ndarray], y: np.ndarray) -> dict:
-    """Return the training rows as plain lists, as coarse as the candidates are, so that a fit can be made again.
+    """Return the training rows as plain lists, as coarse as the candidates are, so that a fit can be repeated.
 
     A value is kept as its place among all candidates of its feature; rows that fall together are counted.
     """
