@@ -82,7 +82,7 @@ class MeasureConfig:
     pairs: str = setting("networks that are joined: the first two | a ring (each in two) | all; CKA is of all", "ring")
     seed: int = setting("of probes, mixed-up images and curve batches", 0)
     hessian_images: int = setting(
-        "first images of the subset (over again if it has fewer), for Hessian and sharpness", 200
+        "first images of the subset (over again if it has fewer), for Hessian, sharpness and metrics of your own", 200
     )
     trace_products: int | None = setting(
         "most Hessian-vector products for a trace, whole blocks of 16 (hutchinson: 8)", None
