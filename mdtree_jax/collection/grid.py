@@ -87,7 +87,9 @@ def make_grid(frame: pd.DataFrame, *, allow_missing: bool = False) -> Grid:
         UserError: the table has no knob or no test error, or one is not a finite number; a configuration stands twice;
             configurations of a lattice have no row and `allow_missing` is false (a random search lacks none).
     """
-    axes = axes_of(frame)
+    axes, knobs = axes_of(frame), [name for name in KNOBS if name in frame]
+    if knobs and len(frame) and not axes:
+        raise UserError(f"{', '.join(knobs)} of the table has one value only: there are no configurations to compare")
     absent = missing_columns(frame, [*([] if axes else AXES), "test_error"])
     if absent:
         raise UserError(missing_message(frame, absent, why=", without which no grid and no label can be made"))

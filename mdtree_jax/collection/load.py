@@ -152,8 +152,11 @@ def _numeric(frame: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:
             values = pd.to_numeric(frame[column], errors="coerce")
             converted[column] = values.where(np.isfinite(values.to_numpy(dtype=float)))
             continue
+        # Rooms for improvement are not known everywhere in a random search.
+        there = frame[column].notna().to_numpy() if column.startswith("rfi_") else np.ones(len(frame), dtype=bool)
+        values = np.full(len(frame), np.nan)
         try:
-            values = numeric_column(frame, column)
+            values[there] = numeric_column(frame[there], column)
         except UserError as error:
             raise UserError(f"collection '{name}': {error}; mend these rows, or go on by allow_missing=true") from None
         if not pd.api.types.is_numeric_dtype(frame[column]):  # counts stay integers where the file has them so
