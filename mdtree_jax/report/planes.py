@@ -64,16 +64,16 @@ def make_plane(frame: pd.DataFrame, axes: Sequence[str] | None = None) -> Plane:
     known = [axis for axis in noted_axes(frame) if KNOBS[axis].has_order]
     known.sort(key=lambda axis: frame[axis].nunique() <= 1)
     x, y = _chosen(known, axes)
-    rest = [axis for axis in (*known, *noted_axes(frame)) if axis not in (x, y)]
+    rest = [axis for axis in dict.fromkeys((*known, *noted_axes(frame))) if axis not in (x, y)]
     panel = rest[0] if rest else ""
     fixed, inside = [], np.ones(len(frame), dtype=bool)
     if not frame.attrs.get("near"):
-        for axis in dict.fromkeys(rest[1:]):
+        for axis in rest[1:]:
             values = np.unique(frame[axis])
             if len(values) > 1:
                 middle = values[(len(values) - 1) // 2]
                 inside &= (frame[axis] == middle).to_numpy()
-                fixed.append(f"{axis} = {_shown(middle)}")
+                fixed.append(f"{axis_name(axis)} {_shown(middle)}")
     return Plane(
         _axis(frame, x, inside, MOST_VALUES, _BINS),
         _axis(frame, y, inside, MOST_VALUES, _BINS),
@@ -122,7 +122,7 @@ def panel_name(axis: Axis, place: int) -> str:
     """Return what a row of panels shows, '' where there is one only, of no knob."""
     if axis.knob == "data_fraction":
         return f"{100 * float(axis.ticks[place]):g} % of the data"
-    return f"{KNOBS[axis.knob].words.noun} {axis.ticks[place]}" if axis.knob else ""
+    return f"{axis_name(axis.knob)} {axis.ticks[place]}" if axis.knob else ""
 
 
 def axis_name(knob: str) -> str:

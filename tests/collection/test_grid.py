@@ -102,7 +102,7 @@ class Loop:
         return max(0.0, error[i] - error[list(ahead)].min())
 
     def step(self, i, move, doublings, within):
-        ahead, near, edge = self.ahead(i, move)
+        ahead, near, _ = self.ahead(i, move)
         if not near:  # the value of the axis ahead that is nearest, whether the row has it or not
             axis, sign = move
             group = [a for a in self.axes if a not in self.ordered]

@@ -101,7 +101,10 @@ def test_a_knob_and_a_cause_of_ones_own():
         (product(**RATES).replace({"weight_decay": {0.0: -1.0}}), "weight_decay=-1 in row 1; it must be at least 0"),
         (product(label_smoothing=[0.0, 1.5]), r"label_smoothing=1.5 in row 2; it must be \[0, 0.999\]"),
         (product(**RATES).replace({"learning_rate": {0.1: np.nan}}), "column 'learning_rate' holds 'nan'"),
-        (product(**RATES).drop(index=[1, 2]), "3 x 2 = 6 configurations lacks 2: learning_rate=0.1, weight_decay=0.0001"),
+        (
+            product(**RATES).drop(index=[1, 2]),
+            "3 x 2 = 6 configurations lacks 2: learning_rate=0.1, weight_decay=0.0001",
+        ),
         (pd.concat([product(**RATES)] * 2), "learning_rate=0.1, weight_decay=0 stands twice, in rows 1 and 7"),
         (
             product(learning_rate=[0.1, 0.2], widht=[1, 2]),

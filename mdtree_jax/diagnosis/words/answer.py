@@ -33,8 +33,9 @@ def print_answer(console: Any, diagnosis: Diagnosis, name: str = "", cost: Mappi
         say(f"{words.errors_line(diagnosis)}.")
     _print_advice(say, diagnosis, cost)
     say.heading("How sure")
+    wide = max(17, *(len(words.short(cause)) for cause in diagnosis.ranking))
     for cause, probability in diagnosis.ranking.items():
-        say(f"{words.short(cause):<17} {_bar(probability)} {words.percent(probability):>6}", 2)
+        say(f"{words.short(cause):<{wide}} {_bar(probability)} {words.percent(probability):>6}", 2)
     if words.ranking_note(diagnosis):
         say(words.ranking_note(diagnosis), 2)
     say(words.track_record(diagnosis), 2)

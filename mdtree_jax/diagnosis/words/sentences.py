@@ -250,17 +250,20 @@ def advice(diagnosis: Any, cost: Mapping[str, Any] | None = None) -> Advice:
 
 
 def beside(diagnosis: Any) -> str:
-    """Return which way the batch size goes, where that is sure and not the first thing to do, '' elsewhere.
+    """Return which way the temperature goes, where that is sure and not the first thing to do, '' elsewhere.
 
     Of a model that no gain is stated for, because the reference has none like it, nothing is said.
     """
     chances = diagnosis.questions.get("optimizer", {}) if diagnosis.expected_gain else {}
-    if diagnosis.action.knob not in ("width", "data_fraction") or max(chances.values(), default=0.0) < SURE:
+    knob = next((name for name in diagnosis.knobs if KNOBS[name].temperature), None)
+    first = diagnosis.action.knob
+    if knob is None or not first or KNOBS[first].temperature or max(chances.values(), default=0.0) < SURE:
         return ""
     likelier = max(chances, key=chances.get)
-    way = "smaller" if likelier == "temperature_too_low" else "larger"
-    why = f"training was {'too cold rather than too hot' if way == 'smaller' else 'too hot rather than too cold'}"
-    return f"If the batch size is tried as well, a {way} one is the better try: {why}, {percent(chances[likelier])}."
+    is_cold, words = likelier == "temperature_too_low", KNOBS[knob].words
+    way = words.up if (KNOBS[knob].temperature > 0) == is_cold else words.down
+    why = f"training was {'too cold rather than too hot' if is_cold else 'too hot rather than too cold'}"
+    return f"If the {words.noun} is tried as well, a {way} one is the better try: {why}, {percent(chances[likelier])}."
 
 
 def how_far(action: Any) -> str:
