@@ -60,7 +60,7 @@ COLUMNS: Sequence[str] = ListView(
 )
 #: Those that need two networks of one configuration.
 PAIR_COLUMNS: Sequence[str] = ListView(lambda: [c for c in COLUMNS if "pair" in needs_of(c)], MEASUREMENTS)
-#: What a diagnosis shows without asking it; the test error, which it shows too, has a place of its own.
+#: Metrics that a diagnosis shows without asking them; the test error, which it shows too, has a place of its own.
 SHOWN: Sequence[str] = ListView(
     lambda: [
         m.name
