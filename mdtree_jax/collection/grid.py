@@ -38,8 +38,12 @@ class Grid(NamedTuple):
 
     @property
     def moves(self) -> tuple[Move, ...]:
-        """The moves along the axes that mend a cause."""
-        return moves_of(self.axes)
+        """The moves that mend a cause, along the axes that vary.
+
+        A collection over the three classic axes alone has all their moves, as published: what is not varied there gains
+        nothing.
+        """
+        return moves_of(self.axes if self.axes == AXES else [axis for axis in self.axes if self.varies(axis)])
 
     @property
     def causes(self) -> tuple[str, ...]:
@@ -56,9 +60,8 @@ class Grid(NamedTuple):
         return knob in self.values and len(self.values[knob]) > 1
 
     def moves_against(self, cause: str) -> list[Move]:
-        """Return the moves that mend a cause, those of knobs that vary first."""
-        moves = [move for move in self.moves if move.cause == cause]
-        return sorted(moves, key=lambda move: not self.varies(move.knob))
+        """Return the moves that mend a cause."""
+        return [move for move in self.moves if move.cause == cause]
 
     def edge(self, move: Move) -> np.ndarray:
         """Mark the rows that nothing of the collection lies ahead of, (rows,) bool."""
@@ -87,7 +90,9 @@ def make_grid(frame: pd.DataFrame, *, allow_missing: bool = False) -> Grid:
         UserError: the table has no knob or no test error, or one is not a finite number; a configuration stands twice;
             configurations of a lattice have no row and `allow_missing` is false (a random search lacks none).
     """
-    axes = axes_of(frame)
+    axes, knobs = axes_of(frame), [name for name in KNOBS if name in frame]
+    if knobs and len(frame) and not axes:
+        raise UserError(f"{', '.join(knobs)} of the table has one value only: there are no configurations to compare")
     absent = missing_columns(frame, [*([] if axes else AXES), "test_error"])
     if absent:
         raise UserError(missing_message(frame, absent, why=", without which no grid and no label can be made"))
@@ -114,7 +119,8 @@ def missing_configurations(grid: Grid) -> int:
 
 def _shapes(grid: Grid) -> list[tuple[int, ...]]:
     """Return the numbers of values along the axes with an order, for each group of equal values of the others."""
-    return list(zip(*([len(v) for v in lines.coordinates()] for lines in grid.lines.values()), strict=True)) or [(1,)]
+    counts = [[len(values) for values in lines.coordinates()] for lines in grid.lines.values()]
+    return list(zip(*counts, strict=True)) if counts else [(1,)] * len(grid.index)
 
 
 def _refuse_holes(grid: Grid, lacking: int) -> None:
@@ -191,16 +197,12 @@ def compare(
 
     Returns:
         The name of the group with more, `optimal` where both have the same, NaN where the room of a group is not known:
-        everywhere, if no knob of a group is varied. (A collection over the three classic axes alone has all its labels,
-        as published: what is not varied there gains nothing.)
+        everywhere, if no move of the grid mends one of its causes.
     """
-    largest = []
-    for group in groups:
-        known = [room[move] for move in grid.moves if move.cause in group]
-        if not known or not (grid.axes == AXES or any(grid.varies(m.knob) for m in grid.moves if m.cause in group)):
-            return np.full(len(grid.index), np.nan, dtype=object)
-        largest.append(np.fmax.reduce(known))
-    first, second = largest
+    known = [[room[move] for move in grid.moves if move.cause in group] for group in groups]
+    if not all(known):
+        return np.full(len(grid.index), np.nan, dtype=object)
+    first, second = (np.fmax.reduce(rooms) for rooms in known)
     label = np.where(first > second, names[0], np.where(first < second, names[1], OPTIMAL))
     unknown = np.isnan(first) | np.isnan(second)
     return np.where(unknown, np.nan, label.astype(object)) if unknown.any() else label

@@ -8,8 +8,10 @@ smaller move is as small as what else differs.
 
 Limits of nearness: a gain read off a near row is wrong by what the error changes over a tenth of every other axis; the
 best of up to `NEAR` rows ahead inherits the luckiest of these differences, so that rooms for improvement come out
-larger than on a lattice, towards all sides alike; and with many axes or few rows most have no near row, which is a
-missing value, never a guess.
+larger than on a lattice, towards all sides alike. And with many axes or few rows most have no near row: a missing
+value, never a guess. On a smooth surface over four axes, 1 500 rows within 20 points of test error, nearly nine in ten
+labels were the surface's own, and rooms were off by 1.5 points (root mean square); neither hung much on the two
+constants (tests/collection/test_grid.py).
 
 Coordinates enter as log2; a 0 lies one step of its knob below the smallest positive value.
 """
@@ -19,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from mdtree_jax.collection.moves import Move
 from mdtree_jax.registry.knobs import KNOBS
@@ -27,7 +28,7 @@ from mdtree_jax.registry.knobs import KNOBS
 #: Share of an axis's range, on a log2 scale, within which another coordinate counts as equal off the lattice.
 TOLERANCE = 0.1
 #: Near rows that stand in for a line, at the most.
-NEAR = 32
+NEAR = 16
 _CHUNK = 16384
 
 
@@ -62,16 +63,20 @@ def step_targets(values: np.ndarray, move: Move, doublings: float | None = 1.0) 
     >>> step_targets(np.array([0.2, 0.4, 0.5, 0.9, 1.0]), Move("data_fraction", +1)).tolist()
     [1, 3, 4, 4, 4]
     """
-    places, last = np.arange(len(values)), len(values) - 1
+    return _targets(positions(move.knob, values), move.sign, doublings)
+
+
+def _targets(here: np.ndarray, sign: int, doublings: float | None) -> np.ndarray:
+    """Return what `step_targets` does, of coordinates as doublings."""
+    places, last = np.arange(len(here)), len(here) - 1
     if doublings is None:
-        return np.clip(places + move.sign, 0, last)
-    here = positions(move.knob, values)
+        return np.clip(places + sign, 0, last)
     # The two values around the wanted one, as far as they lie ahead.
-    upper = np.searchsorted(here, here + move.sign * doublings)
-    ahead, edge = (np.maximum, last) if move.sign > 0 else (np.minimum, 0)
-    pair = [np.clip(ahead(upper + shift, places + move.sign), 0, last) for shift in (-1, 0)]
-    near, far = pair if move.sign > 0 else pair[::-1]
-    away = [np.round(np.abs(here[place] - here - move.sign * doublings), 9) for place in (near, far)]
+    upper = np.searchsorted(here, here + sign * doublings)
+    ahead, edge = (np.maximum, last) if sign > 0 else (np.minimum, 0)
+    pair = [np.clip(ahead(upper + shift, places + sign), 0, last) for shift in (-1, 0)]
+    near, far = pair if sign > 0 else pair[::-1]
+    away = [np.round(np.abs(here[place] - here - sign * doublings), 9) for place in (near, far)]
     return np.where(places == edge, places, np.where(away[1] < away[0], far, near))
 
 
@@ -96,6 +101,7 @@ class Lines:
         slots, self._slot = np.unique(group.astype(np.int64) * self._count + place, return_inverse=True)
         self._slot_place = slots % self._count
         self._slot_values = values[self._slot_place]
+        self._here = positions(knob, values)[self._slot_place]
         starts = np.flatnonzero(np.diff(slots // self._count, prepend=-1))
         self._runs = list(zip(starts, [*starts[1:], len(slots)], strict=True))
 
@@ -105,13 +111,10 @@ class Lines:
 
     def _targets(self, sign: int, doublings: float | None, within: float | None) -> tuple[np.ndarray, np.ndarray]:
         """Return each slot's target slot, and whether it lies ahead and near enough to the wanted one, (slots,)."""
-        move, parts = Move(self.knob, sign), []
-        for low, high in self._runs:
-            parts.append(low + step_targets(self._slot_values[low:high], move, doublings))
-        target = np.concatenate(parts)
+        here = self._here
+        target = np.concatenate([low + _targets(here[low:high], sign, doublings) for low, high in self._runs])
         good = target != np.arange(len(target))
         if within is not None and doublings is not None:
-            here = positions(self.knob, self._slot_values)
             good &= np.abs(sign * (here[target] - here) - doublings) <= within + 1e-9
         return target, good
 
@@ -176,6 +179,8 @@ class NearLines:
     """
 
     def __init__(self, knob: str, here: np.ndarray, others: np.ndarray, group: np.ndarray):
+        from scipy.spatial import cKDTree  # slow to import, and a lattice does not need it
+
         self.knob, self._half = knob, first_step(knob) / 2 - 1e-6
         count = min(NEAR + 1, len(here))  # a row is near itself
         near = np.full((len(here), count), -1, dtype=np.int32)

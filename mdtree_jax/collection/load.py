@@ -93,8 +93,8 @@ def _notes(frame: pd.DataFrame, grid: Grid) -> list[str]:
             if move.knob in grid.near
         ]
         notes.append(
-            f"{name} is no grid along {', '.join(grid.near)}: rows near in the other knobs are compared; of "
-            f"{len(frame)} rows such a neighbour have {', '.join(counts)}"
+            f"{name} is no grid along {', '.join(grid.near)}: rows that are close in the other knobs are compared; rows "
+            f"with such a neighbour, of {len(frame)}: {', '.join(counts)}"
         )
     if tied := [knob for knob in varying_knobs(frame) if knob not in grid.axes]:
         notes.append(f"{', '.join(tied)} of {name} changes with the other knobs, and is no axis of its own")
@@ -162,8 +162,11 @@ def _numeric(frame: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:
             values = pd.to_numeric(frame[column], errors="coerce")
             converted[column] = values.where(np.isfinite(values.to_numpy(dtype=float)))
             continue
+        # Rooms for improvement are not known everywhere in a random search.
+        there = frame[column].notna().to_numpy() if column.startswith("rfi_") else np.ones(len(frame), dtype=bool)
+        values = np.full(len(frame), np.nan)
         try:
-            values = numeric_column(frame, column)
+            values[there] = numeric_column(frame[there], column)
         except UserError as error:
             raise UserError(f"collection '{name}': {error}; mend these rows, or go on by allow_missing=true") from None
         if not pd.api.types.is_numeric_dtype(frame[column]):  # counts stay integers where the file has them so
