@@ -28,6 +28,7 @@ class TransferConfig:
     out: str | None = None
     published_dir: str | None = None
     allow_missing: bool = False
+    plugins: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -72,6 +73,7 @@ class DiagnoseConfig:
     name: str | None = None
     format: str = "text"
     out: str | None = None
+    plugins: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -83,6 +85,7 @@ class ReferenceConfig:
     name: str | None = None
     out: str = "reference.json"
     published_dir: str | None = None
+    plugins: list[str] = field(default_factory=list)
 
 
 SCHEMAS = {

@@ -21,8 +21,8 @@ from mdtree_jax.report.tables import markdown
 from mdtree_jax.store.record import Record, read_record, write_record
 from mdtree_jax.store.tables import OK
 
-#: Training error, percent, up to which a configuration counts as interpolating its data; facts: the first split of
-#: the published trees lies at 0.146 to 1 %.
+#: Training error, percent, up to which a configuration counts as interpolating its data: the first split of the
+#: published trees lies at 0.146 to 1 %.
 INTERPOLATES = 0.5
 STAGES = {
     "training": ("train",),

@@ -22,13 +22,12 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.joint import question_probabilities
 from mdtree_jax.causes.labels import causes_of, gains, shared_causes
+from mdtree_jax.causes.methods import AnyTask, Gains, Method, Sample, asks_causes, usable_methods
 from mdtree_jax.checks import UserError
-from mdtree_jax.collection.columns import feature_values, missing_columns, missing_message
+from mdtree_jax.collection.columns import missing_columns, missing_message, sources
 from mdtree_jax.collection.grid import cells_of, make_grid
-from mdtree_jax.collection.tasks import TASKS, Task, task_rows
-from mdtree_jax.trees.classifier import MDTreeClassifier
+from mdtree_jax.collection.tasks import task_rows
 
 _RESAMPLES = 1000
 
@@ -71,63 +70,44 @@ def bootstrap_interval(answers: Answers, coverage: float, seed: int = 0) -> tupl
 
 
 def answer_all(
-    task: str,
+    methods: Sequence[Method],
+    task: AnyTask,
     train: pd.DataFrame,
     test: pd.DataFrame | None,
     say: Callable[[str], None] = lambda message: None,
-    *,
-    rivals: bool = True,
-    columns: Sequence[str] = joint.COLUMNS,
 ) -> dict[str, Answers]:
-    """Return the answers of every method to one task, ours first, and alone unless `rivals`; method -> answers.
+    """Return the answers to one task of every method that answers it and states probabilities; method -> answers.
 
-    `columns` are those of `joint.COLUMNS` that may be asked.
+    Fitted are the methods on all of `train`, or without a test side on half of its cells. All of them see the same
+    rows: those on which the columns that any of them asks for are finite, and every gain is known.
     """
     collections = [train] if test is None else [train, test]
-    absent = sorted({name for frame in collections for name in missing_columns(frame, columns)})
-    columns = [name for name in columns if name not in absent]
-    if absent:
-        say(f"coverage goes without {', '.join(absent)}, which a collection lacks")
-    label, causes = JOINT_TASKS.get(task, "room"), causes_told(collections, say, allow_missing=True)
+    methods = usable_methods(collections, task, methods, say)
+    columns = list(dict.fromkeys(s for m in methods for name in m.features(task) for s in sources(name)))
+    label, causes = task.label if asks_causes(task) else "room", causes_told(collections, say, allow_missing=True)
     sides = [make_joint_side(frame, label, columns, allow_missing=True, causes=causes) for frame in collections]
-    learn, ask = sides if len(sides) > 1 else halves(sides[0])
-    model = joint.fit_joint(learn.frame, learn.gained, columns)
-    if task not in JOINT_TASKS:
-        return _answer_task(TASKS[task], model, causes, learn.frame, ask.frame, rivals)
-    chances = {"md_tree_joint": joint.predict_joint(model, ask.frame)}
-    if rivals:
-        chances["forest"] = _forest(learn.frame, learn.y, ask.frame, model.metrics, len(causes))
-    cell = cells_of(ask.frame)
-    return {name: Answers(p.argmax(axis=1) == ask.y, p.max(axis=1), cell) for name, p in chances.items()}
-
-
-def _answer_task(
-    task: Task,
-    model: joint.JointModel,
-    causes: Sequence[str],
-    train: pd.DataFrame,
-    test: pd.DataFrame,
-    rivals: bool,
-) -> dict[str, Answers]:
-    learn, ask = task_rows(train, task), task_rows(test, task)
-    y, truth = (np.array([task.classes.index(v) for v in frame[task.label]]) for frame in (learn, ask))
-    tree = MDTreeClassifier(task.name).fit(learn, learn[task.label])
-    order = [tree.classes_.tolist().index(name) for name in task.classes]
-    room = joint.task_probabilities(*joint.gain_posterior(model, ask), task, causes)
-    alone = tree.predict_proba(ask)[:, order]
-    chances = {"trees_and_gains": question_probabilities(alone, room)}
-    if rivals:
-        chances["md_tree_robust"] = alone
-        chances["forest"] = _forest(learn, y, ask, model.metrics, 2)
-    cell = cells_of(ask)
-    return {name: Answers(p.argmax(axis=1) == truth, p.max(axis=1), cell) for name, p in chances.items()}
-
-
-def _forest(train, y, test, metrics, classes: int) -> np.ndarray:
-    model = forest(random_state=0).fit(feature_values(train, metrics), y)
-    out = np.zeros((len(test), classes))
-    out[:, model.classes_] = model.predict_proba(feature_values(test, metrics))
+    learned, asked = (joint_sample(side, task, causes) for side in (sides if len(sides) > 1 else halves(sides[0])))
+    cell, out = cells_of(asked.frame), {}
+    for method in methods:
+        fitted = method.fit(learned, 0)
+        if fitted.chances is not None:
+            chances = fitted.chances(asked)
+            out[method.name] = Answers(chances.argmax(axis=1) == asked.y, chances.max(axis=1), cell)
     return out
+
+
+def joint_sample(side: JointSide, task: AnyTask, causes: Sequence[str]) -> Sample:
+    """Return the rows of a side that take part in a task; gains are learned from all of its rows.
+
+    `causes` are those that the side's gains and places stand for, `none` last.
+    """
+
+    def known() -> Gains:
+        return Gains(side.frame, side.gained, tuple(causes))
+
+    if asks_causes(task):
+        return Sample(side.frame, task._replace(classes=tuple(causes)), side.y, known)
+    return Sample.of(task_rows(side.frame, task), task, gains=known)
 
 
 def halves(side):
@@ -136,18 +116,6 @@ def halves(side):
     number = cell.max() + 1
     chosen = np.isin(cell, np.random.default_rng(0).permutation(number)[: number // 2])
     return type(side)(*(part[chosen] for part in side)), type(side)(*(part[~chosen] for part in side))
-
-
-#: Task of the results table -> label.
-JOINT_TASKS = {"joint": "step", "joint_room": "room"}
-_TREES = 100
-
-
-def forest(random_state: int):
-    """Return the rival: a random forest as scikit-learn sets it up."""
-    from sklearn.ensemble import RandomForestClassifier  # slow to import, and few runs need it
-
-    return RandomForestClassifier(_TREES, random_state=random_state)
 
 
 class JointSide(NamedTuple):

@@ -29,7 +29,6 @@ from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.collection.grid import Grid, room_for_improvement
 from mdtree_jax.collection.lines import first_step
 from mdtree_jax.collection.moves import AXES, Move, causes_of_moves, moves_of
-from mdtree_jax.collection.tasks import TASKS
 
 #: Points of test accuracy that a change must gain to be worth naming.
 LEAST_GAIN = 1.0
@@ -90,15 +89,3 @@ def shared_causes(grids: Sequence[Grid]) -> tuple[str, ...]:
     """Return the causes that all of the grids tell, in order, `none` as the last."""
     first, *others = grids
     return tuple(cause for cause in first.causes if all(cause in grid.causes for grid in others))
-
-
-def question_behind(cause: str) -> tuple[str, str] | None:
-    """Return the first question that tells a cause from others, and its class that speaks against the cause.
-
-    None where no question does.
-    """
-    for task in TASKS.values():
-        for group, other in zip(task.groups, reversed(task.classes), strict=True):
-            if cause in group:
-                return task.name, other
-    return None

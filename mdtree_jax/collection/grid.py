@@ -212,10 +212,11 @@ def compute_labels(grid: Grid) -> pd.DataFrame:
     """Return RFI and labels, one row per row of the collection.
 
     Columns: one of every move (rfi_batch_down, rfi_batch_up, rfi_width, rfi_data of a classic collection), points, and
-    label_optimizer, label_size, label_data. A row whose two rooms are equal is 'optimal'.
+    the label of every question whose answers both name causes. A row whose two rooms are equal is 'optimal'.
     """
     room = {move: room_for_improvement(grid, move) for move in grid.moves}
-    labels = {task.label: compare(grid, room, task.groups, task.classes) for task in TASKS.values()}
+    asked = [task for task in TASKS.values() if task.is_compared]
+    labels = {task.label: compare(grid, room, task.groups, task.classes) for task in asked}
     return pd.DataFrame({move.rfi: values for move, values in room.items()} | labels)
 
 

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.collection.columns import LABEL_COLUMNS
 from mdtree_jax.collection.grid import compute_labels, make_grid
 from mdtree_jax.collection.moves import axes_of
 from mdtree_jax.collection.tasks import TASKS, takes_part
 from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.registry.questions import label_columns
 
 #: A label is called stable that this share of the draws agrees on.
 STABLE = 0.85
@@ -57,22 +57,23 @@ def label_agreement(networks: pd.DataFrame, *, draws: int = 200, seed: int = 0, 
         row[: len(group)] = group
     rng = np.random.default_rng(seed)
     grid = make_grid(means)
-    labels = compute_labels(grid)[list(LABEL_COLUMNS)]
+    computed = compute_labels(grid)
+    labels = computed[[name for name in label_columns() if name in computed]]
     stretch = np.sqrt(count / np.maximum(count - 1, 1)) if inflate else np.ones(len(count))
     alone = count == 1
     if alone.all():
         raise UserError("every configuration has one network only; how far labels depend on the seed needs two or more")
     scatter = np.sqrt(np.mean([group.var(ddof=1) for group in values if len(group) > 1]))
-    centre, agree = means["test_error"].to_numpy(), np.zeros((len(means), len(LABEL_COLUMNS)))
+    centre, agree = means["test_error"].to_numpy(), np.zeros(labels.shape)
     for _ in range(draws):
         picked = (rng.random(padded.shape) * count[:, None]).astype(int)
         taken = np.arange(padded.shape[1]) < count[:, None]
         drawn = (np.take_along_axis(padded, picked, axis=1) * taken).sum(axis=1) / count
         drawn[alone] += scatter * rng.standard_normal(alone.sum())
         again = grid._replace(test_error=centre + stretch * (drawn - centre))
-        agree += (compute_labels(again)[list(LABEL_COLUMNS)] == labels).to_numpy()
+        agree += (compute_labels(again)[list(labels)] == labels).to_numpy()
     agree[labels.isna().to_numpy()] = np.nan
-    shares = pd.DataFrame(agree / draws, columns=[f"agreement_{name}" for name in LABEL_COLUMNS])
+    shares = pd.DataFrame(agree / draws, columns=[f"agreement_{name}" for name in labels])
     return pd.concat([means[axes], labels, shares], axis=1)
 
 
@@ -82,7 +83,7 @@ def label_stability(agreement: pd.DataFrame) -> pd.DataFrame:
     A label is stable where at least `STABLE` of the draws agree on it. `agreement` is what `label_agreement` returns.
     """
     rows = []
-    for task in TASKS.values():
+    for task in (task for task in TASKS.values() if task.label in agreement):
         shares = agreement.loc[takes_part(agreement, task), f"agreement_{task.label}"]
         rows.append((task.name, len(shares), shares.mean(), (shares >= STABLE).mean()))
     return pd.DataFrame(rows, columns=["task", "models", "agreement", "stable"])

@@ -12,8 +12,8 @@ from mdtree_jax.causes.labels import causes_of
 from mdtree_jax.collection.grid import Grid
 from mdtree_jax.collection.lines import first_step
 from mdtree_jax.collection.moves import Move
+from mdtree_jax.diagnosis.action import Edge, Gain
 from mdtree_jax.diagnosis.reference import Reference
-from mdtree_jax.diagnosis.result import Gain
 from mdtree_jax.registry.causes import NONE
 from mdtree_jax.registry.knobs import KNOBS
 
@@ -128,25 +128,26 @@ def capped(gain: Gain, test_error: float | None) -> Gain:
     return Gain(mean, low, high, gain.models, gain.mean > test_error)
 
 
-def edge_of_neighbours(reference: Reference, frame: pd.DataFrame, model: joint.JointModel | None = None) -> list[str]:
+def edge_of_neighbours(
+    reference: Reference, frame: pd.DataFrame, model: joint.JointModel | None = None
+) -> list[Edge | None]:
     """Return, for rows whose cause is `none`, how many of the models like them had the most of something.
 
     Of a wider network, say, or of more data: knobs of which a collection says whether more of them helps, not whether
     less does. What lies beyond the largest values of the collection it cannot know, and a step that is not there gains
-    nothing.
+    nothing. None where no model like them stands at such an end.
     """
     model = model or reference.joint_model()
-    knobs = [name for name in reference.knobs if KNOBS[name].words.most]
+    knobs = [name for name in reference.knobs if KNOBS[name].up and not KNOBS[name].down]
     same, distance = _alike(reference, frame, NONE, model)
     if len(same) < FEWEST or not knobs:
-        return [""] * len(frame)
+        return [None] * len(frame)
     near = reference.models[knobs].iloc[same]
-    ends = (near == reference.rows[near.columns].max()).to_numpy()[_nearest(distance)]
-    words = [KNOBS[name].words.most for name in knobs]
-    out = []
-    for number, counts in zip(ends.sum(axis=1).max(axis=1), ends.sum(axis=1), strict=True):
-        said = [f"{count} had {what}" for count, what in zip(counts, words, strict=True) if count]
-        out.append(f"of the {ends.shape[1]} models like it {' and '.join(said)}" if number else "")
+    ends = (near == reference.rows[knobs].max()).to_numpy()[_nearest(distance)]
+    out: list[Edge | None] = []
+    for counts in ends.sum(axis=1):
+        largest = {knob: int(count) for knob, count in zip(knobs, counts, strict=True) if count}
+        out.append(Edge(ends.shape[1], largest) if largest else None)
     return out
 
 

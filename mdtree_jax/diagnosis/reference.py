@@ -32,11 +32,12 @@ from mdtree_jax.collection.columns import sources
 from mdtree_jax.collection.grid import Grid, make_grid
 from mdtree_jax.collection.load import load_collection
 from mdtree_jax.collection.moves import knobs_of_moves
-from mdtree_jax.collection.tasks import OPTIMAL, TASKS, task_rows
+from mdtree_jax.collection.tasks import OPTIMAL, TASKS, brought_labels, task_rows
+from mdtree_jax.diagnosis.metrics_table import SHOWN
 from mdtree_jax.files import write_text
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.trees.classifier import MDTreeClassifier
-from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT, STRUCTURES
+from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT
 
 _FORMAT = "mdtree_jax reference 1"
 _DIGITS = 5
@@ -91,6 +92,11 @@ class Reference:
         """The columns of `joint.COLUMNS` that the collection has."""
         return tuple(name for name in joint.COLUMNS if name in self.rows)
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The columns of `metrics_table.SHOWN` that the collection has."""
+        return tuple(name for name in SHOWN if name in self.rows)
+
     @cached_property
     def grid(self) -> Grid:
         """The grid of all rows."""
@@ -136,20 +142,23 @@ class Reference:
     def tree(self, task: str, columns: Sequence[str] | None = None) -> MDTreeClassifier | None:
         """Return the fitted tree of a task that the given columns suffice for, None for all columns.
 
-        It is the published one, else the one that needs no second network, else another one of the task's, else None;
-        None too where the collection has one class only.
+        It is the shown one, else the one that needs no second network, else another one of the task's, else None;
+        None too where the collection has no label of the task, or one class only.
         """
-        have = [c for c in self.columns if columns is None or c in columns]
-        for structure in (STRUCTURES[task], ONE_CHECKPOINT[task], *MEMBERS[task][1:]):
+        have, label = [c for c in self.columns if columns is None or c in columns], TASKS[task].label
+        shown, *companions = MEMBERS[task]
+        for structure in (shown, ONE_CHECKPOINT.get(task), *companions):
+            if structure is None or label not in self.rows:
+                continue
             if any(source not in have for name in structure.features for source in sources(name)):
                 continue
-            if structure.name not in self._trees:
-                tree, label = MDTreeClassifier(task, structure=structure), TASKS[task].label
+            if (task, structure.name) not in self._trees:
+                tree = MDTreeClassifier(task, structure=structure)
                 classes = set(self.rows[label][self.complete].dropna()) - {OPTIMAL}
                 rows = task_rows(self.rows[self.complete], TASKS[task]) if classes else self.rows.iloc[:0]
                 usable = rows[label].nunique() == 2
-                self._trees[structure.name] = tree.fit(rows, rows[label]) if usable else None
-            return self._trees[structure.name]
+                self._trees[task, structure.name] = tree.fit(rows, rows[label]) if usable else None
+            return self._trees[task, structure.name]
         return None
 
     def summary(self) -> dict:
@@ -178,7 +187,8 @@ class Reference:
                 tree = self.tree(task, columns)
                 if tree is not None:
                     trees.setdefault(task, {})[kind] = _tree_dict(tree)
-        kept = [*self.grid.axes, "test_error", *self.columns]
+        brought = (name for name in brought_labels() if name in self.rows)
+        kept = [*self.grid.axes, "test_error", *self.columns, *self.shown, *brought]
         return {
             "format": _FORMAT,
             "provenance": self.provenance,
@@ -321,8 +331,9 @@ def rounded(value: float | str) -> float | int | str | None:
 
 
 def as_numbers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with its columns as float64, knobs without an order as they are."""
-    return rows.astype({name: float for name in rows if name not in KNOBS or KNOBS[name].has_order})
+    """Return a table with its columns as float64, knobs without an order and labels as they are."""
+    text = {*brought_labels(), *(knob.name for knob in KNOBS.values() if not knob.has_order)}
+    return rows.astype({name: float for name in rows if name not in text})
 
 
 def _mean(values: np.ndarray) -> float | None:

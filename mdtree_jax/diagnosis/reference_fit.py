@@ -10,21 +10,15 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.evaluate import (
-    JOINT_TASKS,
-    Answers,
-    accuracy_at,
-    answer_all,
-    calibration_error,
-    halves,
-    make_joint_side,
-)
+from mdtree_jax.causes.evaluate import Answers, accuracy_at, answer_all, calibration_error, halves, make_joint_side
 from mdtree_jax.causes.labels import shared_causes
+from mdtree_jax.causes.methods import JOINT_TASKS, joint_method, trees_and_gains
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.grid import cells_of, make_grid
 from mdtree_jax.collection.load import load_collection
-from mdtree_jax.collection.tasks import TASKS
+from mdtree_jax.collection.tasks import TASKS, brought_labels
 from mdtree_jax.diagnosis.gains import best_moves, best_step, factor_gain, steps_of
+from mdtree_jax.diagnosis.metrics_table import SHOWN
 from mdtree_jax.diagnosis.reference import Reference, as_numbers, rounded
 from mdtree_jax.provenance import code_version
 
@@ -44,17 +38,17 @@ def measured_accuracy(reference: Reference, test: pd.DataFrame | None) -> dict[s
     lie `inside` the stated interval. A task that cannot be measured is left out.
     """
     rows, out = reference.rows, {}
-    for task in (*TASKS, *JOINT_TASKS):
+    for task in (*TASKS.values(), *JOINT_TASKS.values()):
         try:
-            method = "trees_and_gains" if task in TASKS else "md_tree_joint"
-            out[task] = _worth(answer_all(task, rows, test, rivals=False)[method])
+            (answers,) = answer_all([trees_and_gains(), joint_method()], task, rows, test).values()
+            out[task.name] = _worth(answers)
         except UserError:  # a collection too small or of one class for this task
             continue
     if "joint" in out:
         single = [name for name in reference.columns if name not in joint.PAIR_COLUMNS]
         if joint.metrics_of(single) and len(single) < len(reference.columns):
-            found = answer_all("joint", rows, test, rivals=False, columns=single)
-            out["joint"]["one_checkpoint"] = _worth(found["md_tree_joint"])
+            (answers,) = answer_all([joint_method(single)], JOINT_TASKS["joint"], rows, test).values()
+            out["joint"]["one_checkpoint"] = _worth(answers)
         out["joint"] |= _of_first_causes(reference, test)
     where = "half of its own cells, by a fit on the other half" if test is None else test.attrs["name"]
     return {"test": where, "accuracy": out}
@@ -75,7 +69,7 @@ def _of_first_causes(reference: Reference, test: pd.DataFrame | None) -> dict[st
     columns = [name for name in reference.columns if name in collection]
     grid = make_grid(collection, allow_missing=True)
     causes = shared_causes([reference.grid, grid])
-    asked = make_joint_side(collection, JOINT_TASKS["joint"], columns, allow_missing=True, causes=causes)
+    asked = make_joint_side(collection, JOINT_TASKS["joint"].label, columns, allow_missing=True, causes=causes)
     if test is None:
         learned, asked = halves(asked)
         part, cell = Reference(reference.rows, reference.provenance), cells_of(reference.rows)
@@ -144,7 +138,8 @@ def fit_reference(
             f"collection '{loaded.attrs['name']}' has none of the metrics that a diagnosis asks: "
             f"{', '.join(joint.METRICS)}"
         )
-    kept = loaded[[*loaded.attrs["axes"], "test_error", *columns]]
+    beside = [name for name in (*SHOWN, *brought_labels()) if name in loaded]
+    kept = loaded[[*loaded.attrs["axes"], "test_error", *columns, *beside]]
     rows = load_collection(as_numbers(kept.apply(lambda c: c.map(rounded))), allow_missing=True)
     rows.attrs["name"] = name or loaded.attrs["name"]
     provenance = {

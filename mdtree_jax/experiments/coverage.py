@@ -16,14 +16,10 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from mdtree_jax.causes.evaluate import (
-    JOINT_TASKS,
-    accuracy_at,
-    answer_all,
-    bootstrap_interval,
-    calibration_error,
-)
+from mdtree_jax.causes.evaluate import accuracy_at, answer_all, bootstrap_interval, calibration_error
+from mdtree_jax.causes.methods import JOINT_TASKS
 from mdtree_jax.collection.tasks import TASKS, why_not_asked
+from mdtree_jax.experiments.methods import COVERAGE_METHODS, get_methods
 
 COVERAGES = (50, 60, 70, 80, 90, 100)
 COLUMNS = ["task", "method", "coverage", "n_test", "accuracy", "low", "high", "calibration_error"]
@@ -45,20 +41,19 @@ def coverage_table(
 
     Columns: accuracy with the ends of its 95 % interval and calibration error in percent, coverage in percent.
     """
-    rows = []
+    rows, methods = [], get_methods(COVERAGE_METHODS)
     for name in tasks:
         sides = [train] if test is None else [train, test]
         if name in TASKS and (why := next(filter(None, (why_not_asked(side, TASKS[name]) for side in sides)), "")):
             say(f"task {name} is left out: {why}")
             advance(1)
             continue
-        labels = JOINT_TASKS if name == "joint" else (name,)
-        for label in labels:
-            for method, answers in answer_all(label, train, test, say).items():
+        for task in JOINT_TASKS.values() if name == "joint" else (TASKS[name],):
+            for method, answers in answer_all(methods, task, train, test, say).items():
                 error = calibration_error(answers)
                 for coverage in COVERAGES:
                     ends = bootstrap_interval(answers, coverage)
-                    key = (label, method, coverage, len(answers.right))
+                    key = (task.name, method, coverage, len(answers.right))
                     rows.append((*key, accuracy_at(answers, coverage), *ends, error))
         advance(1)
     return pd.DataFrame(rows, columns=COLUMNS)

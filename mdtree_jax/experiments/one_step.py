@@ -1,4 +1,4 @@
-"""What taking the advice would gain: one step on the grid in the diagnosed direction (facts: section 5, appendix A)."""
+"""What taking the advice would gain: one step on the grid in the diagnosed direction (Zhou et al., appendix A)."""
 
 from __future__ import annotations
 
@@ -9,27 +9,24 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from mdtree_jax.causes.methods import Fitted, Method, Sample, usable_methods
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.grid import Grid, make_grid, room_for_improvement
 from mdtree_jax.collection.moves import Move
-from mdtree_jax.collection.tasks import OPTIMAL, TASKS, Task, _collection
-from mdtree_jax.experiments.methods import Method
+from mdtree_jax.collection.tasks import OPTIMAL, TASKS, _collection
+from mdtree_jax.experiments.methods import ONE_STEP_METHODS
 from mdtree_jax.experiments.runner import (
     THRESHOLD_COLUMNS,
     Setup,
-    Side,
     check_two_classes,
     finite_rows,
     make_side,
     threshold_rows,
-    usable_methods,
 )
 from mdtree_jax.experiments.sampling import SAMPLINGS
 from mdtree_jax.parallel import ordered_map
 
 STEPS = ("one", "random", "optimal")
-#: Methods that `mode=one_step` compares, beside the references `random` and `oracle`.
-ONE_STEP_METHODS = ("hyperparameter", "validation", "md_tree", "md_tree_exact", "md_tree_robust")
 
 
 class Setting(NamedTuple):
@@ -126,7 +123,10 @@ class OneStepRunner(Setup):
         for task in tasks:
             check_two_classes(frames[0], task)
         sides = {
-            task.name: [make_side(frame, task, methods, s) for frame, s in zip(frames, self.sources, strict=True)]
+            task.name: [
+                make_side(frame, task, methods, source, whole)
+                for frame, source, whole in zip(frames, self.sources, self.collections, strict=True)
+            ]
             for task in tasks
         }
         table = GainTable(setting, self.collections[-1], frames[-1], allow_missing=self.allow_missing)
@@ -149,8 +149,8 @@ class OneStepRunner(Setup):
             for method in methods:
                 advice = {}
                 for task in tasks:
-                    advice[task.name], fitted = _advise(method, task, sides[task.name], sampled, tested, seed)
-                    thresholds += threshold_rows((where, task.name, method.name, k, seed), method, task, fitted)
+                    advice[task.name], fitted = _advise(method, sides[task.name], sampled, tested, seed)
+                    thresholds += threshold_rows((where, task.name, method.name, k, seed), fitted)
                 advised[method.name] = np.eye(len(setting.causes))[advice_to_direction(advice)]
             for name, weights in advised.items():
                 for step, *gains in table.mean_gains(weights, tested):
@@ -158,11 +158,12 @@ class OneStepRunner(Setup):
         return rows, thresholds, notes
 
 
-def _advise(method: Method, task: Task, sides: Sequence[Side], sampled: np.ndarray, tested: np.ndarray, seed: int):
-    """Return the verdicts on the tested rows, as places among the task's classes, and the thresholds."""
-    names = method.features(task)
-    X, y = sides[0].features[names][sampled], sides[0].y[sampled]
-    return method.predict(task, X, y, sides[-1].features[names][tested], seed)
+def _advise(
+    method: Method, sides: Sequence[Sample], sampled: np.ndarray, tested: np.ndarray, seed: int
+) -> tuple[np.ndarray, Fitted]:
+    """Return the verdicts on the tested rows, as places among the task's classes, and what was fitted."""
+    fitted = method.fit(sides[0][sampled], seed)
+    return fitted.predict(sides[-1][tested]), fitted
 
 
 def _clear_rows(frame: pd.DataFrame, tasks) -> pd.DataFrame:

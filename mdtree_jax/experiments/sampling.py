@@ -4,7 +4,7 @@ A cell is what a (data, width) pair is in the published collections: a combinati
 temperature. Of a lattice the cells are all combinations of the values that are there, of a random search the observed
 ones.
 
-The legacy generator is re-seeded for every (k, seed), so that samples are nested in k (facts: section 5).
+The legacy generator is re-seeded for every (k, seed): samples are nested in k (docs/explanation/experiments.md).
 """
 
 from __future__ import annotations

@@ -6,10 +6,9 @@ helps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.registry.register import BINDERS, in_table
 from mdtree_jax.registry.table import Table
 
 
@@ -19,7 +18,7 @@ class Cause:
 
     Attributes:
         name: identifier, as tables and JSON hold it.
-        sentence: the answer in words; it follows "Why?". `{knobs}` is where the knobs of a collection go.
+        sentence: the answer in words; it follows "Why?". `{knobs}` is where the compared knobs go.
         short: two or three words for tables and plots.
         colour: of marks and bars, a hex code; the built-in ones are Okabe and Ito's palette and a dark grey, at least
             17 apart in CIELAB for the three kinds of colour blindness.
@@ -53,26 +52,17 @@ CAUSES: Table[Cause] = Table(
         Cause("trained_too_short", "the training was stopped too early", "trained too short", "#cc79a7"),
         Cause(
             "too_little_regularization",
-            "it is regularized too little",
+            "it has too little regularization",
             "too little regularization",
             "#56b4e9",
         ),
-        Cause("too_much_regularization", "it is regularized too much", "too much regularization", "#8c564b"),
+        Cause("too_much_regularization", "it has too much regularization", "too much regularization", "#8c564b"),
         Cause(
             NONE,
-            "no step of {knobs} gains a point, as far as the reference reaches",
+            "changing {knobs} is not expected to gain a point of test accuracy",
             "nothing to gain",
             "#5f6670",
         ),
     ],
 )
-
-
-def cause_sentence(cause: str, knobs: Sequence[str]) -> str:
-    """Return a cause in words, as found by moves of the knobs of those names.
-
-    >>> cause_sentence("none", ["batch_size", "width", "data_fraction"])
-    'no step of batch size, width or data gains a point, as far as the reference reaches'
-    """
-    *most, last = [KNOBS[name].listed for name in knobs]
-    return CAUSES[cause].sentence.format(knobs=" or ".join([", ".join(most), last] if most else [last]))
+BINDERS[Cause] = in_table(CAUSES)

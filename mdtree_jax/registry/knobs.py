@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mdtree_jax.registry.register import BINDERS, in_table
 from mdtree_jax.registry.table import Table
 
 #: Where a knob acts, and so who reads its value.
@@ -22,29 +23,22 @@ class Words:
     """How people are told about a knob; sentences that join them stand in `mdtree_jax.diagnosis.words`.
 
     Attributes:
-        noun: what people call the knob.
+        noun: what people call the knob; it follows "the".
         down, up: adjectives for a smaller and a larger value.
         short: the noun in one word, for tables.
-        listed: the noun among those of other knobs ("batch size, width or data"), '' for `noun`.
-        do: way (`up`, `down`) -> the advice as an imperative; `{how}` is where the step's size goes.
+        do: way (`up`, `down`) -> the advice as an imperative, where it is not "increase the" or "reduce the" `noun`;
+            `{how}` is where the step's size goes.
         rules: way -> sentences of general experience beside the advice.
         price: what a larger value costs, '' for nothing.
-        times, part: what follows the factor of a step up ("2 times as large") and down ("to 1/2 of its size").
-        most: what a model with the largest value of a collection has ("its widest network"), '' where a larger value
-            is not simply more of something.
     """
 
     noun: str
     down: str = "smaller"
     up: str = "larger"
     short: str = ""
-    listed: str = ""
     do: Mapping[str, str] = field(default_factory=dict)
     rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     price: str = ""
-    times: str = "as large"
-    part: str = "of what it is"
-    most: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,17 +89,12 @@ class Knob:
         return self.kind is not str
 
     @property
-    def listed(self) -> str:
-        """The noun among those of other knobs."""
-        return self.words.listed or self.words.noun
-
-    @property
     def short(self) -> str:
         """The stem of the knob's columns of room for improvement: `rfi_<short>_up`, `rfi_<short>_down`."""
         return {"batch_size": "batch", "data_fraction": "data"}.get(self.name, self.name)
 
 
-RETUNE = "a changed batch size wants its learning rate tuned again"
+RETUNE = "tune the learning rate again after changing the batch size"
 
 KNOBS: Table[Knob] = Table(
     "knob",
@@ -121,15 +110,12 @@ KNOBS: Table[Knob] = Table(
             up="model_too_small",
             prefix="w",
             words=Words(
-                "width of the network",
+                "network width",
                 "narrower",
                 "wider",
                 "network",
-                "width",
-                do={"up": "make the network wider{how}"},
-                rules={"up": ("more depth, or another architecture, can do what more width does",)},
+                rules={"up": ("a deeper network, or another architecture, can have the same effect",)},
                 price="a wider network costs more",
-                most="its widest network",
             ),
         ),
         Knob(
@@ -149,23 +135,17 @@ KNOBS: Table[Knob] = Table(
                 "smaller",
                 "larger",
                 "batch",
-                do={
-                    "down": "train hotter: make the batch smaller{how}",
-                    "up": "train colder: make the batch larger{how}",
-                },
                 rules={
                     "down": (
-                        "a larger learning rate raises the temperature as a smaller batch does; more epochs alone "
-                        "will not",
+                        "a larger learning rate raises the temperature too; more epochs alone do not",
                         RETUNE,
                     ),
                     "up": (
-                        "a smaller learning rate, or one that decays in the end, lowers the temperature as a larger "
-                        "batch does; it may need more epochs",
+                        "a smaller learning rate, or one that decays, lowers the temperature too, but may need more "
+                        "epochs",
                         RETUNE,
                     ),
                 },
-                part="of its size",
             ),
         ),
         Knob(
@@ -184,12 +164,8 @@ KNOBS: Table[Knob] = Table(
                 "less",
                 "more",
                 "data",
-                "data",
-                do={"up": "get more training data{how}"},
-                rules={"up": ("augmentation and pretraining can stand in for a part of the missing data",)},
-                price="more data cost more, and must be got",
-                times="as much",
-                most="all of its data",
+                rules={"up": ("data augmentation or pretraining can replace a part of the missing data",)},
+                price="more data must be collected and takes longer to train on",
             ),
         ),
         Knob(
@@ -209,15 +185,11 @@ KNOBS: Table[Knob] = Table(
                 "smaller",
                 "larger",
                 "rate",
-                do={
-                    "up": "train hotter: make the learning rate larger{how}",
-                    "down": "train colder: make the learning rate smaller{how}",
-                },
                 rules={
-                    "up": ("a smaller batch raises the temperature as a larger learning rate does",),
+                    "up": ("a smaller batch raises the temperature too",),
                     "down": (
-                        "a larger batch, or a learning rate that decays in the end, lowers the temperature as a "
-                        "smaller learning rate does; it may need more epochs",
+                        "a larger batch, or a learning rate that decays, lowers the temperature too, but may need more "
+                        "epochs",
                     ),
                 },
             ),
@@ -236,10 +208,9 @@ KNOBS: Table[Knob] = Table(
             words=Words(
                 "weight decay",
                 short="decay",
-                do={"up": "make the weight decay larger{how}", "down": "make the weight decay smaller{how}"},
                 rules={
-                    "up": ("augmentation and label smoothing regularize too",),
-                    "down": ("with less regularization a training may have to end earlier",),
+                    "up": ("data augmentation and label smoothing regularize too",),
+                    "down": ("with less regularization, training may have to stop earlier",),
                 },
             ),
         ),
@@ -259,11 +230,8 @@ KNOBS: Table[Knob] = Table(
                 "fewer",
                 "more",
                 "epochs",
-                do={"up": "train longer{how}"},
-                rules={"up": ("a larger learning rate, or one that decays in the end, can do in fewer epochs",)},
-                price="a longer training costs more",
-                times="as long",
-                most="its longest training",
+                rules={"up": ("a larger learning rate, or one that decays, can reach the same in fewer epochs",)},
+                price="longer training costs more",
             ),
         ),
         Knob(
@@ -277,10 +245,7 @@ KNOBS: Table[Knob] = Table(
             high=0.999,
             up="too_little_regularization",
             down="too_much_regularization",
-            words=Words(
-                "label smoothing",
-                do={"up": "smooth the labels more{how}", "down": "smooth the labels less{how}"},
-            ),
+            words=Words("label smoothing"),
         ),
         Knob(
             "optimizer",
@@ -321,11 +286,12 @@ KNOBS: Table[Knob] = Table(
             steps=(),
             prefix="a",
             words=Words(
-                "augmentation",
+                "data augmentation",
                 "off",
                 "on",
-                do={"up": "augment the training data{how}", "down": "train without augmentation{how}"},
+                do={"up": "turn on data augmentation", "down": "turn off data augmentation"},
             ),
         ),
     ],
 )
+BINDERS[Knob] = in_table(KNOBS)

@@ -14,14 +14,14 @@ from matplotlib.patches import Patch
 
 from mdtree_jax.collection.columns import finite_rows_of, missing_columns
 from mdtree_jax.collection.tasks import OPTIMAL, TASKS, Task, takes_part
-from mdtree_jax.experiments.runner import ALL_EXPERIMENTS
+from mdtree_jax.experiments.runner import get_experiment
 from mdtree_jax.files import output_folder, written_aside
+from mdtree_jax.registry.questions import class_colour
 from mdtree_jax.report.planes import Plane, axis_name, make_plane, panel_name
 from mdtree_jax.report.pyplot import plt
 from mdtree_jax.report.statistics import over_seeds
 from mdtree_jax.report.tables import method_label
 from mdtree_jax.trees.classifier import MDTreeClassifier, choose_structure
-from mdtree_jax.trees.drawing import class_colour
 
 _STYLE = {
     "font.size": 9,
@@ -80,7 +80,7 @@ def accuracy_curves(results: pd.DataFrame, experiment: str) -> Figure:
         marker = "o" if len(x) <= 13 else None
         ax.plot(x, y, line, color=colour, label=method_label(method), lw=1.8, marker=marker, ms=3)
         ax.fill_between(x, y - sd, y + sd, color=colour, alpha=0.12, lw=0)
-    about = ALL_EXPERIMENTS[experiment]
+    about = get_experiment(experiment)
     ax.set_xlabel("number of training models")
     ax.set_ylabel("correctly diagnosed, %")
     seeds = part["seed"].nunique()

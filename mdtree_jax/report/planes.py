@@ -127,4 +127,4 @@ def panel_name(axis: Axis, place: int) -> str:
 
 def axis_name(knob: str) -> str:
     """Return what people call an axis of a phase plot."""
-    return KNOBS[knob].listed if knob else ""
+    return knob.replace("_", " ")

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.experiments.coverage import COVERAGES
-from mdtree_jax.experiments.joint import JOINT_METHODS
-from mdtree_jax.experiments.methods import METHODS
+from mdtree_jax.experiments.methods import METHOD_TABLE
 from mdtree_jax.experiments.one_step import STEPS
-from mdtree_jax.experiments.runner import ALL_EXPERIMENTS, PUBLISHED_SEEDS
+from mdtree_jax.experiments.runner import PUBLISHED_SEEDS, get_experiment
 from mdtree_jax.experiments.sampling import SAMPLINGS
 from mdtree_jax.experiments.suite import Tables
 from mdtree_jax.files import write_text, written_aside
@@ -20,16 +19,12 @@ from mdtree_jax.report.paper import CASES
 from mdtree_jax.report.statistics import over_seeds, with_interval
 
 PUBLISHED_PAIR = ("published/F", "published/F_noise")
-_REFERENCE_LABELS = {
-    "random": "random advice",
-    "oracle": "oracle",
-    "trees_and_gains": "MD tree and joint model, mean",
-}
+_REFERENCE_LABELS = {"random": "random advice", "oracle": "oracle"}
 
 
 def method_label(name: str) -> str:
     """Return a method's name for people."""
-    known = METHODS.get(name) or JOINT_METHODS.get(name)
+    known = METHOD_TABLE.get(name)
     return known.label if known else _REFERENCE_LABELS.get(name, name)
 
 
@@ -127,7 +122,7 @@ def tables_markdown(measured: Tables, *, train: str, test: str, seeds: Sequence[
             )
         parts.append(markdown(PAPER_HEADER, paper))
     for name in dict.fromkeys(results["experiment"]):
-        experiment = ALL_EXPERIMENTS[name]
+        experiment = get_experiment(name)
         unit = SAMPLINGS[experiment.sampling].unit
         parts += [f"## {name} ({experiment.figure})", f"Task {experiment.task}; k: {unit}. Accuracy in percent."]
         parts.append(markdown(*curve_rows(results, name)))
@@ -179,7 +174,7 @@ def print_results(console, measured: Tables, *, paper: bool) -> None:
         sizes = list(dict.fromkeys(part["k"]))
         chosen = sorted({sizes[round(i * (len(sizes) - 1) / 5)] for i in range(6)}, key=sizes.index)
         means = over_seeds(part, ["method", "k"], "accuracy")
-        experiment = ALL_EXPERIMENTS[name]
+        experiment = get_experiment(name)
         title = f"{name} ({experiment.figure}) – task {experiment.task}, accuracy in %"
         console.print(title, style="bold", highlight=False)
         table = Table()

@@ -21,12 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
-from mdtree_jax.recipe.cohort import Cohort
-from mdtree_jax.measuring.cost import MeasureCost
-from mdtree_jax.recipe.measure_settings import MeasureSettings
 
+from mdtree_jax.measuring.cost import MeasureCost
+from mdtree_jax.recipe.cohort import Cohort
+from mdtree_jax.recipe.measure_settings import MeasureSettings
 
 MEASURE_COMPILE_SECONDS = 45.0  # of the programs of one width
 COHORT_SECONDS = 7.0  # compile, initialise, write; less when the compilation cache knows the cohort
@@ -162,4 +163,3 @@ def _scale(plan: pd.DataFrame, took: pd.Series) -> np.ndarray:
     places, known_places = (np.log(table[["width", "batch_size"]].to_numpy(float)) for table in (plan, known))
     weights = 1 / (0.1 + ((places[:, None] - known_places[None]) ** 2).sum(-1))
     return np.exp(weights @ ratios / weights.sum(1))
-

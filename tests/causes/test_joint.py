@@ -14,7 +14,8 @@ from mdtree_jax.collection.lines import step_targets
 from mdtree_jax.collection.moves import AXES, Move, moves_of
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.experiments import coverage
-from mdtree_jax.experiments.joint import JointRunner, get_joint_methods, joint_experiments_of
+from mdtree_jax.experiments.joint import JointRunner, joint_experiments_of
+from mdtree_jax.experiments.methods import get_methods
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_bootstrap_interval_has_the_width_of_independent_cells():
 
 
 def test_transfer_of_the_joint_question(small):
-    methods = get_joint_methods(["md_tree_joint", "validation", "hyperparameter", "majority"])
+    methods = get_methods(["md_tree_joint", "validation", "hyperparameter", "majority"])
     runs = [
         JointRunner(small, None, methods, [0, 1], k=[4], jobs=jobs).run(joint_experiments_of("dataset", ["joint"]))
         for jobs in (1, 2)

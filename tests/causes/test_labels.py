@@ -1,15 +1,18 @@
 """Causes of collections over any knobs: several moves against one, groups of causes, collections that differ."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from mdtree_jax.causes import joint
 from mdtree_jax.causes.evaluate import answer_all, causes_told, make_joint_side
-from mdtree_jax.causes.labels import CAUSES, cause_labels, causes_of, gains, question_behind, shared_causes
+from mdtree_jax.causes.labels import CAUSES, cause_labels, causes_of, gains, shared_causes
+from mdtree_jax.causes.methods import JOINT_TASKS, joint_method
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.grid import make_grid
 from mdtree_jax.collection.load import load_collection
-from mdtree_jax.collection.tasks import Task
+from mdtree_jax.registry.questions import question_behind
 from tests.collection.test_moves import product
 from tests.rates import random_rates, rate_collection
 
@@ -41,7 +44,7 @@ def test_probabilities_of_any_groups_equal_simulated_ones():
     draws = mean[:, None] + sd[:, None] * rng.normal(size=(5, 100_000, 5))
     causes = (*"abcde", "none")
     for first, second in (("a", "b"), ("ab", "c"), ("a", "bc"), ("ab", "cde"), ("abz", "c")):
-        task = Task("mine", "label_mine", ("one", "two"), (tuple(first), tuple(second)), "?")
+        task = SimpleNamespace(groups=(tuple(first), tuple(second)))
         places = [[causes.index(name) for name in group if name in causes] for group in (first, second)]
         wins = draws[..., places[1]].max(axis=2) > draws[..., places[0]].max(axis=2)
         share = joint.DOUBT + (1 - 2 * joint.DOUBT) * wins.mean(axis=1)
@@ -49,12 +52,13 @@ def test_probabilities_of_any_groups_equal_simulated_ones():
         np.testing.assert_allclose(found.sum(axis=1), 1.0)
         assert np.abs(found[:, 1] - share).max() < 0.007
         assert np.abs(joint.task_probabilities(1.5 * mean, sd, task, causes)[:, 1] - share).max() > 0.02
-    lacking = Task("mine", "label_mine", ("one", "two"), (("a",), ("z",)), "?")
+    lacking = SimpleNamespace(groups=(("a",), ("z",)))
     assert joint.task_probabilities(mean, sd, lacking, causes) is None
 
 
-def test_every_class_has_its_question():
-    assert {cause: question_behind(cause) for cause in CAUSES} == {
+def test_every_cause_has_its_question():
+    found = {cause: question_behind(cause) for cause in CAUSES}
+    assert {cause: question and (question.name, question.against(cause).name) for cause, question in found.items()} == {
         "temperature_too_low": ("optimizer", "temperature_too_high"),
         "temperature_too_high": ("optimizer", "temperature_too_low"),
         "model_too_small": ("size", "temperature"),
@@ -77,7 +81,7 @@ def test_collections_that_tell_different_causes_are_asked_what_both_tell():
     assert side.gained.shape[1] == 3
     everything = gains(make_grid(rates), "step")
     np.testing.assert_array_equal(side.gained, everything[:, :3])
-    answers = answer_all("joint", rates, plain, rivals=False)["md_tree_joint"]
+    answers = answer_all([joint_method()], JOINT_TASKS["joint"], rates, plain)["md_tree_joint"]
     assert len(answers.right) == len(plain)
     assert answers.right.mean() > 0.8
     decays = load_collection(product(weight_decay=[0.1, 0.2], label_smoothing=[0.1, 0.2]))

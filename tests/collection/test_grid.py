@@ -232,7 +232,7 @@ def test_a_note_counts_the_rows_that_have_a_neighbour():
     (note,) = frame.attrs["notes"]
     assert 0 < counted < 60
     assert "of 60 rows such a neighbour have" in note
-    assert f" {counted} towards width up" in note
+    assert f" {counted} towards network width up" in note
 
 
 def test_steps_of_a_random_search_are_those_of_the_surface():

@@ -27,7 +27,7 @@ SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class CurveResult(NamedTuple):
-    """A trained curve, measured at T points; scalars but for the first five and `middle`.
+    """A trained curve, measured at T points; scalars, except the first five and `middle`.
 
     Attributes:
         t: (T,), equally spaced from 0 to 1.
@@ -128,7 +128,7 @@ def bezier_connectivity(
     w(t) = (1-t)^2 end0 + 2t(1-t) w1 + t^2 end1 by SGD with momentum, one t and one batch a step:
     g = 2t(1-t) (dloss/dw + weight_decay w), v = momentum v + g, w1 = w1 - rate v, the rate by `curve_learning_rate`.
 
-    The published setting is the default but for two: the middle point starts by `init`, and 9 points are measured.
+    The published setting is the default, with two exceptions: the middle point starts by `init`, and 9 points are measured.
 
     - `init="linear"`: the mean of the ends, as in the code of Garipov et al. (2018).
     - `init="published"`: a fresh random network. The measuring code of Yang et al. (2021) never makes that linear
