@@ -67,20 +67,21 @@ def commands_of(text):
 
 def quicker(command):
     """Return settings that make a command take seconds."""
-    if "+grid=digits_tiny" in command:
-        less = [
-            "grid.batch_size=[16,64]",
-            "grid.measure.metrics=[hessian]",
-        ]  # a residual network takes minutes to compile
+    if "+grid=digits_tiny" in command:  # a residual network takes minutes to compile
+        less = ["grid.width=[1,3]", "grid.batch_size=[16,64]", "grid.measure.metrics=[hessian]"]
         quick = ["grid.model=mlp", "grid.measure.curve_steps=20"]
         return [*quick, *(less if "[16,256]" not in command else [])]
-    if "mdtree_jax.transfer" not in command or "mode=" not in command or "tasks=" in command:
+    if "mdtree_jax.transfer" not in command or "mode=" not in command:
         return []
-    return ["seeds=[42]", "k=[1,8]", *([] if command.endswith("mode=dataset") else ["figures=false"])]
+    sizes = [] if "tasks=" in command else ["k=[1,8]"]
+    return ["seeds=[42]", *sizes, *([] if command.endswith("mode=dataset") else ["figures=false"])]
 
 
 #: Work of Python blocks that takes long, and what does instead in the default selection.
-QUICKER_PYTHON = {'"epochs": 10}': '"epochs": 2}'}
+QUICKER_PYTHON = {
+    '"epochs": 10}': '"epochs": 2}',
+    "    training=recipe,": '    training=recipe, measure={"metrics": ["hessian"]},',
+}
 
 
 class Runner:

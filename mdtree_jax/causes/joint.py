@@ -60,6 +60,15 @@ COLUMNS: Sequence[str] = ListView(
 )
 #: Those that need two networks of one configuration.
 PAIR_COLUMNS: Sequence[str] = ListView(lambda: [c for c in COLUMNS if "pair" in needs_of(c)], MEASUREMENTS)
+#: Metrics that a diagnosis shows without asking them; the test error, which it shows too, has a place of its own.
+SHOWN: Sequence[str] = ListView(
+    lambda: [
+        m.name
+        for m in MEASUREMENTS.values()
+        if m.is_shown and not m.is_derived and m.name not in {*COLUMNS, "test_error"}
+    ],
+    MEASUREMENTS,
+)
 #: Share of the probability that is spread evenly, and least spread of the noise of a transformed gain: a knob that
 #: gained the same in all of a sample (nothing, at an edge of the grid) is not known to gain that elsewhere.
 DOUBT, LEAST_SPREAD = 0.01, 0.1

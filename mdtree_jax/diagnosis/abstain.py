@@ -19,17 +19,16 @@ and says so. The constants are round numbers, not tuned on anything.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from mdtree_jax.causes import joint
+from mdtree_jax.causes.opposition import opposition
 from mdtree_jax.collection.grid import cells_of
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.reference import Reference
-from mdtree_jax.registry.questions import question_behind
 
 MARGIN = 0.05
 NEIGHBOUR, FAR = 5, 1.5
@@ -88,28 +87,6 @@ def weak_or_contradicted(cause: str, probability: float, trees: Mapping[str, Map
     if probability >= WEAK:
         return None
     return fact("unlikely", cause=cause, probability=probability, least=WEAK)
-
-
-class Opposition(NamedTuple):
-    """The answer of a question that speaks against a cause, and the probability that the trees give it."""
-
-    question: str
-    answer: str
-    probability: float
-
-
-def opposition(cause: str, trees: Mapping[str, Mapping[str, float]]) -> Opposition | None:
-    """Return what the question behind a cause has against it, as far as it was asked; None where there is none.
-
-    Args:
-        cause: a name.
-        trees: task -> class -> probability, of the tree averages.
-    """
-    question = question_behind(cause)
-    other = question and question.against(cause)
-    if question is None or other is None or question.name not in trees:
-        return None
-    return Opposition(question.name, other.name, trees[question.name].get(other.name, 0.0))
 
 
 def _nearest(a: np.ndarray, b: np.ndarray, forbidden: np.ndarray | None = None) -> np.ndarray:

@@ -26,7 +26,7 @@ from mdtree_jax.diagnosis.advice import choose_action, in_settings, withheld
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.gains import best_moves, capped, edge_of_neighbours
-from mdtree_jax.diagnosis.metrics_table import SHOWN, note_on_units, read_metrics, standard_errors, training_of
+from mdtree_jax.diagnosis.metrics_table import note_on_units, read_metrics, standard_errors, training_of
 from mdtree_jax.diagnosis.probabilities import all_chances
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Diagnosis
@@ -107,7 +107,7 @@ def _known(frame: pd.DataFrame, column: str) -> list[float | None]:
 
 def _metrics(frame: pd.DataFrame) -> list[dict[str, float]]:
     """Return for every row the finite metrics that a diagnosis knows, and their standard errors."""
-    names = [name for column in (*joint.COLUMNS, *SHOWN) for name in (column, f"{column}_se") if name in frame]
+    names = [name for column in (*joint.COLUMNS, *joint.SHOWN) for name in (column, f"{column}_se") if name in frame]
     values = frame[names].to_numpy(dtype=float)
     known = np.isfinite(values)
     return [

@@ -45,22 +45,15 @@ SAME = 0.01
 _SEVERAL, _SURELY_PERCENT = 5, 5.0
 #: Columns that name the model of a row.
 NAMES = ("name", "model")
-#: Metrics that a diagnosis shows without asking them; the test error, which it shows too, has a place of its own.
-SHOWN: Sequence[str] = ListView(
-    lambda: [
-        m.name
-        for m in MEASUREMENTS.values()
-        if m.is_shown and not m.is_derived and m.name not in {*joint.COLUMNS, "test_error"}
-    ],
-    MEASUREMENTS,
-)
 #: Metric -> its logarithm, of those that a diagnosis looks at.
 _WITHOUT_LOGARITHM: Mapping[str, str] = MappingView(
-    lambda: {m.logarithm_of: m.name for name in (*joint.COLUMNS, *SHOWN) if (m := MEASUREMENTS[name]).logarithm_of},
+    lambda: {
+        m.logarithm_of: m.name for name in (*joint.COLUMNS, *joint.SHOWN) if (m := MEASUREMENTS[name]).logarithm_of
+    },
     MEASUREMENTS,
 )
 #: Columns that a diagnosis looks at.
-_USED: Sequence[str] = ListView(lambda: [*joint.COLUMNS, *SHOWN, "test_error", *_WITHOUT_LOGARITHM], MEASUREMENTS)
+_USED: Sequence[str] = ListView(lambda: [*joint.COLUMNS, *joint.SHOWN, "test_error", *_WITHOUT_LOGARITHM], MEASUREMENTS)
 #: What people write where nothing is known, beside what pandas takes for it.
 _EMPTY = {"", "-", "–", "?", "nan", "none", "null", "na", "n/a", "inf", "-inf"}
 

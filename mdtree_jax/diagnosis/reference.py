@@ -28,16 +28,16 @@ import pandas as pd
 from mdtree_jax.causes import joint
 from mdtree_jax.causes.labels import LEAST_GAIN, causes_of, gains
 from mdtree_jax.checks import UserError, check_choice
-from mdtree_jax.collection.columns import sources
-from mdtree_jax.collection.grid import Grid, make_grid
+from mdtree_jax.collection.columns import COLUMN, sources
+from mdtree_jax.collection.grid import Grid, compute_labels, make_grid
 from mdtree_jax.collection.load import load_collection
 from mdtree_jax.collection.moves import knobs_of_moves
-from mdtree_jax.collection.tasks import OPTIMAL, TASKS, brought_labels, task_rows
-from mdtree_jax.diagnosis.metrics_table import SHOWN
+from mdtree_jax.collection.tasks import OPTIMAL, TASKS, Task, brought_labels, task_rows
 from mdtree_jax.files import write_text
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.trees.classifier import MDTreeClassifier
 from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT
+from mdtree_jax.trees.structure import Structure
 
 _FORMAT = "mdtree_jax reference 1"
 _DIGITS = 5
@@ -94,8 +94,8 @@ class Reference:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The columns of `metrics_table.SHOWN` that the collection has."""
-        return tuple(name for name in SHOWN if name in self.rows)
+        """The columns of `joint.SHOWN` that the collection has."""
+        return tuple(name for name in joint.SHOWN if name in self.rows)
 
     @cached_property
     def grid(self) -> Grid:
@@ -145,21 +145,33 @@ class Reference:
         It is the shown one, else the one that needs no second network, else another one of the task's, else None;
         None too where the collection has no label of the task, or one class only.
         """
-        have, label = [c for c in self.columns if columns is None or c in columns], TASKS[task].label
+        have, question = [c for c in self.columns if columns is None or c in columns], TASKS[task]
         shown, *companions = MEMBERS[task]
         for structure in (shown, ONE_CHECKPOINT.get(task), *companions):
-            if structure is None or label not in self.rows:
+            if structure is None or any(s not in have for name in structure.features for s in sources(name)):
                 continue
-            if any(source not in have for name in structure.features for source in sources(name)):
-                continue
-            if (task, structure.name) not in self._trees:
-                tree = MDTreeClassifier(task, structure=structure)
-                classes = set(self.rows[label][self.complete].dropna()) - {OPTIMAL}
-                rows = task_rows(self.rows[self.complete], TASKS[task]) if classes else self.rows.iloc[:0]
-                usable = rows[label].nunique() == 2
-                self._trees[task, structure.name] = tree.fit(rows, rows[label]) if usable else None
-            return self._trees[task, structure.name]
+            key = (question, structure.name)
+            if key not in self._trees:
+                self._trees[key] = self._fitted(question, structure)
+            return self._trees[key]
         return None
+
+    def _fitted(self, question: Task, structure: Structure) -> MDTreeClassifier | None:
+        """Return a tree fitted on the rows that take part in a question; None where there are not two classes."""
+        labels = self._labels(question)
+        if labels is None or not set(labels[self.complete].dropna()) - {OPTIMAL}:
+            return None
+        rows = task_rows(self.rows.assign(**{question.label: labels})[self.complete], question)
+        if rows[question.label].nunique() != 2:
+            return None
+        return MDTreeClassifier(question.name, structure=structure).fit(rows, rows[question.label])
+
+    def _labels(self, question: Task) -> pd.Series | None:
+        """Return a question's label of every row; None where the collection has none."""
+        if question.label in self.rows:
+            return self.rows[question.label]
+        # A question may have been registered after the collection was loaded.
+        return compute_labels(self.grid)[question.label] if question.is_compared else None
 
     def summary(self) -> dict:
         """Return quantiles, two-dimensional bins, shares of the causes and mean gains, as plain values."""
@@ -219,7 +231,7 @@ class Reference:
             if not isinstance(data, dict) or data.get("format") != _FORMAT:
                 found = data.get("format") if isinstance(data, dict) else type(data).__name__
                 raise UserError(f"'{path}' is no reference: its format is {found!r}, not '{_FORMAT}'")
-            rows = as_numbers(pd.DataFrame(data["rows"]))
+            rows = as_numbers(_known_columns(pd.DataFrame(data["rows"])))
             provenance = dict(data["provenance"])
             name = provenance["collection"]
         except UserError:
@@ -331,6 +343,13 @@ def rounded(value: float) -> float | None:
         return None
     number = float(f"{float(value):.{_DIGITS}g}")
     return int(number) if number == int(number) else number
+
+
+def _known_columns(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without the labels of questions that are not registered here."""
+    known = {*COLUMN, *KNOBS}
+    strangers = [c for c in rows if c not in known and rows[c].map(lambda value: isinstance(value, str)).any()]
+    return rows.drop(columns=strangers)
 
 
 def as_numbers(rows: pd.DataFrame) -> pd.DataFrame:

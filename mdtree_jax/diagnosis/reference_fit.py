@@ -19,7 +19,6 @@ from mdtree_jax.collection.load import load_collection
 from mdtree_jax.collection.moves import Move
 from mdtree_jax.collection.tasks import TASKS, brought_labels
 from mdtree_jax.diagnosis.gains import best_moves, best_step, factor_gain, steps_of
-from mdtree_jax.diagnosis.metrics_table import SHOWN
 from mdtree_jax.diagnosis.reference import Reference, as_numbers, kept_value
 from mdtree_jax.provenance import code_version
 
@@ -139,7 +138,7 @@ def fit_reference(
             f"collection '{loaded.attrs['name']}' has none of the metrics that a diagnosis asks: "
             f"{', '.join(joint.METRICS)}"
         )
-    beside = [name for name in (*SHOWN, *brought_labels()) if name in loaded]
+    beside = [name for name in (*joint.SHOWN, *brought_labels()) if name in loaded]
     kept = loaded[[*loaded.attrs["axes"], "test_error", *columns, *beside]]
     rows = load_collection(as_numbers(kept.apply(lambda c: c.map(kept_value))), allow_missing=True)
     rows.attrs["name"] = name or loaded.attrs["name"]

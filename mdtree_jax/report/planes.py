@@ -127,4 +127,10 @@ def panel_name(axis: Axis, place: int) -> str:
 
 def axis_name(knob: str) -> str:
     """Return what people call an axis of a phase plot."""
-    return knob.replace("_", " ")
+    return KNOBS[knob].words.noun if knob else ""
+
+
+def axis_label(knob: str) -> str:
+    """Return the label of an axis: what people call the knob, and its unit."""
+    unit = KNOBS[knob].unit if knob else "1"
+    return axis_name(knob) + ("" if unit in ("1", "name") else f", {unit}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import NamedTuple
 
@@ -128,12 +128,13 @@ def measure_subject(
     if len(errors) == 2 and (pair_metrics := [name for name in settings.metrics if name in PAIR_CHOICES]):
         notes.append(fact("one_pair", kernels=pair_metrics))
     table = _with_training_columns(found.members, errors)
-    row = {name: float(value) for name, value in collect(table, found.pairs).iloc[0].items() if np.isfinite(value)}
+    means = collect(table, found.pairs).iloc[0]
+    row = {str(name): float(value) for name, value in means.items() if np.isfinite(value)}
     row = {name: value for name, value in row.items() if not name.endswith(("_seconds", "_flops"))}
     _add_sampling_error(row, num_images, num_all)
     compile_seconds = found.compile_seconds + evaluation_compile + checking
     forward = float(count_flops(subject.model, used.x_train.shape[1:], str(used.x_train.dtype)))
-    flops = sum(float(t[c].sum()) for t in (found.members, found.pairs) for c in t if c.endswith("_flops"))
+    flops = sum(float(t[c].sum()) for t in (found.members, found.pairs) for c in t if str(c).endswith("_flops"))
     flops += forward * num_networks * (num_images + len(used.y_test))
     seconds = time.perf_counter() - start - compile_seconds
     return Measured(row, notes, seconds, compile_seconds, flops, forward, _doubt(errors, used.y_train))
@@ -220,7 +221,7 @@ def _evaluate(subject: Subject, data: Examples) -> tuple[list[dict[str, float]],
     return out, seconds
 
 
-def _with_training_columns(members: pd.DataFrame, errors: list[Mapping[str, float]]) -> pd.DataFrame:
+def _with_training_columns(members: pd.DataFrame, errors: Sequence[Mapping[str, float]]) -> pd.DataFrame:
     """Return the table of measurements with the columns of training that `collect` expects, unknown ones NaN."""
     known = pd.DataFrame(errors)
     rest = {c: np.nan for c in (*MEMBER_COLUMNS, *COST_COLUMNS) if c not in members and c not in known}

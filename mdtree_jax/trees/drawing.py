@@ -63,6 +63,7 @@ def _average_note(tree) -> list[str]:
 def draw_tree(tree, ax=None):
     """Draw a fitted tree; see `MDTreeClassifier.plot`."""
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
 
     structure, numbers = tree.structure_, tree.structure_.leaf_numbers
     depth = _depth(structure, 0)
@@ -93,7 +94,7 @@ def draw_tree(tree, ax=None):
     ax.set_xlim(-0.6, len(structure.leaves) - 0.4)
     ax.set_ylim(-depth - 0.45, 0.4)
     ax.axis("off")
-    handles = [plt.Rectangle((0, 0), 1, 1, color=class_colour(str(name))) for name in tree.classes_]
+    handles = [Rectangle((0, 0), 1, 1, color=class_colour(str(name))) for name in tree.classes_]
     labels = [f"share of {str(name).replace('_', ' ')}" for name in tree.classes_]
     ax.legend(handles, labels, loc="upper right", frameon=False, fontsize=8)
     if note := _average_note(tree):

@@ -163,9 +163,11 @@ def fit_posterior(structure: Structure, X: np.ndarray, y: np.ndarray, options: O
 def _beta_tables(rows: int, row_weight: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return ln Γ(prior + ρ count) - ln Γ(prior) for every count of rows: right ones, wrong ones, all."""
     counts = (row_weight * np.arange(rows + 1)).tolist()
-    return tuple(
-        np.array([lgamma(prior + c) - lgamma(prior) for c in counts]) for prior in (RIGHT, WRONG, RIGHT + WRONG)
-    )
+
+    def table(prior: float) -> np.ndarray:
+        return np.array([lgamma(prior + c) - lgamma(prior) for c in counts])
+
+    return table(RIGHT), table(WRONG), table(RIGHT + WRONG)
 
 
 class _SumProduct:

@@ -231,7 +231,7 @@ def test_a_note_counts_the_rows_that_have_a_neighbour():
     counted = sum(bool(loop.ahead(i, ("width", 1))[0]) for i in range(60))
     (note,) = frame.attrs["notes"]
     assert 0 < counted < 60
-    assert "of 60 rows such a neighbour have" in note
+    assert "rows with such a neighbour, of 60: " in note
     assert f" {counted} towards network width up" in note
 
 

@@ -41,7 +41,7 @@ def test_a_fourth_knob_is_held_at_its_middle_value():
         product(width=[1, 2], learning_rate=[0.1, 0.2], weight_decay=[0.0, 0.1], train_epochs=[5, 10, 20])
     )
     plane = make_plane(both)
-    assert (plane.panel.knob, plane.fixed) == ("weight_decay", "train epochs 10")
+    assert (plane.panel.knob, plane.fixed) == ("weight_decay", "number of epochs 10")
     rows = both[(both.weight_decay == 0.1) & (both.train_epochs == 10)]
     np.testing.assert_array_equal(
         plane.matrix(both.test_error.to_numpy(), 1),

@@ -100,7 +100,8 @@ def beside(diagnosis: Diagnosis) -> str:
     for name, chances in diagnosis.questions.items():
         likelier = max(chances, key=chances.__getitem__)
         found = _turned(diagnosis, name, likelier)
-        if chances[likelier] >= SURE and found is not None and found[0].name != diagnosis.action.knob:
+        first = KNOBS[diagnosis.action.knob]
+        if chances[likelier] >= SURE and found is not None and {first.up, first.down} != {found[0].up, found[0].down}:
             (knob, way), shorts = found, [f"“{CAUSES[cause].short}”" for cause in _only_causes(name, likelier)]
             adjective = knob.words.up if way == "up" else knob.words.down
             return (

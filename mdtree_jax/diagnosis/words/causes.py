@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mdtree_jax.diagnosis.abstain import opposition
+from mdtree_jax.causes.opposition import opposition
 from mdtree_jax.diagnosis.words.formats import capital, listed, number, percent
 from mdtree_jax.diagnosis.words.notes import question
 from mdtree_jax.registry.causes import CAUSES

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from mdtree_jax.causes.joint import SHOWN
+from mdtree_jax.causes.opposition import opposition
 from mdtree_jax.collection.columns import DERIVED, sources
-from mdtree_jax.diagnosis.abstain import opposition
-from mdtree_jax.diagnosis.metrics_table import SHOWN
 from mdtree_jax.diagnosis.words.actions import gain_text
 from mdtree_jax.diagnosis.words.causes import short
 from mdtree_jax.diagnosis.words.formats import NOT_KNOWN, capital, number, percent
