@@ -247,14 +247,14 @@ def headline() -> str:
         "MD tree (robust fit)": "MD tree",
         "free tree on landscape": "free tree, landscape metrics",
         "validation": "free tree, training and test error",
-        "majority class": "commonest class",
+        "majority class": "most common class",
     }
     found, rows = accuracies("raw"), []
     for train, test in ((_F, _F_NOISE), (_DIGITS, _DIGITS_NOISY), (_F, _DIGITS)):
         for task in _EXPERIMENT:
             cells = [found[task, train, test][method].split(" ")[0] for method in methods]
             rows.append([f"{_SHORT[train]} → {_SHORT[test]}", task, *_bold_best(cells)])
-    return table(["fitted on → asked about", "question", *methods.values()], rows, numbers_from=2)
+    return table(["fitted on → tested on", "question", *methods.values()], rows, numbers_from=2)
 
 
 def families() -> str:
@@ -271,7 +271,7 @@ def families() -> str:
     rows = []
     for task, by_scale in shown.items():
         block = [
-            (method + ", by ranks" * (scale == "rank"), [found[scale][task, *pair][method] for pair in pairs])
+            (method + ", ranks" * (scale == "rank"), [found[scale][task, *pair][method] for pair in pairs])
             for scale, methods in by_scale.items()
             for method in methods
         ]
@@ -295,7 +295,7 @@ def advice() -> str:
         gains = {cells[0]: cells[1] for cells in map(_cells, _rows(text))}
         cells = [gains[who] for who in ("diagnosis", "validation", "commonest", "random")]
         rows.append([pair, answers, *_bold_best(cells), gains["oracle"]])
-    head = ["fitted on → taken on", "answers", "diagnosis", "tree on training and test error", "commonest cause"]
+    head = ["fitted on → tested on", "answers", "diagnosis", "tree on training and test error", "most common cause"]
     return table([*head, "random", "best possible"], rows, numbers_from=1)
 
 
