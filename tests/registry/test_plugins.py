@@ -307,11 +307,11 @@ def test_a_builder_is_given_the_settings_that_it_names(module):
         ("four", r"gives outputs of shape \(2, 4\) for 2 images; wanted logits \(2, 3\)"),
         ("half", "has parameters of float16; wanted float32, the dtype that its builder is given"),
         ("dropout", "it draws random numbers, as dropout does, and a network of a sweep is given none"),
-        ("Frozen", "keeps running averages, and its call has no argument 'train'"),
+        ("Frozen", "has running averages, but its call has no argument 'train'"),
         ("Counting", "keeps the state 'cache'; of a network's state only running averages"),
         ("Empty", "has no parameters, so there is nothing to train"),
         ("large", r"does not accept images of shape \(2, 2, 1\): .*reshape"),
-        ("model", r"is initialized to something else than \{'params': …, 'batch_stats': …\}"),
+        ("model", r"is initialized to something other than \{'params': …, 'batch_stats': …\}"),
     ],
 )
 def test_builders_that_do_not_fit(module, function, message):
@@ -383,14 +383,14 @@ def test_a_loader_returns_a_mapping_or_a_named_tuple(module):
         ("flat", r"the training images of data set '.*:flat' have shape \(12, 4\); wanted \(number, height"),
         ("few", r"the training labels of data set '.*:few' have shape \(11,\); wanted \(12,\), one per image"),
         ("text", "the training labels of data set '.*:text' are of type <U1; wanted integers"),
-        ("ragged", "holds what is no array"),
+        ("ragged", "holds something that is not an array"),
         ("one", "num_classes of dataset=.*:one is 1; wanted a whole number of at least 2"),
         ("fails", r"the function, called without arguments, failed \(OSError: no disk\)"),
         (
             "many",
             "the function needs the argument 'depth', which is not available; available: source, data_dir, data_file",
         ),
-        ("images", r"the function needs data_dir, which is not given; add data_dir=PATH"),
+        ("images", r"the function needs data_dir=PATH"),
     ],
 )
 def test_loaders_that_do_not_fit(module, function, message):
