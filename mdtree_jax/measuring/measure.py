@@ -23,8 +23,9 @@ from mdtree_jax.measuring.cost import MeasureCost
 from mdtree_jax.measuring.curves import Curves, curves_in_blocks, takes_long
 from mdtree_jax.measuring.programs import Program, check_networks, choose, program_of, similarities_program
 from mdtree_jax.measuring.tables import layer_table, member_table, pair_table
-from mdtree_jax.models import Model, build_model, count_flops, has_permutations, permutation_spec
+from mdtree_jax.models import Model, count_flops, has_permutations, permutation_spec
 from mdtree_jax.population.loop import AXIS
+from mdtree_jax.population.programs import model_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.measure_settings import PAIR_METRICS, MeasureSettings, chosen_pairs
 
@@ -129,7 +130,7 @@ class _Measurement:
         self.recipe, self.cohort, self.settings, self.dtype = recipe, cohort, settings, dtype
         shape = tuple(recipe.image_shape)
         is_ours = model is None
-        model = build_model(recipe.model, cohort.width, recipe.num_classes, shape, dtype) if is_ours else model
+        model = model_of(recipe, cohort, dtype) if is_ours else model
         measures.check_features(model, settings, shape, dtype)
         self.model = model
         self.variables = jax.tree.map(np.asarray, variables)

@@ -7,6 +7,7 @@ module of the folder, so nothing else has to know about a new one.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -57,7 +58,12 @@ def model_names() -> list[str]:
 
 @functools.cache
 def build_model(
-    name: str, width: int, num_classes: int, image_shape: tuple[int, int, int], dtype: str = "float32"
+    name: str,
+    width: int,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    dtype: str = "float32",
+    knobs: tuple[tuple[str, Any], ...] = (),
 ) -> Model:
     """Return the named architecture at a width.
 
@@ -67,14 +73,19 @@ def build_model(
         num_classes: number of logits.
         image_shape: (height, width, channels) of an image.
         dtype: of parameters and running averages.
+        knobs: further arguments of the builder, with their values.
 
     Raises:
-        UserError: an unknown name, a width below 1.
+        UserError: an unknown name, a width below 1, a knob that the builder does not take.
     """
     builder = _BUILDERS[check_choice("model", name, model_names())]
     if width < 1:
         raise UserError(f"width {width} of model '{name}' must be at least 1")
-    module = builder(width=width, num_classes=num_classes, dtype=jnp.dtype(dtype))
+    parameters = inspect.signature(builder).parameters
+    for knob, _ in knobs:
+        if knob not in parameters:
+            raise UserError(f"the builder of model '{name}' takes no '{knob}', so that knob does nothing there")
+    module = builder(width=width, num_classes=num_classes, dtype=jnp.dtype(dtype), **dict(knobs))
 
     def init(key: jax.Array) -> Any:
         variables = module.init(key, jnp.zeros((1, *image_shape), dtype), False)

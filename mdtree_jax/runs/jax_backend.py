@@ -11,22 +11,25 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
 import jax
 import numpy as np
 import pandas as pd
+
 from mdtree_jax.checks import check_choice
 from mdtree_jax.data import DatasetShape
-from mdtree_jax.models import build_model, count_activations, count_flops, count_parameters, model_names
-from mdtree_jax.recipe.cohort import Cohort, Recipe
-from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
-from mdtree_jax.measuring.measure import measure_cohort
-from mdtree_jax.recipe.measure_settings import ADDED_LATER, resolve
 from mdtree_jax.measuring.kernels import check_features
+from mdtree_jax.measuring.measure import measure_cohort
+from mdtree_jax.models import count_activations, count_flops, count_parameters, model_names
+from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
+from mdtree_jax.population.programs import model_of
+from mdtree_jax.population.train import prepare_cohort, train_cohort
+from mdtree_jax.recipe.axes import make_cohorts
+from mdtree_jax.recipe.cohort import Cohort, Recipe
+from mdtree_jax.recipe.measure_settings import ADDED_LATER, resolve
+from mdtree_jax.recipe.schema import SweepConfig, make_grid, make_recipe
 from mdtree_jax.runs.plan import Machine, ModelCost, cpu_machine, make_plan
 from mdtree_jax.runs.run import Measurer, Trainer
-from mdtree_jax.recipe.schema import GridConfig, SweepConfig
-from mdtree_jax.population.train import prepare_cohort, train_cohort
-
 
 
 def set_up_jax(config: SweepConfig) -> None:
@@ -104,7 +107,8 @@ def jax_measurer(config: SweepConfig, shape: DatasetShape) -> Measurer:
     """
     settings = resolve(config.grid.measure)
     image_shape = tuple(shape.image_shape)
-    model = build_model(config.grid.model, min(config.grid.width), shape.num_classes, image_shape, config.grid.dtype)
+    recipe = make_recipe(config.grid, shape.num_classes, image_shape)
+    model = model_of(recipe, make_cohorts(make_grid(config.grid), shape.num_train)[0], config.grid.dtype)
     check_features(model, settings, image_shape, config.grid.dtype)
 
     def measure(*arguments: Any, **options: Any) -> Any:
@@ -125,14 +129,13 @@ def describe_devices() -> list[str]:
     return [device.device_kind for device in jax.devices()]
 
 
-def model_cost(grid: GridConfig, shape: DatasetShape, width: int) -> ModelCost:
-    """Return parameters, stored bytes and forward operations of one network, computing none of them."""
-    model = build_model(grid.model, width, shape.num_classes, tuple(shape.image_shape), grid.dtype)
+def model_cost(recipe: Recipe, cohort: Cohort, dtype: str) -> ModelCost:
+    """Return parameters, stored bytes and forward operations of one network of a cohort, computing none of them."""
+    model = model_of(recipe, cohort, dtype)
     leaves = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))
     num_bytes = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
-    image_shape = tuple(shape.image_shape)
-    activations = count_activations(model, image_shape, 1, grid.dtype) * np.dtype(grid.dtype).itemsize
-    return ModelCost(count_parameters(model), num_bytes, count_flops(model, image_shape, grid.dtype), activations)
+    activations = count_activations(model, recipe.image_shape, 1, dtype) * np.dtype(dtype).itemsize
+    return ModelCost(count_parameters(model), num_bytes, count_flops(model, recipe.image_shape, dtype), activations)
 
 
 def this_machine(dtype: str) -> Machine:
@@ -172,10 +175,18 @@ def plan_here(
     config: SweepConfig, cohorts: Iterable[Cohort], shape: DatasetShape, finished: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Return the plan of the sweep on this machine; see `make_plan`."""
-    costs = {width: model_cost(config.grid, shape, width) for width in config.grid.width}
+    recipe = make_recipe(config.grid, shape.num_classes, tuple(shape.image_shape))
+    costs: dict[Any, ModelCost] = {}
+
+    def cost(cohort: Cohort) -> ModelCost:
+        model = model_of(recipe, cohort, config.grid.dtype)  # the same of many cohorts
+        if model not in costs:
+            costs[model] = model_cost(recipe, cohort, config.grid.dtype)
+        return costs[model]
+
     return make_plan(
         cohorts,
-        costs.__getitem__,
+        cost,
         num_test=shape.num_test,
         keep_checkpoints=config.keep == "all",
         machine=this_machine(config.grid.dtype),
@@ -184,4 +195,3 @@ def plan_here(
         measure=resolve(config.grid.measure) if "measure" in config.stages else None,
         train="train" in config.stages,
     )
-

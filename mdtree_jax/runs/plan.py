@@ -21,12 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
-from mdtree_jax.recipe.cohort import Cohort
-from mdtree_jax.measuring.cost import MeasureCost
-from mdtree_jax.recipe.measure_settings import MeasureSettings
 
+from mdtree_jax.measuring.cost import MeasureCost
+from mdtree_jax.recipe.cohort import Cohort
+from mdtree_jax.recipe.measure_settings import MeasureSettings
 
 MEASURE_COMPILE_SECONDS = 45.0  # of the programs of one width
 COHORT_SECONDS = 7.0  # compile, initialise, write; less when the compilation cache knows the cohort
@@ -84,7 +85,7 @@ def cohort_flops(cohort: Cohort, forward_flops: float, num_test: int) -> float:
 
 def make_plan(
     cohorts: Iterable[Cohort],
-    model_cost: Callable[[int], ModelCost],
+    model_cost: Callable[[Cohort], ModelCost],
     *,
     num_test: int,
     keep_checkpoints: bool,
@@ -96,14 +97,14 @@ def make_plan(
 ) -> pd.DataFrame:
     """Return one row per cohort: its shape, members, costs, and whether it is finished.
 
-    `model_cost` gives the cost of one network by width; `finished` is the per-seed table of the run folder, if any;
+    `model_cost` gives the cost of one network of a cohort; `finished` is the per-seed table of the run folder, if any;
     `measure` says what is measured, None for nothing, and `train` whether anything is trained. Columns: cohort, width,
     batch_size, train_epochs, num_members, num_parameters (one network), train_flops, measure_flops and
     checkpoint_bytes (all members), estimated_seconds of what is left to do, finished.
     """
     rows = []
     for cohort in cohorts:
-        cost = model_cost(cohort.width)
+        cost = model_cost(cohort)
         passes = 0.0 if measure is None else MeasureCost(measure, cost.forward_flops, num_test).cohort_passes(cohort)
         rows.append(
             {
@@ -162,4 +163,3 @@ def _scale(plan: pd.DataFrame, took: pd.Series) -> np.ndarray:
     places, known_places = (np.log(table[["width", "batch_size"]].to_numpy(float)) for table in (plan, known))
     weights = 1 / (0.1 + ((places[:, None] - known_places[None]) ** 2).sum(-1))
     return np.exp(weights @ ratios / weights.sum(1))
-

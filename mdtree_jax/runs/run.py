@@ -298,11 +298,19 @@ def member_rows(cohort: Cohort, trained: Any) -> pd.DataFrame:
             "learning_rate": [member.learning_rate for member in members],
             "weight_decay": [member.weight_decay for member in members],
             "train_epochs": cohort.train_epochs,
+            **_further_knobs(cohort),
             **per_member,
             "train_flops": np.asarray(trained.train_flops),
         }
     )
     return typed_members(rows)
+
+
+def _further_knobs(cohort: Cohort) -> dict[str, list[Any]]:
+    """Return the values of the knobs that not every grid has, by member; true is 1."""
+    columns = {name: [value] * len(cohort.members) for name, value in cohort.knobs}
+    columns |= {name: [member.value(name) for member in cohort.members] for name in cohort.batched}
+    return {name: [int(v) if isinstance(v, bool) else v for v in values] for name, values in columns.items()}
 
 
 def count_parameters(stacked: Any) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.data import load_dataset
 from mdtree_jax.models import build_model
+from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.store.checkpoint import load_network
 from mdtree_jax.store.manifest import data_hash, read_manifest
-from mdtree_jax.store.tables import CONFIGURATION_COLUMNS, OK
+from mdtree_jax.store.tables import CONFIGURATION_COLUMNS, OK, has_value
 from mdtree_jax.subject.network import Examples, Subject, examples, wrap_model
 
 
@@ -37,12 +37,14 @@ def load_configuration(
     data = load_dataset(config["dataset"], data_dir=data_dir, data_file=data_file, **noise)
     if data_hash(*data[:4]) != config["data_hash"]:
         raise UserError(f"the data set '{config['dataset']}' here is not the one that {folder} was trained on")
-    wanted = {name: row[name] for name in CONFIGURATION_COLUMNS if name in row.index}
+    # What names both a setting and a column is a knob.
+    wanted = {name: row[name] for name in {**dict.fromkeys(CONFIGURATION_COLUMNS), **config} if name in row.index}
     networks = [load_network(folder, seed=seed, **wanted)[0] for seed in _finite_seeds(folder, wanted)]
     shape = data.shape
-    model = build_model(
-        config["model"], int(row["width"]), shape.num_classes, tuple(shape.image_shape), config["dtype"]
-    )
+    further = [k for k in KNOBS.values() if k.acts_on == "build" and k.name != "width" and k.name in row.index]
+    knobs = tuple((knob.name, knob.kind(row[knob.name])) for knob in further)
+    sizes = int(row["width"]), shape.num_classes, tuple(shape.image_shape)
+    model = build_model(config["model"], *sizes, config["dtype"], knobs)
     count = int(row["num_samples"])
     used = examples(data.x_train[:count], data.y_train[:count], data.x_test, data.y_test, config["dtype"])
     return wrap_model(model, networks, config["model"]), used
@@ -55,7 +57,7 @@ def _finite_seeds(folder: Path, wanted: dict[str, float]) -> list[int]:
         raise UserError(f"{folder} has no readable members.parquet, the table of its networks ({error})") from error
     fits = members["status"] == OK
     for name, value in wanted.items():
-        fits &= np.isclose(members[name].to_numpy(float), value, rtol=1e-9, atol=0)
+        fits &= has_value(members[name], value)
     if not fits.any():
         raise UserError(f"all networks of this configuration of {folder} diverged; none is left to diagnose")
     return sorted(int(seed) for seed in members.loc[fits, "seed"])
