@@ -6,12 +6,29 @@ Importing the package imports neither JAX nor Hydra; what is named here is loade
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mdtree_jax import moved as _moved
 from mdtree_jax.diagnosis import page as _page
+
+if TYPE_CHECKING:  # what type checkers and editors read; the same names as in `_HOME`
+    from mdtree_jax.checks import UserError as UserError
+    from mdtree_jax.collection.load import load_collection as load_collection
+    from mdtree_jax.diagnosis.from_metrics import diagnose_metrics as diagnose_metrics
+    from mdtree_jax.diagnosis.reference import Reference as Reference
+    from mdtree_jax.diagnosis.reference_fit import fit_reference as fit_reference
+    from mdtree_jax.diagnosis.result import Diagnosis as Diagnosis
+    from mdtree_jax.provenance import __version__ as __version__
+    from mdtree_jax.report.html import write_report as write_report
+    from mdtree_jax.report.html import write_reports as write_reports
+    from mdtree_jax.subject.from_model import diagnose_model as diagnose_model
+    from mdtree_jax.trees.classifier import MDTreeClassifier as MDTreeClassifier
+    from mdtree_jax.trees.structure import Node as Node
+    from mdtree_jax.trees.structure import Structure as Structure
 
 #: Public name -> the module that defines it. The one table of modules that are imported by their name.
 _HOME = {
+    "__version__": "mdtree_jax.provenance",
     "load_collection": "mdtree_jax.collection.load",
     "MDTreeClassifier": "mdtree_jax.trees.classifier",
     "diagnose_model": "mdtree_jax.subject.from_model",
@@ -24,6 +41,9 @@ _HOME = {
     "Structure": "mdtree_jax.trees.structure",
     "Node": "mdtree_jax.trees.structure",
     "UserError": "mdtree_jax.checks",
+    "register": "mdtree_jax.registry.register",
+    "Measurement": "mdtree_jax.registry.measurements",
+    "Kernel": "mdtree_jax.registry.kernels",
 }
 
 __all__ = list(_HOME)
@@ -39,4 +59,5 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])
 
 
+_moved.install()  # the modules of the release before, by their old names
 _page.register(lambda: __getattr__("write_report"))

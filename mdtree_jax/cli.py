@@ -17,6 +17,8 @@ from omegaconf import MISSING
 
 from mdtree_jax.checks import UserError, nearest
 from mdtree_jax.config import schema_of
+from mdtree_jax.provenance import __version__
+from mdtree_jax.recipe.setting import meaning_of
 
 EXIT_USER_ERROR = 2
 #: Where the meaning of a setting begins in the help, as in the files of `conf`.
@@ -212,7 +214,7 @@ def _help_lines(schema: type, prefix: str) -> list[str]:
     inner = {prefix + key for key in _groups(schema)}
     shown = [(path, one) for path, one in _all_fields(schema, prefix) if path not in inner]
     heads = [f"{path}: {_default_text(one)}" for path, one in shown]
-    return [f"{head:{_HELP_COLUMN}}  # {one.metadata['meaning']}" for head, (_, one) in zip(heads, shown, strict=True)]
+    return [f"{head:{_HELP_COLUMN}}  # {meaning_of(one)}" for head, (_, one) in zip(heads, shown, strict=True)]
 
 
 def _default_text(one: dataclasses.Field) -> str:
@@ -228,6 +230,9 @@ def run(name: str, what: str, main: Callable[[object], int | None], argv: list[s
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         print(help_text(name, what))
+        return 0
+    if "--version" in argv:
+        print(f"mdtree-jax {__version__}")
         return 0
     try:
         return main(compose(name, argv)) or 0

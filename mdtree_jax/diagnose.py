@@ -205,6 +205,7 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
 def _measuring(row, which_pairs: str) -> tuple[float, float]:
     """Return seconds and operations to measure a configuration, from means over its networks and pairs."""
     from mdtree_jax.recipe.measure_settings import chosen_pairs
+    from mdtree_jax.registry.kernels import KERNELS
 
     networks = int(row["num_finite"])
     pairs = len(chosen_pairs([True] * networks, which_pairs))
@@ -213,7 +214,7 @@ def _measuring(row, which_pairs: str) -> tuple[float, float]:
         group, _, kind = str(column).rpartition("_")
         if kind in totals and group != "train" and row[column] == row[column]:
             totals[kind] += float(row[column]) * (
-                pairs if group in ("barrier", "aligned", "connectivity") else networks
+                pairs if group in KERNELS and KERNELS[group].is_of_pairs else networks
             )
     return totals["seconds"], totals["flops"]
 

@@ -123,3 +123,7 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+#: The version of the installed package, which stands in its metadata only.
+__version__ = _version("mdtree-jax") or "0+unknown"

@@ -1,6 +1,5 @@
-"""The package as a whole: imports go down only, configurations compose, what the README shows is run."""
+"""The package as a whole: it starts fast, configurations compose, all reaches a wheel, the README is run."""
 
-import ast
 import configparser
 import importlib
 import os
@@ -11,77 +10,15 @@ import sys
 
 import pytest
 
+import mdtree_jax
 from mdtree_jax import cli
+from mdtree_jax.__main__ import COMMANDS, main
 from mdtree_jax.collection.columns import markdown_table
 from mdtree_jax.config import SCHEMAS
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "mdtree_jax"
 README = (ROOT / "README.md").read_text()
-
-#: The layers, the highest first: a module imports modules of its own room and of rooms below only.
-LAYERS = [
-    {"sweep", "transfer", "diagnose", "reference"},
-    {"cli"},
-    {"config"},
-    {"report"},
-    {"subject"},
-    {"experiments"},
-    {"diagnosis"},
-    {"causes"},
-    {"trees"},
-    {"collection"},
-    {"runs"},
-    {"measuring"},
-    {"population"},
-    {"store"},
-    {"training"},
-    {"models", "data", "landscape"},
-    {"recipe"},
-    {"registry"},
-    {"provenance"},
-    {"files", "parallel"},
-    {"checks"},
-]
-NO_JAX = {"cli", "config", "report", "diagnosis", "causes", "trees", "collection", "experiments", "recipe", "registry"}
-NO_JAX |= {
-    "checks",
-    "files",
-    "parallel",
-    "provenance",
-    "data",
-    "sweep",
-    "diagnose",
-    "reference",
-    "transfer",
-    "__init__",
-}
-#: In folders that hold both: the modules that are JAX. All others import none.
-JAX_MODULES = {"runs": {"jax_backend"}, "store": {"checkpoint"}}
-
-
-def modules():
-    for path in sorted(PACKAGE.rglob("*.py")):
-        relative = path.relative_to(PACKAGE)
-        yield pytest.param(path, relative.parts[0].removesuffix(".py"), id=str(relative))
-
-
-@pytest.mark.parametrize(("path", "layer"), list(modules()))
-def test_imports_go_down_only(path, layer):
-    imported = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            imported |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    ours = {name.split(".")[1] for name in imported if name.startswith("mdtree_jax.")}
-    known = {p.stem for p in PACKAGE.iterdir()}
-    if layer != "__init__":  # the facade names everything
-        place = next(i for i, rooms in enumerate(LAYERS) if layer in rooms)
-        assert ours & known <= set().union({layer}, *LAYERS[place + 1 :])
-    if layer in NO_JAX or (layer in JAX_MODULES and path.stem not in JAX_MODULES[layer]):
-        assert not {name.split(".")[0] for name in imported} & {"jax", "flax", "optax", "orbax"}
 
 
 def test_import_of_the_package_is_light(tmp_path):
@@ -121,7 +58,7 @@ def test_everything_reaches_a_wheel():
     for root in roots.values():
         for file in root.rglob("*"):
             if (
-                file.suffix in {".py", ".yaml", ".json", ".parquet", ".html", ".css", ".LICENSE"}
+                file.suffix in {".py", ".yaml", ".json", ".parquet", ".html", ".css", ".LICENSE", ".typed"}
                 and "__pycache__" not in file.parts
             ):
                 package = next(parent for parent in file.parents if parent in folders)
@@ -129,6 +66,26 @@ def test_everything_reaches_a_wheel():
                 assert any(file.relative_to(package).match(pattern) for pattern in patterns), file
                 number += 1
     assert number > 100
+
+
+def test_every_command_says_its_version_which_is_written_once(capsys):
+    expected = f"mdtree-jax {mdtree_jax.__version__}\n"
+    for name in COMMANDS:
+        assert main([name, "--version"]) == 0
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == expected * (len(COMMANDS) + 1)
+    assert main([]) == 0
+    helped = capsys.readouterr().out
+    assert all(f"mdtree-jax {name} " in helped for name in COMMANDS)
+    assert main(["swep"]) == 2
+    assert "did you mean 'sweep'?" in capsys.readouterr().err
+    assert main(["transfer", "mode=x"]) == 2
+    assert capsys.readouterr().err.startswith("transfer: ")
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE).group(1)
+    logged = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE).group(1)
+    assert setup["metadata"]["version"] == cited == logged
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem)

@@ -30,7 +30,7 @@ Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,32 +42,23 @@ from mdtree_jax.causes.labels import CAUSES, LEAST_GAIN
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.columns import feature_values, sources
 from mdtree_jax.collection.tasks import TASKS, Task
+from mdtree_jax.registry.measurement import Scale
+from mdtree_jax.registry.measurements import MEASUREMENTS, needs_of
+from mdtree_jax.registry.views import ListView, MappingView
 from mdtree_jax.trees import robust
 from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT
 
-
-class Scale(NamedTuple):
-    """How a metric enters the kernel: `to_scale` evens its spread, `spread` is its typical standard deviation there."""
-
-    to_scale: callable
-    spread: float
-
-
-#: Spreads are those of F, rounded.
-SCALES = {
-    "train_error": Scale(lambda v: np.log(0.05 + v), 2.7),
-    "train_loss": Scale(lambda v: np.log(np.maximum(v, 1e-12)), 3.0),
-    "log_hessian_trace": Scale(lambda v: v, 1.3),
-    "log_effective_rank": Scale(lambda v: v, 0.35),
-    "mode_connectivity": Scale(lambda v: np.arcsinh(v / 3.0), 1.5),
-    "mode_connectivity_peak": Scale(lambda v: np.log(0.3 + np.maximum(-v, 0.0)), 2.0),
-    "cka": Scale(lambda v: v, 0.14),
-}
-METRICS = tuple(SCALES)
+#: Metric -> how it enters the kernel; a measurement with a scale that is registered later takes part in later fits.
+SCALES: Mapping[str, Scale] = MappingView(
+    lambda: {m.name: m.scale for m in MEASUREMENTS.values() if m.scale is not None}, MEASUREMENTS
+)
+METRICS: Sequence[str] = ListView(lambda: [*SCALES], MEASUREMENTS)
 #: Columns of a table that the metrics follow from, in the order in which they are asked for.
-COLUMNS = tuple(dict.fromkeys(source for name in METRICS for source in sources(name)))
-#: Metrics that need two networks of one configuration.
-PAIR_COLUMNS = ("mode_connectivity", "mode_connectivity_peak", "cka")
+COLUMNS: Sequence[str] = ListView(
+    lambda: [*dict.fromkeys(source for name in METRICS for source in sources(name))], MEASUREMENTS
+)
+#: Those that need two networks of one configuration.
+PAIR_COLUMNS: Sequence[str] = ListView(lambda: [c for c in COLUMNS if "pair" in needs_of(c)], MEASUREMENTS)
 #: Share of the probability that is spread evenly, and least spread of the noise of a transformed gain: a knob that
 #: gained the same in all of a sample (nothing, at an edge of the grid) is not known to gain that elsewhere.
 DOUBT, LEAST_SPREAD = 0.01, 0.1

@@ -26,7 +26,7 @@ from mdtree_jax.causes import joint
 from mdtree_jax.collection.grid import cells_of
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.diagnosis.reference import Reference
-from mdtree_jax.trees.decision_path import WORDS
+from mdtree_jax.registry.measurements import label
 
 MARGIN = 0.05
 NEIGHBOUR, FAR = 5, 1.5
@@ -57,7 +57,7 @@ def outside_reference(reference: Reference, frame: pd.DataFrame, model: joint.Jo
     for row, far in enumerate(distance > FAR * limit):
         names = [model.metrics[i] for i in np.flatnonzero(beyond[row])]
         if names:
-            shown = listed([WORDS[name][0] for name in names])
+            shown = listed([label(name) for name in names])
             verb = "lies" if len(names) == 1 else "lie"
             reason = f"its {shown} {verb} outside what the reference collection '{reference.name}' has"
             logs = [n for n in names if n.startswith("log_hessian") and frame[n].iloc[row] > NO_LOGARITHM]

@@ -24,7 +24,7 @@ from mdtree_jax.diagnosis.abstain import outside_reference, too_few_metrics, wea
 from mdtree_jax.diagnosis.advice import choose_action, in_settings, withheld
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.gains import capped, edge_of_neighbours, expected_gain
-from mdtree_jax.diagnosis.metrics_table import note_on_units, read_metrics, standard_errors, training_of
+from mdtree_jax.diagnosis.metrics_table import SHOWN, note_on_units, read_metrics, standard_errors, training_of
 from mdtree_jax.diagnosis.probabilities import all_chances
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Action, Diagnosis, Gain
@@ -111,7 +111,7 @@ def _known(frame: pd.DataFrame, column: str) -> list[float | None]:
 
 def _metrics(frame: pd.DataFrame) -> list[dict[str, float]]:
     """Return for every row the finite metrics that a diagnosis knows, and their standard errors."""
-    names = [name for column in joint.COLUMNS for name in (column, f"{column}_se") if name in frame]
+    names = [name for column in (*joint.COLUMNS, *SHOWN) for name in (column, f"{column}_se") if name in frame]
     values = frame[names].to_numpy(dtype=float)
     known = np.isfinite(values)
     return [
@@ -169,7 +169,7 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
                 {step: capped(g, errors[row]) for step, g in gains.items()},
                 asked,
                 by_trees,
-                {name: float(values[row]) for name, values in positions.items()},
+                {name: float(values[row]) for name, values in positions.items() if np.isfinite(values[row])},
                 list(notes),
                 reference.name,
                 reference.track_record,
@@ -219,9 +219,15 @@ class _Paths:
 
 
 def _positions(reference: Reference, frame: pd.DataFrame, metrics) -> dict[str, np.ndarray]:
-    """Return metric -> share of the reference's models at or below each row's value."""
+    """Return metric -> share of the reference's models at or below each row's value; NaN where that is not known."""
     here, known = feature_values(frame, metrics), np.sort(feature_values(reference.models, metrics), axis=0)
-    return {m: np.searchsorted(known[:, i], here[:, i], side="right") / len(known) for i, m in enumerate(metrics)}
+    out = {m: np.searchsorted(known[:, i], here[:, i], side="right") / len(known) for i, m in enumerate(metrics)}
+    for name in (name for name in reference.shown if name in frame):
+        there, values = (table[name].to_numpy(dtype=float) for table in (reference.models, frame))
+        there = np.sort(there[np.isfinite(there)])
+        if len(there):
+            out[name] = np.where(np.isfinite(values), np.searchsorted(there, values, side="right") / len(there), np.nan)
+    return out
 
 
 def _notes(reference: Reference, frame: pd.DataFrame, have: list[str]) -> list[str]:

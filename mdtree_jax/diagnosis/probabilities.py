@@ -22,13 +22,11 @@ from mdtree_jax.collection.columns import sources
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.diagnosis.metrics_table import standard_errors
 from mdtree_jax.diagnosis.reference import Reference
+from mdtree_jax.registry.measurements import bounds_of
 
 #: Draws for the standard errors, an even number; half of them mirrored.
 NODES = 16
 _ORDERS = 2**14
-#: Range of the metrics that have one.
-_RANGE = {"train_error": (0.0, 100.0), "train_loss": (0.0, np.inf), "mode_connectivity_peak": (-100.0, 0.0),
-          "cka": (0.0, 1.0)}  # fmt: skip
 
 
 class Chances(NamedTuple):
@@ -115,8 +113,7 @@ def draw_metrics(frame: pd.DataFrame, columns) -> tuple[np.ndarray, pd.DataFrame
     values = frame[columns].to_numpy(dtype=float)[rows]
     drawn = values[:, None, :] + errors[rows][:, None, :] * _normal_points(len(columns))[None]
     for i, name in enumerate(columns):
-        if name in _RANGE:
-            drawn[:, :, i] = np.clip(drawn[:, :, i], *_RANGE[name])
+        drawn[:, :, i] = np.clip(drawn[:, :, i], *bounds_of(name))
     return rows, pd.DataFrame(drawn.reshape(-1, len(columns)), columns=columns)
 
 

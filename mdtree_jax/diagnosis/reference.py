@@ -32,6 +32,7 @@ from mdtree_jax.collection.columns import sources
 from mdtree_jax.collection.grid import AXES, Grid, make_grid
 from mdtree_jax.collection.load import load_collection
 from mdtree_jax.collection.tasks import OPTIMAL, TASKS, task_rows
+from mdtree_jax.diagnosis.metrics_table import SHOWN
 from mdtree_jax.files import write_text
 from mdtree_jax.trees.classifier import MDTreeClassifier
 from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT, STRUCTURES
@@ -88,6 +89,11 @@ class Reference:
     def columns(self) -> tuple[str, ...]:
         """The columns of `joint.COLUMNS` that the collection has."""
         return tuple(name for name in joint.COLUMNS if name in self.rows)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The columns of `metrics_table.SHOWN` that the collection has."""
+        return tuple(name for name in SHOWN if name in self.rows)
 
     @cached_property
     def grid(self) -> Grid:
@@ -166,7 +172,7 @@ class Reference:
                 tree = self.tree(task, columns)
                 if tree is not None:
                     trees.setdefault(task, {})[kind] = _tree_dict(tree)
-        kept = [*AXES, "test_error", *self.columns]
+        kept = [*AXES, "test_error", *self.columns, *self.shown]
         return {
             "format": _FORMAT,
             "provenance": self.provenance,

@@ -25,6 +25,7 @@ from mdtree_jax.collection.grid import AXES, make_grid
 from mdtree_jax.collection.load import load_collection
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.diagnosis.gains import STEPS, best_step, expected_gain, factor_gain
+from mdtree_jax.diagnosis.metrics_table import SHOWN
 from mdtree_jax.diagnosis.reference import Reference, _round
 from mdtree_jax.provenance import code_version
 
@@ -140,7 +141,7 @@ def fit_reference(
             f"collection '{loaded.attrs['name']}' has none of the metrics that a diagnosis asks: "
             f"{', '.join(joint.METRICS)}"
         )
-    kept = loaded[[*AXES, "test_error", *columns]]
+    kept = loaded[[*AXES, "test_error", *columns, *(c for c in SHOWN if c in loaded)]]
     rows = load_collection(kept.apply(lambda c: c.map(_round)).astype(float), allow_missing=True)
     rows.attrs["name"] = name or loaded.attrs["name"]
     provenance = {

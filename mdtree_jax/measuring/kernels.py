@@ -8,7 +8,7 @@ mode but while a curve is trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -333,3 +333,33 @@ def make_barrier(model: Model, settings: MeasureSettings) -> Callable[..., Resul
         return {"barrier": barrier.train_error_barrier, "barrier_loss": barrier.train_loss_barrier}
 
     return measure
+
+
+class Binding(NamedTuple):
+    """The program of a kernel.
+
+    Attributes:
+        make: `make(model, settings, **options) -> measure`, see the head of this module.
+        options: names of its options -> fields of `programs.Choices` that decide them.
+        make_parts: `make_parts(model, settings) -> CurveParts`, for one that may take long: the same in several calls.
+        compare: `compare(settings, logits, features, params) -> results` of all pairs among the networks of a
+            configuration, for a kernel that compares.
+    """
+
+    make: Callable[..., Callable[..., Results]]
+    options: Mapping[str, str] = {}
+    make_parts: Callable[[Model, MeasureSettings], CurveParts] | None = None
+    compare: Callable[..., Results] | None = None
+
+
+#: Record of `mdtree_jax.registry.kernels` -> its program; for one from outside: `mdtree_jax.measuring.extension`.
+BINDINGS: dict[str, Binding] = {
+    "hessian": Binding(
+        make_hessian,
+        {"batch_size": "hessian_batch_size", "use_xtrace": "use_xtrace", "batched": "batched"},
+    ),
+    "sharpness": Binding(make_sharpness, {"batch_size": "sharpness_batch_size"}),
+    "similarity": Binding(make_outputs, {"batch_size": "similarity_batch_size"}, compare=similarities),
+    "barrier": Binding(make_barrier),
+    "connectivity": Binding(make_curve, make_parts=make_curve_parts),
+}

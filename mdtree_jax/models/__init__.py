@@ -1,11 +1,10 @@
 """Networks behind `Model(init, apply)`; Flax lives here only.
 
-Every module of this folder is imported, so that an architecture registers itself by being there.
+A module with an architecture is imported here by its name, which registers it.
 """
 
-import importlib
-import pkgutil
-
+from mdtree_jax.models import mlp as mlp
+from mdtree_jax.models import resnet as resnet
 from mdtree_jax.models.base import (
     Model,
     build_model,
@@ -17,9 +16,6 @@ from mdtree_jax.models.base import (
 )
 from mdtree_jax.models.convert import TORCH_MODELS, ConvertedWeights, from_torch, load_torch_file
 from mdtree_jax.models.permutations import has_permutations, permutation_spec
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "TORCH_MODELS",

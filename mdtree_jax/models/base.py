@@ -1,7 +1,7 @@
 """The interface of a network, `Model(init, apply)`, and the registry of architectures. JAX.
 
-An architecture is one file of this folder: a builder decorated with `register("name")`. The package imports every
-module of the folder, so nothing else has to know about a new one.
+An architecture is one file of this folder: a builder decorated with `register("name")`. The folder's `__init__.py`
+imports it; nothing else has to know about a new one.
 """
 
 from __future__ import annotations

@@ -18,9 +18,11 @@ from omegaconf.errors import ValidationError
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.recipe.axes import Grid
 from mdtree_jax.recipe.cohort import Recipe
-from mdtree_jax.recipe.measure_settings import PAIR_METRICS, MeasureConfig, resolve
+from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.recipe.setting import setting
+from mdtree_jax.registry.kernels import PAIR_CHOICES
 from mdtree_jax.registry.knobs import KNOBS, Knob
+from mdtree_jax.registry.measurements import MEASUREMENTS
 
 DTYPES = ("float32", "float64")
 KEEP = ("all", "metrics_only")
@@ -29,6 +31,9 @@ STAGES = ("train", "measure")
 
 #: Knobs that took one value before they could be axes: one value is shown and recorded as it was then, without a list.
 _ONE_VALUE = ("optimizer", "momentum", "schedule", "augment")
+#: Columns of the tables of a sweep (`mdtree_jax.store.tables`) that are neither knobs nor measurements.
+COLUMNS = ("configuration", "seed", "seed_a", "seed_b", "layer", "status", "cohort", "stop_epoch", "train_seconds")
+COLUMNS += ("train_flops", "num_finite", "num_not_measurable", "num_not_converged")
 _NODES = {int: IntegerNode, float: FloatNode, str: StringNode, bool: BooleanNode}
 
 
@@ -58,14 +63,15 @@ def grid_schema() -> type[GridConfig]:
     """Return the dataclass of a grid, with the knobs that there are now after `model`; each takes a list or one value.
 
     Raises:
-        UserError: a knob that has the name of another setting.
+        UserError: a knob that has the name of another setting, or of another column of a sweep's tables.
     """
+    for name in KNOBS:
+        for taken, what in ((GridConfig.__annotations__, "setting"), ((*COLUMNS, *MEASUREMENTS), "column of a sweep")):
+            if name in taken:
+                raise UserError(f"the knob '{name}' has the name of another {what}; choose another")
     fields = [(name, kind, getattr(GridConfig, name)) for name, kind in GridConfig.__annotations__.items()]
     place = 1 + list(GridConfig.__annotations__).index("model")
     fields[place:place] = [(name, Any, _knob_setting(knob)) for name, knob in KNOBS.items()]
-    for name in KNOBS:
-        if name in GridConfig.__annotations__:
-            raise UserError(f"the knob '{name}' has the name of another setting of a grid; choose another")
     return make_dataclass("GridConfig", fields, bases=(GridConfig,), namespace={"__module__": __name__})
 
 
@@ -158,7 +164,7 @@ def check_settings(config: SweepConfig) -> None:
     if not config.stages:
         raise UserError(f"stages=[] does nothing; there are: {', '.join(STAGES)}")
     if "measure" in config.stages:
-        of_pairs = [metric for metric in resolve(grid.measure).metrics if metric in PAIR_METRICS]
+        of_pairs = [metric for metric in resolve(grid.measure).metrics if metric in PAIR_CHOICES]
         if of_pairs and grid.num_seeds < 2:
             raise UserError(
                 f"grid.num_seeds={grid.num_seeds} trains one network a configuration, and the metrics "

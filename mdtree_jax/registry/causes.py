@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mdtree_jax.registry.register import BINDERS, in_table
 from mdtree_jax.registry.table import Table
 
 
@@ -64,3 +65,4 @@ CAUSES: Table[Cause] = Table(
         ),
     ],
 )
+BINDERS[Cause] = in_table(CAUSES)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.registry.register import BINDERS, Binder
 from mdtree_jax.registry.table import Table
 
 #: Where a knob acts, and so who reads its value.
@@ -352,15 +353,6 @@ KNOBS: Table[Knob] = Table(
     ],
 )
 
-#: Names that a grid or a table of a sweep has for something else (`mdtree_jax.store.tables`).
-RESERVED = frozenset(
-    (
-        *("configuration", "seed", "seed_a", "seed_b", "layer", "status", "cohort", "num_samples", "num_parameters"),
-        *("train_error", "test_error", "train_loss", "test_loss", "stop_epoch", "train_seconds", "train_flops"),
-        *("num_finite", "num_not_measurable", "num_not_converged"),
-    )
-)
-
 
 def register_knob(knob: Knob, apply: Callable[..., Any] | None = None) -> Knob:
     """Add a knob to the table and return it.
@@ -373,8 +365,6 @@ def register_knob(knob: Knob, apply: Callable[..., Any] | None = None) -> Knob:
         UserError: a name that is taken, no default, a knob that would do nothing.
     """
     named = f"the knob '{knob.name}'"
-    if knob.name in RESERVED:
-        raise UserError(f"{named} has the name of another column of a sweep's table; choose another")
     if knob.default is None:
         raise UserError(f"{named} has no default, and grids that do not name it need one")
     if knob.acts_on in BY_FUNCTION and apply is None:
@@ -387,7 +377,10 @@ def register_knob(knob: Knob, apply: Callable[..., Any] | None = None) -> Knob:
             f"{', '.join(('build', *BY_FUNCTION))}"
         )
     knob.check(knob.default)
-    KNOBS.register(knob)
+    knob = KNOBS.register(knob)
     if apply is not None:
         KNOBS.bind(knob.name, apply=apply)
     return knob
+
+
+BINDERS[Knob] = Binder(register_knob, KNOBS.unregister, ("apply",))

@@ -40,6 +40,8 @@ class Table(Mapping[str, Entry], Generic[Entry]):
 
     def __init__(self, kind: str, entries: list[Entry] | tuple[Entry, ...] = ()):
         self.kind = kind
+        #: How often the table has changed, for what is worked out from it (`mdtree_jax.registry.views`).
+        self.changes = 0
         self._entries: dict[str, Entry] = {}
         self._bound: dict[str, dict[str, Callable[..., Any]]] = {}
         for entry in entries:
@@ -49,19 +51,26 @@ class Table(Mapping[str, Entry], Generic[Entry]):
         """Add an entry and return it; an equal one that is there already stays.
 
         Raises:
-            UserError: another entry has this name, or the name is no identifier.
+            UserError: as `check`.
         """
+        self.check(entry)
+        if entry.name not in self._entries:
+            self._entries[entry.name] = entry
+            self.changes += 1
+        return self._entries[entry.name]
+
+    def check(self, entry: Entry) -> None:
+        """Raise `UserError` if another entry has this one's name, or the name is no identifier."""
         if not entry.name.isidentifier():
             raise UserError(f"the {self.kind} name {entry.name!r} is not an identifier (letters, digits and _)")
         if self._entries.get(entry.name, entry) != entry:
             raise UserError(f"a {self.kind} named '{entry.name}' is registered already; choose another name")
-        self._entries[entry.name] = entry
-        return entry
 
     def unregister(self, name: str) -> None:
         """Remove an entry and what is bound to it, as a test of an extension does at its end."""
         del self._entries[name]
         self._bound.pop(name, None)
+        self.changes += 1
 
     def bind(self, name: str, **functions: Callable[..., Any]) -> None:
         """Bind functions to the entry of that name, by their roles; a role that is bound already is replaced.

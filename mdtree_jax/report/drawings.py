@@ -14,6 +14,7 @@ import numpy as np
 
 from mdtree_jax.causes import joint
 from mdtree_jax.diagnosis.words.sentences import LOOKS, metric_name, number, points
+from mdtree_jax.registry.measurements import bounds_of
 from mdtree_jax.trees.decision_path import EvidenceStep
 
 #: Map of two metrics, in units of its drawing: left and upper end and side of the square, and the whole drawing.
@@ -217,9 +218,8 @@ def _anchor(x: float, text: str) -> str:
 
 def _kept_inside(feature: str, low: float, high: float) -> tuple[float, float]:
     """Return the ends of an error bar cut at the limits of what the metric can be."""
-    least, most = {"train_error": (0, 100), "train_loss": (0, np.inf), "mode_connectivity_peak": (-100, 0),
-                   "cka": (0, 1)}.get(feature, (-np.inf, np.inf))  # fmt: skip
-    return float(np.clip(low, least, most)), float(np.clip(high, least, most))
+    bounds = bounds_of(feature)
+    return float(np.clip(low, *bounds)), float(np.clip(high, *bounds))
 
 
 def _bar(kind: str, left: float, right: float, y: float, height: float) -> str:

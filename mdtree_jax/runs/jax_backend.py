@@ -18,8 +18,8 @@ import pandas as pd
 
 from mdtree_jax.checks import check_choice
 from mdtree_jax.data import DatasetShape
-from mdtree_jax.measuring.kernels import check_features
 from mdtree_jax.measuring.measure import measure_cohort
+from mdtree_jax.measuring.programs import check_kernels
 from mdtree_jax.models import count_activations, count_flops, count_parameters, model_names
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
 from mdtree_jax.population.programs import model_of
@@ -109,7 +109,7 @@ def jax_measurer(config: SweepConfig, shape: DatasetShape) -> Measurer:
     image_shape = tuple(shape.image_shape)
     recipe = make_recipe(config.grid, shape.num_classes, image_shape)
     model = model_of(recipe, make_cohorts(make_grid(config.grid), shape.num_train)[0], config.grid.dtype)
-    check_features(model, settings, image_shape, config.grid.dtype)
+    check_kernels(model, settings, image_shape, config.grid.dtype)
 
     def measure(*arguments: Any, **options: Any) -> Any:
         return measure_cohort(

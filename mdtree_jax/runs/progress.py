@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
+
 from mdtree_jax.checks import UserError
 from mdtree_jax.store.tables import OK
-
 
 
 def duration(seconds: float) -> str:
@@ -166,4 +167,3 @@ class ScalarLog:
         values = [self._summary.Value(tag=tag, simple_value=float(value)) for tag, value in scalars.items()]
         self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
         self._writer.flush()
-

@@ -13,15 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
 import numpy as np
 import pandas as pd
+
 from mdtree_jax.checks import StaleState, UserError, check_choice
 from mdtree_jax.recipe.cohort import Cohort, Recipe
-from mdtree_jax.runs.progress import Monitor, ScalarLog
 from mdtree_jax.recipe.schema import KEEP
+from mdtree_jax.runs.progress import Monitor, ScalarLog
 from mdtree_jax.store.folder import RunFolder
 from mdtree_jax.store.tables import DIVERGED, OK, not_converged, not_measurable, typed_members
-
 
 
 class Trainer(NamedTuple):
@@ -322,4 +323,3 @@ def count_parameters(stacked: Any) -> int:
     if isinstance(stacked, Mapping):
         return sum(count_parameters(value) for value in stacked.values())
     return int(np.prod(stacked.shape[1:]))
-

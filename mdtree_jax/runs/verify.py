@@ -11,15 +11,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
 import numpy as np
 import pandas as pd
 from rich.table import Table
+
 from mdtree_jax.checks import UserError
 from mdtree_jax.recipe.cohort import Cohort
 from mdtree_jax.store.manifest import check_same_config
 from mdtree_jax.store.record import Record
 from mdtree_jax.store.tables import CONFIGURATION_COLUMNS, collect
-
 
 #: Standard errors within which two means agree, and the share of the means that must.
 JOINT_ERRORS, LEAST_SHARE = 3.0, 0.95
@@ -183,4 +184,3 @@ def verdict(found: Verification) -> str:
         f"identical, {100 * found.share_within:.2f} % of the means within {JOINT_ERRORS:g} joint standard errors; this "
         f"machine is {kind}, where {rule}"
     )
-

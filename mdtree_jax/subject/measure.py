@@ -22,7 +22,8 @@ from mdtree_jax.measuring.measure import measure_cohort
 from mdtree_jax.models import count_flops
 from mdtree_jax.population.executor import compiler_options
 from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
-from mdtree_jax.recipe.measure_settings import PAIR_METRICS, MeasureSettings
+from mdtree_jax.recipe.measure_settings import MeasureSettings
+from mdtree_jax.registry.kernels import BETWEEN_CHOICES, KERNELS, PAIR_CHOICES
 from mdtree_jax.runs.jax_backend import device_memory_bytes
 from mdtree_jax.store.tables import COST_COLUMNS, MEMBER_COLUMNS, OK, collect
 from mdtree_jax.subject.network import Examples, Subject, check_fit
@@ -93,7 +94,7 @@ def measure_subject(
     num_images = min(num_all, max_images)
     if num_images < num_all:
         notes.append(f"errors are those of a random sample of {num_images} of {num_all} training images")
-    if num_held < num_all and "connectivity" in settings.metrics:
+    if num_held < num_all and any("curve" in KERNELS[metric].needs for metric in settings.metrics):
         notes.append(f"curves were trained on {num_held} of {num_all} training images, as many as fit into memory")
     used = Examples(
         *_sample(data.x_train, data.y_train, num_held, shuffle=not in_random_order),
@@ -123,7 +124,7 @@ def measure_subject(
         model=subject.model,
         progress=_named(progress),
     )
-    if len(errors) == 2 and (pair_metrics := [name for name in settings.metrics if name in PAIR_METRICS]):
+    if len(errors) == 2 and (pair_metrics := [name for name in settings.metrics if name in PAIR_CHOICES]):
         notes.append(
             f"two networks are one pair: {', '.join(pair_metrics)} come without a standard error, and the "
             "probabilities do not count how much other seeds would differ; three networks, all of their pairs, give one"
@@ -148,10 +149,10 @@ def _named(progress: Callable[[float, str], None] | None) -> Callable[[float, st
 def _possible(subject: Subject, settings: MeasureSettings, notes: list[str]) -> MeasureSettings:
     """Return the settings without what this subject does not allow, and say so in `notes`."""
     metrics = settings.metrics
-    if len(subject.variables) < 2 and (pairs := [m for m in metrics if m in PAIR_METRICS]):
+    if len(subject.variables) < 2 and (pairs := [m for m in metrics if m in PAIR_CHOICES]):
         notes.append(f"one network only: {', '.join(pairs)} compare two and were not measured")
-        metrics = tuple(m for m in metrics if m not in PAIR_METRICS)
-    if not subject.can_recompute and (between := [m for m in metrics if m in ("connectivity", "barrier")]):
+        metrics = tuple(m for m in metrics if m not in PAIR_CHOICES)
+    if not subject.can_recompute and (between := [m for m in metrics if m in BETWEEN_CHOICES]):
         notes.append(
             f"the networks have running averages and there is no apply_train to recompute them between two networks: "
             f"{', '.join(between)} not measured"

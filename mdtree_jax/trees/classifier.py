@@ -19,6 +19,7 @@ from mdtree_jax.collection.tasks import OPTIMAL, PUBLISHED_LABELS, TASKS, get_ta
 from mdtree_jax.files import write_text
 from mdtree_jax.trees import fit as engine
 from mdtree_jax.trees import robust
+from mdtree_jax.trees.drawing import draw_tree, tree_text
 from mdtree_jax.trees.questions import OPTIMIZER_SIMILARITY, STRUCTURES, choose_members
 from mdtree_jax.trees.saved import read_tree, tree_to_dict
 from mdtree_jax.trees.structure import Structure
@@ -220,15 +221,11 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         A robust fit is shown as its first member at the median thresholds, with their 90 % intervals, and with the
         share of the training rows on which that tree alone agrees with the average.
         """
-        from mdtree_jax.trees.drawing import tree_text
-
         self._fitted()
         return tree_text(self, digits)
 
     def plot(self, ax=None):
         """Draw the fitted tree and return the matplotlib axes."""
-        from mdtree_jax.trees.drawing import draw_tree
-
         self._fitted()
         return draw_tree(self, ax)
 

@@ -8,44 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdtree_jax.collection.columns import COLUMN, DERIVED
+from mdtree_jax.registry.measurement import DIRECTIONS, unit_after_number
+from mdtree_jax.registry.measurements import MEASUREMENTS, label
 from mdtree_jax.trees.structure import Structure
-
-#: Feature -> (its name for people, its unit, what a value at or below the threshold means, what one above it means).
-WORDS = {
-    "train_error": ("training error", " %", "it fits its training data", "it does not fit its training data"),
-    "train_loss": (
-        "training loss",
-        " nats",
-        "it is at the bottom of its valley",
-        "it could still lower its training loss",
-    ),
-    "mode_connectivity_peak": (
-        "connectivity",
-        " %",
-        "a barrier of error parts two such networks",
-        "two such networks are joined by a path of low error",
-    ),
-    "mode_connectivity": (
-        "connectivity against the ends",
-        " %",
-        "a barrier of error parts two such networks",
-        "the path between two such networks has less error than its ends",
-    ),
-    "log_hessian_trace": ("sharpness", "", "its minimum is flat", "its minimum is sharp"),
-    "log_effective_rank": (
-        "spread of the sharpness",
-        "",
-        "few directions are as sharp as the sharpest",
-        "many directions are as sharp as the sharpest",
-    ),
-    "log_relative_eigenvalue": (
-        "sharpness relative to the loss",
-        "",
-        "its valley is flat for the loss it has",
-        "its valley is sharp for the loss it has",
-    ),
-    "cka": ("similarity", "", "two such networks have found different functions", "two such networks agree"),
-}
 
 
 @dataclass(frozen=True)
@@ -125,13 +90,15 @@ def feature_error(name: str, metrics: Mapping[str, float], errors: Mapping[str, 
 
 
 def _unit(name: str) -> str:
-    return COLUMN[name].unit if name in COLUMN else "ln"
+    entry = MEASUREMENTS.get(name) or COLUMN.get(name)
+    return entry.unit if entry else ""
 
 
 def _sentence(name: str, value: float, error, threshold: float, above: bool, close: bool) -> str:
-    words, unit, low, high = WORDS.get(name, (name, "", "it is low", "it is high"))
+    unit = unit_after_number(_unit(name))
+    low, high = MEASUREMENTS[name].sides if name in MEASUREMENTS else DIRECTIONS[""]
     value += 0.0  # no minus before a zero
     shown = f"{value:.3g} ± {error:.2g}" if error else f"{value:.3g}"
     meaning = high if above else low
     doubt = ", but it is close" if close else ""
-    return f"{words} {shown}{unit} is {'above' if above else 'at most'} {threshold:.3g}{unit}: {meaning}{doubt}"
+    return f"{label(name)} {shown}{unit} is {'above' if above else 'at most'} {threshold:.3g}{unit}: {meaning}{doubt}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mdtree_jax.collection.columns import COLUMN
+from mdtree_jax.registry.measurement import unit_after_number
 
 #: What each class is called in front of people, and the colour that it has in every figure.
 CLASS_COLOURS = {
@@ -22,8 +23,7 @@ def class_colour(name: str) -> str:
 def question(tree, node: int, digits: int = 4) -> str:
     """Return a node's question, such as `train_error <= 0.146 %`."""
     feature = tree.structure_.nodes[node].feature
-    unit = COLUMN[feature].unit if feature in COLUMN else ""
-    shown = {"%": " %", "-%": " %", "nats": " nats"}.get(unit, "")
+    shown = unit_after_number(COLUMN[feature].unit) if feature in COLUMN else ""
     text = f"{feature} <= {tree.thresholds_[node]:.{digits}g}{shown}"
     if tree.threshold_intervals_ is None:
         return text

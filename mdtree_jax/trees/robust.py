@@ -4,7 +4,7 @@ NumPy only. A fitted tree is a posterior over its thresholds (`TreePosterior`); 
 over all settings and over the member trees, each member with the same say (`RobustFit`).
 
 **Model of one tree.** Node j's threshold lies on a fixed grid of candidates between its bounds (centres of equal
-steps; logarithmic for the features of `LOGARITHMIC`), a priori with weight exp(-r²/2), where r = 3 at the bounds and 0
+steps; logarithmic for features with a `log_offset`), a priori with weight exp(-r²/2), where r = 3 at the bounds and 0
 at the initial value (each side has its own scale). A threshold setting sends every row to a leaf; a leaf's verdict is
 right for each of its rows with an unknown probability e ~ Beta(9, 1), on its own for every leaf. With R right and W
 wrong rows, each counted as ρ rows, a leaf's marginal likelihood is B(9 + ρR, 1 + ρW) / B(9, 1), and
@@ -39,10 +39,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.trees.structure import Structure
 
-#: Features whose candidates are evenly spaced in ln(offset + |value|): they spread over orders of magnitude.
-LOGARITHMIC = {"train_error": 0.05, "mode_connectivity_peak": 0.3, "train_loss": 0.0}
 #: Beta prior of the probability that a leaf's verdict is right.
 RIGHT, WRONG = 9.0, 1.0
 #: Share of a vote that goes to every class alike, and prior median and spread of the exponent of `RobustFit`.
@@ -122,7 +121,7 @@ def threshold_prior(
 
 def _scale(feature: str, low: float, high: float):
     """Return the maps from a feature's unit to the scale of even spacing, and back; both ascend."""
-    offset = LOGARITHMIC.get(feature)
+    offset = MEASUREMENTS[feature].log_offset if feature in MEASUREMENTS else None
     if offset is not None and offset + low > 0:
         return (lambda v: np.log(offset + v)), (lambda u: np.exp(u) - offset)
     if offset is not None and offset - high > 0:

@@ -1,6 +1,7 @@
 """Diagnoses from a table of metrics: units, missing metrics, standard errors, abstention, advice, references."""
 
 import dataclasses
+import inspect
 import json
 import time
 
@@ -141,8 +142,8 @@ def test_fractions_among_percentages_are_told():
 
 def test_keys_of_a_diagnosis_are_documented():
     keys = diagnose_metrics(COLD)[0].to_dict()
-    table = verdict.Diagnosis.__doc__
-    assert [key for key in keys if f"\n    {key} " not in table] == []
+    table = inspect.getdoc(verdict.Diagnosis)  # `__doc__` is indented up to Python 3.12 only
+    assert [key for key in keys if f"\n{key} " not in table] == []
 
 
 def test_published_names_and_accuracies_are_understood():

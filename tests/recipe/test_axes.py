@@ -41,9 +41,8 @@ def test_further_knobs_are_axes_and_leave_no_trace_where_they_are_not_used():
     assert all(cohort.knobs == () == member.knobs for cohort in make_cohorts(off, 100) for member in cohort.members)
     grid = Grid((2, 3), (8,), label_smoothing=(0.0, 0.1), optimizer=("sgd", "adamw"), momentum=(0.99,), num_seeds=2)
     points, cohorts = configurations(grid, 100), make_cohorts(grid, 100)
-    assert [c.key for c in cohorts] == ["w2-b8-e50-m0.99", "w2-b8-e50-oadamw-m0.99"] + [
-        *("w3-b8-e50-m0.99", "w3-b8-e50-oadamw-m0.99")
-    ]
+    keys = ["w2-b8-e50-m0.99", "w2-b8-e50-oadamw-m0.99", "w3-b8-e50-m0.99", "w3-b8-e50-oadamw-m0.99"]
+    assert [c.key for c in cohorts] == keys
     seen = set()
     for cohort in cohorts:
         assert cohort.batched == ("label_smoothing",)

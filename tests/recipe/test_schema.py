@@ -7,10 +7,12 @@ import pytest
 from mdtree_jax.checks import UserError
 from mdtree_jax.cli import compose, help_text
 from mdtree_jax.files import record_names
-from mdtree_jax.recipe.schema import grid_schema, make_grid, resolved_config
+from mdtree_jax.recipe.schema import COLUMNS, grid_schema, make_grid, resolved_config
 from mdtree_jax.registry.knobs import KNOBS, Knob, Words, register_knob
+from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.store.manifest import check_same_config, config_hash
 from mdtree_jax.store.record import read_record
+from mdtree_jax.store.tables import MEMBER_COLUMNS
 
 
 def composed(*overrides):
@@ -80,9 +82,11 @@ def test_a_knob_registered_later_is_a_key_and_one_in_the_way_is_refused():
         assert compose("diagnose", ["select.toy=2"]).select.toy == 2.0
     finally:
         KNOBS.unregister("toy")
-    register_knob(dataclasses.replace(toy, name="num_seeds"), lambda x, key, value: x)
-    try:
-        with pytest.raises(UserError, match="the knob 'num_seeds' has the name of another setting of a grid"):
-            grid_schema()
-    finally:
-        KNOBS.unregister("num_seeds")
+    assert set(MEMBER_COLUMNS) <= {*COLUMNS, *KNOBS, *MEASUREMENTS}
+    for name, what in (("num_seeds", "setting"), ("status", "column of a sweep"), ("cka", "column of a sweep")):
+        register_knob(dataclasses.replace(toy, name=name), lambda x, key, value: x)
+        try:
+            with pytest.raises(UserError, match=f"the knob '{name}' has the name of another {what}; choose another"):
+                grid_schema()
+        finally:
+            KNOBS.unregister(name)

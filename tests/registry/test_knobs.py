@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.registry.knobs import KNOBS, RESERVED, Knob, Words, register_knob
-from mdtree_jax.store.tables import MEMBER_COLUMNS
+from mdtree_jax.registry.knobs import KNOBS, Knob, Words, register_knob
 
 TOY = Knob("toy", "1", "of a test", "inputs", is_static=False, default=0.0, low=0.0, words=Words("toy"))
 
@@ -30,15 +29,10 @@ def test_ranges_are_those_of_the_table(name, good, bad, message):
         KNOBS[name].check(bad)
 
 
-def test_names_of_other_columns_are_reserved():
-    assert set(MEMBER_COLUMNS) - set(KNOBS) <= RESERVED
-
-
 @pytest.mark.parametrize(
     ("change", "apply", "message"),
     [
         ({"name": "width"}, len, "a knob named 'width' is registered already"),
-        ({"name": "test_error"}, len, "has the name of another column of a sweep's table"),
         ({"default": None}, len, "has no default"),
         ({"default": -1.0}, len, "toy=-1 is out of range; wanted 0 or above"),
         ({}, None, "acts on the inputs by a function; give it as apply="),

@@ -11,6 +11,7 @@ from mdtree_jax.causes.labels import CAUSE, CAUSES
 from mdtree_jax.collection.columns import COLUMN, DERIVED, sources
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.diagnosis.abstain import CONTRADICTED_BY
+from mdtree_jax.diagnosis.metrics_table import SHOWN
 from mdtree_jax.diagnosis.words.formats import (
     NOT_KNOWN,
     capital,
@@ -21,7 +22,8 @@ from mdtree_jax.diagnosis.words.formats import (
     points,
     typeset,
 )
-from mdtree_jax.trees.decision_path import WORDS, feature_error
+from mdtree_jax.registry.measurements import MEASUREMENTS, label
+from mdtree_jax.trees.decision_path import feature_error
 
 #: Cause -> (short name, colour). Hues as those of the classes in figures; values of Okabe and Ito's palette and a dark
 #: grey, at least 17 apart in CIELAB for the three kinds of colour blindness.
@@ -35,18 +37,6 @@ LOOKS = {
 #: Least probability of what is said beside the answer.
 SURE = 0.9
 RULES = "general experience, not evidence of the collection"
-#: Metric -> how an axis is labelled.
-_AXES = {
-    "train_error": "training error, %",
-    "train_loss": "training loss, nats",
-    "log_hessian_trace": "sharpness, ln of the Hessian trace",
-    "log_hessian_max_eigenvalue": "sharpest direction, ln of the top eigenvalue",
-    "log_effective_rank": "spread of the sharpness, ln of trace / top eigenvalue",
-    "log_relative_eigenvalue": "sharpness relative to the loss, ln of top eigenvalue / training loss",
-    "mode_connectivity": "connectivity against the ends, %",
-    "mode_connectivity_peak": "connectivity, % (0: a path without error)",
-    "cka": "similarity of two networks (CKA)",
-}
 _COSTS = ("diagnosis", "retraining", "grid_search")
 _KNOBS = {
     "batch_size": ("batch size", "smaller", "larger"),
@@ -102,10 +92,10 @@ def metric_name(metric: str) -> str:
     >>> metric_name("train_error"), metric_name("ball_sharpness")
     ('training error, %', 'ball sharpness, nats')
     """
-    if metric in _AXES:
-        return _AXES[metric]
+    if metric in MEASUREMENTS:
+        return MEASUREMENTS[metric].axis
     unit = COLUMN[metric].unit if metric in COLUMN else "1"
-    return metric.replace("_", " ") + ("" if unit == "1" else f", {unit}")
+    return label(metric) + ("" if unit == "1" else f", {unit}")
 
 
 def plain(text: str) -> str:
@@ -119,10 +109,8 @@ def plain(text: str) -> str:
     for cause in CAUSES[:-1]:
         text = re.sub(rf"\b{cause}\b", f"“{short(cause)}”", text)
     text = re.sub(r"(?<=says )(temperature|size|data)\b", lambda found: f"“{_CLASSES[found[0]]}”", text)
-    for metric in sorted(_AXES, key=len, reverse=True):
-        text = re.sub(
-            rf"(?<!')\b{metric}\b", WORDS[metric][0] if metric in WORDS else metric_name(metric).partition(",")[0], text
-        )
+    for metric in sorted((m.name for m in MEASUREMENTS.values() if m.words), key=len, reverse=True):
+        text = re.sub(rf"(?<!')\b{metric}\b", label(metric), text)
     text = re.sub(r"(?<=the first, )none\b", f"“{short('none')}”", text)
     text = text.replace("the joint model says", "the comparison with similar models says")
     text = text.replace("a joint model fitted without", "a model fitted without")
@@ -398,7 +386,10 @@ def questions(diagnosis: Any) -> list[tuple[str, list[tuple[str, float]]]]:
 
 
 def metric_rows(diagnosis: Any, metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """Return (name, value with error, share of the reference's models at or below) of each metric."""
+    """Return (name, value with error, share of the reference's models at or below) of each metric.
+
+    Those that the reference does not have, and a diagnosis shows nevertheless, come last.
+    """
     rows, errors = [], {name.removesuffix("_se"): value for name, value in metrics.items() if name.endswith("_se")}
     for metric, share in diagnosis.position.items():
         known = sources(metric)
@@ -410,6 +401,8 @@ def metric_rows(diagnosis: Any, metrics: Mapping[str, float]) -> list[tuple[str,
         else:
             value = number(metrics[metric], errors.get(metric))
         rows.append((metric_name(metric), value, percent(share)))
+    others = [name for name in SHOWN if name in metrics and name not in diagnosis.position]
+    rows += [(metric_name(name), number(metrics[name], errors.get(name)), NOT_KNOWN) for name in others]
     return rows
 
 

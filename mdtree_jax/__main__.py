@@ -1,0 +1,41 @@
+"""Say why a trained network is not good enough, from its loss landscape, without retraining it.
+
+  mdtree-jax sweep      train and measure every network of a grid
+  mdtree-jax diagnose   say what holds a network back: its checkpoints, its metrics, or a run of sweep
+  mdtree-jax reference  fit trees on a collection of your own, for diagnose to compare with
+  mdtree-jax transfer   measure how well a diagnosis carries from one collection to another
+
+mdtree-jax COMMAND --help says more; `python -m mdtree_jax.COMMAND` is the same command.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from mdtree_jax import diagnose, reference, sweep, transfer
+from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.cli import EXIT_USER_ERROR, run
+from mdtree_jax.provenance import __version__
+
+COMMANDS = {"sweep": sweep, "diagnose": diagnose, "reference": reference, "transfer": transfer}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that the first argument names; return its exit code."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print((__doc__ or "").strip())
+        return 0
+    if name == "--version":
+        print(f"mdtree-jax {__version__}")
+        return 0
+    try:
+        command = COMMANDS[check_choice("command", name, COMMANDS)]
+    except UserError as error:
+        print(f"mdtree-jax: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return run(name, command.__doc__ or "", command.main, rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""`register`: one call that adds an entry of any kind to its table, with the function that goes with it. No JAX.
+
+    import mdtree_jax
+    from mdtree_jax import Measurement
+
+    mdtree_jax.register(
+        Measurement("weight_norm", unit="1", meaning="Euclidean norm of the parameters"), kernel=weight_norm
+    )
+
+`BINDERS` says for the type of an entry how that is done; the module that defines a type fills in its own. Functions are
+kept as they are given and called by the room that runs them, so that registering imports no JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.registry.table import Table
+
+
+class Binder(NamedTuple):
+    """How entries of one type are added and removed.
+
+    Attributes:
+        add: `add(entry, **bindings) -> entry`, as the table then holds it; raises `UserError` for one that does not fit
+            and leaves the tables as they were.
+        remove: `remove(name)` undoes it.
+        takes: the names of its bindings.
+    """
+
+    add: Callable[..., Any]
+    remove: Callable[[str], None]
+    takes: tuple[str, ...] = ()
+
+
+#: Type of an entry -> how it is added. A type that is derived from one of these is added as that.
+BINDERS: dict[type, Binder] = {}
+
+
+def in_table(table: Table[Any]) -> Binder:
+    """Return how an entry is added to a table alone, without a function."""
+    return Binder(table.register, table.unregister)
+
+
+def register(entry: Any, **bindings: Any) -> Any:
+    """Add an entry to the table of its type, and return it as the table holds it.
+
+    Args:
+        entry: a `Measurement`, `Knob`, `Cause` or another type of `BINDERS`.
+        bindings: functions that go with it, such as `kernel=` of a measurement.
+
+    Raises:
+        UserError: something of another type, a binding that its type does not take, or an entry that does not fit, such
+            as one whose name is taken.
+    """
+    binder = _binder(entry)
+    for name in bindings:
+        if name not in binder.takes:
+            taken = ", ".join(f"{known}=" for known in binder.takes) or "nothing"
+            raise UserError(f"register({type(entry).__name__}, {name}=…): it takes {taken} beside the entry")
+    return binder.add(entry, **bindings)
+
+
+def unregister(entry: Any) -> None:
+    """Remove an entry and what goes with it, as a test of an extension does at its end."""
+    _binder(entry).remove(entry.name)
+
+
+def _binder(entry: Any) -> Binder:
+    found = next((BINDERS[kind] for kind in type(entry).__mro__ if kind in BINDERS), None)
+    if found is None:
+        known = ", ".join(sorted(kind.__name__ for kind in BINDERS))
+        raise UserError(f"register({entry!r:.60}): it is of type {type(entry).__name__}; wanted one of {known}")
+    return found
