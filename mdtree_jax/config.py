@@ -28,6 +28,7 @@ class TransferConfig:
     out: str | None = None
     published_dir: str | None = None
     allow_missing: bool = False
+    plugins: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -63,6 +64,7 @@ class DiagnoseConfig:
     name: str | None = None
     format: str = "text"
     out: str | None = None
+    plugins: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -74,6 +76,7 @@ class ReferenceConfig:
     name: str | None = None
     out: str = "reference.json"
     published_dir: str | None = None
+    plugins: list[str] = field(default_factory=list)
 
 
 def diagnose_schema() -> type[DiagnoseConfig]:

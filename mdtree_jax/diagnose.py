@@ -4,6 +4,7 @@
   python -m mdtree_jax.diagnose run=runs/digits_tiny select.width=8 select.batch_size=64 select.data_fraction=1
   python -m mdtree_jax.diagnose model=resnet18 "checkpoints=[a.safetensors,b.safetensors]" dataset=cifar10 data_dir=data
   python -m mdtree_jax.diagnose model=mypackage.mymodel:build "checkpoints=[ckpt/a,ckpt/b]" dataset=npz data_file=my.npz
+  python -m mdtree_jax.diagnose model=mypackage.mymodel:build "checkpoints=[ckpt/a,ckpt/b]" dataset=mypackage.data:load
 
 A path with one of = ( ) , or a blank in it needs quotes within the quotes: 'checkpoints=["a=1.safetensors"]'.
 Prints the answer and writes report.html and diagnosis.json to the folder `out` (of many models: index.html and a page
@@ -23,6 +24,7 @@ from typing import Any
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.cli import run
 from mdtree_jax.config import DiagnoseConfig
+from mdtree_jax.registry.architectures import ARCHITECTURES
 
 FORMATS = ("text", "json")
 SOURCES = ("metrics", "run", "checkpoints")
@@ -264,7 +266,8 @@ def _of_networks(config: DiagnoseConfig, folder: Path, row, reference):
 def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
     """Measure and diagnose networks from files."""
     if config.model is None:
-        raise UserError("model= is not given; checkpoints need it: resnet18, resnet8, mlp or package.module:function")
+        known = ", ".join(ARCHITECTURES)
+        raise UserError(f"model= is not given; checkpoints need it: {known} or package.module:function")
     if config.dataset is None:
         raise UserError("dataset= is not given; checkpoints are measured on the data they were trained on")
     from mdtree_jax.data import load_dataset
@@ -277,9 +280,9 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
     check_named(config.model, config.checkpoints)
     data = load_dataset(config.dataset, data_dir=config.data_dir, data_file=config.data_file)
     shape = data.shape
-    # How many classes there are is not known of a user's own file: the largest label need not be there.
+    # How many classes there are is not always known of a user's own data: the largest label need not be there.
     sizes = shape.image_shape, shape.num_classes, config.model_width
-    subject = load_subject(config.model, config.checkpoints, *sizes, may_lack_classes=config.dataset == "npz")
+    subject = load_subject(config.model, config.checkpoints, *sizes, may_lack_classes=not data.classes_are_known)
     with _progress() as progress:
         diagnosis = diagnose_subject(
             subject,

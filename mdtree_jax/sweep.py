@@ -5,6 +5,9 @@
   python -m mdtree_jax.sweep +grid=cifar dry_run=true          # what the paper's collection would cost here
   python -m mdtree_jax.sweep +grid=digits_tiny 'grid.width=[2,4]' grid.num_seeds=2 out=runs/mine
 
+  python -m mdtree_jax.sweep +grid=digits_tiny grid.model=mypackage.models:build grid.dataset=mypackage.data:load
+  python -m mdtree_jax.sweep plugins=[mypackage.plugin] --help                 # with what a module of yours registers
+
 Every key of a grid can be set, as grid.key=value. Writes collection.parquet (one row per configuration),
 members.parquet (one per network), pairs.parquet (curves), layers.parquet (traces by layer), manifest.json and the
 networks to the folder `out`: a collection for transfer. One process works in a folder at a time.
@@ -33,7 +36,7 @@ def main(config: SweepConfig) -> int:
     from mdtree_jax.recipe.axes import make_cohorts
     from mdtree_jax.recipe.schema import check_settings, make_grid, make_recipe, resolved_config
     from mdtree_jax.report.progress import make_console
-    from mdtree_jax.runs.jax_backend import set_up_jax
+    from mdtree_jax.runs.jax_backend import model_identity, set_up_jax
     from mdtree_jax.store.folder import RunFolder
     from mdtree_jax.store.manifest import data_hash
     from mdtree_jax.store.record import read_record
@@ -51,7 +54,7 @@ def main(config: SweepConfig) -> int:
     data = load_dataset(wanted.dataset, **files, **noise)
     cohorts = make_cohorts(grid, len(data.x_train))
     recipe = make_recipe(wanted, data.num_classes, data.shape.image_shape)
-    identity = resolved_config(wanted) | {"data_hash": data_hash(*data[:4])}
+    identity = resolved_config(wanted) | {"data_hash": data_hash(*data[:4])} | model_identity(config, data.shape)
     if record is not None:
         return _verify(config, record, recipe, cohorts, data, identity, console)
     members = {cohort.key: [(m.index, m.seed) for m in cohort.members] for cohort in cohorts}
@@ -113,7 +116,7 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=N
     from mdtree_jax.runs.verify import recorded_choice
 
     scalars = ScalarLog(folder.path / "tensorboard") if config.tensorboard else None
-    folder.begin_session(describe_session(describe_devices()))
+    folder.begin_session(describe_session(describe_devices()) | ({"plugins": config.plugins} if config.plugins else {}))
     estimated = plan_here(config, cohorts, data.shape, folder.members).set_index("cohort")["estimated_seconds"]
     stages = {stage: stage in config.stages for stage in ("train", "measure")}
     pending = set().union(*still_to_do(cohorts, folder, **stages))

@@ -21,7 +21,7 @@ SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
 NO_JAX = SETUP["importlinter:contract:no_jax"]["source_modules"].split()
 #: The modules that may import by a name they compute: the facade with its tables, and where a user's module is named.
-BY_NAME = {"__init__.py", "moved.py", "subject/load.py"}
+BY_NAME = {"__init__.py", "moved.py", "registry/plugins.py", "registry/resolve.py"}
 
 
 def module_name(path):

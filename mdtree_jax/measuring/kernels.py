@@ -20,7 +20,7 @@ from mdtree_jax.checks import check_choice
 from mdtree_jax.landscape.hessian.factorizations import orthogonal_triangular
 from mdtree_jax.models import Model
 from mdtree_jax.recipe.measure_settings import MeasureSettings
-from mdtree_jax.training import cross_entropy, evaluate
+from mdtree_jax.training import evaluate, objective_functions
 
 Results = dict[str, jax.Array]
 
@@ -68,11 +68,12 @@ def first_rows(num_rows: int, num_samples: jax.Array) -> jax.Array:
 
 
 def make_loss(model: Model, batch_stats: Any) -> Callable[[Any, tuple[jax.Array, jax.Array]], jax.Array]:
-    """Return `loss(params, (x, y))`: the mean cross-entropy in nats, BatchNorm in evaluation mode."""
+    """Return `loss(params, (x, y))`: the objective's mean, BatchNorm in evaluation mode."""
+    functions = objective_functions()
 
     def loss(params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
         logits, _, _ = model.apply({"params": params, "batch_stats": batch_stats}, batch[0], False)
-        return cross_entropy(logits, batch[1]).mean()
+        return functions.loss(logits, batch[1]).mean()
 
     return loss
 
@@ -289,6 +290,7 @@ def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
         init=settings.curve_init,
         schedule=settings.curve_schedule,
     )
+    functions = objective_functions()
 
     def start(item: PairItem, data: Data) -> landscape.CurveState:
         del data
@@ -305,7 +307,7 @@ def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
             rows = jax.random.randint(key, (settings.curve_batch_size,), 0, item.num_samples, jnp.int32)
             variables = {"params": params, "batch_stats": batch_stats}
             logits, _, _ = model.apply(variables, data.x_train[rows], True)
-            return cross_entropy(logits, data.y_train[rows]).mean()
+            return functions.loss(logits, data.y_train[rows]).mean()
 
         state = state._replace(key=jax.random.wrap_key_data(state.key), step=jnp.int32(first))
         return training.advance(state, loss, num_steps)._replace(key=item.key)

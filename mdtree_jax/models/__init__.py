@@ -1,18 +1,24 @@
 """Networks behind `Model(init, apply)`; Flax lives here only.
 
-A module with an architecture is imported here by its name, which registers it.
+May import `registry` and the base modules. Start with `base` (`build_model`: from a name to a network, and how a
+builder is called); the entries stand in `mdtree_jax.registry.architectures`.
 """
 
 from mdtree_jax.models import mlp as mlp
 from mdtree_jax.models import resnet as resnet
 from mdtree_jax.models.base import (
     Model,
+    build_knobs,
     build_model,
+    builder_settings,
+    check_widths,
     count_activations,
     count_flops,
     count_parameters,
+    find_builder,
     model_names,
     register,
+    variables_hash,
 )
 from mdtree_jax.models.convert import TORCH_MODELS, ConvertedWeights, from_torch, load_torch_file
 from mdtree_jax.models.permutations import has_permutations, permutation_spec
@@ -21,14 +27,19 @@ __all__ = [
     "TORCH_MODELS",
     "ConvertedWeights",
     "Model",
+    "build_knobs",
     "build_model",
+    "builder_settings",
+    "check_widths",
     "count_activations",
     "count_flops",
     "count_parameters",
+    "find_builder",
     "from_torch",
     "has_permutations",
     "load_torch_file",
     "model_names",
     "permutation_spec",
     "register",
+    "variables_hash",
 ]

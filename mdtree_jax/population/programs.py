@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from mdtree_jax.models import Model, build_model
+from mdtree_jax.models import Model, build_knobs, build_model
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.training import Hyperparameters, Trainer, make_trainer
@@ -16,9 +16,9 @@ _OF_RECIPE = ("early_stop", "early_stop_min_epoch", "early_stop_patience", "earl
 
 def model_of(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> Model:
     """Return the network of a cohort; raises `UserError` for a knob that the architecture does not take."""
-    knobs = tuple((name, value) for name, value in cohort.knobs if KNOBS[name].acts_on == "build")
-    shape = tuple(recipe.image_shape)
-    return build_model(recipe.model, cohort.width, recipe.num_classes, shape, dtype, knobs)
+    height, width, channels = recipe.image_shape
+    sizes = cohort.width, recipe.num_classes, (height, width, channels)
+    return build_model(recipe.model, *sizes, dtype, build_knobs(recipe.model, dict(cohort.knobs)))
 
 
 def trainer_of(recipe: Recipe, cohort: Cohort, model: Model) -> Trainer:
@@ -28,12 +28,12 @@ def trainer_of(recipe: Recipe, cohort: Cohort, model: Model) -> Trainer:
     return make_trainer(model, batch_size=cohort.batch_size, num_epochs=cohort.train_epochs, **rule, **knobs)
 
 
-def hyperparameter_shapes(batched: tuple[str, ...], dtype: str) -> Hyperparameters:
-    """Return the shapes of one network's hyperparameters, `batched` being the further knobs among them."""
+def hyperparameter_shapes(batched: tuple[str, ...], dtype: str) -> Any:
+    """Return `Hyperparameters` that hold shapes, of one network; `batched` are the further knobs among them."""
     key, count = jax.ShapeDtypeStruct((2,), "uint32"), jax.ShapeDtypeStruct((), "int32")
     number = jax.ShapeDtypeStruct((), dtype)
     knobs = {name: jax.ShapeDtypeStruct((), knob_dtype(name, dtype)) for name in batched}
-    return Hyperparameters(key, count, number, number, knobs)
+    return Hyperparameters._make((key, count, number, number, knobs))
 
 
 def knob_dtype(name: str, dtype: str) -> Any:

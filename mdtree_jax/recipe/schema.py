@@ -8,7 +8,7 @@ configuration is composed.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from math import inf
 from typing import Any
 
@@ -20,6 +20,7 @@ from mdtree_jax.recipe.axes import Grid
 from mdtree_jax.recipe.cohort import Recipe
 from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.recipe.setting import setting
+from mdtree_jax.registry.datasets import DATASETS
 from mdtree_jax.registry.kernels import PAIR_CHOICES
 from mdtree_jax.registry.knobs import KNOBS, Knob
 from mdtree_jax.registry.measurements import MEASUREMENTS
@@ -44,8 +45,8 @@ class GridConfig:
     """
 
     name: str = setting("of the grid, and of its run folder")
-    dataset: str = setting("digits, cifar10, cifar100, mnist, fashion_mnist, or npz (data_file=)", "digits")
-    model: str = setting("resnet18, resnet8, resnet8_fine, mlp, or one of your own", "resnet8")
+    dataset: str = setting("data set, one of those below, or a function of your own", "digits")
+    model: str = setting("architecture, one of those below, or a function of your own", "resnet8")
     num_seeds: int = setting("networks of each configuration; two or more for connectivity and similarity", 1)
     seed: int = setting("of the first; the others count up", 0)
     label_noise_fraction: float = setting("share of the training labels that are drawn anew from all classes", 0.0)
@@ -101,6 +102,7 @@ class SweepConfig:
     import_from: str | None = None
     verify: int | None = None
     verify_seed: int = 0
+    plugins: list[str] = field(default_factory=list)
 
 
 def sweep_schema() -> type[SweepConfig]:
@@ -140,10 +142,9 @@ def resolved_config(config: GridConfig) -> dict[str, Any]:
     A knob that the grid does not use is left out unless grids have always held it, so that a run that was begun before
     there was such a knob can go on.
     """
-    grid, values = make_grid(config), asdict(config)
-    del values["name"], values["measure"]
+    grid = make_grid(config)
+    values = {name: getattr(config, name) for name in GridConfig.__annotations__ if name not in ("name", "measure")}
     for name, axis in grid.axes.items():
-        values.pop(name, None)
         if name in _ONE_VALUE and len(axis) == 1:
             values[name] = axis[0]
         elif name in grid.used or name in _ONE_VALUE:
@@ -177,10 +178,7 @@ def check_settings(config: SweepConfig) -> None:
         raise UserError(f"{' and '.join(name for name, given in asked.items() if given)} exclude each other; give one")
     if config.verify is not None and set(config.stages) != set(STAGES):
         raise UserError(f"verify={config.verify} needs both stages, and stages={config.stages} leaves one out")
-    if config.data_file is not None and grid.dataset != "npz":
-        raise UserError(f"data_file='{config.data_file}' is for grid.dataset=npz, but the data set is '{grid.dataset}'")
-    if config.data_dir is not None and grid.dataset in ("npz", "digits"):
-        raise UserError(f"data_dir='{config.data_dir}' is given, but the data set '{grid.dataset}' takes no folder")
+    _check_files(config)
     for name, value, good, wanted in (
         ("grid.early_stop_min_epoch", grid.early_stop_min_epoch, grid.early_stop_min_epoch >= 1, "at least 1"),
         ("grid.early_stop_patience", grid.early_stop_patience, grid.early_stop_patience >= 1, "at least 1"),
@@ -195,3 +193,13 @@ def check_settings(config: SweepConfig) -> None:
     ):
         if not good:
             raise UserError(f"{name}={value:g} is out of range; wanted {wanted}")
+
+
+def _check_files(config: SweepConfig) -> None:
+    """Raise `UserError` for a file or folder that the data set does not take; of a user's function its loading says."""
+    dataset = config.grid.dataset
+    takes = DATASETS[dataset].takes if dataset in DATASETS else None
+    if takes is not None and config.data_file is not None and takes != "data_file":
+        raise UserError(f"data_file='{config.data_file}' is for grid.dataset=npz, but the data set is '{dataset}'")
+    if takes is not None and config.data_dir is not None and takes != "data_dir":
+        raise UserError(f"data_dir='{config.data_dir}' is given, but the data set '{dataset}' takes no folder")

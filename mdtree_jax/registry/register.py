@@ -39,9 +39,30 @@ class Binder(NamedTuple):
 BINDERS: dict[type, Binder] = {}
 
 
-def in_table(table: Table[Any]) -> Binder:
-    """Return how an entry is added to a table alone, without a function."""
-    return Binder(table.register, table.unregister)
+def in_table(table: Table[Any], needs: tuple[str, ...] = (), may_have: tuple[str, ...] = ()) -> Binder:
+    """Return how an entry is added to a table, with functions that are bound to its name (`Table.bind`).
+
+    Where an equal entry is there already, its functions are replaced.
+
+    Args:
+        table: of the entry's kind.
+        needs: roles of the functions that an entry must have.
+        may_have: roles of those that it may have.
+    """
+
+    def add(entry: Any, **functions: Callable[..., Any]) -> Any:
+        for role in needs:
+            if role not in functions:
+                raise UserError(f"the {table.kind} '{entry.name}' needs {role}=, the function that is bound to it")
+        for role, function in functions.items():
+            if not callable(function):
+                kind = type(function).__name__
+                raise UserError(f"{role}= of the {table.kind} '{entry.name}' is of type {kind}; wanted a function")
+        kept = table.register(entry)
+        table.bind(entry.name, **functions)
+        return kept
+
+    return Binder(add, table.unregister, (*needs, *may_have))
 
 
 def register(entry: Any, **bindings: Any) -> Any:

@@ -69,8 +69,8 @@ class Table(Mapping[str, Entry], Generic[Entry]):
     def unregister(self, name: str) -> None:
         """Remove an entry and what is bound to it, as a test of an extension does at its end."""
         del self._entries[name]
-        self._bound.pop(name, None)
         self.changes += 1
+        self._bound.pop(name, None)
 
     def bind(self, name: str, **functions: Callable[..., Any]) -> None:
         """Bind functions to the entry of that name, by their roles; a role that is bound already is replaced.

@@ -16,11 +16,10 @@ import jax
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.checks import check_choice
 from mdtree_jax.data import DatasetShape
 from mdtree_jax.measuring.measure import measure_cohort
 from mdtree_jax.measuring.programs import check_kernels
-from mdtree_jax.models import count_activations, count_flops, count_parameters, model_names
+from mdtree_jax.models import check_widths, count_activations, count_flops, count_parameters, variables_hash
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
 from mdtree_jax.population.programs import model_of
 from mdtree_jax.population.train import prepare_cohort, train_cohort
@@ -28,19 +27,36 @@ from mdtree_jax.recipe.axes import make_cohorts
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.measure_settings import ADDED_LATER, resolve
 from mdtree_jax.recipe.schema import SweepConfig, make_grid, make_recipe
+from mdtree_jax.registry.architectures import BUILT_IN
 from mdtree_jax.runs.plan import Machine, ModelCost, cpu_machine, make_plan
 from mdtree_jax.runs.run import Measurer, Trainer
 
 
 def set_up_jax(config: SweepConfig) -> None:
-    """Set devices, precision and compilation cache, and check the model's name, before the first computation.
+    """Set devices, precision and compilation cache before the first computation, then check the model's name.
 
     Compiled programs are kept in `$JAX_COMPILATION_CACHE_DIR`, else under the user's cache folder. Raises `UserError`
     for an unknown model.
     """
-    check_choice("model", config.grid.model, model_names())
     jax.config.update("jax_enable_x64", config.grid.dtype == "float64")
     set_up_devices(config.num_devices)
+    check_widths(
+        config.grid.model, make_grid(config.grid).axes["width"]
+    )  # imports a module of the user's, which may compute
+
+
+def model_identity(config: SweepConfig, shape: DatasetShape) -> dict[str, str]:
+    """Return by what a run folder knows a model again that is not the package's, and so can change between two runs."""
+    if config.grid.model in BUILT_IN:
+        return {}
+    recipe, cohorts = _recipe_and_cohorts(config, shape)
+    smallest = min(cohorts, key=lambda cohort: cohort.width)
+    return {"model_hash": variables_hash(model_of(recipe, smallest, config.grid.dtype))}
+
+
+def _recipe_and_cohorts(config: SweepConfig, shape: DatasetShape) -> tuple[Recipe, tuple[Cohort, ...]]:
+    recipe = make_recipe(config.grid, shape.num_classes, tuple(shape.image_shape))
+    return recipe, make_cohorts(make_grid(config.grid), shape.num_train)
 
 
 def set_up_devices(num_devices: int | None = None) -> None:
@@ -106,10 +122,9 @@ def jax_measurer(config: SweepConfig, shape: DatasetShape) -> Measurer:
     Raises `UserError` for settings out of range, and for features to compare that the model does not have.
     """
     settings = resolve(config.grid.measure)
-    image_shape = tuple(shape.image_shape)
-    recipe = make_recipe(config.grid, shape.num_classes, image_shape)
-    model = model_of(recipe, make_cohorts(make_grid(config.grid), shape.num_train)[0], config.grid.dtype)
-    check_kernels(model, settings, image_shape, config.grid.dtype)
+    recipe, cohorts = _recipe_and_cohorts(config, shape)
+    model = model_of(recipe, cohorts[0], config.grid.dtype)
+    check_kernels(model, settings, recipe.image_shape, config.grid.dtype)
 
     def measure(*arguments: Any, **options: Any) -> Any:
         return measure_cohort(
