@@ -26,7 +26,10 @@ if TYPE_CHECKING:  # what type checkers and editors read; the same names as in `
     from mdtree_jax.registry.knobs import Knob as Knob
     from mdtree_jax.registry.measurements import Measurement as Measurement
     from mdtree_jax.registry.objectives import Objective as Objective
+    from mdtree_jax.registry.questions import Answer as Answer
+    from mdtree_jax.registry.questions import Question as Question
     from mdtree_jax.registry.register import register as register
+    from mdtree_jax.registry.tree import Tree as Tree
     from mdtree_jax.report.html import write_report as write_report
     from mdtree_jax.report.html import write_reports as write_reports
     from mdtree_jax.subject.from_model import diagnose_model as diagnose_model
@@ -57,6 +60,9 @@ _HOME = {
     "Cause": "mdtree_jax.registry.causes",
     "Measurement": "mdtree_jax.registry.measurements",
     "Kernel": "mdtree_jax.registry.kernels",
+    "Question": "mdtree_jax.registry.questions",
+    "Answer": "mdtree_jax.registry.questions",
+    "Tree": "mdtree_jax.registry.tree",
 }
 
 __all__ = list(_HOME)

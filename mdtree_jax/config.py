@@ -25,6 +25,7 @@ class TransferConfig:
     k: Any = None
     scale: str = "raw"
     figures: bool = True
+    axes: Any = None
     out: str | None = None
     published_dir: str | None = None
     allow_missing: bool = False

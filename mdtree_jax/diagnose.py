@@ -73,6 +73,7 @@ _MOST_PAGES = 1000
 def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     """Diagnose every row of a table of metrics."""
     from mdtree_jax.collection.load import read_table
+    from mdtree_jax.diagnosis.facts import fact
     from mdtree_jax.diagnosis.from_metrics import diagnose_metrics
     from mdtree_jax.diagnosis.metrics_table import NAMES, unused_columns
 
@@ -83,14 +84,15 @@ def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     if config.name and len(names) == 1:
         names = [config.name]
     if unused := unused_columns(table):
-        note = f"columns not used: {', '.join(unused)}"
-        diagnoses = [dataclasses.replace(d, notes=[*d.notes, note]) for d in diagnoses]
+        note = fact("columns_unused", columns=unused)
+        diagnoses = [dataclasses.replace(d, remarks=(*d.remarks, note)) for d in diagnoses]
     return list(zip(names, diagnoses, strict=True))
 
 
 def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     """Diagnose configurations of a run folder: from its table where they are measured, else from its networks."""
     from mdtree_jax.collection.load import read_table
+    from mdtree_jax.diagnosis.facts import fact
     from mdtree_jax.diagnosis.from_metrics import not_measured
     from mdtree_jax.registry.knobs import KNOBS
     from mdtree_jax.store.tables import has_value
@@ -146,28 +148,26 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
                 raise
             # The others are not lost for it.
             failed.append(str(error))
-            items.append((name, not_measured(reference, str(error))))
+            items.append((name, not_measured(reference, fact("not_measured", error=str(error)))))
     if len(failed) == len(rows) and len(set(failed)) == 1:  # the run's, not a configuration's
         raise UserError(failed[0])
-    return [(name, dataclasses.replace(d, notes=[*d.notes, *noise])) for name, d in items]
+    return [(name, dataclasses.replace(d, remarks=(*d.remarks, *noise))) for name, d in items]
 
 
 def _shown(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def _note_on_label_noise(config: DiagnoseConfig, folder: Path) -> list[str]:
-    """Return that a run was trained on noisy labels that no reference of the package has seen, as a list."""
+def _note_on_label_noise(config: DiagnoseConfig, folder: Path) -> list:
+    """Return that a run was trained on noisy labels that no reference of the package has seen, as a list of facts."""
+    from mdtree_jax.diagnosis.facts import fact
     from mdtree_jax.diagnosis.reference import reference_names
     from mdtree_jax.store.manifest import read_manifest
 
     share = (read_manifest(folder / "manifest.json") or {}).get("config", {}).get("label_noise_fraction") or 0
     if not share or config.reference not in (None, *reference_names()):
         return []
-    return [
-        f"{share:.0%} of the training labels are noise, and the models of the reference saw none: its answers are "
-        "worth less here than is said of them"
-    ]
+    return [fact("label_noise", share=float(share))]
 
 
 def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> list:
@@ -176,6 +176,7 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
     Of one whose networks all diverged nothing can be said, and that is its answer.
     """
     from mdtree_jax.diagnosis.cost import make_cost
+    from mdtree_jax.diagnosis.facts import fact
     from mdtree_jax.diagnosis.from_metrics import diagnose_metrics
     from mdtree_jax.store.manifest import read_manifest
 
@@ -185,21 +186,16 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
     known = dataclasses.asdict(config.training)
     diagnoses = diagnose_metrics([row.to_dict() for row in rows], reference, "percent", known)
     answered = (time.perf_counter() - start) / len(rows)
-    note = (
-        "seconds and operations of the sweep that measured and trained these networks; one retraining is one network's "
-        "share of the cohort that was trained side by side, and takes longer alone"
-    )
+    basis = fact("of_sweep")
     out = []
     for row, diagnosis in zip(rows, diagnoses, strict=True):
         if _has_diverged(row):
-            advice = "make the training stable first, by a smaller learning rate or a larger batch"
-            action = dataclasses.replace(diagnosis.action, sentence=advice)
-            reason = "every network of this configuration diverged, so nothing was measured"
-            out.append(dataclasses.replace(diagnosis, action=action, reason=reason))
+            action = dataclasses.replace(diagnosis.action, kind="stabilize")
+            out.append(dataclasses.replace(diagnosis, action=action, abstention=fact("diverged")))
             continue
         seconds, flops = _measuring(row, pairs)
         again = [float(row.get(c, nan)) for c in ("train_seconds", "train_flops")]
-        cost = make_cost(seconds + answered, flops, None, *(None if isnan(x) else x for x in again), note)
+        cost = make_cost(seconds + answered, flops, None, *(None if isnan(x) else x for x in again), basis)
         out.append(dataclasses.replace(diagnosis, cost=cost))
     return out
 

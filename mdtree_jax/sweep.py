@@ -4,7 +4,6 @@
   python -m mdtree_jax.sweep +grid=digits                      # 1690 configurations x 3 seeds on embedded data
   python -m mdtree_jax.sweep +grid=cifar dry_run=true          # what the paper's collection would cost here
   python -m mdtree_jax.sweep +grid=digits_tiny 'grid.width=[2,4]' grid.num_seeds=2 out=runs/mine
-
   python -m mdtree_jax.sweep +grid=digits_tiny grid.model=mypackage.models:build grid.dataset=mypackage.data:load
   python -m mdtree_jax.sweep plugins=[mypackage.plugin] --help                 # with what a module of yours registers
 

@@ -1,11 +1,11 @@
-"""How well does a diagnosis transfer from one collection of models to another?
+"""How well do trees that are fitted on one collection of models answer about another?
 
-  python -m mdtree_jax.transfer                                      # digits -> digits_noisy, networks trained here
-  python -m mdtree_jax.transfer collection=published mode=dataset    # Fig. 3a, 6a of the paper, Q2 data by width sample
-  python -m mdtree_jax.transfer collection=published mode=scale      # Fig. 3b, 3c, 6b, Q2 data by width limit
-  python -m mdtree_jax.transfer collection=published mode=one_step   # what taking the advice would gain
+  python -m mdtree_jax.transfer                                      # digits -> digits_noisy, both in the package
+  python -m mdtree_jax.transfer collection=published mode=dataset    # the paper's Fig. 3a, 6a; data by widths
+  python -m mdtree_jax.transfer collection=published mode=scale      # the paper's Fig. 3b, 3c, 6b; data by widths
+  python -m mdtree_jax.transfer collection=published mode=one_step   # what following the advice gains
   python -m mdtree_jax.transfer tasks=joint mode=dataset             # one answer over five causes
-  python -m mdtree_jax.transfer mode=coverage                        # accuracy on the surest 50, 60, … % of the models
+  python -m mdtree_jax.transfer mode=coverage                        # accuracy on the surest 50, 60, … % of answers
   python -m mdtree_jax.transfer train=published/F_noise test=published/F mode=all seeds=50 out=runs/back
 
 Writes results.csv, one_step.csv, thresholds.csv, coverage.csv, tables.md and figures/ to the folder `out`.
@@ -58,13 +58,19 @@ def main(config: TransferConfig) -> None:
     fit = check_choice("fit", config.fit, FITS)
     suite = choose_suite(mode, as_list(config.tasks), as_list(config.methods))
     train, test = load_sides(config)
+    sides, axes = [train] if test is None else [train, test], as_list(config.axes)
+    if axes is not None:
+        from mdtree_jax.report.planes import make_plane
+
+        for side in sides:  # refused before the work, not after it
+            make_plane(side, axes)
     console, notes = make_console(), []
 
     def say(note: str) -> None:
         if note not in notes:
             notes.append(note)
 
-    for note in [n for side in (train, test) if side is not None for n in side.attrs["notes"]] + suite.notes:
+    for note in [n for side in sides for n in side.attrs["notes"]] + suite.notes:
         say(note)
     setup = {"train": train, "test": test, "seeds": seeds, "allow_missing": config.allow_missing}
     setup |= {"k": as_list(config.k), "say": say, "jobs": available_cores(), "scale": config.scale}
@@ -82,8 +88,7 @@ def main(config: TransferConfig) -> None:
         if config.figures:
             from mdtree_jax.report.figures import write_figures
 
-            sides = [train] if test is None else [train, test]
-            written += write_figures(out, measured.results, sides, fit, suite.tasks)
+            written += write_figures(out, measured.results, sides, fit, suite.tasks, axes)
     console.print(f"written to {out}: {', '.join(written)}", highlight=False, soft_wrap=True)
 
 

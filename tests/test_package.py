@@ -1,10 +1,9 @@
-"""The package as a whole: it starts fast, configurations compose, all reaches a wheel, the README is run."""
+"""The package as a whole: it starts fast, configurations compose, all reaches a wheel."""
 
 import configparser
 import importlib
 import os
 import re
-import shlex
 import subprocess
 import sys
 
@@ -13,12 +12,10 @@ import pytest
 import mdtree_jax
 from mdtree_jax import cli
 from mdtree_jax.__main__ import COMMANDS, main
-from mdtree_jax.collection.columns import markdown_table
 from mdtree_jax.config import SCHEMAS
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "mdtree_jax"
-README = (ROOT / "README.md").read_text()
 
 
 def test_import_of_the_package_is_light(tmp_path):
@@ -105,62 +102,3 @@ def test_benchmarks_of_the_hessian_run():
         assert sum(line.startswith("| mlp") for line in done.stdout.splitlines()) >= (
             1 if what in ("cost", "batches") else 2
         )
-
-
-def code_blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-def shell_commands():
-    """Return the commands that the README shows, as they stand there, but for those that install and test."""
-    lines = [line.split("#")[0] for block in code_blocks("bash") for line in block.splitlines()]
-    commands = [part.strip().removeprefix(".venv/bin/") for line in lines for part in line.split("&&")]
-    return [command for command in commands if command.startswith("python -m mdtree_jax.")]
-
-
-def run_commands(folder, more):
-    """Run every command of the README in order in one empty folder; `more(command)` are settings in addition."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    runs = {}
-    for command in shell_commands():
-        arguments = [sys.executable, *shlex.split(command)[1:], *more(command)]
-        done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True)
-        runs[command] = (done.returncode, done.stdout + done.stderr)
-    assert len(runs) == len(shell_commands()) >= 12
-    assert {command: output for command, (code, output) in runs.items() if code} == {}
-    assert (folder / "runs/transfer-dataset/figures/accuracy_q1_dataset.png").stat().st_size > 10_000
-    assert (folder / "runs/diagnose/index.html").stat().st_size > 10_000
-
-
-def test_commands_of_the_readme_run(collections, tmp_path):
-    def quicker(command):
-        if "+grid=digits_tiny" in command:  # a residual network takes minutes to compile
-            less = ["grid.batch_size=[16,64]", "grid.measure.metrics=[hessian]"]
-            quick = ["grid.model=mlp", "grid.measure.curve_steps=20"]
-            return [*quick, *(less if "[16,256]" not in command else [])]
-        if "mode=" not in command or "tasks=" in command:
-            return []
-        return ["seeds=[42]", "k=[1,8]", *([] if command.endswith("mode=dataset") else ["figures=false"])]
-
-    run_commands(tmp_path, quicker)
-
-
-@pytest.mark.slow
-def test_commands_of_the_readme_run_as_they_stand(collections, tmp_path):
-    run_commands(tmp_path, lambda command: [])
-
-
-def test_python_of_the_readme_runs(collections, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for block in code_blocks("python"):
-        exec(block, names)  # our own README
-    # The tree and the diagnosis that the README shows are what the code prints.
-    assert names["tree"].export_text() in README
-    assert any(str(names["diagnosis"]).startswith(block.rstrip("\n")) for block in code_blocks("text"))
-
-
-def test_readme_has_two_set_up_lines_and_the_table_of_columns():
-    lines = [line for block in code_blocks("bash") for line in block.splitlines() if "pip install" in line]
-    assert len(lines) == 2
-    assert markdown_table() in README

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError, nearest
-from mdtree_jax.collection.tasks import PUBLISHED_LABELS
 from mdtree_jax.registry.measurements import MEASUREMENTS
+from mdtree_jax.registry.questions import QUESTIONS, Question, label_columns, published_classes
 from mdtree_jax.registry.views import ListView, MappingView
 
 
@@ -37,7 +37,7 @@ def _tenths(values: pd.Series) -> pd.Series:
 
 
 def _published_label(values: pd.Series) -> pd.Series:
-    return values.replace(PUBLISHED_LABELS)
+    return values.replace(published_classes())
 
 
 #: What a grid was trained with.
@@ -52,23 +52,24 @@ _OUTCOMES = (
     Column("rfi_batch_up", "points", "room for improvement towards larger batches", {"rfi_dec_temp": None}),
     Column("rfi_width", "points", "room for improvement towards wider networks"),
     Column("rfi_data", "points", "room for improvement towards more data"),
-    Column("label_optimizer", "class", "temperature_too_low, temperature_too_high", {"bs_failure": _published_label}),
-    Column("label_size", "class", "size, temperature", {"width_vs_batch": _published_label}),
-    Column("label_data", "class", "data, temperature", {"data_vs_batch": _published_label}),
 )
-LABEL_COLUMNS = ("label_optimizer", "label_size", "label_data")
 
 
 def _columns() -> tuple[Column, ...]:
     measured = (Column(m.name, m.unit, m.meaning, m.aliases) for m in MEASUREMENTS.values() if not m.is_derived)
-    return (*_SETTINGS, *measured, *_OUTCOMES)
+    return (*_SETTINGS, *measured, *_OUTCOMES, *map(_label, QUESTIONS.values()))
 
 
-#: The columns; those of a measurement that is registered later appear in all of these views.
-COLUMNS: Sequence[Column] = ListView(_columns, MEASUREMENTS)
-COLUMN: Mapping[str, Column] = MappingView(lambda: {column.name: column for column in COLUMNS}, MEASUREMENTS)
+def _label(question: Question) -> Column:
+    aliases = {question.published_label: _published_label} if question.published_label else {}
+    return Column(question.label, "class", ", ".join(question.classes[::-1]), aliases)
+
+
+#: The columns; those of a measurement or question that is registered later appear in all of these views.
+COLUMNS: Sequence[Column] = ListView(_columns, MEASUREMENTS, QUESTIONS)
+COLUMN: Mapping[str, Column] = MappingView(lambda: {column.name: column for column in COLUMNS}, MEASUREMENTS, QUESTIONS)
 ALIASES: Mapping[str, str] = MappingView(
-    lambda: {alias: column.name for column in COLUMNS for alias in column.aliases}, MEASUREMENTS
+    lambda: {alias: column.name for column in COLUMNS for alias in column.aliases}, MEASUREMENTS, QUESTIONS
 )
 #: Columns that follow from others, with the columns they need: never stored, made where a method asks for them.
 DERIVED: Mapping[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]] = MappingView(
@@ -143,7 +144,7 @@ def missing_message(frame: pd.DataFrame, names: list[str], why: str = "") -> str
     lacking = dict.fromkeys(source for name in names for source in sources(name) if source not in frame.columns)
     for source in lacking:
         if source not in COLUMN:
-            known = [c for c in frame.columns if c not in LABEL_COLUMNS]
+            known = [c for c in frame.columns if c not in label_columns()]
             parts.append(f"'{source}'{nearest(source, known)}, only {', '.join(map(str, known))}")
             continue
         options = [hit for alias in (source, *COLUMN[source].aliases) if (hit := nearest(alias, strangers))]
@@ -175,7 +176,8 @@ def finite_rows_of(frame: pd.DataFrame, names: Iterable[str]) -> np.ndarray:
     if missing_columns(frame, columns):
         return np.zeros(len(frame), dtype=bool)
     values = [pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float) for column in columns]
-    return np.isfinite(np.stack(values, axis=1)).all(axis=1) if values else np.ones(len(frame), dtype=bool)
+    finite = [np.isfinite(column) for column in values]
+    return np.logical_and.reduce(finite) if finite else np.ones(len(frame), dtype=bool)
 
 
 def numeric_column(frame: pd.DataFrame, name: str) -> np.ndarray:

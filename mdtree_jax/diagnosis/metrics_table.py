@@ -26,6 +26,7 @@ from mdtree_jax.causes import joint
 from mdtree_jax.checks import UserError, check_choice, nearest
 from mdtree_jax.collection.columns import ALIASES, COLUMN, canonical_name, canonicalize
 from mdtree_jax.diagnosis.cost import Training
+from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.registry.measurements import MEASUREMENTS, percent_complement
 from mdtree_jax.registry.views import ListView, MappingView
 
@@ -44,22 +45,15 @@ SAME = 0.01
 _SEVERAL, _SURELY_PERCENT = 5, 5.0
 #: Columns that name the model of a row.
 NAMES = ("name", "model")
-#: Metrics that a diagnosis shows without asking them; the test error, which it shows too, has a place of its own.
-SHOWN: Sequence[str] = ListView(
-    lambda: [
-        m.name
-        for m in MEASUREMENTS.values()
-        if m.is_shown and not m.is_derived and m.name not in {*joint.COLUMNS, "test_error"}
-    ],
-    MEASUREMENTS,
-)
 #: Metric -> its logarithm, of those that a diagnosis looks at.
 _WITHOUT_LOGARITHM: Mapping[str, str] = MappingView(
-    lambda: {m.logarithm_of: m.name for name in (*joint.COLUMNS, *SHOWN) if (m := MEASUREMENTS[name]).logarithm_of},
+    lambda: {
+        m.logarithm_of: m.name for name in (*joint.COLUMNS, *joint.SHOWN) if (m := MEASUREMENTS[name]).logarithm_of
+    },
     MEASUREMENTS,
 )
 #: Columns that a diagnosis looks at.
-_USED: Sequence[str] = ListView(lambda: [*joint.COLUMNS, *SHOWN, "test_error", *_WITHOUT_LOGARITHM], MEASUREMENTS)
+_USED: Sequence[str] = ListView(lambda: [*joint.COLUMNS, *joint.SHOWN, "test_error", *_WITHOUT_LOGARITHM], MEASUREMENTS)
 #: What people write where nothing is known, beside what pandas takes for it.
 _EMPTY = {"", "-", "–", "?", "nan", "none", "null", "na", "n/a", "inf", "-inf"}
 
@@ -128,8 +122,8 @@ def detect_units(frame: pd.DataFrame) -> str:
     )
 
 
-def note_on_units(frame: pd.DataFrame) -> list[str]:
-    """Return a sentence on error columns that may be fractions among percentages, as a list, empty if there are none.
+def note_on_units(frame: pd.DataFrame) -> list[Fact]:
+    """Return a fact on error columns that may be fractions among percentages, as a list, empty if there are none.
 
     Args:
         frame: what `read_metrics` returned, of several rows; units were not said.
@@ -138,7 +132,7 @@ def note_on_units(frame: pd.DataFrame) -> list[str]:
     small = [c for c, value in largest.items() if 0 < value <= 1]
     if not small or max(largest.values()) <= _SURELY_PERCENT:
         return []
-    return [f"{', '.join(small)} of all models at most 1: read as percent, as the other errors are"]
+    return [fact("read_as_percent", metrics=small)]
 
 
 def standard_errors(frame: pd.DataFrame, column: str) -> np.ndarray:

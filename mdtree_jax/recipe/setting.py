@@ -23,4 +23,4 @@ def setting(meaning: str | Callable[[], str], default: Any = MISSING) -> Any:
 def meaning_of(one: Field[Any]) -> str:
     """Return the meaning of a field that `setting` made."""
     meaning = one.metadata["meaning"]
-    return meaning() if callable(meaning) else meaning
+    return str(meaning() if callable(meaning) else meaning)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.registry.kernels import KERNEL_FUNCTIONS, KERNELS, Kernel, add_kernel, remove_kernel
+from mdtree_jax.registry.kernels import KERNELS, Kernel, add_kernel, function_of
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.measurement import Measurement, Scale, Words
 from mdtree_jax.registry.register import BINDERS, Binder
@@ -374,7 +374,6 @@ def _add_measurement(entry: Measurement, kernel: Callable[..., Any] | None = Non
         if entry.kernel not in (None, entry.name):
             raise UserError(f"'{entry.name}' has the kernel '{entry.kernel}' already; leave out kernel=…, or the name")
         entry = replace(entry, kernel=entry.name)
-        record = Kernel(entry.name, entry.meaning, entry.needs or ("network",), entry.cost)
     elif entry.kernel is not None and entry.kernel not in KERNELS:
         raise UserError(f"'{entry.name}' names the kernel '{entry.kernel}', which there is not; register it first")
     for source in (*entry.sources, *((entry.logarithm_of,) if entry.logarithm_of else ())):
@@ -387,13 +386,13 @@ def _add_measurement(entry: Measurement, kernel: Callable[..., Any] | None = Non
             raise UserError(f"the name '{name}' is taken by the column '{taken[name]}'; choose another")
     MEASUREMENTS.check(entry)
     if kernel is not None:
-        add_kernel(record, kernel)
+        add_kernel(Kernel(entry.name, entry.meaning, entry.needs or ("network",), entry.cost), kernel)
     return MEASUREMENTS.register(entry)
 
 
 def _remove_measurement(name: str) -> None:
-    if MEASUREMENTS[name].kernel == name and name in KERNEL_FUNCTIONS:
-        remove_kernel(name)
+    if MEASUREMENTS[name].kernel == name and function_of(name) is not None:
+        KERNELS.unregister(name)
     MEASUREMENTS.unregister(name)
 
 

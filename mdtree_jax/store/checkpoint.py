@@ -88,7 +88,7 @@ def load_network(run: str | Path, *, seed: int, **selection: float | str) -> tup
     selection = {**selection, "seed": seed}
     unknown = [name for name in selection if name not in members]
     if unknown:
-        raise UserError(f"unknown column '{unknown[0]}'; there are: {', '.join(members)}")
+        raise UserError(f"unknown column '{unknown[0]}'; there are: {', '.join(map(str, members.columns))}")
     fits = np.ones(len(members), bool)
     for name, value in selection.items():
         fits &= has_value(members[name], value)

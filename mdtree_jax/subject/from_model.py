@@ -102,10 +102,9 @@ def diagnose_subject(
     rate = measured.flops / measured.seconds
     again = retraining(training, len(data.y_train), measured.forward_flops, rate)
     cost = make_cost(seconds, measured.flops, measured.compile_seconds, *again)
-    action = diagnosis.action
-    if training == Training():
-        action = direction_only(action, diagnosis.cause, diagnosis.expected_gain)
-    diagnosis = dataclasses.replace(diagnosis, action=action, cost=cost, notes=[*measured.notes, *diagnosis.notes])
+    action = direction_only(diagnosis.action) if training == Training() else diagnosis.action
+    remarks = (*measured.notes, *diagnosis.remarks)
+    diagnosis = dataclasses.replace(diagnosis, action=action, cost=cost, remarks=remarks)
     return withhold(diagnosis, measured.doubt) if measured.doubt else diagnosis
 
 

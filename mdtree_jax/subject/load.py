@@ -176,8 +176,8 @@ def _from_function(
 def call_builder(spec: str, settings: dict[str, Any]) -> Any:
     """Return what the function `package.module:function` returns.
 
-    It is called with those of `settings` that it must be given, and with `width` if that is among them: what it says
-    itself of the network in a checkpoint, as a default, is right.
+    It is called with those of `settings` that it needs, and with `width` if that is known. Its defaults stay: they
+    describe the network in the checkpoint, while the settings describe the data.
 
     Raises:
         UserError: there is no such module or function, or it fails.

@@ -1,4 +1,4 @@
-"""The path of a model through a diagnostic tree, step by step, as numbers and as sentences."""
+"""The path of a model through a diagnostic tree, step by step, as numbers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdtree_jax.collection.columns import COLUMN, DERIVED
-from mdtree_jax.registry.measurement import DIRECTIONS, unit_after_number
-from mdtree_jax.registry.measurements import MEASUREMENTS, label
+from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.trees.structure import Structure
 
 
@@ -33,7 +32,6 @@ class EvidenceStep:
     side: str
     distance_in_standard_errors: float | None
     is_close: bool
-    sentence: str
 
 
 def tree_path(
@@ -56,7 +54,7 @@ def tree_path(
         name, threshold = structure.nodes[node].feature, float(thresholds[node])
         value, error = float(values[name]), errors.get(name)
         above = value > threshold
-        interval = None if intervals is None else tuple(float(end) for end in intervals[node])
+        interval = None if intervals is None else (float(intervals[node][0]), float(intervals[node][1]))
         distance = (value - threshold) / error if error else None
         close = bool(interval and interval[0] <= value <= interval[1]) or bool(distance and abs(distance) < 2)
         steps.append(
@@ -71,7 +69,6 @@ def tree_path(
                 "above" if above else "at_most",
                 distance,
                 close,
-                _sentence(name, value, error, threshold, above, close),
             )
         )
         node = structure.children(node)[int(above)]
@@ -92,13 +89,3 @@ def feature_error(name: str, metrics: Mapping[str, float], errors: Mapping[str, 
 def _unit(name: str) -> str:
     entry = MEASUREMENTS.get(name) or COLUMN.get(name)
     return entry.unit if entry else ""
-
-
-def _sentence(name: str, value: float, error, threshold: float, above: bool, close: bool) -> str:
-    unit = unit_after_number(_unit(name))
-    low, high = MEASUREMENTS[name].sides if name in MEASUREMENTS else DIRECTIONS[""]
-    value += 0.0  # no minus before a zero
-    shown = f"{value:.3g} ± {error:.2g}" if error else f"{value:.3g}"
-    meaning = high if above else low
-    doubt = ", but it is close" if close else ""
-    return f"{label(name)} {shown}{unit} is {'above' if above else 'at most'} {threshold:.3g}{unit}: {meaning}{doubt}"

@@ -163,9 +163,11 @@ def fit_posterior(structure: Structure, X: np.ndarray, y: np.ndarray, options: O
 def _beta_tables(rows: int, row_weight: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return ln Γ(prior + ρ count) - ln Γ(prior) for every count of rows: right ones, wrong ones, all."""
     counts = (row_weight * np.arange(rows + 1)).tolist()
-    return tuple(
-        np.array([lgamma(prior + c) - lgamma(prior) for c in counts]) for prior in (RIGHT, WRONG, RIGHT + WRONG)
-    )
+
+    def table(prior: float) -> np.ndarray:
+        return np.array([lgamma(prior + c) - lgamma(prior) for c in counts])
+
+    return table(RIGHT), table(WRONG), table(RIGHT + WRONG)
 
 
 class _SumProduct:
@@ -297,7 +299,13 @@ def fit_robust(
     Raises:
         UserError: the members' classes differ, or there is no member or no row.
     """
-    members = fit_members(structures, X, y, options)
+    return with_exponent(fit_members(structures, X, y, options), X, y, options)
+
+
+def with_exponent(
+    members: tuple[TreePosterior, ...], X: Sequence[np.ndarray], y: np.ndarray, options: Options = DEFAULT
+) -> RobustFit:
+    """Return the average of members fitted to `X` and `y`, as `fit_robust` fits them, with its exponent."""
     return RobustFit(members, _fit_exponent(_mean_vote(members, X), y, options))
 
 
@@ -347,7 +355,7 @@ def _fit_exponent(votes: np.ndarray, y: np.ndarray, options: Options) -> float:
 
 
 def snap_rows(structures: Sequence[Structure], X: Sequence[np.ndarray], y: np.ndarray) -> dict:
-    """Return the training rows as plain lists, as coarse as the candidates are, so that a fit can be made again.
+    """Return the training rows as plain lists, as coarse as the candidates are, so that a fit can be repeated.
 
     A value is kept as its place among all candidates of its feature; rows that fall together are counted.
     """

@@ -90,7 +90,7 @@ def test_every_point_of_the_authors_curves(results):
 def test_table_of_the_paper(results):
     for case in CASES:
         for method, published in case.accuracy.items():
-            # Truncated where the paper truncates; 49.56 is 49.54 with a current scikit-learn (facts: section 5).
+            # Truncated where the paper truncates; 49.56 is 49.54 with a current scikit-learn (docs/results/paper.md).
             ours = means(results, case.experiment, method).mean()[case.k]
             assert ours == pytest.approx(published, abs=0.025), (case.number, method)
 
@@ -106,7 +106,7 @@ def test_references_that_need_no_fit(results):
 
 
 def literal_verdict(name, t, row):
-    """Return the verdict of a published tree, written out (facts: section 4)."""
+    """Return the verdict of a published tree, written out (docs/explanation/trees.md)."""
     error, peak, sharpness = row.train_error, row.mode_connectivity_peak, row.log_hessian_trace
     if name.startswith("optimizer"):
         if error <= t[0]:
@@ -151,7 +151,7 @@ BASELINE_COLUMNS = {  # published names, in the published order
 
 
 def sampled(train, sampling, k, generator):
-    """Return the sample of a published frame, by its own columns (facts: section 5)."""
+    """Return the sample of a published frame, by its own columns (docs/explanation/experiments.md)."""
     data, widths = sorted(train.data.unique()), sorted(train.width.unique())
     if sampling == "random":
         cells = [(d, w) for d in data for w in widths]
