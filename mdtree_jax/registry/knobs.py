@@ -355,7 +355,6 @@ KNOBS: Table[Knob] = Table(
             low=0.0,
             high=1.0,
             excludes_high=True,
-            temperature=+1,
             steps=(),
             prefix="m",
             words=Words("momentum"),

@@ -163,8 +163,8 @@ def concat_members(parts: list[pd.DataFrame]) -> pd.DataFrame:
     if all(further_knobs(part) == list(further) for part in parts):
         return members
     kinds = {name: part[name].dtype for part in parts for name in further_knobs(part)}
-    defaults = {name: KNOBS[name].default for name in further if name in KNOBS}
-    filled = {name: members[name].fillna(kinds[name].type(value)).astype(kinds[name]) for name, value in defaults.items()}
+    defaults = {name: kinds[name].type(KNOBS[name].default) for name in further if name in KNOBS}
+    filled = {name: members[name].fillna(value).astype(kinds[name]) for name, value in defaults.items()}
     first = [*MEMBER_COLUMNS[: 1 + MEMBER_COLUMNS.index(CONFIGURATION_COLUMNS[-1])], *further]
     return typed_members(members.assign(**filled)[[*first, *(c for c in members if c not in first)]])
 
