@@ -132,9 +132,9 @@ def quoted(value: str) -> str:
 
 def explain_hydra_error(error: Exception, overrides: list[str], schema: type) -> str:
     """Return one sentence for what Hydra or OmegaConf refused, with what would do."""
-    chain = [error]
-    while chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    chain: list[BaseException] = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
     text = " ".join(" ".join(str(part) for part in chain).split())
     keys = _keys(schema)
     unknown = re.search(r"Key '([^']+)' (?:is not|not) in", text)
@@ -179,7 +179,7 @@ def _keys(schema: type) -> list[str]:
 def _groups(schema: type) -> dict[str, type]:
     """Return the settings of a schema that are schemas themselves."""
     kinds = typing.get_type_hints(schema)
-    return {key: kind for key, kind in kinds.items() if dataclasses.is_dataclass(kind)}
+    return {key: kind for key, kind in kinds.items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
 
 
 def _chosen_groups(schema: type) -> dict[str, type]:
@@ -251,7 +251,7 @@ def _default_text(one: dataclasses.Field) -> str:
     return "" if default == MISSING else json.dumps(default).replace('"', "")
 
 
-def run(name: str, what: str, main: Callable[[object], int | None], argv: list[str] | None = None) -> int:
+def run(name: str, what: str | None, main: Callable[[typing.Any], int | None], argv: list[str] | None = None) -> int:
     """Run a command: parse, call `main(config)`, return the exit code.
 
     A `UserError` becomes one sentence on standard error and exit code 2; an interruption becomes 130.
@@ -263,7 +263,7 @@ def run(name: str, what: str, main: Callable[[object], int | None], argv: list[s
     try:
         if {"-h", "--help"} & set(argv):
             load_plugins(_plugins(argv))
-            print(help_text(name, what))
+            print(help_text(name, what or ""))
             return 0
         return main(compose(name, argv)) or 0
     except UserError as error:

@@ -169,7 +169,7 @@ def make_joint_side(
         raise UserError(missing_message(frame, absent, why=", which the joint question asks"))
     gained = gains(make_grid(frame, allow_missing=allow_missing), label, causes)
     numbers = frame[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
-    keep = np.isfinite(gained).all(axis=1) & np.isfinite(numbers).all(axis=1)
+    keep = np.asarray(np.isfinite(np.concatenate([gained, numbers], axis=1)).all(axis=1))
     if not keep.any():
         raise UserError("no configuration has all its metrics and all its neighbours on the grid")
-    return JointSide(frame[keep], gained[keep], causes_of(gained[keep]))
+    return JointSide(frame.loc[keep], gained[keep], causes_of(gained[keep]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from mdtree_jax.collection.columns import feature_values, missing_columns, missi
 from mdtree_jax.collection.tasks import Task, task_rows
 from mdtree_jax.trees.classifier import MDTreeClassifier
 from mdtree_jax.trees.questions import MEMBERS
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 class JointTask(NamedTuple):
@@ -114,8 +117,9 @@ class Sample:
     @cached_property
     def frame(self) -> pd.DataFrame:
         """The rows as a table."""
+        assert self._whole is not None  # a whole side has its table from the start
         whole, rows = self._whole
-        return whole.frame[rows]
+        return whole.frame.loc[rows]
 
     @cached_property
     def gains(self) -> Gains:
@@ -124,10 +128,10 @@ class Sample:
         Raises:
             UserError: the gains of these rows are not known.
         """
-        if self._gains is None and self._whole is None:
-            raise UserError(f"task '{self.task.name}' is asked here of rows whose gains are not known")
         if self._gains is not None:
             return self._gains()
+        if self._whole is None:
+            raise UserError(f"task '{self.task.name}' is asked here of rows whose gains are not known")
         known = self._whole[0].gains
         keep = known.frame.index.isin(self.frame.index)  # a loaded collection's index is unique
         return known._replace(frame=known.frame[keep], gained=known.gained[keep])
@@ -177,19 +181,19 @@ class Method(NamedTuple):
 
     name: str
     label: str
-    features: Callable[[AnyTask], tuple[str, ...]]
+    features: Callable[[Any], tuple[str, ...]]
     fit: Callable[[Sample, int], Fitted]
     answers: Callable[[AnyTask], bool] = lambda task: True
     is_seeded: Callable[[AnyTask], bool] = lambda task: False
     adapt: Callable[[Callable[[str], bool]], Method] | None = None
 
 
-def asks_causes(task: AnyTask) -> bool:
+def asks_causes(task: AnyTask) -> TypeIs[JointTask]:
     """Return whether a task is the joint question."""
     return isinstance(task, JointTask)
 
 
-def asks_two(task: AnyTask) -> bool:
+def asks_two(task: AnyTask) -> TypeIs[Task]:
     """Return whether a task is one of two answers, as a diagnostic tree has them."""
     return not isinstance(task, JointTask)
 
@@ -217,7 +221,7 @@ def trees_and_gains(columns: Sequence[str] = joint.COLUMNS) -> Method:
         return tuple(dict.fromkeys((*joint.metrics_of(columns), *MEMBERS[task.name][0].features)))
 
     def fit(sample: Sample, seed: int) -> Fitted:
-        task = sample.task
+        task = cast(Task, sample.task)  # `asks_two`
         frame, gained, causes = sample.gains
         model = joint.fit_joint(frame, gained, columns)
         learned = task_rows(sample.frame, task)

@@ -176,7 +176,8 @@ def finite_rows_of(frame: pd.DataFrame, names: Iterable[str]) -> np.ndarray:
     if missing_columns(frame, columns):
         return np.zeros(len(frame), dtype=bool)
     values = [pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float) for column in columns]
-    return np.isfinite(np.stack(values, axis=1)).all(axis=1) if values else np.ones(len(frame), dtype=bool)
+    finite = [np.isfinite(column) for column in values]
+    return np.logical_and.reduce(finite) if finite else np.ones(len(frame), dtype=bool)
 
 
 def numeric_column(frame: pd.DataFrame, name: str) -> np.ndarray:

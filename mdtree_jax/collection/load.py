@@ -72,7 +72,7 @@ def load_collection(
         frame = _known_rows(frame)
     grid = make_grid(frame, allow_missing=allow_missing)
     computed = compute_labels(grid).set_axis(frame.index)
-    new = [column for column in computed if column not in frame]
+    new = [str(column) for column in computed if column not in frame]
     attributes = frame.attrs | {"axes": list(grid.axes), "near": list(grid.near)}
     attributes["notes"] = _notes(frame, grid)
     frame = frame.assign(**{column: computed[column] for column in new})

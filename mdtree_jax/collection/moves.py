@@ -111,8 +111,8 @@ def moves_of(axes: Sequence[str]) -> tuple[Move, ...]:
     """
     moves = [Move(axis, sign) for axis in axes if KNOBS[axis].has_order for sign in (-1, +1)]
     order = {name: place for place, name in enumerate(CAUSES)}
-    mending = [move for move in moves if move.cause is not None]
-    return tuple(sorted(mending, key=lambda move: order[CAUSES.find(move.cause).name]))
+    mending = [(order[CAUSES.find(cause).name], move) for move in moves if (cause := move.cause) is not None]
+    return tuple(move for _, move in sorted(mending, key=lambda pair: pair[0]))
 
 
 def causes_of_moves(moves: Sequence[Move]) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def causes_of_moves(moves: Sequence[Move]) -> tuple[str, ...]:
     >>> causes_of_moves(moves_of(AXES))
     ('temperature_too_low', 'temperature_too_high', 'model_too_small', 'too_little_data', 'none')
     """
-    return (*dict.fromkeys(move.cause for move in moves), NONE)
+    return (*dict.fromkeys(cause for move in moves if (cause := move.cause) is not None), NONE)
 
 
 def knobs_of_moves(moves: Sequence[Move]) -> tuple[str, ...]:

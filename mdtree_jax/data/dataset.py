@@ -47,7 +47,7 @@ class LoadedDataset(NamedTuple):
         return DatasetShape(len(self.x_train), len(self.x_test), self.x_train.shape[1:], self.num_classes)
 
 
-for _name, _load in {
+for _name, _loader in {
     "digits": load_digits,
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
@@ -55,7 +55,7 @@ for _name, _load in {
     "fashion_mnist": load_fashion_mnist,
     "npz": load_npz,
 }.items():
-    DATASETS.bind(_name, load=_load)
+    DATASETS.bind(_name, load=_loader)
 
 
 def find_loader(name: str) -> Callable[..., Any]:

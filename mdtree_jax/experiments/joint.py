@@ -96,4 +96,4 @@ def confusion(y: np.ndarray, predicted: np.ndarray, causes: Sequence[str] = CAUS
     """Return how often each cause (rows) got each answer (columns)."""
     table = np.zeros((len(causes), len(causes)), dtype=int)
     np.add.at(table, (y, predicted), 1)
-    return pd.DataFrame(table, index=causes, columns=causes)
+    return pd.DataFrame(table, index=list(causes), columns=list(causes))

@@ -10,6 +10,7 @@ and takes part where `methods=[mine]` names it. What each kind of experiment com
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import sklearn
@@ -39,7 +40,7 @@ LANDSCAPE = ("train_error", "mode_connectivity_peak", "cka", "log_hessian_trace"
 _NUM_TREES = 100
 
 
-def _free_tree(name: str, label: str, features: Callable[[AnyTask], tuple[str, ...]], **options) -> Method:
+def _free_tree(name: str, label: str, features: Callable[[Any], tuple[str, ...]], **options) -> Method:
     """Return a free scikit-learn tree, as published: Gini, depth at most 4, the run's seed.
 
     The order of the features decides its ties.
@@ -97,7 +98,7 @@ def _diagnostic_tree(
     name: str,
     label: str,
     find: Callable[[Structure, np.ndarray, np.ndarray], np.ndarray] | None,
-    structure: Callable[[Task], Structure],
+    structure: Callable[[Any], Structure],
     answers: Callable[[AnyTask], bool] = asks_two,
 ) -> Method:
     """Return a diagnostic tree whose thresholds `find` chooses; None keeps the initial ones."""
@@ -115,13 +116,13 @@ def _diagnostic_tree(
     return Method(name, label, lambda task: structure(task).features, fit, answers)
 
 
-def _places(task: Task, tree: Structure) -> np.ndarray:
+def _places(task: AnyTask, tree: Structure) -> np.ndarray:
     """Return the place of each class of a tree among the task's, whose order may be another."""
     return np.array([task.classes.index(name) for name in tree.classes])
 
 
 def robust_method(
-    members: Callable[[Task], Sequence[Structure]],
+    members: Callable[[Any], Sequence[Structure]],
     options: robust.Options = robust.DEFAULT,
     name: str = "md_tree_robust",
     label: str = "MD tree (robust fit)",
@@ -195,7 +196,7 @@ METHOD_TABLE: Table[Method] = Table(
         _diagnostic_tree("initial_thresholds", "initial thresholds", None, _shown),
         joint_method(),
         trees_and_gains(),
-        _forest("forest", "random forest, same features", joint.METRICS),
+        _forest("forest", "random forest, same features", tuple(joint.METRICS)),
         _forest("validation_forest", "random forest on validation", VALIDATION),
     ],
 )

@@ -68,7 +68,7 @@ def step_gains(grid: Grid, move: Move) -> dict[str, tuple[np.ndarray, np.ndarray
     means = (total_clipped / count, total / count)
     pairs = zip(STEPS, ((np.maximum(one, 0), one), means, (np.maximum(optimal, 0), optimal)), strict=True)
     edge = grid.edge(move)
-    return {step: tuple(np.where(edge, 0.0, gain) for gain in pair) for step, pair in pairs}
+    return {step: (np.where(edge, 0.0, clipped), np.where(edge, 0.0, gain)) for step, (clipped, gain) in pairs}
 
 
 def advice_to_direction(advice: dict[str, np.ndarray]) -> np.ndarray:

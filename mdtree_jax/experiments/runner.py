@@ -120,12 +120,12 @@ def make_side(
     the collection whose grid gives the gains of its rows, for methods that learn from them.
     """
 
-    def known() -> Gains:
+    def known(whole: pd.DataFrame) -> Gains:
         grid = make_grid(whole, allow_missing=True)
         return Gains(frame, gains(grid, "room")[whole.index.get_indexer(frame.index)], grid.causes)
 
     rows = None if source is None else source.loc[frame.index]
-    side = Sample.of(frame, task, source=rows, gains=None if whole is None else known)
+    side = Sample.of(frame, task, source=rows, gains=None if whole is None else functools.partial(known, whole))
     for method in methods:
         side.features[method.features(task)]
     return side
@@ -191,9 +191,10 @@ class Runner(Setup):
         for note in notes:
             self.say(note)
         columns = [*KEY, "n_train", "n_test", "accuracy"]
-        tables = pd.DataFrame(results, columns=columns), pd.DataFrame(thresholds, columns=THRESHOLD_COLUMNS)
+        table = pd.DataFrame(results, columns=columns)
+        found = pd.DataFrame(thresholds, columns=THRESHOLD_COLUMNS)
         order = {"experiment": [e.name for e in experiments], "seed": list(self.seeds)}
-        return tuple(_sorted(table, order) for table in tables)
+        return _sorted(table, order), _sorted(found, order)
 
     def _split_seeds(self, sampling: Sampling) -> list[Sequence[int]]:
         """Return the seeds in pieces of work; a sampling without randomness is kept whole, to be worked out once."""

@@ -138,7 +138,12 @@ def run_suite(suite: Suite, advance: Callable[[float], None], **setup) -> Tables
             raise UserError("scale=rank is for the tasks optimizer, size and data, not for joint or mode=coverage")
     said: list[str] = []
     say = setup["say"]
-    setup["say"] = lambda note: (said.append(note), say(note))
+
+    def remember(note: str) -> None:
+        said.append(note)
+        say(note)
+
+    setup["say"] = remember
     results, thresholds = Runner(methods=suite.methods, advance=advance, **setup).run(suite.experiments)
     one_step = OneStepRunner(methods=suite.one_step, advance=advance, **setup)
     gains, more = one_step.run(suite.tasks if suite.one_step else [])

@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import InvalidRngError
 
 from mdtree_jax.checks import UserError
 
@@ -39,7 +39,7 @@ def takes_train(module: nn.Module) -> bool:
     return "train" in inspect.signature(type(module).__call__).parameters
 
 
-def call_options(module: nn.Module, train: bool) -> dict[str, bool]:
+def call_options(module: nn.Module, train: bool) -> dict[str, Any]:
     """Return the arguments of a module's call beside the images."""
     return {"train": train} if takes_train(module) else {}
 
@@ -48,8 +48,8 @@ def split_output(output: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Return logits and named activations of what a module returns, which may be the logits alone."""
     if not isinstance(output, tuple):
         return output, {}
-    rest = output[1] if len(output) > 1 else {}
-    return output[0], rest if isinstance(rest, dict) else {}
+    logits, *rest = output
+    return logits, rest[0] if rest and isinstance(rest[0], dict) else {}
 
 
 def module_model(module: nn.Module, image_shape: tuple[int, ...], dtype: Any) -> Model:
@@ -135,7 +135,7 @@ def shapes_of(failure: str, function: Callable[..., Any], *arguments: Any) -> An
         return jax.eval_shape(function, *arguments)
     except UserError:
         raise
-    except flax.errors.InvalidRngError as error:
+    except InvalidRngError as error:
         raise UserError(
             f"{failure}: it draws random numbers, as dropout does, and a network of a sweep is given none; build it "
             "without"

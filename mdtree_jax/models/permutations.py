@@ -42,6 +42,7 @@ def permutation_spec(model_name: str, variables: Mapping[str, Any]) -> Spec:
     """
     known = [name for name in ARCHITECTURES if has_permutations(name)]
     rule = ARCHITECTURES.bound(check_choice("model with permutations", model_name, known), "permutations")
+    assert rule is not None  # of the known ones
     layers = rule(variables["params"])
     spec: Spec = {}
     for path, leaf in _arrays(variables, ()):

@@ -55,6 +55,6 @@ def check_tree(name: str, nodes: Sequence[Node], classes: Sequence[str]) -> None
                     raise UserError(f"{place}: child {child} must be the number of a later node, of {len(nodes)}")
                 parents.append(child)
             else:
-                check_choice(f"verdict in {place}", child, classes)
+                check_choice(f"verdict in {place}", str(child), classes)
     if sorted(parents) != list(range(1, len(nodes))):
         raise UserError(f"{where}: every node but the first must be the child of exactly one node")

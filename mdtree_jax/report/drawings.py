@@ -47,10 +47,10 @@ def number_line(step: EvidenceStep, known: Mapping[float, float]) -> str:
         parts.append(_upright("median", at(known[0.5]), 33, 47))
     parts.append('<line class="axis" x1="0%" x2="100%" y1="40" y2="40"/>')
     if step.interval:
-        parts.append(_bar("doubt", *map(at, step.interval), 26, 28))
+        parts.append(_bar("doubt", at(step.interval[0]), at(step.interval[1]), 26, 28))
     parts.append(_upright("threshold", at(step.threshold), 22, 58))
     if error:
-        parts.append(_error_bar(*map(at, error_ends), 40))
+        parts.append(_error_bar(at(error_ends[0]), at(error_ends[1]), 40))
     parts.append(f'<circle class="dot" cx="{at(step.value):.2f}%" cy="40" r="7"/>')
     parts.append(_text(at(step.value), 14, f"this model {number(step.value, step.standard_error)}", "value"))
     parts.append(_text(at(step.threshold), 72, f"threshold {number(step.threshold)}", "strong"))

@@ -142,7 +142,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         if fit == "robust" and isinstance(rows, pd.DataFrame):
             frame = canonicalize(rows)
             members = choose_members(structure, lambda name: bool(finite_rows_of(frame, [name]).all()))
-        values = self._member_values(rows, members, reset=True)
+        values = [self._values(rows, member, reset=number == 0) for number, member in enumerate(members)]
         codes = self._learn_classes(y, structure)
         if len(codes) != len(values[0]):
             raise UserError(f"X has {len(values[0])} rows and y has {len(codes)}; they must be equal")
@@ -207,7 +207,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         ends = leaf[:, None] == np.arange(len(self.structure_.leaves))
         return csr_matrix(np.concatenate([reach.T, ends], axis=1))
 
-    def score(self, X, y=None):
+    def score(self, X, y=None):  # pyright: ignore[reportIncompatibleMethodOverride] - rows have no weights
         """Return the share of rows diagnosed correctly, a fraction in [0, 1]."""
         self._fitted()
         rows, y = self._labelled(X, y, self.structure_)
@@ -247,9 +247,9 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
     def _fitted(self) -> None:
         check_is_fitted(self, "thresholds_")
 
-    def _member_values(self, X, members, *, reset: bool = False) -> list[np.ndarray | None]:
+    def _member_values(self, X, members) -> list[np.ndarray | None]:
         """Return each member's features; None for a companion whose features are not there, or not in every row."""
-        values: list = [self._values(X, members[0], reset=reset)]
+        values: list[np.ndarray | None] = [self._values(X, members[0])]
         for member in members[1:]:
             there = isinstance(X, pd.DataFrame) and finite_rows_of(canonicalize(X), member.features).all()
             values.append(self._values(X, member) if there else None)
@@ -263,7 +263,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             if reset:
                 self.n_features_in_ = needed
             return values
-        values = validate_data(self, X, reset=reset, dtype=np.float64)
+        values = np.asarray(validate_data(self, X, reset=reset, dtype=np.float64))
         if values.shape[1] < needed:
             raise UserError(
                 f"X has {values.shape[1]} feature(s) (columns), the tree '{structure.name}' asks {needed}: "
@@ -303,7 +303,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         X = X[X[task.label].notna()]
         smallest = self.min_width
         if smallest is None:
-            smallest = smallest_width(task, X["width"]) if "width" in X else task.min_width
+            smallest = smallest_width(task, X["width"]) if "width" in X else 0
         if smallest and "width" in X:
             wide = X["width"] >= smallest
             if not wide.any():

@@ -54,7 +54,7 @@ def tree_path(
         name, threshold = structure.nodes[node].feature, float(thresholds[node])
         value, error = float(values[name]), errors.get(name)
         above = value > threshold
-        interval = None if intervals is None else tuple(float(end) for end in intervals[node])
+        interval = None if intervals is None else (float(intervals[node][0]), float(intervals[node][1]))
         distance = (value - threshold) / error if error else None
         close = bool(interval and interval[0] <= value <= interval[1]) or bool(distance and abs(distance) < 2)
         steps.append(

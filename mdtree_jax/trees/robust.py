@@ -303,7 +303,7 @@ def fit_robust(
 
 
 def with_exponent(
-    members: Sequence[TreePosterior], X: Sequence[np.ndarray], y: np.ndarray, options: Options = DEFAULT
+    members: tuple[TreePosterior, ...], X: Sequence[np.ndarray], y: np.ndarray, options: Options = DEFAULT
 ) -> RobustFit:
     """Return the average of members fitted to `X` and `y`, as `fit_robust` fits them, with its exponent."""
     return RobustFit(members, _fit_exponent(_mean_vote(members, X), y, options))
