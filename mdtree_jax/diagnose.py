@@ -1,4 +1,4 @@
-"""Why is this model not better? Looks at its loss landscape and answers, without retraining.
+"""Why is this model not better? Answers from its loss landscape, without retraining it.
 
   python -m mdtree_jax.diagnose metrics=my_models.csv                                  # measured elsewhere
   python -m mdtree_jax.diagnose run=runs/digits_tiny select.width=8 select.batch_size=64 select.data_fraction=1
@@ -7,8 +7,8 @@
   python -m mdtree_jax.diagnose model=mypackage.mymodel:build "checkpoints=[ckpt/a,ckpt/b]" dataset=mypackage.data:load
 
 A path with one of = ( ) , or a blank in it needs quotes within the quotes: 'checkpoints=["a=1.safetensors"]'.
-Prints the answer and writes report.html and diagnosis.json to the folder `out` (of many models: index.html and a page
-for each); format=json prints the same facts as JSON. Keys: mdtree_jax.Diagnosis.
+Prints the answer and writes report.html and diagnosis.json to the folder `out` (for several models: index.html and a
+page for each); format=json prints the same facts as JSON. Its keys: mdtree_jax.Diagnosis.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "batch_size",
             "samples",
-            "images of a training step",
+            "images per training step",
             "batch",
             is_static=True,
             kind=int,
@@ -223,7 +223,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "learning_rate",
             "1",
-            "at the start of the schedule",
+            "learning rate at the start of the schedule",
             "optimizer",
             is_static=False,
             default=0.05,
@@ -249,7 +249,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "weight_decay",
             "1",
-            "on every parameter",
+            "weight decay, on every parameter",
             "optimizer",
             is_static=False,
             default=5e-4,
@@ -269,7 +269,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "train_epochs",
             "epochs",
-            "passes over the subset",
+            "passes over the training subset",
             "length",
             is_static=True,
             kind=int,
@@ -316,7 +316,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "schedule",
             "name",
-            "of the learning rate: constant | step | cosine",
+            "constant | step | cosine: schedule of the learning rate",
             "optimizer",
             is_static=True,
             kind=str,
@@ -329,7 +329,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "augment",
             "1",
-            "whether images are cropped and mirrored at random, in every step anew",
+            "crop and mirror images at random, anew in every step",
             "inputs",
             is_static=True,
             kind=bool,
@@ -348,7 +348,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "momentum",
             "1",
-            "of sgd; beta1 of adamw",
+            "momentum of sgd; beta1 of adamw",
             "optimizer",
             is_static=True,
             default=0.9,
