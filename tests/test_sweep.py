@@ -34,9 +34,9 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], f"no grid is chosen; add +grid=NAME, where there are: {GRIDS}"),
-        (["grid.width=[2]"], f"no grid is chosen; add +grid=NAME, where there are: {GRIDS}"),
-        (["+grid=digits", "grid=null"], f"no grid is chosen; add +grid=NAME, where there are: {GRIDS}"),
+        ([], f"no grid is given; add +grid=NAME, one of: {GRIDS}"),
+        (["grid.width=[2]"], f"no grid is given; add +grid=NAME, one of: {GRIDS}"),
+        (["+grid=digits", "grid=null"], f"no grid is given; add +grid=NAME, one of: {GRIDS}"),
         (["+grid=digits", "grid.name="], "grid.name='' is no name"),
         (["+grid=digits", "grid.name=../a"], "grid.name='../a' is no name"),
         (["grid=digits"], "'grid' is chosen with a plus sign: +grid=NAME"),
@@ -62,7 +62,10 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
         (["+grid=digits", "keep=some"], "unknown keep 'some'; there are: all, metrics_only"),
         (["+grid=digits", "checkpoint_minutes=0"], "checkpoint_minutes=0 is out of range; wanted above 0"),
         (["+grid=digits", "out=/dev/null/run"], "cannot write to /dev/null/run: a part of the path is a file"),
-        (["+grid=digits", "out=/proc/run"], "cannot write to /proc/run: the folder is not there and cannot be made"),
+        (
+            ["+grid=digits", "out=/proc/run"],
+            "cannot write to /proc/run: the folder does not exist and cannot be created",
+        ),
         (["+grid=cifar", "data_dir=nowhere"], "data_dir='nowhere' is not a folder"),
         (["+grid=digits", "data_file=mine.npz"], "data_file='mine.npz' is for grid.dataset=npz, but the data set is"),
         (["+grid=digits", "data_dir=here"], "data_dir='here' is given, but the data set 'digits' takes no folder"),

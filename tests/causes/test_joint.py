@@ -177,9 +177,9 @@ def test_metrics_that_are_missing_are_left_out(small):
     assert model.metrics == ("train_error", "log_hessian_trace")
     chances = joint.predict_joint(model, side.frame[columns])
     np.testing.assert_allclose(chances.sum(axis=1), 1.0)
-    with pytest.raises(UserError, match="asks at least one of train_error"):
+    with pytest.raises(UserError, match="needs at least one of train_error"):
         joint.fit_joint(side.frame, side.gained, ["test_error"])
-    with pytest.raises(UserError, match=r"no column 'cka'.*which the joint question asks"):
+    with pytest.raises(UserError, match=r"no column 'cka'.*which the joint question uses"):
         make_joint_side(small.drop(columns="cka"), "step")
 
 

@@ -195,7 +195,7 @@ def test_help_shows_what_plugins_register(runs, tmp_path):
         ("raise SystemExit(0)", "SystemExit: 0"),
         (
             "from mdtree_jax import *\nregister(Architecture('mlp'), build=print)",
-            "UserError: a model named 'mlp' is registered already; choose another name",
+            "UserError: a model named 'mlp' is already registered; choose another name",
         ),
     ],
 )
@@ -298,8 +298,11 @@ def test_a_builder_is_given_the_settings_that_it_names(module):
     ("function", "message"),
     [
         ("builld", r"has no function 'builld'; there are: build"),
-        ("depth", "the function needs 'depth', which is no setting of it; there are: width, num_classes, num_out"),
-        ("fails", r"the function is called with width, and fails \(ZeroDivisionError: division by zero\)"),
+        (
+            "depth",
+            "the function needs the argument 'depth', which is not available; available: width, num_classes, num_out",
+        ),
+        ("fails", r"the function, called with width, failed \(ZeroDivisionError: division by zero\)"),
         ("nothing", "the function returns a NoneType; wanted a Flax Linen module, or a mdtree_jax.models.Model"),
         ("four", r"gives outputs of shape \(2, 4\) for 2 images; wanted logits \(2, 3\)"),
         ("half", "has parameters of float16; wanted float32, the dtype that its builder is given"),
@@ -382,8 +385,11 @@ def test_a_loader_returns_a_mapping_or_a_named_tuple(module):
         ("text", "the training labels of data set '.*:text' are of type <U1; wanted integers"),
         ("ragged", "holds what is no array"),
         ("one", "num_classes of dataset=.*:one is 1; wanted a whole number of at least 2"),
-        ("fails", r"the function is called without arguments, and fails \(OSError: no disk\)"),
-        ("many", "the function needs 'depth', which is no setting of it; there are: source, data_dir, data_file"),
+        ("fails", r"the function, called without arguments, failed \(OSError: no disk\)"),
+        (
+            "many",
+            "the function needs the argument 'depth', which is not available; available: source, data_dir, data_file",
+        ),
         ("images", r"the function needs data_dir, which is not given; add data_dir=PATH"),
     ],
 )
@@ -424,12 +430,12 @@ def test_register_binds_replaces_and_refuses(added):
     with pytest.raises(UserError, match=r"unknown objective 'hinges' \(did you mean 'hinge'\?\)"):
         objective_functions("hinges")
     for entry, functions, message in (
-        (Dataset("ones", "another"), {"load": print}, "a data set named 'ones' is registered already"),
+        (Dataset("ones", "another"), {"load": print}, "a data set named 'ones' is already registered"),
         (Dataset("a b"), {"load": print}, "'a b' is not an identifier"),
         (Dataset("twos"), {}, "the data set 'twos' needs load=, the function that is bound to it"),
         (Architecture("net"), {"built": print}, r"register\(Architecture, built=…\): it takes build=, permutations= b"),
-        (Architecture("net"), {"build": 3}, "build= of the model 'net' is of type int; wanted a function"),
-        ("net", {}, r"register\('net'\): it is of type str; wanted one of Architecture, .*Dataset"),
+        (Architecture("net"), {"build": 3}, "build= of the model 'net' is of type int; it must be a function"),
+        ("net", {}, r"register\('net'\): its type is str; it must be one of Architecture, .*Dataset"),
     ):
         with pytest.raises(UserError, match=message):
             register(entry, **functions)

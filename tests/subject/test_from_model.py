@@ -379,7 +379,7 @@ GOOD = {"params": [make_params(0), make_params(1)], "x_train": X, "y_train": Y}
         ({"x_test": X[:, :4], "y_test": Y}, r"an image of x_test has shape \(4,\), one of x_train \(6,\); they must"),
         ({"training": {"epoch": 3}}, r"unknown training setting 'epoch' \(did you mean 'epochs'\?\)"),
         ({"training": {"epochs": 0}}, "training.epochs=0 is out of range"),
-        ({"training": {"epochs": "many"}}, "training.epochs='many' is no number"),
+        ({"training": {"epochs": "many"}}, "training.epochs='many' is not a number"),
         ({"measure": {"probes": 3}}, "unknown measure 'probes'.*there are: metrics"),
         ({"measure": "fast"}, "measure='fast' is no mapping; wanted settings by name"),
         ({"measure": {"curve_steps": "abc"}}, "measure.curve_steps='abc' does not fit; it takes int"),
