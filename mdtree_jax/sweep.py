@@ -36,8 +36,8 @@ def main(config: SweepConfig) -> int:
     from mdtree_jax.recipe.schema import check_settings, make_grid, make_recipe, resolved_config
     from mdtree_jax.report.progress import make_console
     from mdtree_jax.runs.jax_backend import model_identity, set_up_jax
-    from mdtree_jax.store.folder import RunFolder
-    from mdtree_jax.store.manifest import data_hash
+    from mdtree_jax.store.folder import RunFolder, check_folder
+    from mdtree_jax.store.manifest import check_names, data_hash
     from mdtree_jax.store.record import read_record
 
     console, wanted = make_console(), config.grid
@@ -57,6 +57,8 @@ def main(config: SweepConfig) -> int:
     if record is not None:
         return _verify(config, record, recipe, cohorts, data, identity, console)
     members = {cohort.key: [(m.index, m.seed) for m in cohort.members] for cohort in cohorts}
+    check_folder(path := Path(config.out).expanduser().absolute(), identity)
+    check_names(path, members)
     with RunFolder(config.out, identity, members) as folder:
         if config.import_from is None and config.export_to is None:
             return _train(config, recipe, cohorts, data, folder, console)

@@ -190,6 +190,18 @@ def test_the_same_command_goes_on_and_another_config_is_refused(small_run, capsy
     assert "2 cohorts, 2 finished" in out
 
 
+def test_networks_under_names_of_an_earlier_version_are_not_lost(capsys, tmp_path):
+    cosine = [*SMALL, "grid.batch_size=[64]", "grid.schedule=cosine"]
+    assert call(capsys, *cosine)[0] == 0
+    run = tmp_path / "run"
+    for path in (run / "parts" / "w4-b64-e2-scosine.parquet", run / "checkpoints" / "w4-b64-e2-scosine"):
+        path.rename(path.with_name(path.name.replace("-scosine", "")))
+    code, _, err = call(capsys, *cosine)
+    assert code == 2
+    assert "run has 1 cohorts that are named otherwise than in this version (first: w4-b64-e2)" in err
+    assert (run / "checkpoints" / "w4-b64-e2").is_dir()
+
+
 def test_parts_move_to_another_folder(small_run, capsys, monkeypatch):
     folder, _ = small_run
     monkeypatch.chdir(folder)

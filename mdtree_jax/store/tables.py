@@ -28,7 +28,6 @@ import pandas as pd
 from mdtree_jax.checks import UserError
 from mdtree_jax.files import write_atomically
 from mdtree_jax.registry.kernels import KERNELS
-from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.measurement import Measurement
 from mdtree_jax.registry.measurements import MEASUREMENTS, of_kernel
 from mdtree_jax.registry.views import ListView, MappingView
@@ -147,26 +146,10 @@ def join_members(trained: list[pd.DataFrame], measured: list[pd.DataFrame] = ())
     """
     if not trained:
         return typed_members(pd.DataFrame(columns=list(MEMBER_COLUMNS)))
-    members = concat_members(trained)
+    members = pd.concat(trained, ignore_index=True)
     if measured:
         members = members.merge(pd.concat(measured, ignore_index=True), "left", on=["configuration", "seed"])
     return members.sort_values(["configuration", "seed"], ignore_index=True)
-
-
-def concat_members(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """Return the trained rows of all parts, one below the other.
-
-    A knob that a part has no column of was at its default there.
-    """
-    members = pd.concat(parts, ignore_index=True)
-    further = dict.fromkeys(name for part in parts for name in further_knobs(part))
-    if all(further_knobs(part) == list(further) for part in parts):
-        return members
-    kinds = {name: part[name].dtype for part in parts for name in further_knobs(part)}
-    defaults = {name: kinds[name].type(KNOBS[name].default) for name in further if name in KNOBS}
-    filled = {name: members[name].fillna(value).astype(kinds[name]) for name, value in defaults.items()}
-    first = [*MEMBER_COLUMNS[: 1 + MEMBER_COLUMNS.index(CONFIGURATION_COLUMNS[-1])], *further]
-    return typed_members(members.assign(**filled)[[*first, *(c for c in members if c not in first)]])
 
 
 def join_parts(parts: list[pd.DataFrame], kind: str) -> pd.DataFrame:
