@@ -20,8 +20,8 @@ class Cause:
         name: identifier, as used in tables and JSON.
         sentence: the answer in words, as a reply to "Why?"; `{knobs}` is replaced by the compared knobs.
         short: two or three words for tables and plots.
-        colour: of marks and bars, a hex code; the built-in colours are Okabe and Ito's palette and others, at least 16.9
-            apart in CIELAB for the three kinds of colour blindness.
+        colour: of marks and bars, a hex code; the built-in colours are Okabe and Ito's palette and others, at least
+            16.9 apart in CIELAB for the three kinds of colour blindness.
     """
 
     name: str

@@ -72,7 +72,8 @@ def test_collections_that_tell_different_causes_are_asked_what_both_tell():
     causes = causes_told([rates, plain], said.append, allow_missing=False)
     assert causes == ("temperature_too_low", "temperature_too_high", "model_too_small", "none")
     assert said == [
-        "too_little_regularization, too_much_regularization cannot be identified in every collection; only the other causes are considered"
+        "too_little_regularization, too_much_regularization cannot be identified in every collection; "
+        "only the other causes are considered"
     ]
     assert shared_causes([make_grid(plain), make_grid(rates)]) == causes
     side = make_joint_side(rates, "step", causes=causes)
