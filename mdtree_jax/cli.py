@@ -159,7 +159,7 @@ def explain_hydra_error(error: Exception, overrides: list[str], schema: type) ->
         key = typed.group(2).partition("[")[0]
         given = next((o for o in overrides[::-1] if o.lstrip("+").startswith(key + "=")), key)
         kinds = {path: field.type for path, field in _all_fields(schema)}
-        return f"{given} does not fit: {key} takes {kinds.get(key, 'another type')}"
+        return f"{given} has the wrong type: {key} must be {kinds.get(key, 'of another type')}"
     merged = re.search(r"Error merging override (\S+)", text)
     if merged:
         return f"{merged.group(1)} has the wrong type"

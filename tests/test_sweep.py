@@ -43,7 +43,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
         (["+grid=digit"], f"there is no configuration 'grid/digit'; there are: {GRIDS}"),
         (["+grid=digits", "grid.widht=[2]"], "unknown setting 'widht' (did you mean 'width'?)"),
         (["+grid=digits", "+grid.depth=2"], "unknown setting 'depth'"),
-        (["+grid=digits", "grid.width=[a]"], "grid.width=[a] does not fit: grid.width takes list[int]"),
+        (["+grid=digits", "grid.width=[a]"], "grid.width=[a] has the wrong type: grid.width must be list[int]"),
         (
             ["+grid=digits", "grid.dataset=cifar"],
             "unknown data set 'cifar' (did you mean 'cifar10'?); there are: digits,",

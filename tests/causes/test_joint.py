@@ -237,7 +237,7 @@ def test_command_with_the_joint_question_and_coverage(small, tmp_path, monkeypat
     assert set(table.task) == {"optimizer", "joint", "joint_room"}
     assert (table.low <= table.accuracy + 1e-9).all()
     assert "## Accuracy against coverage" in (tmp_path / "b/tables.md").read_text()
-    assert "methods, k and seeds play no part" in capsys.readouterr().out
+    assert "ignores methods, k and seeds" in capsys.readouterr().out
     assert run("tasks=joint", "methods=[md_tree]") == 2
     assert "unknown method 'md_tree'" in capsys.readouterr().err
 

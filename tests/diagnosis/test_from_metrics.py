@@ -203,7 +203,7 @@ BAD = [
     (
         {"train_error": 0.0, "mode_connectivity_peak": -0.2},
         None,
-        r"here \('mode_connectivity_peak' up to -0.2\); say which",
+        r"percentages \('mode_connectivity_peak' up to -0.2\); set units",
     ),
     ({"train_error": 0.2}, "per mille", "unknown units 'per mille'.*there are: fraction, percent"),
     ({"accuracy": 3}, None, "has none of the metrics train_error, .*; it has accuracy"),

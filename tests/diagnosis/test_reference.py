@@ -135,6 +135,6 @@ def test_a_reference_by_name_or_by_file(small, tmp_path):  # noqa: F811
 
 def test_a_report_is_of_the_reference_that_was_asked(tmp_path, small):  # noqa: F811
     found = diagnose_metrics(COLD, fit_reference(small, measure=False, name="mine"))[0]
-    with pytest.raises(UserError, match="was made with reference 'mine', and the report would show 'published/F'"):
+    with pytest.raises(UserError, match="was made with reference 'mine', but the report would show 'published/F'"):
         found.report(tmp_path / "r.html")
     assert not list(tmp_path.iterdir())

@@ -121,7 +121,7 @@ def test_a_label_may_be_read_from_a_column(small_grid, tmp_path):
     node = Node("train_error", 5.0, 0.0, 100.0, "fine", "broken")
     question = mdtree_jax.register(Question("faulty", "Is the data faulty?", answers, Tree("faulty", (node,))))
     try:
-        with pytest.raises(UserError, match="has no column 'label_faulty', so task 'faulty' has no label in it"):
+        with pytest.raises(UserError, match="has no column 'label_faulty', so it has no label for task 'faulty'"):
             MDTreeClassifier(task="faulty").fit(load_collection(small_grid))
         brought = small_grid.assign(label_faulty=np.where(small_grid["train_error"] > 4, "broken", "fine"))
         assert MDTreeClassifier(task="faulty", fit="exact").fit(load_collection(brought)).score(brought) == 1.0
