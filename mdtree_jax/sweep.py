@@ -73,12 +73,14 @@ def _show_plan(config: SweepConfig, cohorts, shape, console) -> int:
 
 
 def _move_parts(config: SweepConfig, folder, console) -> int:
+    from mdtree_jax.store.exchange import export_parts, import_parts
+
     if config.import_from is not None:
-        new, known = folder.import_parts(config.import_from)
+        new, known = import_parts(folder, config.import_from)
         folder.write_tables(config.csv)
         console.print(f"imported {new} cohorts into {folder.path}, {known} were there", highlight=False)
     if config.export_to is not None:
-        number = folder.export_parts(config.export_to)
+        number = export_parts(folder, config.export_to)
         console.print(f"exported {number} of {len(folder.cohorts)} cohorts to {config.export_to}", highlight=False)
     return 0
 
@@ -114,6 +116,9 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=N
 
     scalars = ScalarLog(folder.path / "tensorboard") if config.tensorboard else None
     folder.begin_session(describe_session(describe_devices()))
+    measurer = jax_measurer(config, data.shape) if "measure" in config.stages else None
+    if measurer is not None:
+        folder.use_measurement(measurer.config, measurer.earlier)
     estimated = plan_here(config, cohorts, data.shape, folder.members).set_index("cohort")["estimated_seconds"]
     stages = {stage: stage in config.stages for stage in ("train", "measure")}
     pending = set().union(*still_to_do(cohorts, folder, **stages))
@@ -122,7 +127,6 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=N
         trainer = jax_trainer(config, data.shape) if "train" in config.stages else None
         if record is not None:
             trainer = trainer._replace(choose=recorded_choice(record, trainer.decode, trainer.choose))
-        measurer = jax_measurer(config, data.shape) if "measure" in config.stages else None
         options = {"measurer": measurer, "keep": config.keep, "csv": config.csv, "scalars": scalars}
         summary = run_sweep(recipe, cohorts, data, folder, trainer, monitor, **options)
     diverged = f", {summary.num_diverged} diverged" if summary.num_diverged else ""

@@ -21,12 +21,16 @@ from mdtree_jax.checks import StaleState
 from mdtree_jax.measuring import kernels as measures
 from mdtree_jax.measuring.cost import MeasureCost
 from mdtree_jax.measuring.curves import Curves, curves_in_blocks, takes_long
+from mdtree_jax.measuring.known import Known
 from mdtree_jax.measuring.programs import Program, check_networks, choose, program_of, similarities_program
-from mdtree_jax.measuring.tables import layer_table, member_table, pair_table
+from mdtree_jax.measuring.tables import layer_names, layer_table, member_table, pair_table
 from mdtree_jax.models import Model, build_model, count_flops, has_permutations, permutation_spec
 from mdtree_jax.population.loop import AXIS
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.measure_settings import PAIR_METRICS, MeasureSettings, chosen_pairs
+from mdtree_jax.store.tables import Measured
+
+_OF_PAIRS = ("barrier", "aligned", "connectivity")
 
 
 class MeasuredCohort(NamedTuple):
@@ -68,6 +72,7 @@ def measure_cohort(
     resume: Mapping[str, np.ndarray] | None = None,
     recorded: Mapping[str, Any] | None = None,
     record: Callable[[dict[str, Any]], None] | None = None,
+    known: Measured | None = None,
 ) -> MeasuredCohort:
     """Measure the networks of a trained cohort.
 
@@ -88,12 +93,14 @@ def measure_cohort(
         recorded: what `record` was called with when this cohort was begun: how much memory is free now must not change
             a number. On other devices, or with less than half of the memory, it is decided anew.
         record: called once, before anything runs, with what was decided, as plain values.
+        known: what was measured of some of the members, or with some of the metrics: only what is missing is measured,
+            and the tables are of all. Networks that nothing is measured of any more can be anything finite.
 
     Raises:
         UserError: a model whose outputs depend on the rest of the batch or change from call to call.
         StaleState: a `resume` of another cohort.
     """
-    run = _Measurement(recipe, cohort, data, variables, is_finite, settings, memory_budget_bytes, dtype, model)
+    run = _Measurement(recipe, cohort, data, variables, is_finite, settings, memory_budget_bytes, dtype, model, known)
     run.adopt(recorded or {})
     run.take_up(resume or {})
     if record is not None:
@@ -125,6 +132,7 @@ class _Measurement:
         budget: int,
         dtype: str,
         model: Model | None,
+        known: Measured | None,
     ) -> None:
         self.recipe, self.cohort, self.settings, self.dtype = recipe, cohort, settings, dtype
         shape = tuple(recipe.image_shape)
@@ -162,6 +170,8 @@ class _Measurement:
         self.configurations = self._rows_by_configuration()
         self.all_pairs = self._pairs("all")
         self.pairs = self._pairs(settings.pairs)
+        self.known = Known(known, cohort)
+        self.left: dict[str, list[int]] = {}
 
     def decided(self) -> dict[str, Any]:
         """Return how the cohort is measured, and on what that was decided, as plain values."""
@@ -235,15 +245,20 @@ class _Measurement:
     ) -> None:
         # No device and no lane that only repeats an item: the cores that are left help with the products.
         mesh = self.mesh if len(items) >= self.mesh.size else Mesh(self.mesh.devices[: max(1, len(items))], (AXIS,))
-        lanes = min(lanes, max(1, -(-len(items) // mesh.size)))
+        left = self._left(stage)
+        lanes = min(lanes, max(1, -(-len(left) // mesh.size)))
         size = lanes * mesh.size
         made = "barrier" if stage == "aligned" else stage  # the same of other networks
         program = program_of(made, self.model, self.settings, mesh, lanes, tuple(options.items()))
         split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
         data = self.data if mesh is self.mesh else jax.device_put(self.data, whole)
         self._restore(stage, len(items))
-        for start in range(self.num_done[stage], len(items), size):
-            chunk = list(items[start : start + size])
+        if len(left) < len(items):
+            arguments = jax.device_put(make_items([items[0]] * size), split), data
+            left = self._take_known(stage, items, left, program.results(*arguments))
+        for start in range(self.num_done[stage], len(left), size):
+            places = left[start : start + size]
+            chunk = [items[place] for place in places]
             padded = chunk + [chunk[-1]] * (size - len(chunk))
             begin, compiling = time.perf_counter(), self.compile_seconds
             arguments = jax.device_put(make_items(padded), split), data
@@ -259,10 +274,41 @@ class _Measurement:
                 # Features can be many; everything else is a table's.
                 kind = value.dtype if name == "features" else float
                 kept = self.results[stage].setdefault(name, np.full((len(items), *value.shape[1:]), np.nan, kind))
-                kept[start : start + len(chunk)] = value[: len(chunk)]
+                kept[places] = value[: len(chunk)]
             self.num_done[stage] = start + len(chunk)
             self.curves = None
             after_chunk(stage)
+
+    def _left(self, stage: str) -> list[int]:
+        """Return the places, among the items of a stage, of those that it was not run for before."""
+        if stage not in self.left:
+            if stage == "similarity":  # the outputs of all networks that a new one is compared with
+                has = {row: self.known.has(stage, row) for row in self.rows}
+                grown = [rows for rows in self.configurations.values() if not all(has.get(row, True) for row in rows)]
+                rows = {row for group in grown for row in group}
+                self.left[stage] = [place for place, row in enumerate(self.rows) if row in rows]
+            else:
+                items = self.pairs if stage in _OF_PAIRS else self.rows
+                self.left[stage] = [place for place, item in enumerate(items) if not self.known.has(stage, item)]
+        return self.left[stage]
+
+    def _take_known(
+        self, stage: str, items: Sequence[Any], left: list[int], shapes: Mapping[str, jax.ShapeDtypeStruct]
+    ) -> list[int]:
+        """Fill in what is known of the items that are not left, and return which are left: all if a result is new."""
+        places = sorted({*range(len(items))} - {*left})
+        prefix, layers = "aligned_" if stage == "aligned" else "", layer_names(self.variables["params"])
+        names = {**shapes, "seconds": np.zeros(len(items))}
+        found = self.known.values(stage, prefix, names, [items[place] for place in places], layers)
+        if found is None:
+            self.left[stage] = list(range(len(items)))
+            return self.left[stage]
+        for name, shape in names.items():
+            kind = shape.dtype if name == "features" else float
+            kept = self.results[stage].setdefault(name, np.full((len(items), *shape.shape[1:]), np.nan, kind))
+            if name in found:
+                kept[places] = found[name]
+        return left
 
     def _curves_in_blocks(
         self, arguments: tuple[Any, Any], mesh: Mesh, lanes: int, num_curves: int, after_chunk: Callable[[str], None]
@@ -323,7 +369,7 @@ class _Measurement:
         for metric in self.settings.metrics:
             for stage in ("barrier", "aligned") if metric == "barrier" else (metric,):
                 counts = pairs if metric in ("barrier", "connectivity") else networks
-                flops = np.array([self.cost.flops(metric, count) for count in counts])
+                flops = np.array([self.cost.flops(metric, counts[place]) for place in self._left(stage)])
                 finished = self.num_done.get(stage, 0)
                 total += flops.sum()
                 done += flops[:finished].sum()
@@ -390,13 +436,20 @@ class _Measurement:
         program, stage = similarities_program(self.settings), self.results["similarity"]
         place = {row: index for index, row in enumerate(self.rows)}
         position = {pair: index for index, pair in enumerate(self.all_pairs)}
+        left = set(self._left("similarity"))
         for rows in self.configurations.values():
             if not any((a, b) in position for a in rows for b in rows):
                 continue
             # Diverged networks take part with whatever they hold, so that the shapes are always the same.
             at = [place.get(row, 0) for row in rows]
             outputs = [stage[name][at].astype(self.dtype) if name in stage else None for name in ("logits", "features")]
-            matrices = self._call(program, *outputs, self._networks(rows)["params"])
+            arguments = *outputs, self._networks(rows)["params"]
+            if not any(place.get(row) in left for row in rows):
+                matrices = program.results(*arguments)  # all is known, but for its names
+                for name in matrices:
+                    found.setdefault(name, np.full(len(self.all_pairs), np.nan))
+                continue
+            matrices = self._call(program, *arguments)
             for name, matrix in matrices.items():
                 values = found.setdefault(name, np.full(len(self.all_pairs), np.nan))
                 for a, first in enumerate(rows):
@@ -404,5 +457,15 @@ class _Measurement:
                         if (first, second) in position:
                             values[position[first, second]] = matrix[a, b]
         seconds = time.perf_counter() - begin - (self.compile_seconds - compiling)
-        self.results["similarity"]["seconds"] += seconds / len(self.rows)
+        self.results["similarity"]["seconds"][sorted(left)] += seconds / max(1, len(left))
+        self._put_known_comparisons(found)
         return found
+
+    def _put_known_comparisons(self, compared: dict[str, np.ndarray]) -> None:
+        """Put comparisons of two networks that were compared before in the place of what they came out as now."""
+        is_old = {row: self.known.has("similarity", row) for row in self.rows}
+        places = [place for place, (a, b) in enumerate(self.all_pairs) if is_old[a] and is_old[b]]
+        for name, values in compared.items() if places else ():
+            earlier = self.known.column(name, [self.all_pairs[place] for place in places])
+            if earlier is not None:
+                values[places] = earlier

@@ -96,8 +96,7 @@ def layer_table(
     columns = ["configuration", "seed", "layer", "hessian_trace", "hessian_trace_se"]
     if not found:
         return pd.DataFrame(columns=columns)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    names = ["/".join(str(getattr(key, "key", key)) for key in path) for path in paths]
+    names = layer_names(params)
     frames = [
         pd.DataFrame(
             {
@@ -111,6 +110,12 @@ def layer_table(
         for index, row in enumerate(rows)
     ]
     return pd.concat(frames, ignore_index=True).sort_values(["configuration", "seed"], kind="stable", ignore_index=True)
+
+
+def layer_names(params: Any) -> list[str]:
+    """Return the names of parameter arrays, in the order of their leaves."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return ["/".join(str(getattr(key, "key", key)) for key in path) for path in paths]
 
 
 def scatter(values: np.ndarray, rows: np.ndarray, length: int) -> Any:
