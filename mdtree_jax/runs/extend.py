@@ -33,6 +33,11 @@ def members_of(cohort: Cohort) -> list[Member]:
     return [(member.index, member.seed) for member in cohort.members]
 
 
+def members_by_key(cohorts: Iterable[Cohort]) -> dict[str, list[Member]]:
+    """Return the members of every cohort, as a `RunFolder` takes them."""
+    return {cohort.key: members_of(cohort) for cohort in cohorts}
+
+
 def untrained(cohort: Cohort, folder: RunFolder) -> Cohort:
     """Return the cohort with those members that are not trained yet."""
     wanted = set(folder.parts.missing(cohort.key))

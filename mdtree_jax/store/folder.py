@@ -21,7 +21,7 @@ config before in `extended_from`; parts and checkpoints say in which grid their 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -145,10 +145,9 @@ class RunFolder:
         if self.extension is not None:
             manifest |= {"config": self.config, "config_hash": config_hash(self.config)}
             grown = [k for k, members in self.cohorts.items() if self.extension.of_smaller(members) != [*members]]
-            begun = {self.name_to_train(key) for key in grown}  # of other members, and so of no use
-            for name in begun:
-                self.forget_unfinished(name)
             self._forget_begun_measurements(grown)
+            # What was begun is of other members; with its executor a state inside it goes.
+            begun = {self.name_to_train(key) for key in grown}
             manifest["executors"] = {k: choice for k, choice in manifest["executors"].items() if k not in begun}
         if self._more is not None:
             manifest["measure"] = self._more
@@ -252,7 +251,7 @@ class RunFolder:
                     )
 
     def read_parts(self) -> None:
-        """Read and check all parts that are there."""
+        """Read and check all parts that are there, counted as in the grid of the folder."""
         grids = Grids(self.path, self._manifest, self.config)
         self.parts = Parts(self.path, self._manifest, grids, self.cohorts)
         self.parts.clear_uncommitted()
@@ -308,20 +307,22 @@ def check_folder(path: Path, config: dict[str, Any]) -> None:
         raise UserError(f"{path} is not empty and has no manifest.json, so it is no run folder; choose another out=")
 
 
-def read_members(path: str | Path, config: dict[str, Any]) -> pd.DataFrame | None:
-    """Return the per-seed table at `path`, None if no run was begun there; takes no lock.
+def read_parts(
+    path: str | Path, config: dict[str, Any], cohorts: Mapping[str, Sequence[tuple[int, int]]]
+) -> Parts | None:
+    """Return the parts of the run folder at `path`, None if no run was begun there; takes no lock, changes nothing.
 
-    `config` may lack what is only known with the data. Raises `UserError` as `check_folder`.
+    `config` may lack what is only known with the data. Raises `UserError` as `check_folder`, and for damaged parts.
     """
     path = Path(path).expanduser()
-    manifest = read_manifest(path / "manifest.json") or {"config": {}}
-    check_folder(path, manifest["config"] | config)
-    table = path / "members.parquet"
-    try:
-        return pd.read_parquet(table) if table.exists() else None
-    except (OSError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        raise UserError(f"{table} cannot be read ({why}); delete it: the run makes it again") from error
+    manifest = read_manifest(path / "manifest.json")
+    config = config if manifest is None else manifest["config"] | config
+    check_folder(path, config)
+    if manifest is None:
+        return None
+    parts = Parts(path, manifest, Grids(path, manifest, config), cohorts)
+    parts.read(rewrite=False)
+    return parts
 
 
 def _may_be_alone(name: str) -> bool:

@@ -34,13 +34,19 @@ def extension_from(folder: Path, there: dict[str, Any], here: dict[str, Any]) ->
 
 
 class Grids:
-    """The grids of the run folder at `path` by the hash of their config; `config` is what it is to have, or has."""
+    """The grids of the run folder at `path` by the hash of their config; `config` is what it is to have, or has.
+
+    Attributes:
+        here: hash of that, or of the one it has.
+        stored: hash of the one it has.
+    """
 
     def __init__(self, path: Path, manifest: dict[str, Any], config: dict[str, Any] | None = None):
         earlier = [entry["config"] for entry in manifest.get("extended_from", [])]
         configs = [*earlier, manifest["config"], *([] if config is None else [config])]
         self._configs = {config_hash(one): one for one in configs}
-        self._path, self._first, self.here = path, config_hash(configs[0]), config_hash(configs[-1])
+        self._path, self._first = path, config_hash(configs[0])
+        self.here, self.stored = config_hash(configs[-1]), config_hash(manifest["config"])
 
     def __contains__(self, there: str) -> bool:
         return there in self._configs

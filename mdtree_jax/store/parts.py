@@ -30,6 +30,8 @@ from mdtree_jax.store.tables import (
 
 #: The tables of a measurement; the last one says that the cohort is measured.
 MEASURED = ("layers", "pairs", "members")
+#: Those with one row for every member, among them and the part of the training.
+_OF_NETWORKS = ("trained", "members")
 
 
 class Parts:
@@ -147,7 +149,7 @@ class Parts:
             rows = sorted_rows(rows.assign(configuration=np.array(numbers, np.int64)), kind)
         grown = self.grids.since(metadata.get("complete_for", there)) if is_own else None
         wanted = self._cohorts[key] if grown is None else grown.of_smaller(self._cohorts[key])
-        if kind in ("trained", "members") and (len(rows) != len(wanted) or networks_of(rows) != set(wanted)):
+        if kind in _OF_NETWORKS and (len(rows) != len(wanted) or networks_of(rows) != set(wanted)):
             raise UserError(f"{path} does not hold the members of cohort {key}; it is damaged")
         if kind != "trained":
             measure = metadata.get("measure") or {}
@@ -170,7 +172,10 @@ class Parts:
         path = self.path(key, kind)
         rows, metadata = self.check(path, key, kind, is_own=True)
         if rewrite and metadata["config_hash"] != self.grids.here:
-            metadata = {"complete_for": metadata["config_hash"], **metadata, **self._identity(key)}
+            complete_for = metadata.pop("complete_for", metadata["config_hash"])
+            if kind in _OF_NETWORKS and networks_of(rows) != set(self._cohorts[key]):
+                metadata["complete_for"] = complete_for
+            metadata |= self._identity(key)
             write_table(path, rows, metadata)
         return rows, metadata
 

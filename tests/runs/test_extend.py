@@ -22,14 +22,18 @@ from rich.console import Console
 
 from mdtree_jax import files
 from mdtree_jax.checks import UserError
+from mdtree_jax.provenance import describe_session
 from mdtree_jax.recipe.axes import Grid, make_cohorts
 from mdtree_jax.recipe.measure_settings import chosen_pairs
+from mdtree_jax.runs import verify
 from mdtree_jax.runs.progress import Monitor
 from mdtree_jax.runs.run import Measurer, run_sweep
 from mdtree_jax.store.exchange import export_parts, import_parts
 from mdtree_jax.store.folder import RunFolder
+from mdtree_jax.store.record import write_record
 from tests.fake_training import RECIPE, trainer
 
+SESSION = describe_session(["cpu"])
 METRICS = ("hessian", "sharpness", "similarity", "connectivity")
 NUM_TRAIN = 200
 VALUES = {
@@ -55,7 +59,7 @@ class Plan:
     @property
     def config(self):
         values = {name: list(values) for name, values in self.axes}
-        return values | {"num_seeds": self.num_seeds, "seed": self.seed, "optimizer": "sgd"}
+        return values | {"weight_decay": [5e-4], "num_seeds": self.num_seeds, "seed": self.seed, "optimizer": "sgd"}
 
     @property
     def cohorts(self):
@@ -165,14 +169,14 @@ class Lab:
         self.measured.append((metric, *what))
         return float(w[list(rows)].sum() * (1 + METRICS.index(metric)))
 
-    def run(self, path, wanted, *, keep="all", stages=("train", "measure")):
+    def run(self, path, wanted, *, keep="all", stages=("train", "measure"), choose=lambda *_: {"name": "map"}):
         self.settings = wanted.measure
         cohorts, output = wanted.cohorts, io.StringIO()
         members = {c.key: [(m.index, m.seed) for m in c.members] for c in cohorts}
         with RunFolder(path, wanted.config, members) as folder:
-            folder.begin_session({"started": "now"})
+            folder.begin_session(SESSION)
             monitor = Monitor(Console(file=output, width=300), {c.key: 1.0 for c in cohorts}, 0)
-            fake = trainer(self.train) if "train" in stages else None
+            fake = trainer(self.train, choose) if "train" in stages else None
             measurer = Measurer(wanted.measure, self.measure) if "measure" in stages else None
             with monitor:
                 run_sweep(RECIPE, cohorts, None, folder, fake, monitor, measurer=measurer, keep=keep)
@@ -433,21 +437,31 @@ def test_networks_load_from_an_extended_run_and_from_one_that_is_being_extended(
 
 
 def test_an_addition_is_executed_as_its_cohort_was_unless_it_is_larger(pickled, tmp_path):
-    def run(wanted, choice):
-        lab = Lab()
-        lab.settings, cohorts = wanted.measure, wanted.cohorts
-        members = {c.key: [(m.index, m.seed) for m in c.members] for c in cohorts}
-        with RunFolder(tmp_path, wanted.config, members) as folder:
-            fake = trainer(lab.train, lambda recipe, cohort: {"for": len(cohort.members), "chosen": choice})
-            run_sweep(RECIPE, cohorts, None, folder, fake, Monitor(Console(quiet=True), {}, 0))
-        return json.loads((tmp_path / "manifest.json").read_text())["executors"]
+    def executors(wanted, choice):
+        Lab().run(tmp_path / "run", wanted, choose=lambda _, cohort: {"for": len(cohort.members), "chosen": choice})
+        return json.loads((tmp_path / "run/manifest.json").read_text())["executors"]
 
-    first = {"for": 4, "chosen": 1}
-    assert run(plan(width=(2,)), 1) == {"w2-b16-e3": first}
-    found = run(plan(4, width=(2,)), 2)  # four of eight
+    first, last = {"for": 4, "chosen": 1}, {"for": 18, "chosen": 3}
+    assert executors(plan(width=(2,)), 1) == {"w2-b16-e3": first}
+    found = executors(plan(4, width=(2,)), 2)  # four of eight
     assert found == {"w2-b16-e3": first, "w2-b16-e3+1": first}
-    found = run(plan(9, width=(2,)), 3)  # ten of eighteen: as a fresh run of all would be
-    assert found == {"w2-b16-e3": first, "w2-b16-e3+1": first, "w2-b16-e3+2": {"for": 18, "chosen": 3}}
+    found = executors(plan(9, width=(2,)), 3)  # ten of eighteen: as a fresh run of all would be
+    assert found == {"w2-b16-e3": first, "w2-b16-e3+1": first, "w2-b16-e3+2": last}
+    # The record knows both, and that this machine would not repeat the last bits with one.
+    record = write_record(tmp_path / "run", tmp_path, "grown")
+    assert record.executors("w2-b16-e3") == [first, last]
+    assert record.about["compile_seconds"] == 3 * 0.5 + 3 * 0.5
+    found = verify.compare(record, record.networks, record.pairs, SESSION)
+    assert found.metrics["expected"].sum() == 0
+    assert found.passed
+    assert "executor of what was added to a cohort later" in verify.verdict(found)
+
+
+def test_a_run_whose_extension_is_not_finished_is_no_record(pickled, tmp_path):
+    Lab().run(tmp_path / "run", plan())
+    Lab().run(tmp_path / "run", plan(3), stages=("train",))
+    with pytest.raises(UserError, match="2 of 2 cohorts are not measured; finish the sweep first"):
+        write_record(tmp_path / "run", tmp_path, "grown")
 
 
 def test_a_state_inside_a_cohort_is_resumed_only_if_its_members_are_the_same(pickled, tmp_path):
@@ -478,7 +492,7 @@ def test_a_state_inside_a_cohort_is_resumed_only_if_its_members_are_the_same(pic
 
 
 def test_extended_runs_move_between_folders_and_only_when_they_are_extended(pickled, tmp_path):
-    small, large = plan(), plan(3, learning_rate=(0.02, 0.05, 0.1))
+    small, large = plan(), plan(width=(8, 2, 4))
     Lab().run(tmp_path / "steps", small)
 
     def folder_of(wanted, path):
@@ -486,13 +500,13 @@ def test_extended_runs_move_between_folders_and_only_when_they_are_extended(pick
 
     with folder_of(large, tmp_path / "steps") as folder:
         for move in (export_parts, import_parts):
-            with pytest.raises(UserError, match=r"is of a smaller grid \(learning_rate .*\), and .*port_"):
+            with pytest.raises(UserError, match=r"is of a smaller grid \(width .*\), and .*port_"):
                 move(folder, tmp_path / "parts")
     Lab().run(tmp_path / "steps", large)
     with folder_of(large, tmp_path / "steps") as folder:
-        assert export_parts(folder, tmp_path / "parts") == 2
+        assert export_parts(folder, tmp_path / "parts") == 3
     with folder_of(large, tmp_path / "moved") as folder:
-        assert import_parts(folder, tmp_path / "parts") == (2, 0)
+        assert import_parts(folder, tmp_path / "parts") == (3, 0)
         folder.write_tables()
     assert_same_tables(tmp_path / "moved", tmp_path / "steps")
 
