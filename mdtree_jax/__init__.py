@@ -19,6 +19,17 @@ if TYPE_CHECKING:  # what type checkers and editors read; the same names as in `
     from mdtree_jax.diagnosis.reference_fit import fit_reference as fit_reference
     from mdtree_jax.diagnosis.result import Diagnosis as Diagnosis
     from mdtree_jax.provenance import __version__ as __version__
+    from mdtree_jax.registry.architectures import Architecture as Architecture
+    from mdtree_jax.registry.causes import Cause as Cause
+    from mdtree_jax.registry.datasets import Dataset as Dataset
+    from mdtree_jax.registry.kernels import Kernel as Kernel
+    from mdtree_jax.registry.knobs import Knob as Knob
+    from mdtree_jax.registry.measurements import Measurement as Measurement
+    from mdtree_jax.registry.objectives import Objective as Objective
+    from mdtree_jax.registry.questions import Answer as Answer
+    from mdtree_jax.registry.questions import Question as Question
+    from mdtree_jax.registry.register import register as register
+    from mdtree_jax.registry.tree import Tree as Tree
     from mdtree_jax.report.html import write_report as write_report
     from mdtree_jax.report.html import write_reports as write_reports
     from mdtree_jax.subject.from_model import diagnose_model as diagnose_model
@@ -41,6 +52,17 @@ _HOME = {
     "Structure": "mdtree_jax.trees.structure",
     "Node": "mdtree_jax.trees.structure",
     "UserError": "mdtree_jax.checks",
+    "register": "mdtree_jax.registry.register",
+    "Architecture": "mdtree_jax.registry.architectures",
+    "Dataset": "mdtree_jax.registry.datasets",
+    "Objective": "mdtree_jax.registry.objectives",
+    "Knob": "mdtree_jax.registry.knobs",
+    "Cause": "mdtree_jax.registry.causes",
+    "Measurement": "mdtree_jax.registry.measurements",
+    "Kernel": "mdtree_jax.registry.kernels",
+    "Question": "mdtree_jax.registry.questions",
+    "Answer": "mdtree_jax.registry.questions",
+    "Tree": "mdtree_jax.registry.tree",
 }
 
 __all__ = list(_HOME)

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"mdtree-jax: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    return run(name, command.__doc__ or "", command.main, rest)
+    return run(name, command.__doc__, command.main, rest)
 
 
 if __name__ == "__main__":

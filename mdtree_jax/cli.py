@@ -1,5 +1,7 @@
 """What every command line shares: compose and check the configuration, call, and turn mistakes into one sentence.
 
+Plugins come first (`mdtree_jax.registry.plugins`), so that what they register can be chosen and stands in the help.
+
 Hydra's compose interface is used instead of `hydra.main`: a run leaves no `outputs/` folder and no log file behind.
 """
 
@@ -18,10 +20,17 @@ from omegaconf import MISSING
 from mdtree_jax.checks import UserError, nearest
 from mdtree_jax.config import SCHEMAS
 from mdtree_jax.provenance import __version__
+from mdtree_jax.recipe.setting import meaning_of
+from mdtree_jax.registry.architectures import ARCHITECTURES
+from mdtree_jax.registry.datasets import DATASETS
+from mdtree_jax.registry.plugins import load_plugins
+from mdtree_jax.registry.table import Table
 
 EXIT_USER_ERROR = 2
 #: Where the meaning of a setting begins in the help, as in the files of `conf`.
 _HELP_COLUMN = 44
+#: Settings whose values are entries of a table, or `package.module:function`; the help lists the entries.
+_TABLES: dict[str, Table[typing.Any]] = {"model": ARCHITECTURES, "dataset": DATASETS}
 
 
 def conf_dir() -> Path:
@@ -31,11 +40,12 @@ def conf_dir() -> Path:
 
 
 def compose(name: str, overrides: list[str]):
-    """Return the configuration object of a command.
+    """Return the configuration object of a command, after its plugins are imported.
 
     Raises:
-        UserError: an unknown key or group, a value of the wrong type, or bad grammar.
+        UserError: an unknown key or group, a value of the wrong type, bad grammar, or a plugin that fails.
     """
+    load_plugins(_plugins(overrides))
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
@@ -53,6 +63,17 @@ def compose(name: str, overrides: list[str]):
         return OmegaConf.to_object(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain_hydra_error(error, overrides, schema)) from error
+
+
+def _plugins(overrides: list[str]) -> list[str]:
+    """Return the modules that `plugins=[…]` names, the last one where it is given again.
+
+    >>> _plugins(["out=a", "plugins=[mine.rings, 'mine.tiny']"]), _plugins([])
+    (['mine.rings', 'mine.tiny'], [])
+    """
+    given = [value for key, _, value in (o.lstrip("+").partition("=") for o in overrides) if key == "plugins"]
+    items = given[-1].strip("[]").split(",") if given else []
+    return [item for item in (item.strip(" \"'") for item in items) if item]
 
 
 def _check_known(config: typing.Any, schema: type) -> None:
@@ -111,9 +132,9 @@ def quoted(value: str) -> str:
 
 def explain_hydra_error(error: Exception, overrides: list[str], schema: type) -> str:
     """Return one sentence for what Hydra or OmegaConf refused, with what would do."""
-    chain = [error]
-    while chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    chain: list[BaseException] = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
     text = " ".join(" ".join(str(part) for part in chain).split())
     keys = _keys(schema)
     unknown = re.search(r"Key '([^']+)' (?:is not|not) in", text)
@@ -158,7 +179,7 @@ def _keys(schema: type) -> list[str]:
 def _groups(schema: type) -> dict[str, type]:
     """Return the settings of a schema that are schemas themselves."""
     kinds = typing.get_type_hints(schema)
-    return {key: kind for key, kind in kinds.items() if dataclasses.is_dataclass(kind)}
+    return {key: kind for key, kind in kinds.items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
 
 
 def _chosen_groups(schema: type) -> dict[str, type]:
@@ -205,7 +226,16 @@ def help_text(name: str, what: str) -> str:
         names = ", ".join(_group_names(group))
         text += f"\n+{group}=NAME, one of: {names}.\nWhat is in it can be set too; where it says nothing:\n\n"
         text += "\n".join(_help_lines(schema, f"{group}.")) + "\n"
-    return text
+    return text + "".join(_table_lines(path) for path, _ in _all_fields(SCHEMAS[name]))
+
+
+def _table_lines(path: str) -> str:
+    """Return the entries that a setting chooses from, if it does."""
+    table = _TABLES.get(path.rpartition(".")[2])
+    if table is None:
+        return ""
+    lines = [f"{name:{_HELP_COLUMN}}  # {entry.meaning}" for name, entry in table.items()]
+    return f"\n{path}=NAME, or {path}=package.module:function of your own. There are:\n\n" + "\n".join(lines) + "\n"
 
 
 def _help_lines(schema: type, prefix: str) -> list[str]:
@@ -213,7 +243,7 @@ def _help_lines(schema: type, prefix: str) -> list[str]:
     inner = {prefix + key for key in _groups(schema)}
     shown = [(path, one) for path, one in _all_fields(schema, prefix) if path not in inner]
     heads = [f"{path}: {_default_text(one)}" for path, one in shown]
-    return [f"{head:{_HELP_COLUMN}}  # {one.metadata['meaning']}" for head, (_, one) in zip(heads, shown, strict=True)]
+    return [f"{head:{_HELP_COLUMN}}  # {meaning_of(one)}" for head, (_, one) in zip(heads, shown, strict=True)]
 
 
 def _default_text(one: dataclasses.Field) -> str:
@@ -221,19 +251,20 @@ def _default_text(one: dataclasses.Field) -> str:
     return "" if default == MISSING else json.dumps(default).replace('"', "")
 
 
-def run(name: str, what: str, main: Callable[[object], int | None], argv: list[str] | None = None) -> int:
+def run(name: str, what: str | None, main: Callable[[typing.Any], int | None], argv: list[str] | None = None) -> int:
     """Run a command: parse, call `main(config)`, return the exit code.
 
     A `UserError` becomes one sentence on standard error and exit code 2; an interruption becomes 130.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        print(help_text(name, what))
-        return 0
     if "--version" in argv:
         print(f"mdtree-jax {__version__}")
         return 0
     try:
+        if {"-h", "--help"} & set(argv):
+            load_plugins(_plugins(argv))
+            print(help_text(name, what or ""))
+            return 0
         return main(compose(name, argv)) or 0
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)

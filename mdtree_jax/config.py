@@ -24,9 +24,11 @@ class TransferConfig:
     k: Any = None
     scale: str = "raw"
     figures: bool = True
+    axes: Any = None
     out: str | None = None
     published_dir: str | None = None
     allow_missing: bool = False
+    plugins: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -71,6 +73,7 @@ class DiagnoseConfig:
     name: str | None = None
     format: str = "text"
     out: str | None = None
+    plugins: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -82,6 +85,7 @@ class ReferenceConfig:
     name: str | None = None
     out: str = "reference.json"
     published_dir: str | None = None
+    plugins: list[str] = field(default_factory=list)
 
 
 SCHEMAS = {

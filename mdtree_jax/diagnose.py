@@ -4,6 +4,7 @@
   python -m mdtree_jax.diagnose run=runs/digits_tiny select.width=8 select.batch_size=64 select.data_fraction=1
   python -m mdtree_jax.diagnose model=resnet18 "checkpoints=[a.safetensors,b.safetensors]" dataset=cifar10 data_dir=data
   python -m mdtree_jax.diagnose model=mypackage.mymodel:build "checkpoints=[ckpt/a,ckpt/b]" dataset=npz data_file=my.npz
+  python -m mdtree_jax.diagnose model=mypackage.mymodel:build "checkpoints=[ckpt/a,ckpt/b]" dataset=mypackage.data:load
 
 A path with one of = ( ) , or a blank in it needs quotes within the quotes: 'checkpoints=["a=1.safetensors"]'.
 Prints the answer and writes report.html and diagnosis.json to the folder `out` (of many models: index.html and a page
@@ -23,6 +24,7 @@ from typing import Any
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.cli import run
 from mdtree_jax.config import DiagnoseConfig
+from mdtree_jax.registry.architectures import ARCHITECTURES
 
 FORMATS = ("text", "json")
 SOURCES = ("metrics", "run", "checkpoints")
@@ -71,6 +73,7 @@ _MOST_PAGES = 1000
 def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     """Diagnose every row of a table of metrics."""
     from mdtree_jax.collection.load import read_table
+    from mdtree_jax.diagnosis.facts import fact
     from mdtree_jax.diagnosis.from_metrics import diagnose_metrics
     from mdtree_jax.diagnosis.metrics_table import NAMES, unused_columns
 
@@ -81,14 +84,15 @@ def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     if config.name and len(names) == 1:
         names = [config.name]
     if unused := unused_columns(table):
-        note = f"columns not used: {', '.join(unused)}"
-        diagnoses = [dataclasses.replace(d, notes=[*d.notes, note]) for d in diagnoses]
+        note = fact("columns_unused", columns=unused)
+        diagnoses = [dataclasses.replace(d, remarks=(*d.remarks, note)) for d in diagnoses]
     return list(zip(names, diagnoses, strict=True))
 
 
 def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     """Diagnose configurations of a run folder: from its table where they are measured, else from its networks."""
     from mdtree_jax.collection.load import read_table
+    from mdtree_jax.diagnosis.facts import fact
     from mdtree_jax.diagnosis.from_metrics import not_measured
 
     folder = Path(config.run).expanduser()
@@ -142,24 +146,22 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
                 raise
             # The others are not lost for it.
             failed.append(str(error))
-            items.append((name, not_measured(reference, str(error))))
+            items.append((name, not_measured(reference, fact("not_measured", error=str(error)))))
     if len(failed) == len(rows) and len(set(failed)) == 1:  # the run's, not a configuration's
         raise UserError(failed[0])
-    return [(name, dataclasses.replace(d, notes=[*d.notes, *noise])) for name, d in items]
+    return [(name, dataclasses.replace(d, remarks=(*d.remarks, *noise))) for name, d in items]
 
 
-def _note_on_label_noise(config: DiagnoseConfig, folder: Path) -> list[str]:
-    """Return that a run was trained on noisy labels that no reference of the package has seen, as a list."""
+def _note_on_label_noise(config: DiagnoseConfig, folder: Path) -> list:
+    """Return that a run was trained on noisy labels that no reference of the package has seen, as a list of facts."""
+    from mdtree_jax.diagnosis.facts import fact
     from mdtree_jax.diagnosis.reference import reference_names
     from mdtree_jax.store.manifest import read_manifest
 
     share = (read_manifest(folder / "manifest.json") or {}).get("config", {}).get("label_noise_fraction") or 0
     if not share or config.reference not in (None, *reference_names()):
         return []
-    return [
-        f"{share:.0%} of the training labels are noise, and the models of the reference saw none: its answers are "
-        "worth less here than is said of them"
-    ]
+    return [fact("label_noise", share=float(share))]
 
 
 def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> list:
@@ -168,6 +170,7 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
     Of one whose networks all diverged nothing can be said, and that is its answer.
     """
     from mdtree_jax.diagnosis.cost import make_cost
+    from mdtree_jax.diagnosis.facts import fact
     from mdtree_jax.diagnosis.from_metrics import diagnose_metrics
     from mdtree_jax.store.manifest import read_manifest
 
@@ -177,21 +180,16 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
     known = dataclasses.asdict(config.training)
     diagnoses = diagnose_metrics([row.to_dict() for row in rows], reference, "percent", known)
     answered = (time.perf_counter() - start) / len(rows)
-    note = (
-        "seconds and operations of the sweep that measured and trained these networks; one retraining is one network's "
-        "share of the cohort that was trained side by side, and takes longer alone"
-    )
+    basis = fact("of_sweep")
     out = []
     for row, diagnosis in zip(rows, diagnoses, strict=True):
         if _has_diverged(row):
-            advice = "make the training stable first, by a smaller learning rate or a larger batch"
-            action = dataclasses.replace(diagnosis.action, sentence=advice)
-            reason = "every network of this configuration diverged, so nothing was measured"
-            out.append(dataclasses.replace(diagnosis, action=action, reason=reason))
+            action = dataclasses.replace(diagnosis.action, kind="stabilize")
+            out.append(dataclasses.replace(diagnosis, action=action, abstention=fact("diverged")))
             continue
         seconds, flops = _measuring(row, pairs)
         again = [float(row.get(c, nan)) for c in ("train_seconds", "train_flops")]
-        cost = make_cost(seconds + answered, flops, None, *(None if isnan(x) else x for x in again), note)
+        cost = make_cost(seconds + answered, flops, None, *(None if isnan(x) else x for x in again), basis)
         out.append(dataclasses.replace(diagnosis, cost=cost))
     return out
 
@@ -199,6 +197,7 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
 def _measuring(row, which_pairs: str) -> tuple[float, float]:
     """Return seconds and operations to measure a configuration, from means over its networks and pairs."""
     from mdtree_jax.recipe.measure_settings import chosen_pairs
+    from mdtree_jax.registry.kernels import KERNELS
 
     networks = int(row["num_finite"])
     pairs = len(chosen_pairs([True] * networks, which_pairs))
@@ -207,7 +206,7 @@ def _measuring(row, which_pairs: str) -> tuple[float, float]:
         group, _, kind = str(column).rpartition("_")
         if kind in totals and group != "train" and row[column] == row[column]:
             totals[kind] += float(row[column]) * (
-                pairs if group in ("barrier", "aligned", "connectivity") else networks
+                pairs if group in KERNELS and KERNELS[group].is_of_pairs else networks
             )
     return totals["seconds"], totals["flops"]
 
@@ -257,7 +256,8 @@ def _of_networks(config: DiagnoseConfig, folder: Path, row, reference):
 def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
     """Measure and diagnose networks from files."""
     if config.model is None:
-        raise UserError("model= is not given; checkpoints need it: resnet18, resnet8, mlp or package.module:function")
+        known = ", ".join(ARCHITECTURES)
+        raise UserError(f"model= is not given; checkpoints need it: {known} or package.module:function")
     if config.dataset is None:
         raise UserError("dataset= is not given; checkpoints are measured on the data they were trained on")
     from mdtree_jax.data import load_dataset
@@ -270,9 +270,9 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
     check_named(config.model, config.checkpoints)
     data = load_dataset(config.dataset, data_dir=config.data_dir, data_file=config.data_file)
     shape = data.shape
-    # How many classes there are is not known of a user's own file: the largest label need not be there.
+    # How many classes there are is not always known of a user's own data: the largest label need not be there.
     sizes = shape.image_shape, shape.num_classes, config.model_width
-    subject = load_subject(config.model, config.checkpoints, *sizes, may_lack_classes=config.dataset == "npz")
+    subject = load_subject(config.model, config.checkpoints, *sizes, may_lack_classes=not data.classes_are_known)
     with _progress() as progress:
         diagnosis = diagnose_subject(
             subject,

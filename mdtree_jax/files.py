@@ -89,7 +89,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` with a temporary path beside `path`, in a folder made if need be, then rename the result to `path`.
 
     A reader, or a process killed at any moment, sees the old file or the new one, never a part. Errors pass through;

@@ -11,6 +11,7 @@ import sys
 import types
 import warnings
 from collections.abc import Sequence
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -26,11 +27,11 @@ MOVED = {
     "diagnosis.drawing": ("trees.drawing",),
     "diagnosis.engine": ("trees.fit",),
     "diagnosis.evidence": ("trees.decision_path",),
-    "diagnosis.experiments": ("experiments.runner", "collection.tasks"),
+    "diagnosis.experiments": ("experiments.runner", "collection.tasks", "causes.methods"),
     "diagnosis.grid": ("collection.grid",),
     "diagnosis.joint": ("causes.joint",),
-    "diagnosis.joint_transfer": ("experiments.joint", "causes.evaluate"),
-    "diagnosis.methods": ("experiments.methods",),
+    "diagnosis.joint_transfer": ("experiments.joint", "experiments.methods", "causes.evaluate", "causes.methods"),
+    "diagnosis.methods": ("experiments.methods", "causes.methods"),
     "diagnosis.one_step": ("experiments.one_step",),
     "diagnosis.published": ("collection.published",),
     "diagnosis.robust": ("trees.robust",),
@@ -38,11 +39,11 @@ MOVED = {
     "diagnosis.saved": ("trees.saved",),
     "diagnosis.scales": ("collection.ranks",),
     "diagnosis.stability": ("collection.label_stability",),
-    "diagnosis.structures": ("trees.structure", "trees.questions"),
+    "diagnosis.structures": ("trees.structure", "trees.questions", "registry.tree"),
     "diagnosis.suite": ("experiments.suite",),
     "diagnosis.tasks": ("collection.tasks",),
     "diagnosis.track_record": ("diagnosis.reference_fit",),
-    "diagnosis.verdict": ("diagnosis.from_metrics", "diagnosis.result"),
+    "diagnosis.verdict": ("diagnosis.from_metrics", "diagnosis.result", "diagnosis.action"),
     "landscape.alignment": ("landscape.paths.alignment",),
     "landscape.barrier": ("landscape.paths.barrier",),
     "landscape.curves": ("landscape.paths.curves",),
@@ -76,21 +77,30 @@ MOVED = {
     "population.verify": ("runs.verify",),
     "report.answer": ("diagnosis.words.answer",),
     "report.formats": ("diagnosis.words.formats",),
-    "report.words": ("diagnosis.words.sentences",),
+    "report.words": (
+        "diagnosis.words.causes",
+        "diagnosis.words.actions",
+        "diagnosis.words.evidence",
+        "diagnosis.words.notes",
+        "diagnosis.words.costs",
+        "diagnosis.words.references",
+        "diagnosis.words.metrics",
+        "diagnosis.words.formats",
+    ),
     "subject.diagnose": ("subject.from_model",),
 }
 
 _PACKAGE = "mdtree_jax."
 
 
-class OldNames:
+class OldNames(Loader):
     """Finder and loader of the modules of `MOVED`: an old module hands on every attribute of the new ones."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
         """Return a spec for an old name, None for any other."""
         return ModuleSpec(name, self) if name.removeprefix(_PACKAGE) in MOVED and name.startswith(_PACKAGE) else None
 
-    def create_module(self, spec: ModuleSpec) -> None:
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
         """Let the import system make the module."""
 
     def exec_module(self, module: types.ModuleType) -> None:

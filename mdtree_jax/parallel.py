@@ -43,4 +43,5 @@ def _start_worker() -> None:
 
 
 def _call(piece: Any) -> Any:
+    assert _work is not None  # set before the processes were forked
     return _work(piece)

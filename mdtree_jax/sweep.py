@@ -4,6 +4,8 @@
   python -m mdtree_jax.sweep +grid=digits                      # 1690 configurations x 3 seeds on embedded data
   python -m mdtree_jax.sweep +grid=cifar dry_run=true          # what the paper's collection would cost here
   python -m mdtree_jax.sweep +grid=digits_tiny 'grid.width=[2,4]' grid.num_seeds=2 out=runs/mine
+  python -m mdtree_jax.sweep +grid=digits_tiny grid.model=mypackage.models:build grid.dataset=mypackage.data:load
+  python -m mdtree_jax.sweep plugins=[mypackage.plugin] --help                 # with what a module of yours registers
 
 Every key of a grid can be set, as grid.key=value. Writes collection.parquet (one row per configuration),
 members.parquet (one per network), pairs.parquet (curves), layers.parquet (traces by layer), manifest.json and the
@@ -35,7 +37,7 @@ def main(config: SweepConfig) -> int:
     from mdtree_jax.recipe.schema import check_settings, make_grid, make_recipe, resolved_config
     from mdtree_jax.report.progress import make_console
     from mdtree_jax.runs.extend import members_by_key
-    from mdtree_jax.runs.jax_backend import set_up_jax
+    from mdtree_jax.runs.jax_backend import model_identity, set_up_jax
     from mdtree_jax.store.folder import RunFolder
     from mdtree_jax.store.manifest import data_hash
     from mdtree_jax.store.record import read_record
@@ -53,7 +55,7 @@ def main(config: SweepConfig) -> int:
     data = load_dataset(wanted.dataset, **files, **noise)
     cohorts = make_cohorts(grid, len(data.x_train))
     recipe = make_recipe(wanted, data.num_classes, data.shape.image_shape)
-    identity = resolved_config(wanted) | {"data_hash": data_hash(*data[:4])}
+    identity = resolved_config(wanted) | {"data_hash": data_hash(*data[:4])} | model_identity(config, data.shape)
     if record is not None:
         return _verify(config, record, recipe, cohorts, data, identity, console)
     with RunFolder(config.out, identity, members_by_key(cohorts)) as folder:
@@ -102,10 +104,8 @@ def _verify(config: SweepConfig, record, recipe, cohorts, data, identity, consol
     session = describe_session(describe_devices())
     # What another version or machine left in the folder must not pass for this one's.
     sample = {"verify": config.verify, "verify_seed": config.verify_seed, "code": code_hash()}
-    out = Path(config.out)
-    with RunFolder(
-        out.with_name(f"{out.name}-verify"), identity | sample | kind(session), members_by_key(cohorts)
-    ) as folder:
+    out, identity = Path(config.out), identity | sample | kind(session)
+    with RunFolder(out.with_name(f"{out.name}-verify"), identity, members_by_key(cohorts)) as folder:
         _train(config, recipe, cohorts, data, folder, console, record)
         found = compare(record, folder.members, folder.pairs, session)
     console.print(verification_table(found, f"{config.grid.name}: {config.verify} configurations again"))
@@ -121,7 +121,7 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=N
     from mdtree_jax.runs.verify import recorded_choice
 
     scalars = ScalarLog(folder.path / "tensorboard") if config.tensorboard else None
-    folder.begin_session(describe_session(describe_devices()))
+    folder.begin_session(describe_session(describe_devices()) | ({"plugins": config.plugins} if config.plugins else {}))
     measurer = jax_measurer(config, data.shape) if "measure" in config.stages else None
     if measurer is not None:
         folder.use_measurement(measurer.config, measurer.earlier)

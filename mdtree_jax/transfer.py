@@ -58,13 +58,19 @@ def main(config: TransferConfig) -> None:
     fit = check_choice("fit", config.fit, FITS)
     suite = choose_suite(mode, as_list(config.tasks), as_list(config.methods))
     train, test = load_sides(config)
+    sides, axes = [train] if test is None else [train, test], as_list(config.axes)
+    if axes is not None:
+        from mdtree_jax.report.planes import make_plane
+
+        for side in sides:  # refused before the work, not after it
+            make_plane(side, axes)
     console, notes = make_console(), []
 
     def say(note: str) -> None:
         if note not in notes:
             notes.append(note)
 
-    for note in [n for side in (train, test) if side is not None for n in side.attrs["notes"]] + suite.notes:
+    for note in [n for side in sides for n in side.attrs["notes"]] + suite.notes:
         say(note)
     setup = {"train": train, "test": test, "seeds": seeds, "allow_missing": config.allow_missing}
     setup |= {"k": as_list(config.k), "say": say, "jobs": available_cores(), "scale": config.scale}
@@ -82,8 +88,7 @@ def main(config: TransferConfig) -> None:
         if config.figures:
             from mdtree_jax.report.figures import write_figures
 
-            sides = [train] if test is None else [train, test]
-            written += write_figures(out, measured.results, sides, fit, suite.tasks)
+            written += write_figures(out, measured.results, sides, fit, suite.tasks, axes)
     console.print(f"written to {out}: {', '.join(written)}", highlight=False, soft_wrap=True)
 
 

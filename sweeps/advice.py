@@ -28,9 +28,11 @@ import pandas as pd
 from sklearn.tree import DecisionTreeClassifier
 
 from mdtree_jax import diagnose_metrics, fit_reference, load_collection
-from mdtree_jax.causes.labels import CAUSE, CAUSES, NONE, cause_labels, step_targets
-from mdtree_jax.collection.grid import AXES, Grid, make_grid
+from mdtree_jax.causes.labels import CAUSES, cause_labels
+from mdtree_jax.collection.grid import Grid, make_grid
+from mdtree_jax.collection.moves import AXES
 from mdtree_jax.files import write_text
+from mdtree_jax.registry.causes import NONE
 from mdtree_jax.report.statistics import with_interval
 from mdtree_jax.report.tables import markdown
 from sweeps.provenance import provenance
@@ -44,15 +46,9 @@ METHODS += tuple(f"{method}, where the diagnosis answers" for method in METHODS)
 
 def gains_of_steps(grid: Grid, doublings: float) -> np.ndarray:
     """Return what each cause's remedy gains at every row, (rows, 5), points; the last column, `none`, is 0."""
-    columns = []
-    for cause in CAUSE.values():
-        if cause.direction is None:
-            columns.append(np.zeros(len(grid.at_rows(grid.test_error))))
-            continue
-        axis = AXES.index(cause.direction.axis)
-        target = step_targets(grid.values[cause.direction.axis], cause.direction, doublings)
-        columns.append(grid.at_rows(grid.test_error - np.take(grid.test_error, target, axis=axis)))
-    return np.stack(columns, axis=1)
+    moves = [grid.moves_against(cause)[0] for cause in CAUSES if cause != NONE]
+    columns = [np.where(grid.edge(move), 0.0, grid.step_gain(move, doublings)) for move in moves]
+    return np.stack([*columns, np.zeros(len(grid.test_error))], axis=1)
 
 
 def sample_rows(table: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:

@@ -21,10 +21,10 @@ import pandas as pd
 from sklearn.tree import DecisionTreeClassifier
 
 from mdtree_jax import load_collection
-from mdtree_jax.collection.columns import LEAST_LOSS
 from mdtree_jax.collection.tasks import TASKS, task_rows
 from mdtree_jax.files import write_text
 from mdtree_jax.parallel import available_cores, ordered_map
+from mdtree_jax.registry.measurements import LEAST_LOSS
 from mdtree_jax.report.tables import markdown
 from sweeps.provenance import provenance
 

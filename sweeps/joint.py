@@ -21,17 +21,18 @@ import pandas as pd
 
 from mdtree_jax import MDTreeClassifier, load_collection
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.evaluate import JOINT_TASKS, Answers, bootstrap_interval, forest, halves, make_joint_side
-from mdtree_jax.causes.labels import CAUSE, CAUSES
-from mdtree_jax.collection.columns import feature_values
+from mdtree_jax.causes.evaluate import Answers, bootstrap_interval, halves, joint_sample, make_joint_side
+from mdtree_jax.causes.labels import CAUSES
+from mdtree_jax.causes.methods import JOINT_TASKS, joint_method
 from mdtree_jax.collection.grid import cells_of, make_grid
 from mdtree_jax.collection.tasks import TASKS, task_rows
 from mdtree_jax.diagnosis import from_metrics as verdict
-from mdtree_jax.diagnosis.gains import STEPS, best_step, factor_gain
+from mdtree_jax.diagnosis.gains import best_step, factor_gain, steps_of
 from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.diagnosis.reference_fit import fit_reference
 from mdtree_jax.experiments.coverage import coverage_table
-from mdtree_jax.experiments.joint import JOINT_METHODS, JointRunner, confusion
+from mdtree_jax.experiments.joint import JointRunner, confusion
+from mdtree_jax.experiments.methods import JOINT_METHODS
 from mdtree_jax.experiments.runner import JOINT_EXPERIMENTS, PUBLISHED_SEEDS
 from mdtree_jax.files import write_text
 from mdtree_jax.parallel import available_cores
@@ -41,6 +42,8 @@ from mdtree_jax.trees.questions import ONE_CHECKPOINT
 from sweeps import joint_choice
 from sweeps.provenance import provenance
 
+#: Why a diagnosis abstains -> what the table calls it.
+KINDS = {"out_of_range": "range", "unlike_any": "density", "contradicted": "disagreement", "unlikely": "weak"}
 REFERENCE = Path(verdict.__file__).parent / "reference_files" / "published_F.json"
 
 
@@ -60,15 +63,11 @@ def confusion_tables(F: pd.DataFrame, F_noise: pd.DataFrame) -> str:
     whole = make_joint_side(F, "step")
     sides = {"F → F′": (whole, make_joint_side(F_noise, "step")), "half of F's cells → the others": halves(whole)}
     rows = []
-    for where, (train, test) in sides.items():
-        model = joint.fit_joint(train.frame, train.gained)
-        rival = forest(0).fit(feature_values(train.frame, model.metrics), train.y)
-        answers = {
-            "MD tree joint": joint.predict_joint(model, test.frame).argmax(axis=1),
-            "random forest": rival.predict(feature_values(test.frame, model.metrics)),
-        }
-        for name, predicted in answers.items():
-            table = confusion(test.y, predicted).to_numpy()
+    methods = {"MD tree joint": joint_method(), "random forest": JOINT_METHODS["forest"]}
+    for where, pair in sides.items():
+        learned, asked = (joint_sample(side, JOINT_TASKS["joint"], CAUSES) for side in pair)
+        for name, method in methods.items():
+            table = confusion(asked.y, method.fit(learned, 0).predict(asked)).to_numpy()
             rows += [[where, name, cause, *row] for cause, row in zip(CAUSES, table, strict=True)]
     return markdown(["asked", "method", "true cause", *CAUSES], rows)
 
@@ -86,8 +85,8 @@ def one_checkpoint_table(F: pd.DataFrame, F_noise: pd.DataFrame) -> str:
         asked = ", ".join(ONE_CHECKPOINT[task.name].features)
         rows.append([task.name, *(f"{m:.1f} ({a:.1f} … {b:.1f})" for m, a, b in accuracy), asked])
     single = [c for c in joint.COLUMNS if c not in joint.PAIR_COLUMNS]
-    for name, label in JOINT_TASKS.items():
-        train, test = make_joint_side(F, label), make_joint_side(F_noise, label)
+    for name, task in JOINT_TASKS.items():
+        train, test = make_joint_side(F, task.label), make_joint_side(F_noise, task.label)
         accuracy = []
         for columns in (joint.COLUMNS, single):
             model = joint.fit_joint(train.frame, train.gained, columns)
@@ -105,7 +104,7 @@ def abstention_table(reference: Reference, F_noise: pd.DataFrame) -> str:
     # Without the test error, which limits what gains are stated.
     found = verdict.diagnose_metrics(side.frame.drop(columns="test_error"), reference, units="percent")
     right = np.array([d.cause for d in found]) == np.array(CAUSES)[side.y]
-    why = np.array([_kind(d.reason) for d in found])
+    why = np.array([f"abstains: {KINDS[d.abstention.kind]}" if d.abstention else "answers" for d in found])
     nothing = (np.nan, np.nan, np.nan)
     hoped, low, high = np.array([(d.expected_gain or nothing)[:3] for d in found]).T
     gained = _gains_of_the_advised(found, F_noise, side.frame.index)
@@ -132,18 +131,14 @@ def abstention_table(reference: Reference, F_noise: pd.DataFrame) -> str:
 
 def _gains_of_the_advised(found: list, collection: pd.DataFrame, places: pd.Index) -> np.ndarray:
     """Return what the advised step of each diagnosis gained in its collection, points; NaN where there is none."""
-    grid, steps = make_grid(collection), {(cause, step) for cause in CAUSES[:-1] for step in STEPS}
+    grid = make_grid(collection)
     gained = {
-        (cause, step): grid.at_rows(factor_gain(grid, CAUSE[cause].direction, STEPS[step]))[places]
-        for cause, step in steps
+        (move.cause, step): factor_gain(grid, move, doublings)[places]
+        for move in grid.moves
+        for step, doublings in steps_of(move.knob).items()
     }
     advised = [(d.cause, best_step(d.gains)) if d.expected_gain else None for d in found]
     return np.array([gained[key][row] if key else np.nan for row, key in enumerate(advised)])
-
-
-def _kind(reason: str) -> str:
-    kinds = {"outside what": "range", "has no model": "density", "disagrees": "disagreement", "likely enough": "weak"}
-    return next(f"abstains: {kind}" for words, kind in kinds.items() if words in reason) if reason else "answers"
 
 
 def main() -> None:

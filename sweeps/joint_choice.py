@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from sklearn.ensemble import RandomForestClassifier
 
 from mdtree_jax import MDTreeClassifier, Node, Structure
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.evaluate import JOINT_TASKS, Answers, JointSide, accuracy_at, forest, make_joint_side
+from mdtree_jax.causes.evaluate import Answers, JointSide, accuracy_at, make_joint_side
 from mdtree_jax.causes.joint import question_probabilities
 from mdtree_jax.causes.labels import CAUSES
-from mdtree_jax.collection.grid import DIRECTIONS
+from mdtree_jax.causes.methods import JOINT_TASKS
 from mdtree_jax.collection.tasks import TASKS, task_rows
-from mdtree_jax.diagnosis.gains import STEPS, expected_gain, factor_gain
+from mdtree_jax.diagnosis.gains import expected_gain, factor_gain, steps_of
 from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.diagnosis.reference_fit import fit_reference
 from mdtree_jax.experiments.sampling import SAMPLINGS
 from mdtree_jax.parallel import available_cores, ordered_map
 from mdtree_jax.report.tables import markdown
-from mdtree_jax.trees.questions import DATA_SINGLE, OPTIMIZER_SINGLE, SIZE_LOSS
+from mdtree_jax.trees.questions import ONE_CHECKPOINT
 from sweeps.robust import blocks
 
 #: What was compared within F; the first is the choice.
@@ -48,7 +49,7 @@ def folds(F: pd.DataFrame):
 
 def models(F: pd.DataFrame) -> str:
     """Return accuracy (and log loss, nats) on the rest of F, means over the folds of a kind."""
-    sides = {task: make_joint_side(F, label) for task, label in JOINT_TASKS.items()}
+    sides = {name: make_joint_side(F, task.label) for name, task in JOINT_TASKS.items()}
     pieces = [(task, kind, mask) for task in sides for kind, mask in folds(F)]
 
     def work(piece):
@@ -58,7 +59,8 @@ def models(F: pd.DataFrame) -> str:
         rows = []
         for name in (*KERNELS, FOREST):
             if name == FOREST:
-                model = forest(0).fit(joint.scaled(train.frame, joint.METRICS), train.y)
+                model = RandomForestClassifier(100, random_state=0)
+                model.fit(joint.scaled(train.frame, joint.METRICS), train.y)
                 chances = np.zeros((len(test.y), len(CAUSES)))
                 chances[:, model.classes_] = model.predict_proba(joint.scaled(test.frame, joint.METRICS))
                 chances = (1 - joint.DOUBT) * chances + joint.DOUBT / len(CAUSES)
@@ -145,17 +147,15 @@ def intervals(F: pd.DataFrame) -> str:
         reference.complete = whole.complete & mask  # the gains of the whole grid, the models of the fold
         model, test = reference.joint_model(), whole.rows[~mask].reset_index(drop=True)
         first, rows = joint.predict_joint(model, test).argmax(axis=1), []
-        for place in range(len(DIRECTIONS)):
+        for place, move in enumerate(reference.grid.moves):
             chosen = np.flatnonzero(first == place)
-            found = expected_gain(reference, test.iloc[chosen], CAUSES[place], model)
-            for step, doublings in STEPS.items():
-                gained = reference.grid.at_rows(factor_gain(reference.grid, DIRECTIONS[place], doublings))[~mask][
-                    chosen
-                ]
+            found = expected_gain(reference, test.iloc[chosen], move.cause, model)
+            for step, doublings in steps_of(move.knob).items():
+                gained = factor_gain(reference.grid, move, doublings)[~mask][chosen]
                 pairs = [(f[step], g) for f, g in zip(found, gained, strict=True) if step in f and np.isfinite(g)]
                 if pairs:
                     inside = np.mean([f.low <= g <= f.high for f, g in pairs])
-                    rows.append((CAUSES[place], kind, step, 100 * inside, np.nan))
+                    rows.append((move.cause, kind, step, 100 * inside, np.nan))
         return rows
 
     pieces = [piece for piece in folds(F) if piece[0] != "inside a block"]
@@ -176,20 +176,20 @@ def _tree(name: str, task: str, *rows: tuple) -> Structure:
 #: Task -> what was compared; the first is the choice.
 SINGLES = {
     "optimizer": (
-        OPTIMIZER_SINGLE,
+        ONE_CHECKPOINT["optimizer"],
         _tree("error", "optimizer", (*_ERROR, _LOW, _HIGH)),
         _tree("error, rank", "optimizer", (*_ERROR, _LOW, 1), (*_RANK, _HIGH, _LOW)),
         _tree("all three", "optimizer", (*_ERROR, _LOW, 1), (*_SHARPNESS, _HIGH, 2), (*_RANK, _HIGH, _LOW)),
     ),
     "size": (
-        SIZE_LOSS,
+        ONE_CHECKPOINT["size"],
         _tree("error", "size", (*_ERROR, _T, _S)),
         _tree("loss, sharpness", "size", (*_ERROR, 1, 2), (*_LOSS, _T, _S), (*_SHARPNESS, _T, _S)),
         _tree("sharpness", "size", (*_ERROR, 1, 2), (*_SHARPNESS, _T, _S), (*_SHARPNESS, _T, _S)),
         _tree("rank", "size", (*_ERROR, 1, 2), (*_RANK, _T, _S), (*_RANK, _S, _T)),
     ),
     "data": (
-        DATA_SINGLE,
+        ONE_CHECKPOINT["data"],
         _tree("sharpness", "data", (*_SHARPNESS, _D, _T)),
         _tree("error, sharpness", "data", (*_ERROR, 1, 2), (*_FLATNESS, _D, _T), (*_SHARPNESS, _D, _T)),
         _tree("sharpness, rank", "data", (*_FLATNESS, _D, 1), (*_RANK, _D, _T)),

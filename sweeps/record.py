@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax import load_collection
-from mdtree_jax.collection.grid import AXES
 from mdtree_jax.collection.label_stability import STABLE, label_agreement, label_stability
+from mdtree_jax.collection.moves import AXES
 from mdtree_jax.files import records_folder, write_text
 from mdtree_jax.report.tables import markdown
 from mdtree_jax.store.record import Record, read_record, write_record
 from mdtree_jax.store.tables import OK
 
-#: Training error, percent, up to which a configuration counts as interpolating its data; facts: the first split of
-#: the published trees lies at 0.146 to 1 %.
+#: Training error, percent, up to which a configuration counts as interpolating its data: the first split of the
+#: published trees lies at 0.146 to 1 %.
 INTERPOLATES = 0.5
 STAGES = {
     "training": ("train",),

@@ -22,7 +22,8 @@ import pandas as pd
 
 from mdtree_jax import diagnose_metrics, fit_reference, load_collection
 from mdtree_jax.causes.labels import CAUSES, cause_labels
-from mdtree_jax.collection.grid import AXES, make_grid
+from mdtree_jax.collection.grid import make_grid
+from mdtree_jax.collection.moves import AXES
 from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.files import write_text, written_aside
 from mdtree_jax.report.tables import markdown

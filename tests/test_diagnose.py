@@ -37,7 +37,8 @@ def test_a_table_of_one_model(capsys):
     assert code == 0
     wanted |= {"reference_provenance": default_reference().provenance}
     assert facts == {"name": "net"} | json.loads(json.dumps(wanted))
-    assert set(facts) - {"name", "answer", "reference_provenance"} == set(Diagnosis.__dataclass_fields__)
+    said = {"name", "answer", "sentence", "abstains", "reason", "notes", "reference_provenance"}
+    assert set(facts) - said == set(Diagnosis.__dataclass_fields__)
     assert list(facts)[:2] == ["name", "answer"]
     assert facts["answer"] == (None if facts["abstains"] else facts["cause"])
     with open("answer/diagnosis.json") as stream:
@@ -84,7 +85,9 @@ def test_a_table_of_many_models_with_names(capsys):
     assert [facts["name"] for facts in found] == ["net 0", "net 1", "net 2"]
     assert found[0]["reference_provenance"]["accuracy"]["joint"]["models"] > 1000
     page = " ".join(Path("many/index.html").read_text().split())
-    assert "an interval meant to hold the gain of nine in ten models; on published/F_noise, it held 78" in page
+    assert (
+        "an interval intended to contain the gain of nine in ten models; on published/F_noise it contained 78" in page
+    )
 
 
 def test_a_page_for_the_first_models_only(capsys, monkeypatch):
@@ -135,7 +138,8 @@ def test_a_run_is_compared_with_models_of_its_own_data(capsys, small_grid, tmp_p
     (folder / "manifest.json").write_text(json.dumps(manifest))
     code, out, _ = call(capsys, f"run={folder}", *chosen, "reference=published_F")
     assert json.loads(out)["reference"] == "published/F"
-    assert json.loads(out)["notes"][-1].startswith("10% of the training labels are noise")
+    assert json.loads(out)["remarks"][-1] == {"kind": "label_noise", "share": 0.1}
+    assert json.loads(out)["notes"][-1].startswith("10 % of the training labels are noise")
 
 
 def test_a_configuration_without_checkpoints_harms_no_other(capsys, small_grid, tmp_path):
@@ -277,4 +281,4 @@ def test_missing_columns_say_what_can_still_be_answered(capsys):
     pd.DataFrame([{"train_error": 7.5, "cka": np.nan}]).to_csv("m.csv", index=False)
     code, out, _ = call(capsys, "metrics=m.csv")
     assert code == 0
-    assert "the question of task 'size' cannot be asked" in " ".join(out.split())
+    assert "“Would a larger model gain more than a better temperature?” cannot be answered" in " ".join(out.split())

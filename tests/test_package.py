@@ -1,87 +1,21 @@
-"""The package as a whole: imports go down only, configurations compose, what the README shows is run."""
+"""The package as a whole: it starts fast, configurations compose, all reaches a wheel."""
 
-import ast
 import configparser
 import importlib
 import os
 import re
-import shlex
 import subprocess
 import sys
 
 import pytest
 
+import mdtree_jax
 from mdtree_jax import cli
-from mdtree_jax.collection.columns import markdown_table
+from mdtree_jax.__main__ import COMMANDS, main
 from mdtree_jax.config import SCHEMAS
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "mdtree_jax"
-README = (ROOT / "README.md").read_text()
-
-#: The layers, the highest first: a module imports modules of its own room and of rooms below only.
-LAYERS = [
-    {"sweep", "transfer", "diagnose", "reference"},
-    {"cli"},
-    {"config"},
-    {"report"},
-    {"subject"},
-    {"experiments"},
-    {"diagnosis"},
-    {"causes"},
-    {"trees"},
-    {"collection"},
-    {"runs"},
-    {"measuring"},
-    {"population"},
-    {"store"},
-    {"training"},
-    {"models", "data", "landscape"},
-    {"recipe"},
-    {"registry"},
-    {"provenance"},
-    {"files", "parallel"},
-    {"checks"},
-]
-NO_JAX = {"cli", "config", "report", "diagnosis", "causes", "trees", "collection", "experiments", "recipe", "registry"}
-NO_JAX |= {
-    "checks",
-    "files",
-    "parallel",
-    "provenance",
-    "data",
-    "sweep",
-    "diagnose",
-    "reference",
-    "transfer",
-    "__init__",
-}
-#: In folders that hold both: the modules that are JAX. All others import none.
-JAX_MODULES = {"runs": {"jax_backend"}, "store": {"checkpoint"}}
-
-
-def modules():
-    for path in sorted(PACKAGE.rglob("*.py")):
-        relative = path.relative_to(PACKAGE)
-        yield pytest.param(path, relative.parts[0].removesuffix(".py"), id=str(relative))
-
-
-@pytest.mark.parametrize(("path", "layer"), list(modules()))
-def test_imports_go_down_only(path, layer):
-    imported = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            imported |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    ours = {name.split(".")[1] for name in imported if name.startswith("mdtree_jax.")}
-    known = {p.stem for p in PACKAGE.iterdir()}
-    if layer != "__init__":  # the facade names everything
-        place = next(i for i, rooms in enumerate(LAYERS) if layer in rooms)
-        assert ours & known <= set().union({layer}, *LAYERS[place + 1 :])
-    if layer in NO_JAX or (layer in JAX_MODULES and path.stem not in JAX_MODULES[layer]):
-        assert not {name.split(".")[0] for name in imported} & {"jax", "flax", "optax", "orbax"}
 
 
 def test_import_of_the_package_is_light(tmp_path):
@@ -121,7 +55,7 @@ def test_everything_reaches_a_wheel():
     for root in roots.values():
         for file in root.rglob("*"):
             if (
-                file.suffix in {".py", ".yaml", ".json", ".parquet", ".html", ".css", ".LICENSE"}
+                file.suffix in {".py", ".yaml", ".json", ".parquet", ".html", ".css", ".LICENSE", ".typed"}
                 and "__pycache__" not in file.parts
             ):
                 package = next(parent for parent in file.parents if parent in folders)
@@ -129,6 +63,26 @@ def test_everything_reaches_a_wheel():
                 assert any(file.relative_to(package).match(pattern) for pattern in patterns), file
                 number += 1
     assert number > 100
+
+
+def test_every_command_says_its_version_which_is_written_once(capsys):
+    expected = f"mdtree-jax {mdtree_jax.__version__}\n"
+    for name in COMMANDS:
+        assert main([name, "--version"]) == 0
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == expected * (len(COMMANDS) + 1)
+    assert main([]) == 0
+    helped = capsys.readouterr().out
+    assert all(f"mdtree-jax {name} " in helped for name in COMMANDS)
+    assert main(["swep"]) == 2
+    assert "did you mean 'sweep'?" in capsys.readouterr().err
+    assert main(["transfer", "mode=x"]) == 2
+    assert capsys.readouterr().err.startswith("transfer: ")
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE).group(1)
+    logged = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE).group(1)
+    assert setup["metadata"]["version"] == cited == logged
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
@@ -148,62 +102,3 @@ def test_benchmarks_of_the_hessian_run():
         assert sum(line.startswith("| mlp") for line in done.stdout.splitlines()) >= (
             1 if what in ("cost", "batches") else 2
         )
-
-
-def code_blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-def shell_commands():
-    """Return the commands that the README shows, as they stand there, but for those that install and test."""
-    lines = [line.split("#")[0] for block in code_blocks("bash") for line in block.splitlines()]
-    commands = [part.strip().removeprefix(".venv/bin/") for line in lines for part in line.split("&&")]
-    return [command for command in commands if command.startswith("python -m mdtree_jax.")]
-
-
-def run_commands(folder, more):
-    """Run every command of the README in order in one empty folder; `more(command)` are settings in addition."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    runs = {}
-    for command in shell_commands():
-        arguments = [sys.executable, *shlex.split(command)[1:], *more(command)]
-        done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True)
-        runs[command] = (done.returncode, done.stdout + done.stderr)
-    assert len(runs) == len(shell_commands()) >= 12
-    assert {command: output for command, (code, output) in runs.items() if code} == {}
-    assert (folder / "runs/transfer-dataset/figures/accuracy_q1_dataset.png").stat().st_size > 10_000
-    assert (folder / "runs/diagnose/index.html").stat().st_size > 10_000
-
-
-def test_commands_of_the_readme_run(collections, tmp_path):
-    def quicker(command):
-        if "+grid=digits_tiny" in command:  # a residual network takes minutes to compile
-            less = ["grid.batch_size=[16,64]", "grid.measure.metrics=[hessian]"]
-            quick = ["grid.model=mlp", "grid.measure.curve_steps=20"]
-            return [*quick, *(less if "[16,256]" not in command else [])]
-        if "mode=" not in command or "tasks=" in command:
-            return []
-        return ["seeds=[42]", "k=[1,8]", *([] if command.endswith("mode=dataset") else ["figures=false"])]
-
-    run_commands(tmp_path, quicker)
-
-
-@pytest.mark.slow
-def test_commands_of_the_readme_run_as_they_stand(collections, tmp_path):
-    run_commands(tmp_path, lambda command: [])
-
-
-def test_python_of_the_readme_runs(collections, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for block in code_blocks("python"):
-        exec(block, names)  # our own README
-    # The tree and the diagnosis that the README shows are what the code prints.
-    assert names["tree"].export_text() in README
-    assert any(str(names["diagnosis"]).startswith(block.rstrip("\n")) for block in code_blocks("text"))
-
-
-def test_readme_has_two_set_up_lines_and_the_table_of_columns():
-    lines = [line for block in code_blocks("bash") for line in block.splitlines() if "pip install" in line]
-    assert len(lines) == 2
-    assert markdown_table() in README

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -317,46 +316,3 @@ def test_one_seed_and_metrics_of_pairs_are_refused_before_training(tmp_path):
     code, _, err = finish(tmp_path, *SMALL, "grid.measure.metrics=[cka]", "stages=[measure]")
     assert code == 2
     assert "unknown metric 'cka'; there are: hessian, sharpness, similarity, barrier, connectivity" in err
-
-
-ARCHITECTURE = """
-import flax.linen as nn
-from mdtree_jax.models.base import register
-
-class Plain(nn.Module):
-    width: int
-    num_classes: int
-    dtype: object
-
-    @nn.compact
-    def __call__(self, x, train):
-        features = nn.relu(nn.Conv(self.width, (3, 3), param_dtype=self.dtype)(x)).mean((1, 2))
-        return nn.Dense(self.num_classes, param_dtype=self.dtype)(features), {"features": features}
-
-@register("plain")
-def plain(width, num_classes, dtype):
-    return Plain(width, num_classes, dtype)
-"""
-ITS_GRID = """
-name: mine
-model: plain
-width: [3]
-batch_size: [64]
-train_epochs: [2]
-"""
-
-
-@pytest.mark.slow
-def test_a_new_architecture_is_one_file_and_one_config(tmp_path):
-    ignored = shutil.ignore_patterns("__pycache__")
-    for folder in ("mdtree_jax", "conf"):
-        shutil.copytree(ROOT / folder, tmp_path / "checkout" / folder, ignore=ignored)
-    (tmp_path / "checkout" / "mdtree_jax" / "models" / "plain.py").write_text(ARCHITECTURE)
-    (tmp_path / "checkout" / "conf" / "grid" / "mine.yaml").write_text(ITS_GRID)
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "checkout")}
-    command = [sys.executable, "-m", "mdtree_jax.sweep", "+grid=mine"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    members, _ = tables(tmp_path / "runs" / "mine")
-    assert members["num_parameters"].tolist() == [9 * 3 + 3 + 30 + 10]
-    assert (members["train_flops"] > 0).all()

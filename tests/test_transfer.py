@@ -122,10 +122,6 @@ BAD_TABLES = {
     "text": (lambda f: f.assign(cka=f.cka.astype(object).mask(f.index == 1, "high")), "column 'cka'.* holds 'high'"),
     "incomplete": (lambda f: f.drop(index=[0, 5]), "3 x 3 x 2 = 18 configurations lacks 2: width=4, batch_size=16"),
     "twice": (lambda f: pd.concat([f, f.iloc[[4]]]), "width=4, batch_size=64, data_fraction=0.5 stands twice"),
-    "rates": (
-        lambda f: pd.concat([f.assign(learning_rate=0.1), f.assign(learning_rate=0.05)], ignore_index=True),
-        "in rows 1 and 19, where learning_rate is 0.1 and 0.05; trees are fitted over width, batch_size, data_fraction",
-    ),
     "fraction": (lambda f: f.assign(data_fraction=f.data_fraction * 2), r"data_fraction=2 .*must be \(0, 1\]"),
     "percent": (lambda f: f.assign(test_error=-f.test_error), "errors are percentages in"),
     "label": (lambda f: f.assign(label_size="wide"), "column 'label_size' holds 'wide'"),

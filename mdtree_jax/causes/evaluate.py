@@ -6,8 +6,11 @@ of the rooms for improvement, which err on other models; within F it is right mo
 of task and kind of fold, not in all (sweeps/joint.md). Rivals are the trees alone, and a random forest on the joint
 model's metrics with its own probabilities.
 
-Intervals: percentile bootstrap over the (data, width) cells of the test side, because the batch sizes of one cell are
-alike; 1000 resamples, the training side fixed.
+Intervals: percentile bootstrap over the cells of the test side (all axes but the knobs of temperature: data fraction
+and width of a classic collection), because the temperatures of one cell are alike; 1000 resamples, the training side
+fixed.
+
+Of two collections that vary other knobs the causes that both tell are asked.
 """
 
 from __future__ import annotations
@@ -19,13 +22,12 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.joint import question_probabilities
-from mdtree_jax.causes.labels import CAUSES, causes_of, gains
+from mdtree_jax.causes.labels import causes_of, gains, shared_causes
+from mdtree_jax.causes.methods import AnyTask, Gains, Method, Sample, asks_causes, usable_methods
 from mdtree_jax.checks import UserError
-from mdtree_jax.collection.columns import feature_values, missing_columns, missing_message
+from mdtree_jax.collection.columns import missing_columns, missing_message, sources
 from mdtree_jax.collection.grid import cells_of, make_grid
-from mdtree_jax.collection.tasks import TASKS, Task, task_rows
-from mdtree_jax.trees.classifier import MDTreeClassifier
+from mdtree_jax.collection.tasks import task_rows
 
 _RESAMPLES = 1000
 
@@ -68,76 +70,52 @@ def bootstrap_interval(answers: Answers, coverage: float, seed: int = 0) -> tupl
 
 
 def answer_all(
-    task: str,
+    methods: Sequence[Method],
+    task: AnyTask,
     train: pd.DataFrame,
     test: pd.DataFrame | None,
     say: Callable[[str], None] = lambda message: None,
-    *,
-    rivals: bool = True,
-    columns: Sequence[str] = joint.COLUMNS,
 ) -> dict[str, Answers]:
-    """Return the answers of every method to one task, ours first, and alone unless `rivals`; method -> answers.
+    """Return the answers to one task of every method that answers it and states probabilities; method -> answers.
 
-    `columns` are those of `joint.COLUMNS` that may be asked.
+    Fitted are the methods on all of `train`, or without a test side on half of its cells. All of them see the same
+    rows: those on which the columns that any of them asks for are finite, and every gain is known.
     """
     collections = [train] if test is None else [train, test]
-    absent = sorted({name for frame in collections for name in missing_columns(frame, columns)})
-    columns = [name for name in columns if name not in absent]
-    if absent:
-        say(f"coverage goes without {', '.join(absent)}, which a collection lacks")
-    label = JOINT_TASKS.get(task, "room")
-    sides = [make_joint_side(frame, label, columns, allow_missing=True) for frame in collections]
-    learn, ask = sides if len(sides) > 1 else halves(sides[0])
-    model = joint.fit_joint(learn.frame, learn.gained, columns)
-    if task not in JOINT_TASKS:
-        return _answer_task(TASKS[task], model, learn.frame, ask.frame, rivals)
-    chances = {"md_tree_joint": joint.predict_joint(model, ask.frame)}
-    if rivals:
-        chances["forest"] = _forest(learn.frame, learn.y, ask.frame, model.metrics, len(CAUSES))
-    cell = cells_of(ask.frame)
-    return {name: Answers(p.argmax(axis=1) == ask.y, p.max(axis=1), cell) for name, p in chances.items()}
-
-
-def _answer_task(task: Task, model, train: pd.DataFrame, test: pd.DataFrame, rivals: bool) -> dict[str, Answers]:
-    learn, ask = task_rows(train, task), task_rows(test, task)
-    y, truth = (np.array([task.classes.index(v) for v in frame[task.label]]) for frame in (learn, ask))
-    tree = MDTreeClassifier(task.name).fit(learn, learn[task.label])
-    order = [tree.classes_.tolist().index(name) for name in task.classes]
-    room = joint.task_probabilities(*joint.gain_posterior(model, ask), task)
-    alone = tree.predict_proba(ask)[:, order]
-    chances = {"trees_and_gains": question_probabilities(alone, room)}
-    if rivals:
-        chances["md_tree_robust"] = alone
-        chances["forest"] = _forest(learn, y, ask, model.metrics, 2)
-    cell = cells_of(ask)
-    return {name: Answers(p.argmax(axis=1) == truth, p.max(axis=1), cell) for name, p in chances.items()}
-
-
-def _forest(train, y, test, metrics, classes: int) -> np.ndarray:
-    model = forest(random_state=0).fit(feature_values(train, metrics), y)
-    out = np.zeros((len(test), classes))
-    out[:, model.classes_] = model.predict_proba(feature_values(test, metrics))
+    methods = usable_methods(collections, task, methods, say)
+    columns = list(dict.fromkeys(s for m in methods for name in m.features(task) for s in sources(name)))
+    label, causes = task.label if asks_causes(task) else "room", causes_told(collections, say, allow_missing=True)
+    sides = [make_joint_side(frame, label, columns, allow_missing=True, causes=causes) for frame in collections]
+    learned, asked = (joint_sample(side, task, causes) for side in (sides if len(sides) > 1 else halves(sides[0])))
+    cell, out = cells_of(asked.frame), {}
+    for method in methods:
+        fitted = method.fit(learned, 0)
+        if fitted.chances is not None:
+            chances = fitted.chances(asked)
+            out[method.name] = Answers(chances.argmax(axis=1) == asked.y, chances.max(axis=1), cell)
     return out
 
 
+def joint_sample(side: JointSide, task: AnyTask, causes: Sequence[str]) -> Sample:
+    """Return the rows of a side that take part in a task; gains are learned from all of its rows.
+
+    `causes` are those that the side's gains and places stand for, `none` last.
+    """
+
+    def known() -> Gains:
+        return Gains(side.frame, side.gained, tuple(causes))
+
+    if asks_causes(task):
+        return Sample(side.frame, task._replace(classes=tuple(causes)), side.y, known)
+    return Sample.of(task_rows(side.frame, task), task, gains=known)
+
+
 def halves(side):
-    """Return a side (`joint_transfer.make_joint_side`) in two: half of its (data, width) cells, drawn from seed 0."""
+    """Return a side (`make_joint_side`) in two: half of its cells, drawn from seed 0."""
     cell = cells_of(side.frame)
     number = cell.max() + 1
     chosen = np.isin(cell, np.random.default_rng(0).permutation(number)[: number // 2])
     return type(side)(*(part[chosen] for part in side)), type(side)(*(part[~chosen] for part in side))
-
-
-#: Task of the results table -> label.
-JOINT_TASKS = {"joint": "step", "joint_room": "room"}
-_TREES = 100
-
-
-def forest(random_state: int):
-    """Return the rival: a random forest as scikit-learn sets it up."""
-    from sklearn.ensemble import RandomForestClassifier  # slow to import, and few runs need it
-
-    return RandomForestClassifier(_TREES, random_state=random_state)
 
 
 class JointSide(NamedTuple):
@@ -148,10 +126,40 @@ class JointSide(NamedTuple):
     y: np.ndarray
 
 
+def causes_told(
+    collections: Sequence[pd.DataFrame], say: Callable[[str], None] = lambda message: None, *, allow_missing: bool
+) -> tuple[str, ...]:
+    """Return the causes that all of the collections tell, `none` last; `say` gets a sentence on the others.
+
+    Raises:
+        UserError: there is none but `none`.
+    """
+    grids = [make_grid(frame, allow_missing=allow_missing) for frame in collections]
+    causes = shared_causes(grids)
+    others = dict.fromkeys(cause for grid in grids for cause in grid.causes if cause not in causes)
+    if len(causes) == 1:
+        raise UserError(f"no cause can be told from every collection: {', '.join(others) or 'none of their moves'}")
+    if others:
+        say(f"{', '.join(others)} cannot be told from every collection: the others are asked")
+    return causes
+
+
 def make_joint_side(
-    frame: pd.DataFrame, label: str, columns: Sequence[str] = joint.COLUMNS, *, allow_missing: bool = False
+    frame: pd.DataFrame,
+    label: str,
+    columns: Sequence[str] = joint.COLUMNS,
+    *,
+    allow_missing: bool = False,
+    causes: Sequence[str] | None = None,
 ) -> JointSide:
     """Return the rows of a loaded collection that take part in the joint question.
+
+    Args:
+        frame: the collection.
+        label: `step` or `room`.
+        columns: metrics that must be there and finite.
+        allow_missing: go on where the grid lacks configurations.
+        causes: those that are asked, `none` last; None for all that the collection tells.
 
     Raises:
         UserError: a column is missing, or no row is left.
@@ -159,9 +167,9 @@ def make_joint_side(
     absent = missing_columns(frame, columns)
     if absent:
         raise UserError(missing_message(frame, absent, why=", which the joint question asks"))
-    gained = gains(make_grid(frame, allow_missing=allow_missing), label)
+    gained = gains(make_grid(frame, allow_missing=allow_missing), label, causes)
     numbers = frame[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
-    keep = np.isfinite(gained).all(axis=1) & np.isfinite(numbers).all(axis=1)
+    keep = np.asarray(np.isfinite(np.concatenate([gained, numbers], axis=1)).all(axis=1))
     if not keep.any():
         raise UserError("no configuration has all its metrics and all its neighbours on the grid")
-    return JointSide(frame[keep], gained[keep], causes_of(gained[keep]))
+    return JointSide(frame.loc[keep], gained[keep], causes_of(gained[keep]))

@@ -1,13 +1,13 @@
-"""The joint model: what each knob would gain, and so which of five causes a model suffers from, with probabilities.
+"""The joint model: what each remedy would gain, and so which cause a model suffers from, with probabilities.
 
 It sees only what a practitioner can measure on a trained model and its training data (`METRICS`): no size of the model
 or of the data, whose meaning ends with the data set, and no test error.
 
-**What it learns.** Not the cause itself but the four gains behind it (`mdtree_jax.causes.labels.gains`): a
-configuration with 5.1 points for data and 4.9 for width says more than its label 'data'. Gains g enter as asinh(g),
-centred and scaled for each cause.
+**What it learns.** Not the cause itself but the gains behind it (`mdtree_jax.causes.labels.gains`), one for each cause
+that the collection tells, four for a classic one: a configuration with 5.1 points for data and 4.9 for width says more
+than its label 'data'. Gains g enter as asinh(g), centred and scaled for each cause.
 
-**How.** Gaussian-process regression, one kernel for the four: with z the metrics on scales that even their spread
+**How.** Gaussian-process regression, one kernel for all: with z the metrics on scales that even their spread
 (`SCALES`) and standardised, and v the verdicts of the member trees of the three published questions (share of threshold
 settings for the second class of the task, `mdtree_jax.trees.robust`),
 
@@ -16,9 +16,9 @@ settings for the second class of the task, `mdtree_jax.trees.robust`),
 The trees carry over to other collections what the distance between metrics alone would not. The noise of each gain is
 scaled by its leave-one-out residuals.
 
-**Probabilities.** With independent Gaussian predictions of the four transformed gains, P(cause k) is the chance that
+**Probabilities.** With independent Gaussian predictions of the transformed gains, P(cause k) is the chance that
 gain k is the largest and at least `LEAST_GAIN`, P(none) that none reaches it: one-dimensional integrals, done on a
-fixed grid. A share of `DOUBT` is spread over the five causes evenly.
+fixed grid. A share of `DOUBT` is spread over the causes evenly.
 
 Missing metrics: the model is fitted again without them, and without the trees that ask them (`fit_joint(columns=...)`).
 
@@ -30,7 +30,8 @@ Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,32 +43,32 @@ from mdtree_jax.causes.labels import CAUSES, LEAST_GAIN
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.columns import feature_values, sources
 from mdtree_jax.collection.tasks import TASKS, Task
+from mdtree_jax.registry.measurement import Scale
+from mdtree_jax.registry.measurements import MEASUREMENTS, needs_of
+from mdtree_jax.registry.views import ListView, MappingView
 from mdtree_jax.trees import robust
 from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT
 
-
-class Scale(NamedTuple):
-    """How a metric enters the kernel: `to_scale` evens its spread, `spread` is its typical standard deviation there."""
-
-    to_scale: callable
-    spread: float
-
-
-#: Spreads are those of F, rounded.
-SCALES = {
-    "train_error": Scale(lambda v: np.log(0.05 + v), 2.7),
-    "train_loss": Scale(lambda v: np.log(np.maximum(v, 1e-12)), 3.0),
-    "log_hessian_trace": Scale(lambda v: v, 1.3),
-    "log_effective_rank": Scale(lambda v: v, 0.35),
-    "mode_connectivity": Scale(lambda v: np.arcsinh(v / 3.0), 1.5),
-    "mode_connectivity_peak": Scale(lambda v: np.log(0.3 + np.maximum(-v, 0.0)), 2.0),
-    "cka": Scale(lambda v: v, 0.14),
-}
-METRICS = tuple(SCALES)
+#: Metric -> how it enters the kernel; a measurement with a scale that is registered later takes part in later fits.
+SCALES: Mapping[str, Scale] = MappingView(
+    lambda: {m.name: m.scale for m in MEASUREMENTS.values() if m.scale is not None}, MEASUREMENTS
+)
+METRICS: Sequence[str] = ListView(lambda: [*SCALES], MEASUREMENTS)
 #: Columns of a table that the metrics follow from, in the order in which they are asked for.
-COLUMNS = tuple(dict.fromkeys(source for name in METRICS for source in sources(name)))
-#: Metrics that need two networks of one configuration.
-PAIR_COLUMNS = ("mode_connectivity", "mode_connectivity_peak", "cka")
+COLUMNS: Sequence[str] = ListView(
+    lambda: [*dict.fromkeys(source for name in METRICS for source in sources(name))], MEASUREMENTS
+)
+#: Those that need two networks of one configuration.
+PAIR_COLUMNS: Sequence[str] = ListView(lambda: [c for c in COLUMNS if "pair" in needs_of(c)], MEASUREMENTS)
+#: Metrics that a diagnosis shows without asking them; the test error, which it shows too, has a place of its own.
+SHOWN: Sequence[str] = ListView(
+    lambda: [
+        m.name
+        for m in MEASUREMENTS.values()
+        if m.is_shown and not m.is_derived and m.name not in {*COLUMNS, "test_error"}
+    ],
+    MEASUREMENTS,
+)
 #: Share of the probability that is spread evenly, and least spread of the noise of a transformed gain: a knob that
 #: gained the same in all of a sample (nothing, at an edge of the grid) is not known to gain that elsewhere.
 DOUBT, LEAST_SPREAD = 0.01, 0.1
@@ -114,9 +115,9 @@ class JointModel(NamedTuple):
     """A fitted joint model; `metrics` are the features in use, `members` the posteriors of their trees by task.
 
     `centre`, `scale` (metrics,) standardise; `rows` (n, features) are the training rows in the kernel's features;
-    `factor` is the Cholesky factor of K + noise, `precision` (n,) the diagonal of its inverse, `weights` (n, 4) turn
-    k(x, rows) into standardised gains; `mean`, `sd`, `residual` (4,) are centre and scale of the transformed gains and
-    the scale of their noise.
+    `factor` is the Cholesky factor of K + noise, `precision` (n,) the diagonal of its inverse, `weights` (n, gains)
+    turn k(x, rows) into standardised gains; `mean`, `sd`, `residual` (gains,) are centre and scale of the transformed
+    gains and the scale of their noise.
     """
 
     metrics: tuple[str, ...]
@@ -150,7 +151,7 @@ def fit_joint(
 
     Args:
         frame: rows of a collection with metrics (finite) and the labels of the three tasks.
-        gained: (rows, 4) what each remedy would gain, points (`causes.gains`); a row with a NaN is left out.
+        gained: (rows, gains) what each remedy would gain, points (`labels.gains`); a row with a NaN is left out.
         columns: what the model may ask; every metric that they suffice for takes part.
         kernel: its constants.
 
@@ -184,7 +185,7 @@ def refit(model: JointModel, gained: np.ndarray) -> JointModel:
 
     Args:
         model: whose rows they are; all rows that it was given had finite gains.
-        gained: (rows, 4), finite.
+        gained: (rows, gains), finite.
     """
     weights, mean, sd, residual = _weights(model.factor, model.precision, gained)
     return model._replace(weights=weights, mean=mean, sd=sd, residual=residual)
@@ -201,7 +202,7 @@ def _weights(factor: np.ndarray, precision: np.ndarray, gained: np.ndarray) -> t
 
 
 def gain_posterior(model: JointModel, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of the transformed gains asinh(g), both (rows, 4)."""
+    """Return mean and standard deviation of the transformed gains asinh(g), both (rows, gains)."""
     return gain_posteriors((model,), frame)[0]
 
 
@@ -217,7 +218,7 @@ def gain_posteriors(models: Sequence[JointModel], frame: pd.DataFrame) -> list[t
 
 
 def gain_means(models: Sequence[JointModel], frame: pd.DataFrame) -> list[np.ndarray]:
-    """Return the means of `gain_posteriors` alone, each (rows, 4), at a small part of their cost."""
+    """Return the means of `gain_posteriors` alone, each (rows, gains), at a small part of their cost."""
     model = models[0]
     rows = embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
     weights = np.concatenate([m.weights for m in models], axis=1)
@@ -227,43 +228,60 @@ def gain_means(models: Sequence[JointModel], frame: pd.DataFrame) -> list[np.nda
 
 
 def left_out_means(model: JointModel) -> np.ndarray:
-    """Return what the model would predict for each of its rows had it not been fitted on it, (n, 4), as `gain_means`.
+    """Return what the model would predict for each of its rows had it not been fitted on it, (n, gains).
 
-    Rasmussen and Williams, equation 5.12; the trees' verdicts and the standardisation stay those of all rows.
+    As `gain_means`; Rasmussen and Williams, equation 5.12. The trees' verdicts and the standardisation stay those of
+    all rows.
     """
     target = model.kernel(model.rows, model.rows) @ model.weights + model.kernel.noise * model.weights
     return (target - model.weights / model.precision[:, None]) * model.sd + model.mean
 
 
 def predict_joint(model: JointModel, frame: pd.DataFrame) -> np.ndarray:
-    """Return the probability of each cause, (rows, 5), columns as `CAUSES`."""
+    """Return the probability of each cause, (rows, gains + 1), columns as those of the gains, `none` last."""
     return cause_probabilities(*gain_posterior(model, frame))
 
 
-def task_probabilities(mean: np.ndarray, sd: np.ndarray, task: Task) -> np.ndarray:
-    """Return P(each class of a published question), (rows, 2), columns as `task.classes`.
+def task_probabilities(
+    mean: np.ndarray, sd: np.ndarray, task: Task, causes: Sequence[str] = CAUSES
+) -> np.ndarray | None:
+    """Return P(each class of a question), (rows, 2), columns as `task.classes`: of the larger best of two groups.
+
+    None where the collection tells no cause of one of the classes.
 
     Args:
-        mean, sd: (rows, 4) as `gain_posterior` returns them for a model of the label `room`.
-        task: `optimizer` compares a smaller with a larger batch, `size` and `data` the better of these with theirs.
+        mean, sd: (rows, gains) as `gain_posterior` returns them for a model of the label `room`.
+        task: whose groups of causes are compared: `optimizer` a smaller with a larger batch, `size` and `data` the
+            better of these with theirs.
+        causes: what the columns stand for, `none` last.
     """
-    if task.name == "optimizer":
-        second = ndtr((mean[:, 0] - mean[:, 1]) / np.hypot(sd[:, 0], sd[:, 1]))
+    first, second = ([causes.index(name) for name in group if name in causes] for group in task.groups)
+    if not first or not second:
+        return None
+    if len(first) == len(second) == 1:
+        (a,), (b,) = first, second
+        share = ndtr((mean[:, b] - mean[:, a]) / np.hypot(sd[:, b], sd[:, a]))
     else:
-        other = CAUSES.index("model_too_small" if task.name == "size" else "too_little_data")
-        # The mean over equally likely values of the one gain of the chance that both others stay below it.
-        values = mean[:, other, None] + sd[:, other, None] * ndtri((np.arange(64) + 0.5) / 64)
-        below = [ndtr((values - mean[:, i, None]) / sd[:, i, None]) for i in (0, 1)]
-        second = (below[0] * below[1]).mean(axis=1)
-    second = DOUBT + (1 - 2 * DOUBT) * second
-    return np.stack([1 - second, second], axis=1)
+        share = np.sum([_largest(mean, sd, one, [i for i in (*first, *second) if i != one]) for one in second], axis=0)
+    share = DOUBT + (1 - 2 * DOUBT) * share
+    return np.stack([1 - share, share], axis=1)
+
+
+def _largest(mean: np.ndarray, sd: np.ndarray, one: int, others: Sequence[int]) -> np.ndarray:
+    """Return P(a variable is larger than all of the others), (rows,).
+
+    It is the mean over equally likely values of the one of the chance that the others stay below it.
+    """
+    values = mean[:, one, None] + sd[:, one, None] * ndtri((np.arange(64) + 0.5) / 64)
+    below = [ndtr((values - mean[:, i, None]) / sd[:, i, None]) for i in others]
+    return functools.reduce(np.multiply, below).mean(axis=1)
 
 
 def cause_probabilities(mean: np.ndarray, sd: np.ndarray, threshold: float = np.arcsinh(LEAST_GAIN)) -> np.ndarray:
-    """Return P(each of the four is the largest and above the threshold), and last P(none is above it), (rows, 5).
+    """Return P(each is the largest and above the threshold), and last P(none is above it), (rows, gains + 1).
 
     Args:
-        mean, sd: (rows, 4) of independent normal variables.
+        mean, sd: (rows, gains) of independent normal variables.
         threshold: on their scale.
 
     >>> cause_probabilities(np.array([[9.0, 0, 0, 0]]), np.ones((1, 4))).round(2).tolist()
@@ -279,7 +297,7 @@ def cause_probabilities(mean: np.ndarray, sd: np.ndarray, threshold: float = np.
     win *= ((top - threshold) / 64 / np.sqrt(2 * np.pi))[:, None]
     none = ndtr((threshold - mean) / sd).prod(axis=1)
     out = np.concatenate([win, none[:, None]], axis=1)
-    return (1 - DOUBT) * out / out.sum(axis=1, keepdims=True) + DOUBT / len(CAUSES)
+    return (1 - DOUBT) * out / out.sum(axis=1, keepdims=True) + DOUBT / out.shape[1]
 
 
 def scaled(frame: pd.DataFrame, metrics: Sequence[str]) -> np.ndarray:
@@ -291,10 +309,11 @@ def scaled(frame: pd.DataFrame, metrics: Sequence[str]) -> np.ndarray:
 def _fit_members(frame: pd.DataFrame, metrics: Sequence[str]) -> dict[str, tuple[robust.TreePosterior, ...]]:
     """Return the posteriors of every task's trees whose features are there; all widths take part.
 
-    The tree for one checkpoint votes only where no other of its task can be asked.
+    The tree for one checkpoint votes only where no other of its task can be asked. Questions that are not of the paper
+    do not take part: registering one must not change an answer about the causes.
     """
     fitted = {}
-    for task in TASKS.values():
+    for task in (task for task in TASKS.values() if task.is_published and task.label in frame):
         trees = [tree for tree in MEMBERS[task.name] if set(tree.features) <= set(metrics)]
         alone = ONE_CHECKPOINT[task.name]
         trees = trees or [alone] * (set(alone.features) <= set(metrics))
@@ -320,6 +339,9 @@ def embed(frame: pd.DataFrame, metrics, members, centre, scale, kernel: Kernel) 
     return np.concatenate(parts, axis=1)
 
 
-def question_probabilities(tree: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """Return the probabilities of a published question's classes from those of trees and joint model, of any shape."""
-    return (tree + room) / 2
+def question_probabilities(tree: np.ndarray, room: np.ndarray | None) -> np.ndarray:
+    """Return the probabilities of a question's classes from those of trees and joint model, of any shape.
+
+    Those of the trees alone where the question `compares` no gains, `room` None.
+    """
+    return tree if room is None else (tree + room) / 2

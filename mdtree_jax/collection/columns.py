@@ -1,18 +1,21 @@
-"""The columns of a collection table: one table of name, unit, published alias and meaning.
+"""The columns of a collection table: name, unit, published alias and meaning of each.
 
-Everything that names a column (loading, labels, trees, baselines, documentation) reads it here.
+Everything that names a column (loading, labels, trees, baselines, documentation) reads it here. Columns of measurements
+follow from `mdtree_jax.registry.measurements`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError, nearest
-from mdtree_jax.collection.tasks import PUBLISHED_LABELS
+from mdtree_jax.registry.measurements import MEASUREMENTS
+from mdtree_jax.registry.questions import QUESTIONS, Question, label_columns, published_classes
+from mdtree_jax.registry.views import ListView, MappingView
 
 
 class Column(NamedTuple):
@@ -28,83 +31,50 @@ class Column(NamedTuple):
     aliases: Mapping[str, Callable[[pd.Series], pd.Series] | None] = {}
 
 
-def _percent_complement(values: pd.Series) -> pd.Series:
-    if values.max() <= 1.0:
-        raise UserError(
-            f"accuracies are percentages, and the largest of column '{values.name}' is {values.max():g}: it seems to "
-            "hold fractions; multiply it by 100"
-        )
-    return 100.0 - values
-
-
 def _tenths(values: pd.Series) -> pd.Series:
     # The published column counts tenths, 1 to 10; a column of the same name that stays below 1 holds fractions.
     return values if values.max() <= 1.0 and (values != 1.0).any() else values / 10.0
 
 
 def _published_label(values: pd.Series) -> pd.Series:
-    return values.replace(PUBLISHED_LABELS)
+    return values.replace(published_classes())
 
 
-COLUMNS: tuple[Column, ...] = (
+#: What a grid was trained with.
+_SETTINGS = (
     Column("width", "channels", "channels of the first stage (`resnet8_fine`: of the last; `mlp`: units of a layer)"),
     Column("batch_size", "samples", "training batch size, the one optimizer knob varied", {"bs": None}),
     Column("data_fraction", "1", "share of the full training set, in (0, 1]", {"data": _tenths}),
-    Column("num_samples", "samples", "size of the training subset", {"data_amount": None}),
-    Column("num_parameters", "parameters", "trainable parameters of the network", {"para_amount": None}),
-    Column("train_error", "%", "training error, evaluation-mode BatchNorm", {"train_acc": _percent_complement}),
-    Column("test_error", "%", "test error", {"test_acc": _percent_complement}),
-    Column("train_loss", "nats", "mean cross-entropy on the training subset"),
-    Column("test_loss", "nats", "mean cross-entropy on the test set"),
-    Column("log_hessian_trace", "ln", "ln of the Hessian trace, mean over networks (sharpness)", {"hessian_t": None}),
-    Column(
-        "log_hessian_max_eigenvalue", "ln", "ln of the size of the dominant Hessian eigenvalue", {"hessian_e": None}
-    ),
-    Column("mode_connectivity", "%", "mean error of the ends minus the error where the curve deviates most"),
-    Column("mode_connectivity_peak", "-%", "minus the largest training error at t = .25, .5, .75; 0 is perfect"),
-    Column("cka", "1", "linear CKA of the softmax outputs of two networks on mixed-up images", {"CKA": None}),
-    Column("agreement", "1", "share of equal predictions of two networks on mixed-up images"),
-    Column("l2_distance", "1", "distance of the parameters of two networks"),
-    Column("barrier", "points", "rise of the training error on the straight line between two networks over its ends"),
-    Column("barrier_loss", "nats", "the same of the training loss"),
-    Column("aligned_barrier", "points", "`barrier` after the second network's units are matched to the first's"),
-    Column("aligned_barrier_loss", "nats", "`barrier_loss` after matching"),
-    Column("hessian_trace", "nats", "Hessian trace of the training loss, mean over networks; may be negative"),
-    Column("hessian_max_eigenvalue", "nats", "eigenvalue of the Hessian largest in magnitude, with its sign"),
-    Column("scale_invariant_trace", "nats", "sum of w^2 times the Hessian's diagonal over the parameters w"),
-    Column("log_scale_invariant_trace", "ln", "ln of `scale_invariant_trace`"),
-    Column("ball_sharpness", "nats", "worst-case increase of the training loss within 0.5 % of the parameters' norm"),
+)
+#: What follows from the test errors of a grid.
+_OUTCOMES = (
     Column("rfi_batch_down", "points", "room for improvement towards smaller batches", {"rfi_inc_temp": None}),
     Column("rfi_batch_up", "points", "room for improvement towards larger batches", {"rfi_dec_temp": None}),
     Column("rfi_width", "points", "room for improvement towards wider networks"),
     Column("rfi_data", "points", "room for improvement towards more data"),
-    Column("label_optimizer", "class", "temperature_too_low, temperature_too_high", {"bs_failure": _published_label}),
-    Column("label_size", "class", "size, temperature", {"width_vs_batch": _published_label}),
-    Column("label_data", "class", "data, temperature", {"data_vs_batch": _published_label}),
 )
 
-COLUMN = {column.name: column for column in COLUMNS}
-ALIASES = {alias: column.name for column in COLUMNS for alias in column.aliases}
-LABEL_COLUMNS = ("label_optimizer", "label_size", "label_data")
 
-#: Loss that is added before a logarithm, nats: interpolating networks go down to 1e-5, which is below noise.
-LEAST_LOSS = 1e-3
+def _columns() -> tuple[Column, ...]:
+    measured = (Column(m.name, m.unit, m.meaning, m.aliases) for m in MEASUREMENTS.values() if not m.is_derived)
+    return (*_SETTINGS, *measured, *_OUTCOMES, *map(_label, QUESTIONS.values()))
 
 
-def _relative_to_loss(log_sharpness, train_loss):
-    return log_sharpness - np.log(train_loss + LEAST_LOSS)
+def _label(question: Question) -> Column:
+    aliases = {question.published_label: _published_label} if question.published_label else {}
+    return Column(question.label, "class", ", ".join(question.classes[::-1]), aliases)
 
 
+#: The columns; those of a measurement or question that is registered later appear in all of these views.
+COLUMNS: Sequence[Column] = ListView(_columns, MEASUREMENTS, QUESTIONS)
+COLUMN: Mapping[str, Column] = MappingView(lambda: {column.name: column for column in COLUMNS}, MEASUREMENTS, QUESTIONS)
+ALIASES: Mapping[str, str] = MappingView(
+    lambda: {alias: column.name for column in COLUMNS for alias in column.aliases}, MEASUREMENTS, QUESTIONS
+)
 #: Columns that follow from others, with the columns they need: never stored, made where a method asks for them.
-#: `log_effective_rank` is ln(trace / top eigenvalue), how many eigenvalues of the Hessian's top one make up its trace.
-#: `log_relative_eigenvalue` is ln(top eigenvalue / training loss): the Hessian of a cross-entropy shrinks with the
-#: loss, so that sharpness falls where networks interpolate; the quotient goes on rising with the batch size.
-DERIVED: dict[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]] = {
-    "log_num_samples": (("num_samples",), np.log),
-    "log_num_parameters": (("num_parameters",), np.log),
-    "log_effective_rank": (("log_hessian_trace", "log_hessian_max_eigenvalue"), np.subtract),
-    "log_relative_eigenvalue": (("log_hessian_max_eigenvalue", "train_loss"), _relative_to_loss),
-}
+DERIVED: Mapping[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]] = MappingView(
+    lambda: {m.name: (m.sources, m.formula) for m in MEASUREMENTS.values() if m.formula is not None}, MEASUREMENTS
+)
 
 
 def sources(name: str) -> tuple[str, ...]:
@@ -162,7 +132,7 @@ def _without_text(frame: pd.DataFrame, name: str, target: str) -> pd.Series:
     return numbers
 
 
-def missing_columns(frame: pd.DataFrame, names: list[str] | tuple[str, ...]) -> list[str]:
+def missing_columns(frame: pd.DataFrame, names: Sequence[str]) -> list[str]:
     """Return those of `names` that `frame` (in descriptive names) neither holds nor can derive."""
     return [name for name in names if any(source not in frame.columns for source in sources(name))]
 
@@ -174,7 +144,7 @@ def missing_message(frame: pd.DataFrame, names: list[str], why: str = "") -> str
     lacking = dict.fromkeys(source for name in names for source in sources(name) if source not in frame.columns)
     for source in lacking:
         if source not in COLUMN:
-            known = [c for c in frame.columns if c not in LABEL_COLUMNS]
+            known = [c for c in frame.columns if c not in label_columns()]
             parts.append(f"'{source}'{nearest(source, known)}, only {', '.join(map(str, known))}")
             continue
         options = [hit for alias in (source, *COLUMN[source].aliases) if (hit := nearest(alias, strangers))]
@@ -184,7 +154,7 @@ def missing_message(frame: pd.DataFrame, names: list[str], why: str = "") -> str
     return f"{table} has no column {', '.join(parts)}{why}"
 
 
-def feature_values(frame: pd.DataFrame, names: list[str] | tuple[str, ...]) -> np.ndarray:
+def feature_values(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     """Return the float64 array (rows, features) of the named columns, deriving those that are derived.
 
     Raises:
@@ -206,7 +176,8 @@ def finite_rows_of(frame: pd.DataFrame, names: Iterable[str]) -> np.ndarray:
     if missing_columns(frame, columns):
         return np.zeros(len(frame), dtype=bool)
     values = [pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float) for column in columns]
-    return np.isfinite(np.stack(values, axis=1)).all(axis=1) if values else np.ones(len(frame), dtype=bool)
+    finite = [np.isfinite(column) for column in values]
+    return np.logical_and.reduce(finite) if finite else np.ones(len(frame), dtype=bool)
 
 
 def numeric_column(frame: pd.DataFrame, name: str) -> np.ndarray:

@@ -1,10 +1,15 @@
-"""A collection as a grid over width, batch size and data fraction; room for improvement; labels.
+"""A collection on its axes; room for improvement; labels.
 
-Everything here follows from the table of test errors (facts: one row per configuration, no coordinate twice).
+Everything here follows from the table of test errors: one row per configuration, no configuration twice. Only rows that
+are there are held, never the product of all values: a lattice, complete or not, and a random search take memory in
+proportion to their rows. Who lies ahead of whom is in `mdtree_jax.collection.lines`.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,146 +17,207 @@ import pandas as pd
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.columns import missing_columns, missing_message, numeric_column
-from mdtree_jax.collection.tasks import OPTIMAL
-
-AXES = ("width", "batch_size", "data_fraction")
-#: What a sweep can vary beside them.
-OTHER_AXES = ("learning_rate", "weight_decay", "train_epochs")
+from mdtree_jax.collection.lines import Lines, NearLines, lines_along
+from mdtree_jax.collection.moves import AXES, Move, axes_of, causes_of_moves, cell_axes, moves_of, noted_axes
+from mdtree_jax.collection.tasks import OPTIMAL, TASKS
+from mdtree_jax.registry.knobs import KNOBS
 
 
 class Grid(NamedTuple):
     """A collection laid out on its axes.
 
-    `values[axis]` are the sorted coordinates of an axis, `index` (rows, 3) is each row's place on the three axes,
-    `test_error` (n_width, n_batch_size, n_data_fraction) is in percent, NaN where a cell is missing.
+    `axes` are knobs; `values[axis]` the sorted coordinates of an axis; `index` (rows, axes) each row's place on them;
+    `test_error` (rows,) is in percent; `lines[axis]` says who lies ahead of whom, for axes with an order.
     """
 
+    axes: tuple[str, ...]
     values: dict[str, np.ndarray]
     index: np.ndarray
     test_error: np.ndarray
+    lines: Mapping[str, Lines | NearLines]
 
-    def at_rows(self, cube: np.ndarray) -> np.ndarray:
-        """Return the cube's value at each row of the collection, shape (rows,)."""
-        return cube[tuple(self.index.T)]
+    @property
+    def moves(self) -> tuple[Move, ...]:
+        """The moves that mend a cause, along the axes that vary.
 
+        A collection over the three classic axes alone has all their moves, as published: what is not varied there gains
+        nothing.
+        """
+        return moves_of(self.axes if self.axes == AXES else [axis for axis in self.axes if self.varies(axis)])
 
-class Direction(NamedTuple):
-    """A way to move on the grid: an axis and a sign; `rfi` is the column of its room for improvement."""
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """The causes that the moves mend, and `none` as the last."""
+        return causes_of_moves(self.moves)
 
-    axis: str
-    sign: int
-    rfi: str
+    @property
+    def near(self) -> tuple[str, ...]:
+        """The axes along which near rows stand in for lines, () for a lattice."""
+        return tuple(axis for axis, lines in self.lines.items() if isinstance(lines, NearLines))
 
+    def varies(self, knob: str) -> bool:
+        """Return whether the knob is an axis with more than one value."""
+        return knob in self.values and len(self.values[knob]) > 1
 
-BATCH_DOWN = Direction("batch_size", -1, "rfi_batch_down")
-BATCH_UP = Direction("batch_size", +1, "rfi_batch_up")
-WIDER = Direction("width", +1, "rfi_width")
-MORE_DATA = Direction("data_fraction", +1, "rfi_data")
-DIRECTIONS = (BATCH_DOWN, BATCH_UP, WIDER, MORE_DATA)
+    def moves_against(self, cause: str) -> list[Move]:
+        """Return the moves that mend a cause."""
+        return [move for move in self.moves if move.cause == cause]
+
+    def edge(self, move: Move) -> np.ndarray:
+        """Mark the rows that nothing of the collection lies ahead of, (rows,) bool."""
+        return self.lines[move.knob].edge(move.sign)
+
+    def best_ahead(self, move: Move) -> np.ndarray:
+        """Return the lowest test error strictly ahead of each row, (rows,), NaN where nothing is."""
+        return self.lines[move.knob].best_ahead(self.test_error, move.sign)
+
+    def gain(self, target: np.ndarray) -> np.ndarray:
+        """Return the signed gain in points of going to the rows `target` (rows,), NaN where it is -1."""
+        return np.where(target >= 0, self.test_error - self.test_error[target], np.nan)
+
+    def step_gain(self, move: Move, doublings: float | None, within: float | None = None) -> np.ndarray:
+        """Return the signed gain in points of a step of about 2**doublings, None to the next value, (rows,).
+
+        NaN at the edge, where the configuration is missing, and where none lies within `within` doublings of that step.
+        """
+        return self.gain(self.lines[move.knob].step(move.sign, doublings, within))
 
 
 def make_grid(frame: pd.DataFrame, *, allow_missing: bool = False) -> Grid:
-    """Lay a collection (descriptive names) out on its grid.
+    """Lay a collection (descriptive names) out on its axes.
 
     Raises:
-        UserError: a coordinate or the test error is missing; a configuration stands twice; cells of the grid have no
-            row and `allow_missing` is false.
+        UserError: the table has no knob or no test error, or one is not a finite number; a configuration stands twice;
+            configurations of a lattice have no row and `allow_missing` is false (a random search lacks none).
     """
-    absent = missing_columns(frame, [*AXES, "test_error"])
+    axes, knobs = axes_of(frame), [name for name in KNOBS if name in frame]
+    if knobs and len(frame) and not axes:
+        raise UserError(f"{', '.join(knobs)} of the table has one value only: there are no configurations to compare")
+    absent = missing_columns(frame, [*([] if axes else AXES), "test_error"])
     if absent:
         raise UserError(missing_message(frame, absent, why=", without which no grid and no label can be made"))
     if not len(frame):
         raise UserError("the collection has no rows; a grid needs at least one configuration")
     values, columns = {}, []
-    for axis in AXES:
-        values[axis], places = np.unique(numeric_column(frame, axis), return_inverse=True)
+    for axis in axes:
+        known = numeric_column(frame, axis) if KNOBS[axis].has_order else frame[axis].astype(str).to_numpy()
+        values[axis], places = np.unique(known, return_inverse=True)
         columns.append(places)
     index = np.stack(columns, axis=1)
-    shape = tuple(len(values[axis]) for axis in AXES)
-    _check_unique(frame, np.ravel_multi_index(columns, shape))
-    test_error = np.full(shape, np.nan)
-    test_error[tuple(columns)] = numeric_column(frame, "test_error")
-    holes = np.argwhere(np.isnan(test_error))
-    if len(holes) and not allow_missing:
-        named = "; ".join(_cell_name(values, hole) for hole in holes[:3])
-        more = f" and {len(holes) - 3} more" if len(holes) > 3 else ""
-        raise UserError(
-            f"the grid of {' x '.join(map(str, shape))} = {test_error.size} configurations lacks {len(holes)}: {named}"
-            f"{more}; add these rows, or go on without them by allow_missing=true"
-        )
-    return Grid(values, index, test_error)
+    _check_unique(frame, axes, index)
+    lines = {axis: lines_along(i, axes, values, index) for i, axis in enumerate(axes) if KNOBS[axis].has_order}
+    grid = Grid(axes, values, index, numeric_column(frame, "test_error"), lines)
+    if not allow_missing and (lacking := missing_configurations(grid)):
+        _refuse_holes(grid, lacking)
+    return grid
 
 
-def _cell_name(values: dict[str, np.ndarray], cell: np.ndarray) -> str:
-    return ", ".join(f"{axis}={values[axis][i]:g}" for axis, i in zip(AXES, cell, strict=True))
+def missing_configurations(grid: Grid) -> int:
+    """Return how many configurations a lattice lacks, 0 for a collection that is none."""
+    return 0 if grid.near else sum(map(math.prod, _shapes(grid))) - len(grid.index)
 
 
-def _check_unique(frame: pd.DataFrame, flat: np.ndarray) -> None:
-    order = np.argsort(flat, kind="stable")
-    same = np.flatnonzero(flat[order][1:] == flat[order][:-1])
-    if len(same):
-        first, second = int(order[same[0]]), int(order[same[0] + 1])
-        cell = ", ".join(f"{axis}={frame[axis].iloc[first]:g}" for axis in AXES)
-        differing = [
-            f"{name} is {frame[name].iloc[first]:g} and {frame[name].iloc[second]:g}"
-            for name in OTHER_AXES
-            if name in frame and frame[name].iloc[first] != frame[name].iloc[second]
-        ]
-        if differing:
-            raise UserError(
-                f"the configuration {cell} stands twice, in rows {first + 1} and {second + 1}, where "
-                f"{' and '.join(differing)}; trees are fitted over {', '.join(AXES)}, so keep the rows of one value"
-            )
-        raise UserError(
-            f"the configuration {cell} stands twice, in rows {first + 1} and {second + 1}; a collection holds one row "
-            "per configuration (average over seeds first)"
-        )
+def _shapes(grid: Grid) -> list[tuple[int, ...]]:
+    """Return the numbers of values along the axes with an order, for each group of equal values of the others."""
+    counts = [[len(values) for values in lines.coordinates()] for lines in grid.lines.values()]
+    return list(zip(*counts, strict=True)) if counts else [(1,)] * len(grid.index)
 
 
-def best_in_direction(grid: Grid, direction: Direction, *, exclude_self: bool = False) -> np.ndarray:
-    """Return the lowest test error along each cell's half-axis, in the shape of the grid.
+def _refuse_holes(grid: Grid, lacking: int) -> None:
+    shapes = _shapes(grid)
+    size = sum(map(math.prod, shapes))
+    names = [_cell_name(grid, cell) for cell in itertools.islice(_holes(grid), 3)]
+    more = f" and {lacking - 3} more" if lacking > 3 else ""
+    shape = " + ".join(" x ".join(map(str, shape)) for shape in shapes)
+    raise UserError(
+        f"the grid of {shape} = {size} configurations lacks {lacking}: {'; '.join(names)}"
+        f"{more}; add these rows, or go on without them by allow_missing=true"
+    )
 
-    The cell itself counts unless `exclude_self`; NaN where nothing lies in that direction.
+
+def _holes(grid: Grid) -> Iterator[tuple[int, ...]]:
+    """Yield the cells without a row, as places on the axes; at most as many steps a hole as there are rows."""
+    filled = set(map(tuple, grid.index.tolist()))
+    free = [i for i, axis in enumerate(grid.axes) if not KNOBS[axis].has_order]
+    for group in np.unique(grid.index[:, free], axis=0):
+        rows = grid.index[(grid.index[:, free] == group).all(axis=1)]
+        for cell in itertools.product(*(np.unique(column).tolist() for column in rows.T)):
+            if cell not in filled:
+                yield cell
+
+
+def _cell_name(grid: Grid, cell: Sequence[int]) -> str:
+    return ", ".join(_coordinate(axis, grid.values[axis][i]) for axis, i in zip(grid.axes, cell, strict=True))
+
+
+def _coordinate(axis: str, value: object) -> str:
+    return f"{axis}={value:g}" if KNOBS[axis].has_order else f"{axis}={value}"
+
+
+def _check_unique(frame: pd.DataFrame, axes: Sequence[str], index: np.ndarray) -> None:
+    order = np.lexsort(index.T[::-1])
+    same = np.flatnonzero((index[order][1:] == index[order][:-1]).all(axis=1))
+    if not len(same):
+        return
+    first, second = int(order[same[0]]), int(order[same[0] + 1])
+    cell = ", ".join(_coordinate(axis, frame[axis].iloc[first]) for axis in axes)
+    lacking = [axis for axis in AXES if axis not in axes]
+    told = f", unless a column that tells them apart is missing: {missing_message(frame, lacking)}" if lacking else ""
+    raise UserError(
+        f"the configuration {cell} stands twice, in rows {first + 1} and {second + 1}; a collection holds one row "
+        f"per configuration (average over seeds first){told}"
+    )
+
+
+def room_for_improvement(grid: Grid, move: Move) -> np.ndarray:
+    """Return RFI in points of test accuracy, (rows,), at least 0.
+
+    RFI is the best test accuracy along the half-axis, the row's own included, minus its own: 0 at the edge. Where near
+    rows stand in for lines it is NaN if there is none ahead of a row that is not at the edge.
     """
-    axis = AXES.index(direction.axis)
-    # Running minimum from the far end of the half-axis towards the cell.
-    errors = np.flip(grid.test_error, axis) if direction.sign > 0 else grid.test_error
-    best = np.fmin.accumulate(errors, axis=axis)
-    if exclude_self:
-        nothing = np.full_like(np.take(best, [0], axis), np.nan)
-        best = np.concatenate([nothing, np.delete(best, -1, axis)], axis)
-    return np.flip(best, axis) if direction.sign > 0 else best
+    best = grid.best_ahead(move)
+    room = grid.test_error - np.fmin(grid.test_error, best)
+    if move.knob in grid.near:
+        room[np.isnan(best) & ~grid.edge(move)] = np.nan
+    return room
 
 
-def room_for_improvement(grid: Grid, direction: Direction) -> np.ndarray:
-    """Return RFI in points of test accuracy, in the shape of the grid: >= 0, NaN in missing cells.
+def compare(
+    grid: Grid, room: Mapping[Move, np.ndarray], groups: Sequence[Sequence[str]], names: Sequence[str]
+) -> np.ndarray:
+    """Return which of two groups of causes has more room for improvement at each row, (rows,), as its name.
 
-    RFI is the best test accuracy along the half-axis, the cell included, minus the cell's own (facts: section 3).
+    The room of a group is the largest over the moves that mend one of its causes, as far as it is known.
+
+    Args:
+        grid: the collection.
+        room: of every move of the grid, (rows,), points.
+        groups: two groups of causes.
+        names: of the groups.
+
+    Returns:
+        The name of the group with more, `optimal` where both have the same, NaN where the room of a group is not known:
+        everywhere, if no move of the grid mends one of its causes.
     """
-    return grid.test_error - best_in_direction(grid, direction)
-
-
-def _label(first: np.ndarray, second: np.ndarray, if_first: str, if_second: str) -> np.ndarray:
-    return np.where(first > second, if_first, np.where(first < second, if_second, OPTIMAL))
+    known = [[room[move] for move in grid.moves if move.cause in group] for group in groups]
+    if not all(known):
+        return np.full(len(grid.index), np.nan, dtype=object)
+    first, second = (np.fmax.reduce(rooms) for rooms in known)
+    label = np.where(first > second, names[0], np.where(first < second, names[1], OPTIMAL))
+    unknown = np.isnan(first) | np.isnan(second)
+    return np.where(unknown, np.nan, label.astype(object)) if unknown.any() else label
 
 
 def compute_labels(grid: Grid) -> pd.DataFrame:
     """Return RFI and labels, one row per row of the collection.
 
-    Columns: rfi_batch_down, rfi_batch_up, rfi_width, rfi_data (points) and label_optimizer, label_size, label_data.
-    A row whose two rooms are equal is 'optimal'.
+    Columns: one of every move (rfi_batch_down, rfi_batch_up, rfi_width, rfi_data of a classic collection), points, and
+    the label of every question whose answers both name causes. A row whose two rooms are equal is 'optimal'.
     """
-    room = {d.rfi: grid.at_rows(room_for_improvement(grid, d)) for d in DIRECTIONS}
-    temperature = np.maximum(room["rfi_batch_down"], room["rfi_batch_up"])
-    labels = {
-        # A smaller batch is a higher temperature: gaining there means that the temperature is too low.
-        "label_optimizer": _label(
-            room["rfi_batch_down"], room["rfi_batch_up"], "temperature_too_low", "temperature_too_high"
-        ),
-        "label_size": _label(room["rfi_width"], temperature, "size", "temperature"),
-        "label_data": _label(room["rfi_data"], temperature, "data", "temperature"),
-    }
-    return pd.DataFrame(room | labels)
+    room = {move: room_for_improvement(grid, move) for move in grid.moves}
+    asked = [task for task in TASKS.values() if task.is_compared]
+    labels = {task.label: compare(grid, room, task.groups, task.classes) for task in asked}
+    return pd.DataFrame({move.rfi: values for move, values in room.items()} | labels)
 
 
 def with_labels(frame: pd.DataFrame, *, allow_missing: bool = False) -> pd.DataFrame:
@@ -166,6 +232,13 @@ def with_labels(frame: pd.DataFrame, *, allow_missing: bool = False) -> pd.DataF
     return out
 
 
-def cells_of(frame: pd.DataFrame) -> np.ndarray:
-    """Return the (data, width) cell of each row as a number, (rows,)."""
-    return pd.factorize(pd.MultiIndex.from_frame(frame[["data_fraction", "width"]]))[0]
+def cells_of(frame: pd.DataFrame, axes: Sequence[str] | None = None) -> np.ndarray:
+    """Return the cell of each row as a number, (rows,): rows that differ in knobs of temperature alone share one.
+
+    `axes` are those of the collection that the rows are of, None for what `load_collection` has noted, else those of
+    `frame`.
+    """
+    names = list(cell_axes(noted_axes(frame) if axes is None else axes))
+    if not names:
+        return np.zeros(len(frame), dtype=int)
+    return pd.factorize(pd.MultiIndex.from_frame(frame[names]))[0]

@@ -16,9 +16,11 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.collection.columns import LABEL_COLUMNS
-from mdtree_jax.collection.grid import AXES, compute_labels, make_grid
-from mdtree_jax.collection.tasks import OPTIMAL, TASKS, smallest_width
+from mdtree_jax.collection.grid import compute_labels, make_grid
+from mdtree_jax.collection.moves import axes_of
+from mdtree_jax.collection.tasks import TASKS, takes_part
+from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.registry.questions import label_columns
 
 #: A label is called stable that this share of the draws agrees on.
 STABLE = 0.85
@@ -28,23 +30,24 @@ def label_agreement(networks: pd.DataFrame, *, draws: int = 200, seed: int = 0, 
     """Return, for every configuration, the share of bootstrap draws that give it the label of the means.
 
     Args:
-        networks: one row per network with `width`, `batch_size`, `data_fraction` and `test_error` (percent; NaN where
-            it diverged), of a complete grid.
+        networks: one row per network with its knobs (`width`, `batch_size`, `data_fraction` and whatever else varies)
+            and `test_error` (percent; NaN where it diverged), of a complete grid or a random search.
         draws: how many times the networks are drawn.
         seed: of the draws.
         inflate: stretch the draws to the unbiased scatter of the mean.
 
     Returns:
         One row per configuration with a finite network, in the order of the axes: the axes, the three labels, and
-        `agreement_<label>` in [0, 1].
+        `agreement_<label>` in [0, 1], NaN where there is no label.
 
     Raises:
         UserError: a configuration is missing or has no finite network, or none has two.
     """
     finite = networks[np.isfinite(networks["test_error"])]
-    grouped = finite.groupby(list(AXES), sort=True)["test_error"]
+    axes = list(axes_of(networks[[name for name in KNOBS if name in networks]].drop_duplicates()))
+    grouped = finite.groupby(axes, sort=True)["test_error"]
     means = grouped.mean().reset_index()
-    if len(means) < networks.groupby(list(AXES)).ngroups:
+    if len(means) < networks.groupby(axes).ngroups:
         raise UserError("the table of networks has configurations of which every network diverged; leave them out")
     values = [group.to_numpy() for _, group in grouped]
     count = np.array([len(group) for group in values])
@@ -53,22 +56,25 @@ def label_agreement(networks: pd.DataFrame, *, draws: int = 200, seed: int = 0, 
     for row, group in zip(padded, values, strict=True):
         row[: len(group)] = group
     rng = np.random.default_rng(seed)
-    labels = compute_labels(make_grid(means))[list(LABEL_COLUMNS)]
+    grid = make_grid(means)
+    computed = compute_labels(grid)
+    labels = computed[[name for name in label_columns() if name in computed]]
     stretch = np.sqrt(count / np.maximum(count - 1, 1)) if inflate else np.ones(len(count))
     alone = count == 1
     if alone.all():
         raise UserError("every configuration has one network only; how far labels depend on the seed needs two or more")
     scatter = np.sqrt(np.mean([group.var(ddof=1) for group in values if len(group) > 1]))
-    centre, agree = means["test_error"].to_numpy(), np.zeros((len(means), len(LABEL_COLUMNS)))
+    centre, agree = means["test_error"].to_numpy(), np.zeros(labels.shape)
     for _ in range(draws):
         picked = (rng.random(padded.shape) * count[:, None]).astype(int)
         taken = np.arange(padded.shape[1]) < count[:, None]
         drawn = (np.take_along_axis(padded, picked, axis=1) * taken).sum(axis=1) / count
         drawn[alone] += scatter * rng.standard_normal(alone.sum())
-        again = means.assign(test_error=centre + stretch * (drawn - centre))
-        agree += (compute_labels(make_grid(again))[list(LABEL_COLUMNS)] == labels).to_numpy()
-    shares = pd.DataFrame(agree / draws, columns=[f"agreement_{name}" for name in LABEL_COLUMNS])
-    return pd.concat([means[list(AXES)], labels, shares], axis=1)
+        again = grid._replace(test_error=centre + stretch * (drawn - centre))
+        agree += (compute_labels(again)[list(labels)] == labels).to_numpy()
+    agree[labels.isna().to_numpy()] = np.nan
+    shares = pd.DataFrame(agree / draws, columns=[f"agreement_{name}" for name in labels])
+    return pd.concat([means[axes], labels, shares], axis=1)
 
 
 def label_stability(agreement: pd.DataFrame) -> pd.DataFrame:
@@ -77,8 +83,7 @@ def label_stability(agreement: pd.DataFrame) -> pd.DataFrame:
     A label is stable where at least `STABLE` of the draws agree on it. `agreement` is what `label_agreement` returns.
     """
     rows = []
-    for task in TASKS.values():
-        part = (agreement[task.label] != OPTIMAL) & (agreement["width"] >= smallest_width(task, agreement["width"]))
-        shares = agreement.loc[part, f"agreement_{task.label}"]
+    for task in (task for task in TASKS.values() if task.label in agreement):
+        shares = agreement.loc[takes_part(agreement, task), f"agreement_{task.label}"]
         rows.append((task.name, len(shares), shares.mean(), (shares >= STABLE).mean()))
     return pd.DataFrame(rows, columns=["task", "models", "agreement", "stable"])

@@ -14,11 +14,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.collection.columns import COLUMN, LABEL_COLUMNS
-from mdtree_jax.collection.grid import AXES
+from mdtree_jax.collection.columns import COLUMN
+from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.registry.questions import label_columns
 
 SCALES = ("raw", "rank")
-_SIZES = (*AXES, "num_samples", "num_parameters")
+_SIZES = (*KNOBS, "num_samples", "num_parameters")
 
 
 def at_ranks_of(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
@@ -34,7 +35,7 @@ def at_ranks_of(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
     metrics = [c for c in COLUMN if c in train and c in test and not c.startswith("rfi_")]
     out = {}
     for name in metrics:
-        if name in _SIZES or name in LABEL_COLUMNS:
+        if name in _SIZES or name in label_columns():
             continue
         there, here = (pd.to_numeric(frame[name], errors="coerce").astype(float) for frame in (train, test))
         there = np.sort(there[np.isfinite(there)])

@@ -4,6 +4,13 @@ May import `registry` and the base modules. Start with `dataset` (`load_dataset`
 prefix of the training arrays.
 """
 
-from mdtree_jax.data.dataset import DATASETS, Dataset, DatasetShape, dataset_shape, load_dataset, redraw_labels
+from mdtree_jax.data.dataset import (
+    LoadedDataset,
+    dataset_shape,
+    find_loader,
+    load_dataset,
+    redraw_labels,
+)
+from mdtree_jax.registry.datasets import DatasetShape
 
-__all__ = ["DATASETS", "Dataset", "DatasetShape", "dataset_shape", "load_dataset", "redraw_labels"]
+__all__ = ["DatasetShape", "LoadedDataset", "dataset_shape", "find_loader", "load_dataset", "redraw_labels"]

@@ -15,9 +15,8 @@ import lzma
 import pickle
 import tarfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -106,8 +105,9 @@ def _read_archive(path: Path, names: tuple[str, ...], layout: _Layout) -> list[t
         content = {}
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
-                if member.isfile() and member.name.startswith(f"{layout.folder}/"):
-                    content[Path(member.name).name] = archive.extractfile(member).read()
+                inside = member.isfile() and member.name.startswith(f"{layout.folder}/")
+                if inside and (file := archive.extractfile(member)) is not None:
+                    content[Path(member.name).name] = file.read()
             while archive.fileobj.read(2**20):  # the checksum comes after everything else
                 pass
     except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as error:
@@ -122,7 +122,7 @@ def _read_archive(path: Path, names: tuple[str, ...], layout: _Layout) -> list[t
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads dictionaries, lists, bytes, numbers and NumPy arrays, and resolves no other name."""
 
-    _ALLOWED: dict[tuple[str, str], Callable] = {  # noqa: RUF012 - a constant
+    _ALLOWED: dict[tuple[str, str], Any] = {  # noqa: RUF012 - a constant
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("numpy.core.multiarray", "_reconstruct"): np.ndarray.__reduce__(np.empty(0))[0],

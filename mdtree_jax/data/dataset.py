@@ -1,34 +1,36 @@
-"""The data set type, its checks, label noise, and the table of loaders."""
+"""From the name of a data set to its arrays, checked, with label noise if wanted.
+
+A *loader* is bound to a data set of `mdtree_jax.registry.datasets`, or is a function of the user's own that is named as
+`package.module:function`. It is called with those of `source`, `data_dir` and `data_file` that it names, and returns
+
+* a mapping, or a named tuple, with `x_train`, `y_train`, `x_test`, `y_test`, and perhaps `num_classes`: treated as the
+  arrays of an `.npz` are (`mdtree_jax.data.npz.own_arrays`), or
+* a `RawDataset`, which is taken as it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.checks import UserError
 from mdtree_jax.data.cifar import load_cifar10, load_cifar100
 from mdtree_jax.data.digits import load_digits
 from mdtree_jax.data.idx import load_fashion_mnist, load_mnist
-from mdtree_jax.data.npz import load_npz
+from mdtree_jax.data.npz import load_npz, own_arrays
 from mdtree_jax.data.source import RawDataset, Source
+from mdtree_jax.registry.datasets import BUILT_IN, DATASETS, DatasetShape
+from mdtree_jax.registry.resolve import call_with, find_entry, is_own, required_arguments, resolve, takes
 
 
-class DatasetShape(NamedTuple):
-    """Sizes of a data set; `image_shape` is (height, width, channels)."""
-
-    num_train: int
-    num_test: int
-    image_shape: tuple[int, int, int]
-    num_classes: int
-
-
-class Dataset(NamedTuple):
+class LoadedDataset(NamedTuple):
     """Images and labels, ready to train on.
 
     `x_train` (n, h, w, c) and `x_test` (m, h, w, c) float32, normalised; `y_train` (n,) and `y_test` (m,) int32 in
     0 … `num_classes` − 1. Label noise, if any, is in `y_train` already; the test labels are always clean.
+    `classes_are_known` is False where there may be classes without a label here.
     """
 
     x_train: np.ndarray
@@ -37,6 +39,7 @@ class Dataset(NamedTuple):
     y_test: np.ndarray
     num_classes: int
     name: str
+    classes_are_known: bool = True
 
     @property
     def shape(self) -> DatasetShape:
@@ -44,34 +47,39 @@ class Dataset(NamedTuple):
         return DatasetShape(len(self.x_train), len(self.x_test), self.x_train.shape[1:], self.num_classes)
 
 
-DATASETS: dict[str, Callable[[Source], RawDataset]] = {
+for _name, _loader in {
     "digits": load_digits,
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
     "mnist": load_mnist,
     "fashion_mnist": load_fashion_mnist,
     "npz": load_npz,
-}
+}.items():
+    DATASETS.bind(_name, load=_loader)
 
 
-_OFFICIAL_SHAPES = {
-    "digits": DatasetShape(3200, 5120, (10, 10, 1), 10),
-    "cifar10": DatasetShape(50_000, 10_000, (32, 32, 3), 10),
-    "cifar100": DatasetShape(50_000, 10_000, (32, 32, 3), 100),
-    "mnist": DatasetShape(60_000, 10_000, (28, 28, 1), 10),
-    "fashion_mnist": DatasetShape(60_000, 10_000, (28, 28, 1), 10),
-}
+def find_loader(name: str) -> Callable[..., Any]:
+    """Return the loader of a data set, or of a user's own `package.module:function`.
+
+    Raises:
+        UserError: an unknown name, a module or function that is not there.
+    """
+    if is_own(name):
+        return resolve(name, "dataset")
+    loader = DATASETS.bound(find_entry(DATASETS, name).name, "load")
+    if loader is None:
+        raise UserError(f"the data set '{name}' has no loader; register it as register(Dataset(…), load=function)")
+    return loader
 
 
 def dataset_shape(name: str, *, data_dir: str | None = None, data_file: str | None = None) -> DatasetShape:
-    """Return the sizes of a data set, without a download where they are known.
+    """Return the sizes of a data set, without loading it where they are known.
 
     >>> dataset_shape("cifar10").num_train
     50000
     """
-    check_choice("data set", name, DATASETS)
-    if name in _OFFICIAL_SHAPES and data_dir is None:
-        return _OFFICIAL_SHAPES[name]
+    if not is_own(name) and data_dir is None and (shape := find_entry(DATASETS, name).shape) is not None:
+        return shape
     return load_dataset(name, data_dir=data_dir, data_file=data_file).shape
 
 
@@ -82,8 +90,8 @@ def load_dataset(
     data_file: str | None = None,
     label_noise_fraction: float = 0.0,
     label_noise_seed: int = 0,
-) -> Dataset:
-    """Load the data set called `name`.
+) -> LoadedDataset:
+    """Load a data set: one of `mdtree_jax.registry.datasets`, or `package.module:function`.
 
     `digits` is embedded. `cifar10`, `cifar100`, `mnist` and `fashion_mnist` are read from `data_dir` where one is
     given (the official files, packed or not), else downloaded once with a checksum and cached. `npz` reads the
@@ -97,16 +105,38 @@ def load_dataset(
     >>> data.x_train.shape, data.x_test.shape, data.num_classes
     ((3200, 10, 10, 1), (5120, 10, 10, 1), 10)
     """
-    check_choice("data set", name, DATASETS)
+    loader = find_loader(name)
     if not 0.0 <= label_noise_fraction <= 1.0:
         raise UserError(f"label_noise_fraction={label_noise_fraction:g} is outside [0, 1]")
-    raw = DATASETS[name](Source(name, data_dir, data_file))
+    raw = _load(name, loader, Source(name, data_dir, data_file))
     x_train, x_test = _check_images(name, raw)
+    _check_shape(name, DatasetShape(len(x_train), len(x_test), x_train.shape[1:], raw.num_classes), data_dir)
     y_train = _check_labels(name, "training", raw.y_train, len(x_train), raw.num_classes)
     y_test = _check_labels(name, "test", raw.y_test, len(x_test), raw.num_classes)
     if label_noise_fraction > 0.0:
         y_train = redraw_labels(y_train, raw.num_classes, label_noise_fraction, label_noise_seed)
-    return Dataset(x_train, y_train, x_test, y_test, raw.num_classes, name)
+    return LoadedDataset(x_train, y_train, x_test, y_test, raw.num_classes, name, raw.classes_are_known)
+
+
+def _load(name: str, loader: Callable[..., Any], source: Source) -> RawDataset:
+    what = f"dataset={name}"
+    files = {"data_dir": source.data_dir, "data_file": source.data_file}
+    for setting, path in files.items():
+        if path is None and setting in required_arguments(loader):
+            raise UserError(f"{what}: the function needs {setting}, which is not given; add {setting}=PATH")
+        if path is not None and not takes(loader, setting) and not takes(loader, "source"):
+            raise UserError(f"{setting}='{path}' is given, but the function of dataset={name} takes no '{setting}'")
+    made = call_with(loader, {"source": source, **files}, what)
+    if isinstance(made, RawDataset):
+        return made
+    arrays = made._asdict() if hasattr(made, "_asdict") else made
+    if not isinstance(arrays, Mapping):
+        raise UserError(
+            f"{what}: the function returns a {type(made).__name__}; wanted a mapping or a named tuple with x_train, "
+            "y_train, x_test, y_test"
+        )
+    known = DATASETS[name].shape if name in DATASETS else None
+    return own_arrays(arrays if known is None else {"num_classes": known.num_classes, **arrays}, what)
 
 
 def redraw_labels(labels: np.ndarray, num_classes: int, fraction: float, seed: int) -> np.ndarray:
@@ -144,6 +174,13 @@ def _check_images(name: str, raw: RawDataset) -> tuple[np.ndarray, np.ndarray]:
             f"but test images of shape {x_test.shape[1:]}"
         )
     return x_train, x_test
+
+
+def _check_shape(name: str, found: DatasetShape, data_dir: str | None) -> None:
+    """Raise `UserError` for a data set that is of other sizes than its entry says, by which sweeps are planned."""
+    said = DATASETS[name].shape if name in set(DATASETS) - BUILT_IN and data_dir is None else None
+    if said is not None and said != found:
+        raise UserError(f"the data set '{name}' is registered with {said}, but has {found}")
 
 
 def _check_labels(name: str, side: str, labels: np.ndarray, num_images: int, num_classes: int) -> np.ndarray:

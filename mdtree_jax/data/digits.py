@@ -11,6 +11,8 @@ Source of the scans: Alpaydin and Kaynak, "Optical recognition of handwritten di
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from mdtree_jax.data.source import RawDataset, Source
@@ -28,7 +30,8 @@ def load_digits(source: Source) -> RawDataset:
     del source  # embedded: there is nothing to find
     from sklearn.datasets import load_digits as load_scans
 
-    scans, labels = load_scans(return_X_y=True)
+    found: Any = load_scans(return_X_y=True)
+    scans, labels = found
     scans = scans.reshape(-1, 8, 8) / 16.0
     rng = np.random.default_rng(_SEED)
     order = rng.permutation(len(scans))

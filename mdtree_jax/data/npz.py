@@ -1,10 +1,12 @@
-"""A user's own arrays, from one `.npz` file."""
+"""A user's own arrays: from one `.npz` file, or from a function."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,56 +18,70 @@ _ORDER_SEED = 0
 
 
 def load_npz(source: Source) -> RawDataset:
-    """Read `x_train, y_train, x_test, y_test` from `data_file`.
-
-    Images are (n, h, w, c) or (n, h, w). Bytes (uint8) are scaled to [0, 1] and then standardised with the training
-    set's mean and standard deviation per channel; floating-point images are taken as they are. Labels
-    are 0 to the number of classes less one. Nothing pickled is read. Training images come in a fixed random order:
-    subsets are their first ones, which of a file sorted by label would lack classes.
-    """
+    """Read `x_train, y_train, x_test, y_test` from `data_file`; nothing pickled is read. See `own_arrays`."""
     if not source.data_file:
         raise UserError("dataset 'npz' needs data_file=PATH, an .npz with x_train, y_train, x_test, y_test")
     path = Path(source.data_file).expanduser()
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in _KEYS if key not in archive]
-            if missing:
-                raise UserError(f"{path} has no array '{missing[0]}'; wanted {', '.join(_KEYS)}")
-            arrays = [archive[key] for key in _KEYS]
+            arrays = {key: archive[key] for key in _KEYS if key in archive}
     except FileNotFoundError as error:
         raise UserError(f"data_file='{source.data_file}' does not exist") from error
-    except UserError:
-        raise
     except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error, zipfile.BadZipFile) as error:
         why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
         raise UserError(f"{path} is damaged or not an .npz of plain arrays{why}") from error
-    x_train, y_train, x_test, y_test = arrays
-    x_train, x_test = _normalise(path, x_train, x_test)
+    return own_arrays(arrays, str(path))
+
+
+def own_arrays(arrays: Mapping[str, Any], what: str) -> RawDataset:
+    """Return a user's arrays as a data set.
+
+    Images are (n, h, w, c) or (n, h, w). Bytes (uint8) are scaled to [0, 1] and then standardised with the training
+    set's mean and standard deviation per channel; floating-point images are taken as they are. Labels are 0 to the
+    number of classes less one, which is the largest label plus one unless `arrays` holds `num_classes`. Training images
+    come in a fixed random order: subsets are their first ones, which of a set sorted by label would lack classes.
+
+    Args:
+        arrays: `x_train`, `y_train`, `x_test`, `y_test`, and perhaps `num_classes`.
+        what: where they are from, for messages.
+    """
+    missing = [key for key in _KEYS if key not in arrays]
+    if missing:
+        raise UserError(f"{what} has no array '{missing[0]}'; wanted {', '.join(_KEYS)}")
+    try:
+        x_train, y_train, x_test, y_test = (np.asarray(arrays[key]) for key in _KEYS)
+    except ValueError as error:  # a list of lists of different lengths
+        raise UserError(f"{what} holds what is no array ({error})") from error
+    x_train, x_test = _normalise(what, x_train, x_test)
     if y_train.shape[:1] == x_train.shape[:1]:  # else refused by the caller
         order = np.random.default_rng(_ORDER_SEED).permutation(len(y_train))
         x_train, y_train = x_train[order], y_train[order]
-    return RawDataset(x_train, y_train, x_test, y_test, _count_classes(path, y_train, y_test))
+    told = arrays.get("num_classes")
+    if told is not None and not (isinstance(told, (int, np.integer)) and told >= 2):
+        raise UserError(f"num_classes of {what} is {told!r}; wanted a whole number of at least 2")
+    num_classes = _count_classes(what, y_train, y_test) if told is None else int(told)
+    return RawDataset(x_train, y_train, x_test, y_test, num_classes, classes_are_known=told is not None)
 
 
-def _count_classes(path: Path, y_train: np.ndarray, y_test: np.ndarray) -> int:
+def _count_classes(what: str, y_train: np.ndarray, y_test: np.ndarray) -> int:
     """Return the largest label plus one, at least 2; refuse labels that do not start at 0, or are no class numbers."""
     labels = [y for y in (y_train, y_test) if y.size and y.dtype.kind in "iu"]
     lowest = min([int(y.min()) for y in labels], default=0)
     highest = max([int(y.max()) for y in labels], default=0)
     if lowest > 0:
-        raise UserError(f"the labels of {path} are {lowest} to {highest}; wanted 0 to number of classes - 1")
+        raise UserError(f"the labels of {what} are {lowest} to {highest}; wanted 0 to number of classes - 1")
     if highest >= max(len(np.atleast_1d(y_train)), 2):
-        raise UserError(f"a label of {path} is {highest}, but there are only {y_train.size} training images")
+        raise UserError(f"a label of {what} is {highest}, but there are only {y_train.size} training images")
     return max(highest + 1, 2)
 
 
-def _normalise(path: Path, x_train: np.ndarray, x_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _normalise(what: str, x_train: np.ndarray, x_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Add a channel axis where there is none, and standardise bytes with the training set's statistics."""
     for x in (x_train, x_test):
         if x.dtype.kind not in "fu" or (x.dtype.kind == "u" and x.dtype != np.uint8):
-            raise UserError(f"{path} holds images of type {x.dtype}; wanted uint8 or floating point")
+            raise UserError(f"{what} holds images of type {x.dtype}; wanted uint8 or floating point")
     if x_train.dtype.kind != x_test.dtype.kind:
-        raise UserError(f"{path} holds training images of type {x_train.dtype} but test images of {x_test.dtype}")
+        raise UserError(f"{what} holds training images of type {x_train.dtype} but test images of {x_test.dtype}")
     x_train, x_test = (x[..., None] if x.ndim == 3 else x for x in (x_train, x_test))
     if x_train.dtype == np.uint8 and x_train.ndim == 4 and x_train.size:
         x_train, x_test = x_train / np.float32(255), x_test / np.float32(255)

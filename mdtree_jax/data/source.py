@@ -11,13 +11,17 @@ from mdtree_jax.checks import UserError
 
 
 class RawDataset(NamedTuple):
-    """What a loader returns: normalised images (n, h, w, c) and labels (n,) that nobody has checked yet."""
+    """What a loader returns: normalised images (n, h, w, c) and labels (n,) that nobody has checked yet.
+
+    `classes_are_known` is False where `num_classes` is only the largest label plus one.
+    """
 
     x_train: np.ndarray
     y_train: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
     num_classes: int
+    classes_are_known: bool = True
 
 
 class Source(NamedTuple):

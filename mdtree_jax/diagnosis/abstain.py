@@ -1,13 +1,14 @@
 """When to say "I can't tell": rules that look at how a model lies among the reference, and at its answers.
 
-A diagnosis abstains if one of these holds; the reason is one sentence:
+A diagnosis abstains if one of these holds; the reason is a fact (`mdtree_jax.diagnosis.facts`):
 
 - **range**: a metric lies beyond the smallest or largest value of the reference by more than `MARGIN` of its spread
   between them, on the metric's scale in the joint model;
 - **density**: no reference model is near: the distance to the `NEIGHBOUR`-th nearest one is more than `FAR` times the
-  99 % quantile of that distance among the reference's own models, each measured to models of other (data, width) cells;
+  99 % quantile of that distance among the reference's own models, each measured to models of other cells (data
+  fraction and width, and every other axis but the knobs of temperature);
 - **weak**: the first cause has a probability below `WEAK`, so that it is more likely wrong than right;
-- **disagreement**: the tree average of the published question behind the first cause contradicts it with a probability
+- **disagreement**: the tree average of the question behind the first cause contradicts it with a probability
   of `CONTRADICTION` or more;
 - **missing**: the metrics that are there suffice for none of the trees (of a reference that has any).
 
@@ -23,10 +24,11 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.causes import joint
+from mdtree_jax.causes.opposition import opposition
 from mdtree_jax.collection.grid import cells_of
 from mdtree_jax.collection.tasks import TASKS
+from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.reference import Reference
-from mdtree_jax.trees.decision_path import WORDS
 
 MARGIN = 0.05
 NEIGHBOUR, FAR = 5, 1.5
@@ -34,17 +36,10 @@ WEAK = 0.5
 CONTRADICTION = 0.8
 #: A logarithm of a trace or eigenvalue beyond this is more likely one that was not taken.
 NO_LOGARITHM = 20.0
-#: Cause -> (question, the class that contradicts it).
-CONTRADICTED_BY = {
-    "temperature_too_low": ("optimizer", "temperature_too_high"),
-    "temperature_too_high": ("optimizer", "temperature_too_low"),
-    "model_too_small": ("size", "temperature"),
-    "too_little_data": ("data", "temperature"),
-}
 
 
-def outside_reference(reference: Reference, frame: pd.DataFrame, model: joint.JointModel) -> list[str]:
-    """Return for each row why it lies outside the reference, by range or density, '' where it does not."""
+def outside_reference(reference: Reference, frame: pd.DataFrame, model: joint.JointModel) -> list[Fact | None]:
+    """Return for each row why it lies outside the reference, by range or density, None where it does not."""
     values = joint.scaled(frame, model.metrics)
     known = joint.scaled(reference.models, model.metrics)
     low, high = known.min(axis=0), known.max(axis=0)
@@ -53,27 +48,20 @@ def outside_reference(reference: Reference, frame: pd.DataFrame, model: joint.Jo
     centre, scale = model.centre, model.scale
     distance = _nearest((values - centre) / scale, (known - centre) / scale)
     limit = _typical_distance(reference, (known - centre) / scale, model.metrics)
-    reasons = []
+    reasons: list[Fact | None] = []
     for row, far in enumerate(distance > FAR * limit):
         names = [model.metrics[i] for i in np.flatnonzero(beyond[row])]
         if names:
-            shown = listed([WORDS[name][0] for name in names])
-            verb = "lies" if len(names) == 1 else "lie"
-            reason = f"its {shown} {verb} outside what the reference collection '{reference.name}' has"
             logs = [n for n in names if n.startswith("log_hessian") and frame[n].iloc[row] > NO_LOGARITHM]
-            if logs:
-                value = frame[logs[0]].iloc[row]
-                reason += f"; '{logs[0]}' is a natural logarithm, and {value:g} looks as if it were not"
-            reasons.append(reason)
-        elif far:
-            reasons.append(f"the reference collection '{reference.name}' has no model with such a mixture of metrics")
+            suspects = {name: float(frame[name].iloc[row]) for name in logs}
+            reasons.append(fact("out_of_range", metrics=names, reference=reference.name, suspects=suspects))
         else:
-            reasons.append("")
+            reasons.append(fact("unlike_any", reference=reference.name) if far else None)
     return reasons
 
 
-def too_few_metrics(reference: Reference, have: Sequence[str], questions: Mapping) -> str:
-    """Return why the metrics that are there do not suffice, '' if they do.
+def too_few_metrics(reference: Reference, have: Sequence[str], questions: Mapping) -> Fact | None:
+    """Return why the metrics that are there do not suffice, None if they do.
 
     Args:
         reference: what is compared with.
@@ -81,40 +69,24 @@ def too_few_metrics(reference: Reference, have: Sequence[str], questions: Mappin
         questions: the published questions that could be asked with them, by name.
     """
     if questions or not any(reference.tree(task) for task in TASKS):
-        return ""
-    missing = [f"'{name}'" for name in reference.columns if name not in have]
-    return f"none of the trees can be asked without more metrics; not given are {', '.join(missing)}"
+        return None
+    return fact("too_few_metrics", missing=[name for name in reference.columns if name not in have])
 
 
-def weak_or_contradicted(cause: str, probability: float, trees: dict[str, dict[str, float]]) -> str:
-    """Return why the answers do not suffice, '' if they do.
+def weak_or_contradicted(cause: str, probability: float, trees: Mapping[str, Mapping[str, float]]) -> Fact | None:
+    """Return why the answers do not suffice, None if they do.
 
     Args:
         cause, probability: the first of the ranking.
         trees: task -> class -> probability, of the tree averages.
     """
-    if cause in CONTRADICTED_BY:
-        task, other = CONTRADICTED_BY[cause]
-        against = trees.get(task, {}).get(other, 0.0)
-        if against >= CONTRADICTION:
-            return (
-                f"the evidence disagrees: the joint model says {cause} ({probability:.0%}), the tree of the question "
-                f"'{task}' says {other} ({against:.0%})"
-            )
-    if probability < WEAK:
-        # Never rounded up to what would suffice.
-        shown = f"{probability:.0%}" if probability < WEAK - 0.005 else f"{np.floor(1000 * probability) / 10:.1f}%"
-        return f"no cause is likely enough: the first, {cause}, has a probability of {shown}"
-    return ""
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as a sentence has them.
-
-    >>> listed(["a"]), listed(["a", "b", "c"])
-    ('a', 'a, b and c')
-    """
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    against = opposition(cause, trees)
+    if against is not None and against.probability >= CONTRADICTION:
+        values = {"question": against.question, "answer": against.answer, "against": against.probability}
+        return fact("contradicted", cause=cause, probability=probability, **values)
+    if probability >= WEAK:
+        return None
+    return fact("unlikely", cause=cause, probability=probability, least=WEAK)
 
 
 def _nearest(a: np.ndarray, b: np.ndarray, forbidden: np.ndarray | None = None) -> np.ndarray:

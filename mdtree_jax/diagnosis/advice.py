@@ -1,25 +1,17 @@
-"""What to do about a cause: the action of a diagnosis, its step and its settings."""
+"""Decides what to do about a cause: the knob, its step, and the new settings. Words: `diagnosis.words.actions`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
-import numpy as np
-
-from mdtree_jax.causes.labels import CAUSE, LEAST_GAIN, NONE
-from mdtree_jax.collection.grid import Direction
-from mdtree_jax.diagnosis.cost import Training
-from mdtree_jax.diagnosis.gains import (
-    STEPS,
-    _reach,
-    best_step,
-    capped,
-)
+from mdtree_jax.causes.labels import LEAST_GAIN
+from mdtree_jax.collection.moves import Move
+from mdtree_jax.diagnosis.action import Action, Edge, Gain, Setting, Step
+from mdtree_jax.diagnosis.cost import KNOB_OF_TRAINING, Training
+from mdtree_jax.diagnosis.gains import best_step, capped, typical_factor
 from mdtree_jax.diagnosis.reference import Reference
-from mdtree_jax.diagnosis.result import Action, Gain
-
-_IF_RIGHT = "if the first guess is right: "
-RETUNE = "a changed batch size wants its learning rate tuned again"
+from mdtree_jax.registry.causes import NONE
+from mdtree_jax.registry.knobs import KNOBS, Knob
 
 
 def choose_action(
@@ -27,149 +19,82 @@ def choose_action(
     cause: str,
     steps: dict[str, Gain],
     *,
+    move: Move | None = None,
     is_tentative: bool = False,
     is_outside: bool = False,
-    edge: str = "",
+    edge: Edge | None = None,
     test_error: float | None = None,
 ) -> tuple[Action, Gain | None]:
     """Return what to do about a cause and the gain to be expected of the best step, None where nothing says so.
 
     Args:
         reference, cause, steps: what `expected_gain` found for the cause.
+        move: which they are of; None is the first of `Grid.moves_against`.
         is_tentative: the diagnosis abstains.
         is_outside: the reference has no model like this one, so that steps are not given.
         edge: what `edge_of_neighbours` says of a row whose cause is `none`.
         test_error: of the model, percent, where it is known; it limits the gain, not the choice of the step.
     """
-    start = _IF_RIGHT if is_tentative else ""
+    about = {"reference": reference.name, "is_tentative": is_tentative}
     if cause == NONE:
-        beyond = f"; {edge}: what more would give is not known" if edge else ""
-        sentence = (
-            f"{start}leave batch size, width and amount of data as they are: as far as collection '{reference.name}' "
-            f"reaches, no step of about ×2 should gain a point{beyond}"
-        )
-        return Action(None, None, None, None, sentence, (), is_tentative), None
-    direction = CAUSE[cause].direction
-    way = "up" if direction.sign > 0 else "down"
-    rules = _rules(cause)
+        return Action("leave", knobs=reference.knobs, edge=edge, **about), None
+    move = move or reference.grid.moves_against(cause)[0]
+    turn = {"knob": move.knob, "direction": move.way}
     if not steps:
-        about = "has no model like this one" if is_outside else "says nothing about how far"
-        why = f"collection '{reference.name}' {about}"
-        sentence = f"{start}{_DO[cause].format(how='')}; {why}, so this is a rule, not evidence"
-        action = Action(direction.axis, way, "direction_only", None, sentence, rules, is_tentative)
-        return action, None
-    best = best_step(steps)
-    factor = _factor(reference, direction, best)
-    gain = capped(steps[best], test_error)
-    doubt = "" if steps[best].mean >= LEAST_GAIN else "it may not pay: "
-    sentence = f"{start}{_DO[cause].format(how=_how(factor, direction))}; {doubt}{_gained(gain, 'it')}"
-    return Action(direction.axis, way, best, factor, sentence, rules, is_tentative), gain
+        return Action("direction", grounds="unlike_any" if is_outside else "no_step", **turn, **about), None
+    name = best_step(steps)
+    gain = capped(steps[name], test_error)
+    best = Step(name, typical_factor(reference, move, name), gain, steps[name].mean >= LEAST_GAIN)
+    return Action("step", best=best, **turn, **about), gain
 
 
-def withheld(action: Action, cause: str) -> Action:
+def withheld(action: Action) -> Action:
     """Return the action as what would help if the first guess is right, and no word on how much."""
-    what = "leave batch size, width and amount of data as they are" if cause == NONE else _DO[cause].format(how="")
-    how_far = action.how_far and "direction_only"
-    return replace(action, how_far=how_far, factor=None, sentence=f"{_IF_RIGHT}{what}", is_tentative=True)
+    kind, grounds = ("direction", "withheld") if action.knob else (action.kind, action.grounds)
+    silent = {"best": None, "edge": None, "setting": None, "kept": {}, "alternative": None}
+    return replace(action, kind=kind, grounds=grounds, is_tentative=True, **silent)
 
 
-def direction_only(action: Action, cause: str, gain: Gain | None) -> Action:
+def direction_only(action: Action) -> Action:
     """Return the action without a step, for a model of whose training nothing is known.
 
     What the best step gained the models of the collection stays as evidence for the direction.
     """
-    if action.factor is None or gain is None:
-        return action
-    start = _IF_RIGHT if action.is_tentative else ""
-    step = f"a step{_how(action.factor, CAUSE[cause].direction).replace(',', '')}"
-    sentence = (
-        f"{start}{_DO[cause].format(how='')}; {_gained(gain, step)}; how far to go from your settings is not said, "
-        "because they are not known (training=)"
-    )
-    return replace(action, how_far="direction_only", factor=None, sentence=sentence)
-
-
-def _gained(gain: Gain, what: str) -> str:
-    if gain.cut:
-        return (
-            f"{gain.models} models like this one had more to gain by {what} than its test error leaves; expect "
-            f"{_signed(gain.low)} to {_signed(gain.high)} points"
-        )
-    return (
-        f"{gain.models} models like this one gained {_signed(gain.mean)} points of test accuracy by {what} on average; "
-        f"expect {_signed(gain.low)} to {_signed(gain.high)}"
-    )
-
-
-def _signed(value: float) -> str:
-    shown = f"{value:+.1f}"
-    return "0.0" if shown in ("+0.0", "-0.0") else shown
+    return replace(action, kind="direction", grounds="settings_unknown") if action.kind == "step" else action
 
 
 def in_settings(action: Action, training: Training, num_images: float | None = None) -> Action:
-    """Return the action with the new settings named, where the old ones are known.
+    """Return the action with the new settings, where the old ones are known.
 
-    Of the three settings of temperature the batch size is the one to move, as in the collection; that the learning
-    rate can be moved instead is a rule. The number of epochs stays. A batch never gets larger than the training set,
-    `num_images`, where that is known.
+    The knob to move is that of the reference; where it acts on the temperature, another one that does could be moved
+    instead. A batch never gets larger than the training set, `num_images`, where that is known.
     """
-    if action.knob != "batch_size" or action.factor is None:
+    known = {KNOB_OF_TRAINING[name]: value for name, value in asdict(training).items() if value is not None}
+    if action.knob is None or action.factor is None:
         return action
-    up = action.direction == "up"
-    ratio = action.factor if up else 1 / action.factor
-    if training.batch_size is not None:
-        old = round(training.batch_size)
-        wanted = max(old + 1, round(old * ratio)) if up else max(1, round(old * ratio))
-        new = wanted if not up or num_images is None else max(old, min(wanted, round(num_images)))
-        settings = f"batch size {training.batch_size} to {new}"
-        if new == old:
-            settings = f"batch size {new} cannot get {'larger' if up else 'smaller'}, so move the learning rate instead"
-        elif new < wanted:
-            settings += ", all training images at once, which is as far as it goes"
-        elif training.epochs is not None:
-            settings += f", {training.epochs:g} epochs as before"
-        action = replace(action, sentence=f"{action.sentence}: {settings}")
-    if training.learning_rate is not None:
-        rate = training.learning_rate / ratio
-        instead = f"instead of the batch size, the learning rate can go from {training.learning_rate:g} to {rate:.3g}"
-        action = replace(action, rules=(instead, *action.rules))
-    return action
+    knob = KNOBS[action.knob]
+    ratio = action.factor if action.direction == "up" else 1 / action.factor
+    if knob.name in known:
+        action = replace(action, setting=_moved(knob, known[knob.name], ratio, num_images))
+    if not knob.temperature:
+        return action
+    kept = {name: value for name, value in known.items() if not KNOBS[name].temperature}
+    other = next((KNOBS[name] for name in known if KNOBS[name].temperature and name != knob.name), None)
+    if other is None:
+        return replace(action, kept=kept)
+    against = ratio ** (knob.temperature * other.temperature)
+    return replace(action, kept=kept, alternative=_moved(other, known[other.name], against, num_images))
 
 
-_DO = {
-    "temperature_too_low": "train hotter: make the batch smaller{how}",
-    "temperature_too_high": "train colder: make the batch larger{how}",
-    "model_too_small": "make the network wider{how}",
-    "too_little_data": "get more training data{how}",
-}
-
-
-def _rules(cause: str) -> tuple[str, ...]:
-    if cause == "temperature_too_low":
-        return (
-            "a larger learning rate raises the temperature as a smaller batch does; more epochs alone will not",
-            RETUNE,
-        )
-    if cause == "temperature_too_high":
-        return (
-            "a smaller learning rate, or one that decays in the end, lowers the temperature as a larger batch "
-            "does; it may need more epochs",
-            RETUNE,
-        )
-    if cause == "model_too_small":
-        return ("more depth, or another architecture, can do what more width does",)
-    return ("augmentation and pretraining can stand in for a part of the missing data",)
-
-
-def _how(factor: float, direction: Direction) -> str:
-    if direction.sign < 0:
-        return f", to 1/{factor:.2g} of its size"
-    return f", {factor:.2g} times as much" if direction.axis == "data_fraction" else f", {factor:.2g} times as large"
-
-
-def _factor(reference: Reference, direction: Direction, step: str) -> float:
-    """Return the median factor of a step on the reference's grid, where x4 may be 2.7: what was gained is of that."""
-    values = reference.grid.values[direction.axis]
-    target, reached = _reach(values, direction, STEPS[step])
-    ratios = (values[target] / values)[reached]
-    return float(np.median(ratios if direction.sign > 0 else 1 / ratios))
+def _moved(knob: Knob, before: float, ratio: float, num_images: float | None) -> Setting:
+    """Return a setting times a ratio, kept in the knob's range; a whole number moves by 1 at least."""
+    wanted = before * ratio
+    if knob.kind is int:
+        before = round(before)
+        wanted = max(before + 1, round(wanted)) if ratio > 1 else min(before - 1, round(wanted))
+    after, limit = wanted, ""
+    if knob.acts_on == "batch" and num_images is not None and ratio > 1 and wanted > round(num_images):
+        after, limit = max(before, round(num_images)), "training_set"
+    elif not knob.low <= wanted <= knob.high:
+        after, limit = min(max(wanted, knob.low), knob.high), "range"
+    return Setting(knob.name, before, after, limit)

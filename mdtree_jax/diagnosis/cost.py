@@ -1,4 +1,4 @@
-"""What a diagnosis costs beside what it may spare: one retraining, and a search over the three knobs."""
+"""What a diagnosis costs beside what it may spare: one retraining, and a search over three knobs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from dataclasses import asdict, dataclass, fields
 from numbers import Real
 
 from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.diagnosis.facts import Fact, fact
+from mdtree_jax.diagnosis.words.notes import sentence
 
+#: What is known of a training -> the knob that it is a value of.
+KNOB_OF_TRAINING = {"batch_size": "batch_size", "learning_rate": "learning_rate", "epochs": "train_epochs"}
 #: Trainings of a search that tries three values of batch size, width and amount of data each.
 GRID_SEARCH_TRAININGS = 27
 
@@ -53,7 +57,7 @@ class Cost:
         retraining_seconds, retraining_flops: of one training as the model had, the seconds at the rate at which the
             diagnosis ran.
         grid_search_trainings, grid_search_seconds, grid_search_flops: of as many trainings.
-        note: how it was found, or why it is not known.
+        basis: how it was found, or why it is not known, of `facts.COSTS`; or None.
     """
 
     diagnosis_seconds: float | None = None
@@ -64,11 +68,17 @@ class Cost:
     grid_search_trainings: int = GRID_SEARCH_TRAININGS
     grid_search_seconds: float | None = None
     grid_search_flops: float | None = None
-    note: str = ""
+    basis: Fact | None = None
+
+    @property
+    def note(self) -> str:
+        """How the cost was found, in words; '' if there is nothing to say."""
+        return sentence(self.basis) if self.basis else ""
 
     def to_dict(self) -> dict:
-        """Return the attributes as a dictionary of plain values."""
-        return asdict(self)
+        """Return the attributes as a dictionary of plain values, and the `note`."""
+        data = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "basis"}
+        return data | {"note": self.note, "basis": self.basis and self.basis.to_dict()}
 
 
 def make_cost(
@@ -77,7 +87,7 @@ def make_cost(
     compile_seconds: float | None = None,
     retraining_seconds: float | None = None,
     retraining_flops: float | None = None,
-    note: str = "",
+    basis: Fact | None = None,
 ) -> Cost:
     """Return the cost with that of a grid search, from that of one training."""
     times = GRID_SEARCH_TRAININGS
@@ -90,18 +100,15 @@ def make_cost(
         times,
         None if retraining_seconds is None else times * retraining_seconds,
         None if retraining_flops is None else times * retraining_flops,
-        note,
+        basis,
     )
 
 
 def retraining(
     training: Training, num_samples: int, forward_flops: float, flops_per_second: float
-) -> tuple[float | None, float | None, str]:
-    """Return seconds, operations and a note of one training: three forward passes of every image in every epoch."""
+) -> tuple[float | None, float | None, Fact]:
+    """Return seconds, operations and the basis of one training: three forward passes of every image in every epoch."""
     if training.epochs is None:
-        return None, None, "what a retraining costs is not known: the number of epochs was not given (training.epochs=)"
+        return None, None, fact("epochs_unknown")
     flops = 3.0 * forward_flops * num_samples * training.epochs
-    note = (
-        f"a retraining is {training.epochs:g} epochs of {num_samples} images at the diagnosis's operations per second"
-    )
-    return flops / flops_per_second, flops, note
+    return flops / flops_per_second, flops, fact("retraining_at_rate", epochs=training.epochs, images=num_samples)

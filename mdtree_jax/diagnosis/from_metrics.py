@@ -17,28 +17,25 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.labels import CAUSE, CAUSES, NONE
 from mdtree_jax.collection.columns import feature_values, numeric_column, sources
+from mdtree_jax.collection.moves import Move
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.diagnosis.abstain import outside_reference, too_few_metrics, weak_or_contradicted
+from mdtree_jax.diagnosis.action import Action, Edge, Gain
 from mdtree_jax.diagnosis.advice import choose_action, in_settings, withheld
 from mdtree_jax.diagnosis.cost import Training
-from mdtree_jax.diagnosis.gains import capped, edge_of_neighbours, expected_gain
+from mdtree_jax.diagnosis.facts import Fact, fact
+from mdtree_jax.diagnosis.gains import best_moves, capped, edge_of_neighbours
 from mdtree_jax.diagnosis.metrics_table import note_on_units, read_metrics, standard_errors, training_of
 from mdtree_jax.diagnosis.probabilities import all_chances
 from mdtree_jax.diagnosis.reference import Reference, as_reference
-from mdtree_jax.diagnosis.result import Action, Diagnosis, Gain
+from mdtree_jax.diagnosis.result import Diagnosis
+from mdtree_jax.registry.causes import NONE
+from mdtree_jax.registry.questions import question_behind
 from mdtree_jax.trees.decision_path import EvidenceStep, feature_error, tree_path
 
 #: Rows that are answered at a time: each takes some numbers for every model of the reference.
 _ROWS = 4096
-_QUESTION = {
-    "temperature_too_low": "optimizer",
-    "temperature_too_high": "optimizer",
-    "model_too_small": "size",
-    "too_little_data": "data",
-    "none": "optimizer",
-}
 
 
 def diagnose_metrics(
@@ -68,7 +65,7 @@ def diagnose_metrics(
     """
     reference = as_reference(reference)
     frame = read_metrics(table, units)
-    unit_note = [] if units else note_on_units(frame)
+    unit_note = () if units else note_on_units(frame)
     trainings = training_of(frame, Training.of(training))
     test_errors, num_images = _known(frame, "test_error"), _known(frame, "num_samples")
     columns = [c for c in reference.columns if c in frame]
@@ -84,14 +81,13 @@ def diagnose_metrics(
             for row, diagnosis in zip(rows, found, strict=True):
                 action = in_settings(diagnosis.action, trainings[row], num_images[row])
                 found_here = {"action": action, "metrics": metrics[row], "test_error": test_errors[row]}
-                out[row] = replace(diagnosis, **found_here, notes=[*diagnosis.notes, *unit_note])
+                out[row] = replace(diagnosis, **found_here, remarks=(*diagnosis.remarks, *unit_note))
     return out
 
 
-def withhold(diagnosis: Diagnosis, reason: str) -> Diagnosis:
+def withhold(diagnosis: Diagnosis, reason: Fact) -> Diagnosis:
     """Return the diagnosis as "I can't tell", for a reason that its metrics do not show: no gain is stated."""
-    action = withheld(diagnosis.action, diagnosis.cause)
-    return replace(diagnosis, abstains=True, reason=reason, action=action, expected_gain=None, gains={})
+    return replace(diagnosis, abstention=reason, action=withheld(diagnosis.action), expected_gain=None, gains={})
 
 
 def _alike(there: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -111,7 +107,7 @@ def _known(frame: pd.DataFrame, column: str) -> list[float | None]:
 
 def _metrics(frame: pd.DataFrame) -> list[dict[str, float]]:
     """Return for every row the finite metrics that a diagnosis knows, and their standard errors."""
-    names = [name for column in joint.COLUMNS for name in (column, f"{column}_se") if name in frame]
+    names = [name for column in (*joint.COLUMNS, *joint.SHOWN) for name in (column, f"{column}_se") if name in frame]
     values = frame[names].to_numpy(dtype=float)
     known = np.isfinite(values)
     return [
@@ -125,42 +121,41 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
     model = reference.joint_model(have)
     chances, questions, trees = all_chances(reference, frame, have)
     outside = outside_reference(reference, frame, model)
-    first = chances.argmax(axis=1)
-    steps = _steps(reference, frame, first, model)
+    causes, first = reference.causes, chances.argmax(axis=1)
+    moves, steps = _steps(reference, frame, first, model)
     errors = _known(frame, "test_error")
-    edges = dict.fromkeys(range(len(frame)), "")
-    if len(rows := np.flatnonzero(first == CAUSES.index(NONE))):
+    edges: dict[int, Edge | None] = dict.fromkeys(range(len(frame)))
+    if len(rows := np.flatnonzero(first == causes.index(NONE))):
         edges |= dict(zip(rows.tolist(), edge_of_neighbours(reference, frame.iloc[rows], model), strict=True))
     few = too_few_metrics(reference, have, questions)
     paths = _Paths(reference, frame, have)
     positions = _positions(reference, frame, model.metrics)
-    notes = _notes(reference, frame, have)
+    remarks = _remarks(reference, frame, have)
     out = []
     for row in range(len(frame)):
         order = np.argsort(-chances[row], kind="stable")
-        ranking = {CAUSES[i]: float(chances[row, i]) for i in order}
-        cause = CAUSES[order[0]]
+        ranking = {causes[i]: float(chances[row, i]) for i in order}
+        cause = causes[order[0]]
         asked, by_trees = _of_row(questions, row), _of_row(trees, row)
         # Of a model that the reference has none like, what the nearest ones gained says nothing.
-        gains, edge = ({}, "") if outside[row] else (steps[row], edges[row])
+        gains, edge = ({}, None) if outside[row] else (steps[row], edges[row])
         reason = outside[row] or few or weak_or_contradicted(cause, ranking[cause], by_trees)
-        path, leads_to = paths.of(row, _QUESTION[cause])
+        path, leads_to = paths.of(row, cause)
         action, gain = choose_action(
             reference,
             cause,
             gains,
-            is_tentative=bool(reason),
-            is_outside=bool(outside[row]),
+            move=moves[row],
+            is_tentative=reason is not None,
+            is_outside=outside[row] is not None,
             edge=edge,
             test_error=errors[row],
         )
         out.append(
             Diagnosis(
                 cause,
-                CAUSE[cause].sentence,
                 ranking[cause],
                 ranking,
-                bool(reason),
                 reason,
                 path,
                 action,
@@ -169,10 +164,11 @@ def _diagnose(reference: Reference, frame: pd.DataFrame, have: list[str]) -> lis
                 {step: capped(g, errors[row]) for step, g in gains.items()},
                 asked,
                 by_trees,
-                {name: float(values[row]) for name, values in positions.items()},
-                list(notes),
+                {name: float(values[row]) for name, values in positions.items() if np.isfinite(values[row])},
+                remarks,
                 reference.name,
                 reference.track_record,
+                reference.knobs,
             )
         )
     return out
@@ -184,15 +180,16 @@ def _of_row(chances: dict[str, dict[str, np.ndarray]], row: int) -> dict[str, di
 
 def _steps(
     reference: Reference, frame: pd.DataFrame, first: np.ndarray, model: joint.JointModel
-) -> list[dict[str, Gain]]:
-    """Return for every row what each step against its first cause, its place in `first`, is expected to gain."""
+) -> tuple[list[Move | None], list[dict[str, Gain]]]:
+    """Return for every row the move against its first cause, its place in `first`, and what its steps should gain."""
+    moves: list[Move | None] = [None] * len(frame)
     steps: list[dict[str, Gain]] = [{} for _ in range(len(frame))]
     for place in np.unique(first):
         rows = np.flatnonzero(first == place)
-        found = expected_gain(reference, frame.iloc[rows], CAUSES[place], model)
-        for row, gains in zip(rows, found, strict=True):
-            steps[row] = gains
-    return steps
+        found = best_moves(reference, frame.iloc[rows], reference.causes[place], model)
+        for row, move, gains in zip(rows, *found, strict=True):
+            moves[row], steps[row] = move, gains
+    return moves, steps
 
 
 class _Paths:
@@ -206,8 +203,14 @@ class _Paths:
         self.metrics = {c: numeric_column(frame, c) for c in have}
         self.errors = {c: standard_errors(frame, c) for c in have}
 
-    def of(self, row: int, task: str) -> tuple[list[EvidenceStep], str]:
-        tree = self.trees[task]
+    def of(self, row: int, cause: str) -> tuple[list[EvidenceStep], str]:
+        """Return the path of a row through the tree of the question behind a cause, and the answer that it leads to.
+
+        `none` has the path of the first question; a cause without a question has none.
+        """
+        behind = next(iter(TASKS.values())) if cause == NONE else question_behind(cause)
+        task = behind.name if behind else ""
+        tree = self.trees.get(task)
         if tree is None:
             return [], ""
         structure = tree.structure_
@@ -219,50 +222,60 @@ class _Paths:
 
 
 def _positions(reference: Reference, frame: pd.DataFrame, metrics) -> dict[str, np.ndarray]:
-    """Return metric -> share of the reference's models at or below each row's value."""
+    """Return metric -> share of the reference's models at or below each row's value; NaN where that is not known."""
     here, known = feature_values(frame, metrics), np.sort(feature_values(reference.models, metrics), axis=0)
-    return {m: np.searchsorted(known[:, i], here[:, i], side="right") / len(known) for i, m in enumerate(metrics)}
+    out = {m: np.searchsorted(known[:, i], here[:, i], side="right") / len(known) for i, m in enumerate(metrics)}
+    for name in (name for name in reference.shown if name in frame):
+        there, values = (table[name].to_numpy(dtype=float) for table in (reference.models, frame))
+        there = np.sort(there[np.isfinite(there)])
+        if len(there):
+            out[name] = np.where(np.isfinite(values), np.searchsorted(there, values, side="right") / len(there), np.nan)
+    return out
 
 
-def _notes(reference: Reference, frame: pd.DataFrame, have: list[str]) -> list[str]:
-    notes = []
+def _remarks(reference: Reference, frame: pd.DataFrame, have: list[str]) -> tuple[Fact, ...]:
+    """Return what the metrics that are there leave out."""
+    remarks = []
     absent = [c for c in reference.columns if c not in have]
     if absent:
-        notes.append(f"{', '.join(absent)} not given: the answer comes from a joint model fitted without")
+        remarks.append(fact("metrics_missing", metrics=absent))
     unused = [c for c in joint.COLUMNS if c in frame and c not in reference.columns]
     if unused:
-        notes.append(f"{', '.join(unused)} is not looked at: the reference collection '{reference.name}' lacks it")
+        remarks.append(fact("metrics_unused", metrics=unused, reference=reference.name))
     for task in TASKS:
-        tree = reference.tree(task, have)
+        tree, whole = reference.tree(task, have), reference.tree(task)
         if tree is None:
-            notes.append(f"the question of task '{task}' cannot be asked")
-        elif (
-            len(tree.members_) < len(reference.tree(task).members_)
-            or tree.structure_ != reference.tree(task).structure_
-        ):
-            notes.append(f"the question of task '{task}' is put to {', '.join(tree.structure_.features)} only")
-    return notes
+            remarks.append(fact("question_not_asked", question=task))
+        elif len(tree.members_) < len(whole.members_) or tree.structure_ != whole.structure_:
+            remarks.append(fact("question_asked_of", question=task, metrics=list(tree.structure_.features)))
+    return tuple(remarks)
 
 
 def _nothing(reference: Reference) -> Diagnosis:
     """Return the diagnosis of a row without any metric."""
     enough = [sources(name)[0] for name in joint.METRICS if len(sources(name)) == 1]
-    there = [name for name in enough if name in reference.columns]
-    return not_measured(
-        reference, f"no metric is given that says enough alone; it takes at least one of {', '.join(there)}"
-    )
+    wanted = [name for name in enough if name in reference.columns]
+    return not_measured(reference, fact("nothing_given", wanted=wanted))
 
 
-def not_measured(reference: Reference, reason: str) -> Diagnosis:
+def not_measured(reference: Reference, reason: Fact) -> Diagnosis:
     """Return the diagnosis of a model of which nothing is known: the shares of the causes, and no guess."""
     shares = reference.summary()["share_of_causes"]
     ranking = dict(sorted(shares.items(), key=lambda item: -item[1]))
     total = sum(ranking.values())
     ranking = {cause: share / total for cause, share in ranking.items()}
     cause = next(iter(ranking))
-    action = Action(None, None, None, None, "measure first", (), True)
-    note = "the probabilities are the shares of the causes in the reference collection"
+    action = Action("measure", reference=reference.name, is_tentative=True)
     return Diagnosis(
-        cause, CAUSE[cause].sentence, ranking[cause], ranking, True, reason, [], action, None, notes=[note],
-        reference=reference.name, accuracy=reference.track_record,
-    )  # fmt: skip
+        cause,
+        ranking[cause],
+        ranking,
+        reason,
+        [],
+        action,
+        None,
+        remarks=(fact("shares_of_reference"),),
+        reference=reference.name,
+        accuracy=reference.track_record,
+        knobs=reference.knobs,
+    )

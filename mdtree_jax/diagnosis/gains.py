@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.labels import CAUSE, NONE, causes_of, step_targets
-from mdtree_jax.collection.grid import AXES, Direction, Grid
+from mdtree_jax.causes.labels import causes_of
+from mdtree_jax.collection.grid import Grid
+from mdtree_jax.collection.lines import first_step
+from mdtree_jax.collection.moves import Move
+from mdtree_jax.diagnosis.action import Edge, Gain
 from mdtree_jax.diagnosis.reference import Reference
-from mdtree_jax.diagnosis.result import Gain
+from mdtree_jax.registry.causes import NONE
+from mdtree_jax.registry.knobs import KNOBS
 
-#: Steps that are compared: name -> doublings, None for the next value of the collection's grid.
-STEPS = {"one": None, "x2": 1.0, "x4": 2.0}
 #: Models that an expected gain is taken over, and the fewest that it is stated for.
 NEIGHBOURS, FEWEST = 40, 10
 _INTERVAL = (5.0, 95.0)
@@ -23,10 +25,23 @@ _INTERVAL = (5.0, 95.0)
 WIDEN = 1.6
 
 
+def steps_of(knob: str) -> dict[str, float | None]:
+    """Return the steps of a knob that are compared: name -> doublings, None for the next value of a collection's grid.
+
+    >>> steps_of("width")
+    {'one': None, 'x2': 1.0, 'x4': 2.0}
+    """
+    return {"one": None} | {f"x{factor:g}": float(np.log2(factor)) for factor in KNOBS[knob].steps}
+
+
 def expected_gain(
-    reference: Reference, frame: pd.DataFrame, cause: str, model: joint.JointModel | None = None
+    reference: Reference,
+    frame: pd.DataFrame,
+    cause: str,
+    model: joint.JointModel | None = None,
+    move: Move | None = None,
 ) -> list[dict[str, Gain]]:
-    """Return what each step against a cause gained for the reference models that resemble each row.
+    """Return what each step of a move against a cause gained for the reference models that resemble each row.
 
     Of the reference models with the same verdict of the joint model, the `NEIGHBOURS` nearest ones in its feature space
     (metrics and verdicts of the trees) that can make the step of about x2 (where few can, one to the next value) are
@@ -40,24 +55,28 @@ def expected_gain(
     Args:
         reference: whose rows are the evidence.
         frame: rows with finite metrics, as `model` asks them.
-        cause: a name of `causes.CAUSES`.
+        cause: one of the reference's.
         model: the joint model of the metrics that the rows have; None is the one of all.
+        move: against the cause; None is the first of `Grid.moves_against`.
 
     Returns:
-        For each row a dictionary step -> Gain: steps of `STEPS` that `FEWEST` models at least can make; none for the
+        For each row a dictionary step -> Gain: steps of `steps_of` that `FEWEST` models at least can make; none for the
         cause `none` and for a knob that the collection has not varied.
     """
-    direction = CAUSE[cause].direction
-    if direction is None or not len(frame):
+    move = move or next(iter(reference.grid.moves_against(cause)), None)
+    if move is None or not len(frame):
         return [{} for _ in range(len(frame))]
     model = model or reference.joint_model()
     same, distance = _alike(reference, frame, cause, model)
+    steps = steps_of(move.knob)
     gained = {
-        step: at_complete_rows(reference, factor_gain(reference.grid, direction, doublings))[same]
-        for step, doublings in STEPS.items()
+        step: at_complete_rows(reference, factor_gain(reference.grid, move, doublings))[same]
+        for step, doublings in steps.items()
     }
     out: list[dict[str, Gain]] = [{} for _ in range(len(frame))]
-    able = next((a for step in ("x2", "one") if len(a := np.flatnonzero(np.isfinite(gained[step]))) >= FEWEST), None)
+    first, *larger = steps
+    likely = (*larger[:1], first)
+    able = next((a for step in likely if len(a := np.flatnonzero(np.isfinite(gained[step]))) >= FEWEST), None)
     if able is None:
         return out
     nearest = able[_nearest(distance[:, able])]
@@ -65,6 +84,26 @@ def expected_gain(
         for row, gain in zip(*_summaries(values[nearest]), strict=True):
             out[row][step] = gain
     return out
+
+
+def best_moves(
+    reference: Reference, frame: pd.DataFrame, cause: str, model: joint.JointModel | None = None
+) -> tuple[list[Move | None], list[dict[str, Gain]]]:
+    """Return the move to make against a cause, and `expected_gain` of it, for each row.
+
+    Of several moves that mend the cause it is the one whose best step gained most on average; the first where no gain
+    is known, None for the cause `none`.
+    """
+    moves = reference.grid.moves_against(cause)
+    if not moves:
+        return [None] * len(frame), [{} for _ in range(len(frame))]
+    found = [expected_gain(reference, frame, cause, model, move) for move in moves]
+    best = [max(range(len(moves)), key=lambda i: _most(rows[i])) for rows in zip(*found, strict=True)]
+    return [moves[i] for i in best], [found[i][row] for row, i in enumerate(best)]
+
+
+def _most(steps: Mapping[str, Gain]) -> float:
+    return max((gain.mean for gain in steps.values()), default=-np.inf)
 
 
 def _summaries(found: np.ndarray) -> tuple[np.ndarray, list[Gain]]:
@@ -89,22 +128,26 @@ def capped(gain: Gain, test_error: float | None) -> Gain:
     return Gain(mean, low, high, gain.models, gain.mean > test_error)
 
 
-def edge_of_neighbours(reference: Reference, frame: pd.DataFrame, model: joint.JointModel | None = None) -> list[str]:
-    """Return, for rows whose cause is `none`, how many of the models like them have no wider network or no more data.
+def edge_of_neighbours(
+    reference: Reference, frame: pd.DataFrame, model: joint.JointModel | None = None
+) -> list[Edge | None]:
+    """Return, for rows whose cause is `none`, how many of the models like them had the most of something.
 
-    What lies beyond the largest values of the collection it cannot know, and a step that is not there gains nothing.
+    Of a wider network, say, or of more data: knobs of which a collection says whether more of them helps, not whether
+    less does. What lies beyond the largest values of the collection it cannot know, and a step that is not there gains
+    nothing. None where no model like them stands at such an end.
     """
     model = model or reference.joint_model()
+    knobs = [name for name in reference.knobs if KNOBS[name].up and not KNOBS[name].down]
     same, distance = _alike(reference, frame, NONE, model)
-    if len(same) < FEWEST:
-        return [""] * len(frame)
-    near = reference.models[["width", "data_fraction"]].iloc[same]
-    ends = (near == reference.rows[near.columns].max()).to_numpy()[_nearest(distance)]
-    words = ("its widest network", "all of its data")
-    out = []
-    for number, counts in zip(ends.sum(axis=1).max(axis=1), ends.sum(axis=1), strict=True):
-        said = [f"{count} had {what}" for count, what in zip(counts, words, strict=True) if count]
-        out.append(f"of the {ends.shape[1]} models like it {' and '.join(said)}" if number else "")
+    if len(same) < FEWEST or not knobs:
+        return [None] * len(frame)
+    near = reference.models[knobs].iloc[same]
+    ends = (near == reference.rows[knobs].max()).to_numpy()[_nearest(distance)]
+    out: list[Edge | None] = []
+    for counts in ends.sum(axis=1):
+        largest = {knob: int(count) for knob, count in zip(knobs, counts, strict=True) if count}
+        out.append(Edge(ends.shape[1], largest) if largest else None)
     return out
 
 
@@ -112,7 +155,7 @@ def _alike(
     reference: Reference, frame: pd.DataFrame, cause: str, model: joint.JointModel
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the places of the complete reference rows with this verdict, and squared distances (rows, those)."""
-    same = np.flatnonzero(reference_verdicts(reference, model) == list(CAUSE).index(cause))
+    same = np.flatnonzero(reference_verdicts(reference, model) == reference.causes.index(cause))
     features = joint.embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
     here = model.rows[same]
     return same, (features**2).sum(axis=1)[:, None] + (here**2).sum(axis=1)[None, :] - 2.0 * features @ here.T
@@ -124,31 +167,27 @@ def _nearest(distance: np.ndarray) -> np.ndarray:
     return np.argpartition(distance, number - 1, axis=1)[:, :number]
 
 
-def factor_gain(grid: Grid, direction: Direction, doublings: float | None) -> np.ndarray:
-    """Return the signed gain of a step of 2**doublings, or to the next value for None, in the shape of the grid.
+def factor_gain(grid: Grid, move: Move, doublings: float | None) -> np.ndarray:
+    """Return the signed gain of a step of 2**doublings, or to the next value for None, (rows,).
 
-    NaN where the grid has no value within half a doubling of that, or the configuration there is missing.
+    NaN where the grid has no value within half a first step of that, or the configuration there is missing.
     """
-    axis = AXES.index(direction.axis)
-    target, reached = _reach(grid.values[direction.axis], direction, doublings)
-    gained = grid.test_error - np.take(grid.test_error, target, axis=axis)
-    return np.where(np.expand_dims(reached, [i for i in range(3) if i != axis]), gained, np.nan)
+    return grid.step_gain(move, doublings, first_step(move.knob) / 2)
 
 
-def _reach(values: np.ndarray, direction: Direction, doublings: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each value of an axis the place that a step leads to, and whether there is such a step, (values,)."""
-    places = np.arange(len(values))
-    if doublings is None:
-        target = np.clip(places + direction.sign, 0, len(values) - 1)
-        return target, target != places
-    target = step_targets(values, direction, doublings)
-    moved = direction.sign * (np.log2(values[target]) - np.log2(values))
-    return target, (target != places) & (np.abs(moved - doublings) <= 0.5 + 1e-9)
+def typical_factor(reference: Reference, move: Move, step: str) -> float | None:
+    """Return the median factor of a step on the reference's grid, where x4 may be 2.7: what was gained is of that.
+
+    None where a factor means nothing: from off to on.
+    """
+    lines, doublings = reference.grid.lines[move.knob], steps_of(move.knob)[step]
+    factors = lines.factors(move.sign, doublings, first_step(move.knob) / 2)
+    return float(np.median(factors)) if len(factors) and KNOBS[move.knob].steps else None
 
 
-def at_complete_rows(reference: Reference, cube: np.ndarray) -> np.ndarray:
-    """Return a cube of the reference's grid at the rows that its models are fitted on."""
-    return reference.grid.at_rows(cube)[reference.complete]
+def at_complete_rows(reference: Reference, values: np.ndarray) -> np.ndarray:
+    """Return values of the rows of the reference's grid at those that its models are fitted on."""
+    return values[reference.complete]
 
 
 def reference_verdicts(reference: Reference, model: joint.JointModel) -> np.ndarray:

@@ -1,7 +1,8 @@
 """A user's table of metrics: names, units, standard errors, and what is missing, before it is diagnosed.
 
-**Units.** Errors are percentages here (`train_error`, `test_error`, `mode_connectivity`, `mode_connectivity_peak`), and
-people also store fractions. All error columns of one table have one unit, which is decided from them together:
+**Units.** Errors (`train_error`, `test_error`, `mode_connectivity`, `mode_connectivity_peak`, every measurement in
+percent) are percentages here, and people also store fractions. All error columns of one table have one unit, which is
+decided from them together:
 
 ====================================================  ==========
 any value, or standard error, beyond 1 in size        percent
@@ -15,7 +16,7 @@ anything else (0.4 is 0.4 % or 40 %)                  UserError that asks for un
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 
 import numpy as np
@@ -25,10 +26,18 @@ from mdtree_jax.causes import joint
 from mdtree_jax.checks import UserError, check_choice, nearest
 from mdtree_jax.collection.columns import ALIASES, COLUMN, canonical_name, canonicalize
 from mdtree_jax.diagnosis.cost import Training
+from mdtree_jax.diagnosis.facts import Fact, fact
+from mdtree_jax.registry.measurements import MEASUREMENTS, percent_complement
+from mdtree_jax.registry.views import ListView, MappingView
 
 UNITS = ("fraction", "percent")
-ERRORS = ("train_error", "test_error", "mode_connectivity", "mode_connectivity_peak")
-ACCURACIES = ("train_acc", "test_acc")
+ERRORS: Sequence[str] = ListView(
+    lambda: [m.name for m in MEASUREMENTS.values() if m.unit in ("%", "-%") and not m.is_derived], MEASUREMENTS
+)
+ACCURACIES: Sequence[str] = ListView(
+    lambda: [a for m in MEASUREMENTS.values() for a, turn in m.aliases.items() if turn is percent_complement],
+    MEASUREMENTS,
+)
 SUFFIXES = ("_se", "_standard_error")
 #: Two names of one metric may differ by rounding: this share of the value, or of 1.
 SAME = 0.01
@@ -36,11 +45,15 @@ SAME = 0.01
 _SEVERAL, _SURELY_PERCENT = 5, 5.0
 #: Columns that name the model of a row.
 NAMES = ("name", "model")
-_WITHOUT_LOGARITHM = {
-    "hessian_trace": "log_hessian_trace",
-    "hessian_max_eigenvalue": "log_hessian_max_eigenvalue",
-}
-_USED = {*joint.COLUMNS, "test_error", *_WITHOUT_LOGARITHM}
+#: Metric -> its logarithm, of those that a diagnosis looks at.
+_WITHOUT_LOGARITHM: Mapping[str, str] = MappingView(
+    lambda: {
+        m.logarithm_of: m.name for name in (*joint.COLUMNS, *joint.SHOWN) if (m := MEASUREMENTS[name]).logarithm_of
+    },
+    MEASUREMENTS,
+)
+#: Columns that a diagnosis looks at.
+_USED: Sequence[str] = ListView(lambda: [*joint.COLUMNS, *joint.SHOWN, "test_error", *_WITHOUT_LOGARITHM], MEASUREMENTS)
 #: What people write where nothing is known, beside what pandas takes for it.
 _EMPTY = {"", "-", "–", "?", "nan", "none", "null", "na", "n/a", "inf", "-inf"}
 
@@ -109,8 +122,8 @@ def detect_units(frame: pd.DataFrame) -> str:
     )
 
 
-def note_on_units(frame: pd.DataFrame) -> list[str]:
-    """Return a sentence on error columns that may be fractions among percentages, as a list, empty if there are none.
+def note_on_units(frame: pd.DataFrame) -> list[Fact]:
+    """Return a fact on error columns that may be fractions among percentages, as a list, empty if there are none.
 
     Args:
         frame: what `read_metrics` returned, of several rows; units were not said.
@@ -119,7 +132,7 @@ def note_on_units(frame: pd.DataFrame) -> list[str]:
     small = [c for c, value in largest.items() if 0 < value <= 1]
     if not small or max(largest.values()) <= _SURELY_PERCENT:
         return []
-    return [f"{', '.join(small)} of all models at most 1: read as percent, as the other errors are"]
+    return [fact("read_as_percent", metrics=small)]
 
 
 def standard_errors(frame: pd.DataFrame, column: str) -> np.ndarray:
@@ -154,7 +167,7 @@ def training_of(frame: pd.DataFrame, known: Training) -> list[Training]:
 def unused_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of a user's table that a diagnosis does not look at."""
     used = {*_USED, *(f.name for f in fields(Training)), "train_epochs", "num_samples"}
-    errors = {f"{name}{suffix}" for name in _USED - {"test_error"} for suffix in SUFFIXES}
+    errors = {f"{name}{suffix}" for name in {*_USED} - {"test_error"} for suffix in SUFFIXES}
     names = [str(c) for c in table.columns if str(c) not in NAMES]
     return [c for c in names if canonical_name(c) not in used and f"{_metric_of(c)}_se" not in errors]
 
@@ -183,7 +196,7 @@ def _logarithms(frame: pd.DataFrame) -> dict[str, pd.Series]:
     for name, logarithm in _WITHOUT_LOGARITHM.items():
         if name not in frame:
             continue
-        size = frame[name].abs() if name == "hessian_max_eigenvalue" else frame[name]
+        size = frame[name].abs() if MEASUREMENTS[logarithm].of_size else frame[name]
         positive = size.where(size > 0)
         own = {logarithm: np.log(positive)}
         if f"{name}_se" in frame:
@@ -235,7 +248,7 @@ def _one_name_each(frame: pd.DataFrame) -> pd.DataFrame:
 
     Raises `UserError` where the two say different things.
     """
-    twice = [c for c in frame.columns if canonical_name(c) != c and canonical_name(c) in {*frame.columns} & _USED]
+    twice = [c for c in frame.columns if canonical_name(c) != c and canonical_name(c) in {*frame.columns} & {*_USED}]
     for column in twice:
         name = canonical_name(column)
         own, other = frame[name], 100.0 - frame[column] if column in ACCURACIES else frame[column]
@@ -262,23 +275,17 @@ def _nothing_known(frame: pd.DataFrame) -> str:
 
 
 def _check_values(frame: pd.DataFrame) -> None:
-    bounds = {
-        "train_error": (0, 100),
-        "mode_connectivity_peak": (-100, 0),
-        "cka": (-1e-6, 1 + 1e-6),
-        "train_loss": (0, np.inf),
-        "test_error": (0, 100),
-    }
-    for name, (low, high) in bounds.items():
+    for name in _USED:
         if name not in frame:
             continue
-        values = frame[name].to_numpy(dtype=float)
-        bad = (values < low) | (values > high)
+        entry = MEASUREMENTS[name]
+        values, (low, high) = frame[name].to_numpy(dtype=float), entry.bounds
+        bad = (values < low - entry.tolerance) | (values > high + entry.tolerance)
         if bad.any():
             row = int(np.argmax(bad))
             raise UserError(
-                f"{name}={values[row]:g} in row {row + 1}; it lies in [{low:g}, {high:g}] ({COLUMN[name].unit}: "
-                f"{COLUMN[name].meaning})"
+                f"{name}={values[row]:g} in row {row + 1}; it lies in [{low:g}, {high:g}] ({entry.unit}: "
+                f"{entry.meaning})"
             )
     errors = [c for c in frame.columns if str(c).endswith("_se") and str(c).removesuffix("_se") in COLUMN]
     negative = [c for c in errors if (frame[c].to_numpy(dtype=float) < 0).any()]

@@ -22,22 +22,21 @@ from mdtree_jax.collection.columns import sources
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.diagnosis.metrics_table import standard_errors
 from mdtree_jax.diagnosis.reference import Reference
+from mdtree_jax.registry.measurements import bounds_of
 
 #: Draws for the standard errors, an even number; half of them mirrored.
 NODES = 16
 _ORDERS = 2**14
-#: Range of the metrics that have one.
-_RANGE = {"train_error": (0.0, 100.0), "train_loss": (0.0, np.inf), "mode_connectivity_peak": (-100.0, 0.0),
-          "cka": (0.0, 1.0)}  # fmt: skip
 
 
 class Chances(NamedTuple):
-    """Probabilities of rows, each (rows,) or (rows, 5).
+    """Probabilities of rows, each (rows,) or (rows, causes).
 
     Attributes:
-        causes: of each cause, (rows, 5), columns as `CAUSES`.
+        causes: of each cause, (rows, causes), columns as those of the reference.
         questions: task -> class -> probability: the mean of what the trees and the joint model of the rooms for
-            improvement give, which err on other models (`coverage.question_probabilities`).
+            improvement give, which err on other models (`joint.question_probabilities`); the trees alone where the
+            joint model knows no cause of one of the classes.
         trees: the same of the tree averages alone.
     """
 
@@ -60,17 +59,19 @@ def all_chances(reference: Reference, frame: pd.DataFrame, have: list[str]) -> C
     models = [reference.joint_model(have), reference.room_model(have)]
     steps, rooms = joint.gain_posteriors(models, frame)
     causes = joint.cause_probabilities(*steps)
-    room = {task: joint.task_probabilities(*rooms, TASKS[task]) for task in trees}
+    known = reference.causes
+    both = {task: joint.task_probabilities(*rooms, TASKS[task], known) for task in trees}
+    room = {task: chances for task, chances in both.items() if chances is not None}
     rows, drawn = draw_metrics(frame, models[0].columns)
     if len(rows):
         means = joint.gain_means(models, drawn)
         causes[rows] = _over_draws(joint.cause_probabilities, means[0], steps[1][rows])
         for task, chances in room.items():
-            judge = partial(joint.task_probabilities, task=TASKS[task])
+            judge = partial(joint.task_probabilities, task=TASKS[task], causes=known)
             chances[rows] = _over_draws(judge, means[1], rooms[1][rows])
     questions = {
         task: {
-            name: question_probabilities(classes[name], room[task][:, place])
+            name: question_probabilities(classes[name], room[task][:, place] if task in room else None)
             for place, name in enumerate(TASKS[task].classes)
         }
         for task, classes in trees.items()
@@ -115,8 +116,7 @@ def draw_metrics(frame: pd.DataFrame, columns) -> tuple[np.ndarray, pd.DataFrame
     values = frame[columns].to_numpy(dtype=float)[rows]
     drawn = values[:, None, :] + errors[rows][:, None, :] * _normal_points(len(columns))[None]
     for i, name in enumerate(columns):
-        if name in _RANGE:
-            drawn[:, :, i] = np.clip(drawn[:, :, i], *_RANGE[name])
+        drawn[:, :, i] = np.clip(drawn[:, :, i], *bounds_of(name))
     return rows, pd.DataFrame(drawn.reshape(-1, len(columns)), columns=columns)
 
 

@@ -26,15 +26,18 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.labels import CAUSES, LEAST_GAIN, causes_of, gains
+from mdtree_jax.causes.labels import LEAST_GAIN, causes_of, gains
 from mdtree_jax.checks import UserError, check_choice
-from mdtree_jax.collection.columns import sources
-from mdtree_jax.collection.grid import AXES, Grid, make_grid
+from mdtree_jax.collection.columns import COLUMN, sources
+from mdtree_jax.collection.grid import Grid, compute_labels, make_grid
 from mdtree_jax.collection.load import load_collection
-from mdtree_jax.collection.tasks import OPTIMAL, TASKS, task_rows
+from mdtree_jax.collection.moves import knobs_of_moves
+from mdtree_jax.collection.tasks import OPTIMAL, TASKS, Task, brought_labels, task_rows
 from mdtree_jax.files import write_text
+from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.trees.classifier import MDTreeClassifier
-from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT, STRUCTURES
+from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT
+from mdtree_jax.trees.structure import Structure
 
 _FORMAT = "mdtree_jax reference 1"
 _DIGITS = 5
@@ -89,10 +92,25 @@ class Reference:
         """The columns of `joint.COLUMNS` that the collection has."""
         return tuple(name for name in joint.COLUMNS if name in self.rows)
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The columns of `joint.SHOWN` that the collection has."""
+        return tuple(name for name in joint.SHOWN if name in self.rows)
+
     @cached_property
     def grid(self) -> Grid:
         """The grid of all rows."""
         return make_grid(self.rows, allow_missing=True)
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """The causes that the collection tells, `none` as the last."""
+        return self.grid.causes
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """The knobs that mend them, in the order of the causes."""
+        return knobs_of_moves(self.grid.moves)
 
     @cached_property
     def complete(self) -> np.ndarray:
@@ -124,38 +142,53 @@ class Reference:
     def tree(self, task: str, columns: Sequence[str] | None = None) -> MDTreeClassifier | None:
         """Return the fitted tree of a task that the given columns suffice for, None for all columns.
 
-        It is the published one, else the one that needs no second network, else another one of the task's, else None;
-        None too where the collection has one class only.
+        It is the shown one, else the one that needs no second network, else another one of the task's, else None;
+        None too where the collection has no label of the task, or one class only.
         """
-        have = [c for c in self.columns if columns is None or c in columns]
-        for structure in (STRUCTURES[task], ONE_CHECKPOINT[task], *MEMBERS[task][1:]):
-            if any(source not in have for name in structure.features for source in sources(name)):
+        have, question = [c for c in self.columns if columns is None or c in columns], TASKS[task]
+        shown, *companions = MEMBERS[task]
+        for structure in (shown, ONE_CHECKPOINT.get(task), *companions):
+            if structure is None or any(s not in have for name in structure.features for s in sources(name)):
                 continue
-            if structure.name not in self._trees:
-                tree, label = MDTreeClassifier(task, structure=structure), TASKS[task].label
-                classes = set(self.rows[label][self.complete]) - {OPTIMAL}
-                rows = task_rows(self.rows[self.complete], TASKS[task]) if classes else self.rows.iloc[:0]
-                usable = rows[label].nunique() == 2
-                self._trees[structure.name] = tree.fit(rows, rows[label]) if usable else None
-            return self._trees[structure.name]
+            key = (question, structure.name)
+            if key not in self._trees:
+                self._trees[key] = self._fitted(question, structure)
+            return self._trees[key]
         return None
+
+    def _fitted(self, question: Task, structure: Structure) -> MDTreeClassifier | None:
+        """Return a tree fitted on the rows that take part in a question; None where there are not two classes."""
+        labels = self._labels(question)
+        if labels is None or not set(labels[self.complete].dropna()) - {OPTIMAL}:
+            return None
+        rows = task_rows(self.rows.assign(**{question.label: labels})[self.complete], question)
+        if rows[question.label].nunique() != 2:
+            return None
+        return MDTreeClassifier(question.name, structure=structure).fit(rows, rows[question.label])
+
+    def _labels(self, question: Task) -> pd.Series | None:
+        """Return a question's label of every row; None where the collection has none."""
+        if question.label in self.rows:
+            return self.rows[question.label]
+        # A question may have been registered after the collection was loaded.
+        return compute_labels(self.grid)[question.label] if question.is_compared else None
 
     def summary(self) -> dict:
         """Return quantiles, two-dimensional bins, shares of the causes and mean gains, as plain values."""
         table = self.models[list(self.columns)]
-        gained = gains(self.grid, "step")[self.complete]
+        causes, gained = self.causes, gains(self.grid, "step")[self.complete]
         places = causes_of(gained)
-        shares = np.bincount(places, minlength=len(CAUSES)) / len(places)
+        shares = np.bincount(places, minlength=len(causes)) / len(places)
         by_cause = {
-            cause: {knob: _mean(gained[places == i, j]) for j, knob in enumerate(CAUSES[:-1])}
-            for i, cause in enumerate(CAUSES)
+            cause: {other: _mean(gained[places == i, j]) for j, other in enumerate(causes[:-1])}
+            for i, cause in enumerate(causes)
         }
         return {
             "quantile_levels": list(QUANTILES),
-            "quantiles": {c: [_round(v) for v in table[c].quantile(list(QUANTILES))] for c in self.columns},
-            "share_of_causes": {cause: _round(share) for cause, share in zip(CAUSES, shares, strict=True)},
+            "quantiles": {c: [rounded(v) for v in table[c].quantile(list(QUANTILES))] for c in self.columns},
+            "share_of_causes": {cause: rounded(share) for cause, share in zip(causes, shares, strict=True)},
             "mean_gain_of_a_doubling": by_cause,
-            "bins": [phase_bins(table, pair, places) for pair in PHASE_PAIRS if set(pair) <= set(self.columns)],
+            "bins": [phase_bins(table, pair, places, causes) for pair in PHASE_PAIRS if set(pair) <= set(self.columns)],
         }
 
     def to_dict(self) -> dict:
@@ -166,14 +199,15 @@ class Reference:
                 tree = self.tree(task, columns)
                 if tree is not None:
                     trees.setdefault(task, {})[kind] = _tree_dict(tree)
-        kept = [*AXES, "test_error", *self.columns]
+        brought = (name for name in brought_labels() if name in self.rows)
+        kept = [*self.grid.axes, "test_error", *self.columns, *self.shown, *brought]
         return {
             "format": _FORMAT,
             "provenance": self.provenance,
             "trees": trees,
             "least_gain_points": LEAST_GAIN,
             "summary": self.summary(),
-            "rows": {name: [_round(v) for v in self.rows[name]] for name in kept},
+            "rows": {name: [rounded(v) for v in self.rows[name]] for name in kept},
         }
 
     def save(self, path: str | os.PathLike) -> None:
@@ -197,7 +231,7 @@ class Reference:
             if not isinstance(data, dict) or data.get("format") != _FORMAT:
                 found = data.get("format") if isinstance(data, dict) else type(data).__name__
                 raise UserError(f"'{path}' is no reference: its format is {found!r}, not '{_FORMAT}'")
-            rows = pd.DataFrame(data["rows"]).astype(float)
+            rows = as_numbers(_known_columns(pd.DataFrame(data["rows"])))
             provenance = dict(data["provenance"])
             name = provenance["collection"]
         except UserError:
@@ -254,7 +288,7 @@ def get_reference(source: str | os.PathLike) -> Reference:
     return Reference.load(Path(source).expanduser())
 
 
-def phase_bins(table: pd.DataFrame, pair: tuple[str, str], places: np.ndarray) -> dict:
+def phase_bins(table: pd.DataFrame, pair: tuple[str, str], places: np.ndarray, causes: Sequence[str]) -> dict:
     """Return how many models, and how many of each cause, lie in the bins of two metrics.
 
     Edges are evenly spaced on the metric's scale in the joint model, from its 1 % to its 99 % quantile, shown in its
@@ -272,14 +306,14 @@ def phase_bins(table: pd.DataFrame, pair: tuple[str, str], places: np.ndarray) -
         place = np.clip(np.searchsorted(steps, scale(values), side="right") - 1, 0, _BINS - 1)
         # Back from the scale by interpolation between the values that there are: scales are monotonic.
         at = np.argsort(scale(ordered), kind="stable")
-        edges.append([_round(v) for v in np.interp(steps, scale(ordered)[at], ordered[at])])
+        edges.append([rounded(v) for v in np.interp(steps, scale(ordered)[at], ordered[at])])
         index.append(place)
-    counts = np.zeros((len(CAUSES), _BINS, _BINS), dtype=int)
+    counts = np.zeros((len(causes), _BINS, _BINS), dtype=int)
     np.add.at(counts, (places, index[0], index[1]), 1)
     return {
         "metrics": list(pair),
         "edges": edges,
-        "counts": {cause: counts[i].tolist() for i, cause in enumerate(CAUSES)},
+        "counts": {cause: counts[i].tolist() for i, cause in enumerate(causes)},
     }
 
 
@@ -288,7 +322,7 @@ def _tree_dict(tree: MDTreeClassifier) -> dict:
     return {
         "members": [member.name for member in tree.members_],
         "nodes": [
-            node._asdict() | {"threshold": _round(t), "interval_90": [_round(v) for v in interval]}
+            node._asdict() | {"threshold": rounded(t), "interval_90": [rounded(v) for v in interval]}
             for node, t, interval in zip(tree.structure_.nodes, tree.thresholds_, ends, strict=True)
         ],
     }
@@ -298,16 +332,31 @@ def _without_pairs(columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(c for c in columns if c not in joint.PAIR_COLUMNS)
 
 
-def _round(value: float) -> float | int | None:
-    """Return a number of `_DIGITS` significant digits, a whole one as int, None for what is not finite."""
+def rounded(value: float | str) -> float | int | str | None:
+    """Return a number of `_DIGITS` significant digits, a whole one as int, None for what is not finite; text stays."""
+    if isinstance(value, str):
+        return value
     if not np.isfinite(value):
         return None
-    rounded = float(f"{float(value):.{_DIGITS}g}")
-    return int(rounded) if rounded == int(rounded) else rounded
+    number = float(f"{float(value):.{_DIGITS}g}")
+    return int(number) if number == int(number) else number
+
+
+def _known_columns(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without the labels of questions that are not registered here."""
+    known = {*COLUMN, *KNOBS}
+    strangers = [c for c in rows if c not in known and rows[c].map(lambda value: isinstance(value, str)).any()]
+    return rows.drop(columns=strangers)
+
+
+def as_numbers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with its columns as float64, knobs without an order and labels as they are."""
+    text = {*brought_labels(), *(knob.name for knob in KNOBS.values() if not knob.has_order)}
+    return rows.astype({name: float for name in rows if name not in text})
 
 
 def _mean(values: np.ndarray) -> float | None:
-    return _round(values.mean()) if len(values) else None
+    return rounded(values.mean()) if len(values) else None
 
 
 def _compact_lists(text: str) -> str:

@@ -10,22 +10,15 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.evaluate import (
-    JOINT_TASKS,
-    Answers,
-    accuracy_at,
-    answer_all,
-    calibration_error,
-    halves,
-    make_joint_side,
-)
-from mdtree_jax.causes.labels import CAUSE, CAUSES
+from mdtree_jax.causes.evaluate import Answers, accuracy_at, answer_all, calibration_error, halves, make_joint_side
+from mdtree_jax.causes.labels import shared_causes
+from mdtree_jax.causes.methods import JOINT_TASKS, joint_method, trees_and_gains
 from mdtree_jax.checks import UserError
-from mdtree_jax.collection.grid import AXES, make_grid
+from mdtree_jax.collection.grid import cells_of, make_grid
 from mdtree_jax.collection.load import load_collection
-from mdtree_jax.collection.tasks import TASKS
-from mdtree_jax.diagnosis.gains import STEPS, best_step, expected_gain, factor_gain
-from mdtree_jax.diagnosis.reference import Reference, _round
+from mdtree_jax.collection.tasks import TASKS, brought_labels
+from mdtree_jax.diagnosis.gains import best_moves, best_step, factor_gain, steps_of
+from mdtree_jax.diagnosis.reference import Reference, as_numbers, rounded
 from mdtree_jax.provenance import code_version
 
 
@@ -34,8 +27,8 @@ def measured_accuracy(reference: Reference, test: pd.DataFrame | None) -> dict[s
 
     Args:
         reference: what answers; fitted on all of its rows.
-        test: another loaded collection; None takes half of the reference's own (data, width) cells and answers by a
-            second fit on the other half.
+        test: another loaded collection; None takes half of the reference's own cells and answers by a second fit on the
+            other half.
 
     `all` and `surest_80_percent` are percent right, the surest by the probability that a diagnosis shows;
     `calibration_error` is in points, `models` how many were asked. `joint` has more: `one_checkpoint`, the same without
@@ -44,17 +37,17 @@ def measured_accuracy(reference: Reference, test: pd.DataFrame | None) -> dict[s
     lie `inside` the stated interval. A task that cannot be measured is left out.
     """
     rows, out = reference.rows, {}
-    for task in (*TASKS, *JOINT_TASKS):
+    for task in (*TASKS.values(), *JOINT_TASKS.values()):
         try:
-            method = "trees_and_gains" if task in TASKS else "md_tree_joint"
-            out[task] = _worth(answer_all(task, rows, test, rivals=False)[method])
+            (answers,) = answer_all([trees_and_gains(), joint_method()], task, rows, test).values()
+            out[task.name] = _worth(answers)
         except UserError:  # a collection too small or of one class for this task
             continue
     if "joint" in out:
         single = [name for name in reference.columns if name not in joint.PAIR_COLUMNS]
         if joint.metrics_of(single) and len(single) < len(reference.columns):
-            found = answer_all("joint", rows, test, rivals=False, columns=single)
-            out["joint"]["one_checkpoint"] = _worth(found["md_tree_joint"])
+            (answers,) = answer_all([joint_method(single)], JOINT_TASKS["joint"], rows, test).values()
+            out["joint"]["one_checkpoint"] = _worth(answers)
         out["joint"] |= _of_first_causes(reference, test)
     where = "half of its own cells, by a fit on the other half" if test is None else test.attrs["name"]
     return {"test": where, "accuracy": out}
@@ -73,33 +66,37 @@ def _of_first_causes(reference: Reference, test: pd.DataFrame | None) -> dict[st
     """Return `by_cause` and `gains` of the joint answers."""
     collection = reference.rows if test is None else test
     columns = [name for name in reference.columns if name in collection]
-    asked = make_joint_side(collection, JOINT_TASKS["joint"], columns, allow_missing=True)
+    grid = make_grid(collection, allow_missing=True)
+    causes = shared_causes([reference.grid, grid])
+    asked = make_joint_side(collection, JOINT_TASKS["joint"].label, columns, allow_missing=True, causes=causes)
     if test is None:
         learned, asked = halves(asked)
-        part = Reference(reference.rows, reference.provenance)
-        cells = pd.MultiIndex.from_frame(learned.frame[["data_fraction", "width"]])
-        part.complete = reference.complete & pd.MultiIndex.from_frame(part.rows[["data_fraction", "width"]]).isin(cells)
+        part, cell = Reference(reference.rows, reference.provenance), cells_of(reference.rows)
+        # The halves keep the index of the rows.
+        part.complete = reference.complete & np.isin(cell, cell[learned.frame.index])
         reference = part
     model = reference.joint_model(columns)
-    first = joint.predict_joint(model, asked.frame).argmax(axis=1)
-    grid = make_grid(collection, allow_missing=True)
+    told = [reference.causes.index(cause) for cause in causes]
+    first = joint.predict_joint(model, asked.frame)[:, told].argmax(axis=1)
     by_cause, pairs = {}, []
-    for place, cause in enumerate(CAUSES):
+    for place, cause in enumerate(causes):
         rows = np.flatnonzero(first == place)
         if not len(rows):
             continue
         by_cause[cause] = {"answers": len(rows), "right": round(100 * float(np.mean(asked.y[rows] == place)), 1)}
-        direction = CAUSE[cause].direction
-        if direction is None:
-            continue
-        stated = expected_gain(reference, asked.frame.iloc[rows], cause, model)
+        moves, stated = best_moves(reference, asked.frame.iloc[rows], cause, model)
         places = asked.frame.index[rows]
-        found = {step: grid.at_rows(factor_gain(grid, direction, size))[places] for step, size in STEPS.items()}
+        found = {
+            (move, step): factor_gain(grid, move, size)[places]
+            for move in dict.fromkeys(moves)
+            if move in grid.moves
+            for step, size in steps_of(move.knob).items()
+        }
         # Not known where the grid has no such step.
         pairs += [
-            (steps[best], found[best][i])
-            for i, steps in enumerate(stated)
-            if steps and np.isfinite(found[best := best_step(steps)][i])
+            (steps[best], found[move, best][i])
+            for i, (move, steps) in enumerate(zip(moves, stated, strict=True))
+            if steps and move in grid.moves and np.isfinite(found[move, best := best_step(steps)][i])
         ]
     out: dict[str, Any] = {"by_cause": by_cause}
     if pairs:
@@ -123,9 +120,9 @@ def fit_reference(
     """Fit a reference on a collection and measure what its answers are worth.
 
     Args:
-        collection: what `load_collection` takes; needs metrics beside the grid of test errors.
-        test: another collection to measure accuracy on; None measures on half of the collection's own (data, width)
-            cells with a fit on the other half (the reference itself is fitted on all).
+        collection: what `load_collection` takes, over any knobs; needs metrics beside the grid of test errors.
+        test: another collection to measure accuracy on; None measures on half of the collection's own cells (all axes
+            but the knobs of temperature) with a fit on the other half (the reference itself is fitted on all).
         name: of the collection, in the provenance; None is where it came from.
         published_dir: a local folder with the published files.
         measure: False leaves the accuracy out.
@@ -140,8 +137,9 @@ def fit_reference(
             f"collection '{loaded.attrs['name']}' has none of the metrics that a diagnosis asks: "
             f"{', '.join(joint.METRICS)}"
         )
-    kept = loaded[[*AXES, "test_error", *columns]]
-    rows = load_collection(kept.apply(lambda c: c.map(_round)).astype(float), allow_missing=True)
+    beside = [name for name in (*joint.SHOWN, *brought_labels()) if name in loaded]
+    kept = loaded[[*loaded.attrs["axes"], "test_error", *columns, *beside]]
+    rows = load_collection(as_numbers(kept.apply(lambda c: c.map(rounded))), allow_missing=True)
     rows.attrs["name"] = name or loaded.attrs["name"]
     provenance = {
         "collection": rows.attrs["name"],

@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis import page
+from mdtree_jax.diagnosis.action import Action, Gain
 from mdtree_jax.diagnosis.cost import Cost
+from mdtree_jax.diagnosis.facts import Fact
 from mdtree_jax.diagnosis.reference import Reference, as_reference
+from mdtree_jax.diagnosis.words import causes, evidence, notes
 from mdtree_jax.diagnosis.words.answer import answer_text
 from mdtree_jax.trees.decision_path import EvidenceStep
-
-
-class Gain(NamedTuple):
-    """Signed gain in points of test accuracy: mean over `models` reference models, and an interval that is meant to
-    hold the gain of nine in ten models like them.
-
-    All three are cut at the model's test error where that is known; `cut` says that the mean was.
-    """
-
-    mean: float
-    low: float
-    high: float
-    models: int
-    cut: bool = False
-
-
-@dataclass(frozen=True)
-class Action:
-    """What to change.
-
-    `knob` is an axis of the collection (None: nothing), `direction` `up` or `down`, `how_far` a name of `STEPS` or
-    `direction_only` where the collection says nothing about the step or the model's settings are not known, `factor`
-    the typical factor of that step.
-    `rules` are what is not read off the collection: general experience, to be told as such. `is_tentative` says that
-    the diagnosis abstains, and this is what would help if its first guess is right.
-    """
-
-    knob: str | None
-    direction: str | None
-    how_far: str | None
-    factor: float | None
-    sentence: str
-    rules: tuple[str, ...]
-    is_tentative: bool
 
 
 @dataclass(frozen=True)
@@ -57,41 +26,43 @@ class Diagnosis:
 
     ===============  ====================================================================================
     answer           str, `cause`, or null where the diagnosis abstains (of `to_dict` only)
-    cause            str, the likeliest of `causes.CAUSES`
-    sentence         str, the cause in words
+    cause            str, the likeliest of those that the reference tells (`registry.causes`)
+    sentence         str, the cause in words (a property)
     probability      of `cause`, in [0, 1]
-    ranking          {cause: probability}, all five, the likeliest first; they sum to 1
-    abstains         bool: "I can't tell"; `cause` is then a first guess only
-    reason           str, why it abstains; empty if it does not
+    ranking          {cause: probability}, all of them, the likeliest first; they sum to 1
+    abstains         bool: "I can't tell"; `cause` is then a first guess only (a property)
+    reason           str, why it abstains, in words; empty if it does not (a property)
+    abstention       the same as data: {kind, ...}, a kind of `facts.REASONS` and its values; or null
     evidence         list of steps of the tree of the question behind the cause: {question, feature, unit,
                      value, standard_error, threshold, interval: [low, high], side: at_most | above,
                      distance_in_standard_errors, is_close, sentence}
     evidence_leads_to  the class of that question at which the path ends; empty without evidence
-    action           {knob: batch_size | width | data_fraction | null, direction: up | down | null,
-                     how_far: one | x2 | x4 | direction_only | null, factor, sentence,
-                     rules: [sentence], is_tentative}; what stands in rules is no evidence of the collection
+    action           {kind, knob: one of `knobs` | null, direction: up | down | null, how_far: one | x2 | x4 | … |
+                     direction_only | null, factor, sentence, rules: [sentence], is_tentative, grounds, best,
+                     setting, kept, alternative, knobs, edge}, as of `action.Action`; what stands in rules is no
+                     evidence of the collection
     expected_gain    {mean, low, high, models, cut} in points of test accuracy, signed, of the action; or null
     gains            {step: {mean, low, high, models, cut}}, of all steps that were compared
-    questions        {task: {class: probability}} of the published questions that could be asked: the mean of
-                     what the trees and the joint model say
+    questions        {task: {class: probability}} of the questions that could be asked: the mean of what the
+                     trees and the joint model say
     trees            the same of the trees alone
     position         {metric: share of the reference models at or below the value, in [0, 1]}
-    notes            [sentence]: what was missing, and what was done without it
+    notes            [sentence]: what was missing, and what was done without it (a property)
+    remarks          the same as data: [{kind, ...}], kinds of `facts.NOTES` and their values
     reference        str, the name of the reference's collection
     accuracy         {test, all, surest_80_percent, calibration_error, models, one_checkpoint, by_cause, gains}: what
                      answers with this reference were worth (`track_record.measured_accuracy`); empty if not measured
     test_error       of the model, percent, if it was given: no part of the answer, but no gain can be larger; or null
+    knobs            [knob], what the reference collection varies, and so what the causes are about
     metrics          {metric: value, metric_se: standard error}, what was looked at, in our units
     cost             of the diagnosis, of one retraining and of a grid search: keys as of `cost.Cost`; or null
     ===============  ====================================================================================
     """
 
     cause: str
-    sentence: str
     probability: float
     ranking: dict[str, float]
-    abstains: bool
-    reason: str
+    abstention: Fact | None
     evidence: list[EvidenceStep]
     action: Action
     expected_gain: Gain | None
@@ -100,12 +71,33 @@ class Diagnosis:
     questions: dict[str, dict[str, float]] = field(default_factory=dict)
     trees: dict[str, dict[str, float]] = field(default_factory=dict)
     position: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    remarks: tuple[Fact, ...] = ()
     reference: str = ""
     accuracy: dict[str, Any] = field(default_factory=dict)
+    knobs: tuple[str, ...] = ()
     test_error: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     cost: Cost | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The cause in words."""
+        return causes.cause_sentence(self.cause, self.knobs)
+
+    @property
+    def abstains(self) -> bool:
+        """Whether the diagnosis can't tell."""
+        return self.abstention is not None
+
+    @property
+    def reason(self) -> str:
+        """Why it abstains, in words; empty if it does not."""
+        return notes.sentence(self.abstention) if self.abstention else ""
+
+    @property
+    def notes(self) -> list[str]:
+        """What was missing, and what was done without it, in words."""
+        return [notes.sentence(remark) for remark in self.remarks]
 
     def report(
         self, path: str | os.PathLike, *, name: str = "", reference: Reference | str | os.PathLike | None = None
@@ -140,11 +132,20 @@ class Diagnosis:
 
     def to_dict(self) -> dict:
         """Return the diagnosis as plain values, keys as in the table of the class."""
-        data = {"answer": None if self.abstains else self.cause} | asdict(self)
-        data["cost"] = self.cost.to_dict() if self.cost else None
-        data["expected_gain"] = self.expected_gain._asdict() if self.expected_gain else None
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        said = {name: getattr(self, name) for name in ("sentence", "abstains", "reason", "notes")}
+        data = {"answer": None if self.abstains else self.cause} | own | said
+        data["abstention"] = self.abstention and self.abstention.to_dict()
+        data["evidence"] = [_step_dict(step) for step in self.evidence]
+        data["action"] = self.action.to_dict()
+        data["expected_gain"] = self.expected_gain and self.expected_gain._asdict()
         data["gains"] = {step: gain._asdict() for step, gain in self.gains.items()}
-        data["action"]["rules"] = list(self.action.rules)
-        for step in data["evidence"]:
-            step["interval"] = None if step["interval"] is None else list(step["interval"])
+        data["remarks"] = [remark.to_dict() for remark in self.remarks]
+        data["knobs"] = list(self.knobs)
+        data["cost"] = self.cost.to_dict() if self.cost else None
         return data
+
+
+def _step_dict(step: EvidenceStep) -> dict:
+    interval = None if step.interval is None else list(step.interval)
+    return asdict(step) | {"interval": interval, "sentence": evidence.sentence(step)}

@@ -6,8 +6,8 @@ of the rooms for improvement, which err on other models; within F it is right mo
 of task and kind of fold, not in all (sweeps/joint.md). Rivals are the trees alone, and a random forest on the joint
 model's metrics with its own probabilities.
 
-Intervals: percentile bootstrap over the (data, width) cells of the test side, because the batch sizes of one cell are
-alike; 1000 resamples, the training side fixed.
+Intervals: percentile bootstrap over the cells of the test side (all axes but the knobs of temperature), because the
+temperatures of one cell are alike; 1000 resamples, the training side fixed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,10 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from mdtree_jax.causes.evaluate import (
-    JOINT_TASKS,
-    accuracy_at,
-    answer_all,
-    bootstrap_interval,
-    calibration_error,
-)
+from mdtree_jax.causes.evaluate import accuracy_at, answer_all, bootstrap_interval, calibration_error
+from mdtree_jax.causes.methods import JOINT_TASKS
+from mdtree_jax.collection.tasks import TASKS, why_not_asked
+from mdtree_jax.experiments.methods import COVERAGE_METHODS, get_methods
 
 COVERAGES = (50, 60, 70, 80, 90, 100)
 COLUMNS = ["task", "method", "coverage", "n_test", "accuracy", "low", "high", "calibration_error"]
@@ -39,20 +36,24 @@ def coverage_table(
     """Return accuracy against coverage, all of `train` for training: one row a task, method and coverage.
 
     Args:
-        train, test: loaded collections; without a test side half of the (data, width) cells, drawn from seed 0, are it.
-        tasks: of `TASKS`, and `joint`, which reports both labels.
+        train, test: loaded collections; without a test side half of the cells, drawn from seed 0, are it.
+        tasks: of `TASKS`, and `joint`, which reports both labels; one that a collection has no label for is left out.
 
     Columns: accuracy with the ends of its 95 % interval and calibration error in percent, coverage in percent.
     """
-    rows = []
+    rows, methods = [], get_methods(COVERAGE_METHODS)
     for name in tasks:
-        labels = JOINT_TASKS if name == "joint" else (name,)
-        for label in labels:
-            for method, answers in answer_all(label, train, test, say).items():
+        sides = [train] if test is None else [train, test]
+        if name in TASKS and (why := next(filter(None, (why_not_asked(side, TASKS[name]) for side in sides)), "")):
+            say(f"task {name} is left out: {why}")
+            advance(1)
+            continue
+        for task in JOINT_TASKS.values() if name == "joint" else (TASKS[name],):
+            for method, answers in answer_all(methods, task, train, test, say).items():
                 error = calibration_error(answers)
                 for coverage in COVERAGES:
                     ends = bootstrap_interval(answers, coverage)
-                    key = (label, method, coverage, len(answers.right))
+                    key = (task.name, method, coverage, len(answers.right))
                     rows.append((*key, accuracy_at(answers, coverage), *ends, error))
         advance(1)
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -1,85 +1,29 @@
-"""Transfer of the joint question: train on a sample of one collection, tell the five causes apart on another.
+"""Transfer of the joint question: train on a sample of one collection, tell the causes apart on another.
 
 The experiments are those of the published questions (`mdtree_jax.experiments.runner`) with the joint answer: k
-random (data, width) cells, the k smallest data fractions, the widths up to k. Both labels of
+random cells, the k smallest data fractions, the widths up to k. Both labels of
 `mdtree_jax.causes.labels` are reported, `step` as task `joint`, `room` as task `joint_room`. Labels come from the
 whole grid, also where a sample trains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.tree import DecisionTreeClassifier
 
-from mdtree_jax.causes import joint
-from mdtree_jax.causes.evaluate import JOINT_TASKS, JointSide, forest, make_joint_side
+from mdtree_jax.causes.evaluate import causes_told, joint_sample, make_joint_side
 from mdtree_jax.causes.labels import CAUSES
-from mdtree_jax.checks import UserError, check_choice
-from mdtree_jax.collection.columns import feature_values, missing_columns, missing_message, sources
-from mdtree_jax.experiments.methods import VALIDATION
+from mdtree_jax.causes.methods import JOINT_TASKS, JointTask, Method, Sample, usable_methods
+from mdtree_jax.collection.columns import sources
 from mdtree_jax.experiments.runner import JOINT_EXPERIMENTS, KEY, Experiment, Setup, choose_sizes
 from mdtree_jax.experiments.sampling import SAMPLINGS
 from mdtree_jax.parallel import ordered_map
 
 #: Sample sizes of `joint_dataset`: a forest is slow, and between them the curves are smooth.
 _CELLS = (1, 2, 4, 8, 16, 24, 48, 96, 130)
-
-
-class JointMethod(NamedTuple):
-    """One method: `predict(sample, sample_gains, y, test, seed)` gives the places of the causes of the test rows."""
-
-    name: str
-    label: str
-    features: tuple[str, ...]
-    predict: Callable[[pd.DataFrame, np.ndarray, np.ndarray, pd.DataFrame, int], np.ndarray]
-    seeded: bool = True
-
-
-def _joint(sample, gained, y, test, seed):
-    return joint.predict_joint(joint.fit_joint(sample, gained), test).argmax(axis=1)
-
-
-def _majority(sample, gained, y, test, seed):
-    return np.full(len(test), np.bincount(y).argmax())
-
-
-def _sklearn(name: str, label: str, features: tuple[str, ...], make: Callable) -> JointMethod:
-    def predict(sample, gained, y, test, seed):
-        model = make(random_state=seed).fit(feature_values(sample, features), y)
-        return model.predict(feature_values(test, features))
-
-    return JointMethod(name, label, features, predict)
-
-
-def _tree(random_state: int) -> DecisionTreeClassifier:
-    return DecisionTreeClassifier(criterion="gini", max_depth=4, random_state=random_state)
-
-
-JOINT_METHODS = {
-    method.name: method
-    for method in (
-        JointMethod("md_tree_joint", "MD tree joint", joint.METRICS, _joint, seeded=False),
-        _sklearn("forest", "random forest, same features", joint.METRICS, forest),
-        _sklearn("validation", "validation", VALIDATION, _tree),
-        _sklearn("validation_forest", "random forest on validation", VALIDATION, forest),
-        _sklearn("hyperparameter", "hyperparameters", ("log_num_samples", "log_num_parameters"), _tree),
-        JointMethod("majority", "majority class", (), _majority, seeded=False),
-    )
-}
-
-
-def get_joint_methods(names: Sequence[str] | None) -> list[JointMethod]:
-    """Return the methods of those names, all of them for None.
-
-    Raises:
-        UserError: no such method; the message lists them.
-    """
-    return [JOINT_METHODS[check_choice("method of task joint", name, JOINT_METHODS)] for name in names or JOINT_METHODS]
 
 
 def joint_experiments_of(mode: str, tasks: Sequence[str]) -> list[Experiment]:
@@ -90,19 +34,20 @@ def joint_experiments_of(mode: str, tasks: Sequence[str]) -> list[Experiment]:
 
 @dataclass
 class JointRunner(Setup):
-    """Runs the joint experiments; `methods` are `JointMethod`s, `test` None means the cells that were not sampled."""
+    """Runs the joint experiments; `test` None means the cells that were not sampled."""
 
     def run(self, experiments: Sequence[Experiment]) -> pd.DataFrame:
         """Return the table `results` of the experiments; accuracy in percent."""
         rows = []
-        methods = self._usable()
+        methods = usable_methods(self.collections, JOINT_TASKS["joint"], self.methods, self.say)
+        causes = causes_told(self.collections, self.say, allow_missing=self.allow_missing)
         for experiment in experiments:
-            sides = [
-                make_joint_side(
-                    frame, JOINT_TASKS[experiment.task], self._columns(methods), allow_missing=self.allow_missing
-                )
-                for frame in self.collections
-            ]
+            if why := self.why_not(SAMPLINGS[experiment.sampling]):
+                self.say(f"{experiment.name} is left out: {why}")
+                self.advance(1)
+                continue
+            task = JOINT_TASKS[experiment.task]
+            sides = [self._side(frame, task, methods, causes) for frame in self.collections]
             pieces = self._pieces(experiment, sides)
 
             def work(piece, sides=sides, experiment=experiment):
@@ -113,23 +58,13 @@ class JointRunner(Setup):
                 self.advance(1 / len(pieces))
         return pd.DataFrame(rows, columns=[*KEY, "n_train", "n_test", "accuracy"])
 
-    def _usable(self) -> list[JointMethod]:
-        usable = []
-        for method in self.methods:
-            lacking = [(f, lack) for f in self.collections if (lack := missing_columns(f, method.features))]
-            if lacking:
-                self.say(f"task joint goes without {method.name}: {missing_message(*lacking[0])}")
-            else:
-                usable.append(method)
-        if not usable:
-            raise UserError("no method is left for task 'joint': the collection lacks the columns of all of them")
-        return usable
+    def _side(self, frame: pd.DataFrame, task: JointTask, methods: Sequence[Method], causes: Sequence[str]) -> Sample:
+        """Return the rows of a collection on which every method's columns are finite and every gain is known."""
+        columns = list(dict.fromkeys(source for m in methods for name in m.features(task) for source in sources(name)))
+        side = make_joint_side(frame, task.label, columns, allow_missing=self.allow_missing, causes=causes)
+        return joint_sample(side, task, causes)
 
-    @staticmethod
-    def _columns(methods: Sequence[JointMethod]) -> list[str]:
-        return list(dict.fromkeys(source for m in methods for name in m.features for source in sources(name)))
-
-    def _pieces(self, experiment: Experiment, sides: Sequence[JointSide]) -> list[tuple[int, Sequence[int]]]:
+    def _pieces(self, experiment: Experiment, sides: Sequence[Sample]) -> list[tuple[int, Sequence[int]]]:
         """Return (k, seeds) of every piece of work; without randomness in the sample its seeds stay together."""
         sampling, frame = SAMPLINGS[experiment.sampling], sides[0].frame
         wanted = self.k
@@ -144,21 +79,21 @@ class JointRunner(Setup):
         train, rows, memory = sides[0], [], {}
         for seed in seeds:
             mask = SAMPLINGS[experiment.sampling].mask(train.frame, k, seed)
-            test = sides[1] if len(sides) > 1 else JointSide(*(part[~mask] for part in train))
-            if not mask.any() or not len(test.y):
+            test = sides[1] if len(sides) > 1 else train[~mask]
+            if not mask.any() or not len(test):
                 continue
             for method in methods:
-                if method.seeded or method.name not in memory:
-                    sample = JointSide(*(part[mask] for part in train))
-                    memory[method.name] = method.predict(*sample, test.frame, seed)
+                # A sample that is drawn has one seed a piece, so that nothing is reused across samples.
+                if method.is_seeded(train.task) or method.name not in memory:
+                    memory[method.name] = method.fit(train[mask], seed).predict(test)
                 accuracy = 100.0 * float(np.mean(memory[method.name] == test.y))
                 key = (experiment.name, experiment.task, method.name, k, seed)
-                rows.append((*key, int(mask.sum()), len(test.y), accuracy))
+                rows.append((*key, int(mask.sum()), len(test), accuracy))
         return rows
 
 
-def confusion(y: np.ndarray, predicted: np.ndarray) -> pd.DataFrame:
+def confusion(y: np.ndarray, predicted: np.ndarray, causes: Sequence[str] = CAUSES) -> pd.DataFrame:
     """Return how often each cause (rows) got each answer (columns)."""
-    table = np.zeros((len(CAUSES), len(CAUSES)), dtype=int)
+    table = np.zeros((len(causes), len(causes)), dtype=int)
     np.add.at(table, (y, predicted), 1)
-    return pd.DataFrame(table, index=CAUSES, columns=CAUSES)
+    return pd.DataFrame(table, index=list(causes), columns=list(causes))

@@ -1,160 +1,233 @@
-"""The methods that the experiments compare: diagnostic trees and the baselines beside them.
+"""The methods that the experiments compare, in one table: diagnostic trees, the joint model, and baselines beside them.
 
-A method is a function `(task, X_train, y_train, X_test, seed) -> (y_predicted, thresholds)`; X are the columns that
-`Method.features(task)` names, y places among `task.classes`. `thresholds` is None where a method has none of ours.
+All have the form of `mdtree_jax.causes.methods.Method`; a method of your own is an entry more::
+
+    METHOD_TABLE.register(Method("mine", "my method", features, fit))
+
+and takes part where `methods=[mine]` names it. What each kind of experiment compares by default are lists of names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import sklearn
 from sklearn.tree import DecisionTreeClassifier
 
+from mdtree_jax.causes import joint
+from mdtree_jax.causes.methods import (
+    AnyTask,
+    Fitted,
+    Method,
+    Sample,
+    asks_causes,
+    asks_two,
+    joint_method,
+    trees_and_gains,
+)
 from mdtree_jax.checks import check_choice
 from mdtree_jax.collection.tasks import Task
+from mdtree_jax.registry.table import Table
 from mdtree_jax.trees import fit as engine
 from mdtree_jax.trees import robust
-from mdtree_jax.trees.questions import MEMBERS, OPTIMIZER_SIMILARITY, RELATIVE_MEMBERS, STRUCTURES
+from mdtree_jax.trees.questions import MEMBERS, RELATIVE_MEMBERS, SIMILARITY
 from mdtree_jax.trees.structure import Structure
 
 VALIDATION = ("train_error", "train_loss", "test_loss", "test_error")
 LANDSCAPE = ("train_error", "mode_connectivity_peak", "cka", "log_hessian_trace")
-#: The order of columns decides ties of the baselines (facts: section 5).
-HYPERPARAMETER = {
-    "optimizer": ("log_num_samples", "log_num_parameters"),
-    "size": ("log_num_samples",),
-    "data": ("log_num_parameters",),
-}
-
-Predict = Callable[[Task, np.ndarray, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray | None]]
+_NUM_TREES = 100
 
 
-class Method(NamedTuple):
-    """One method: `label` is its name for people, `tasks` where it is defined, `seeded` whether the seed matters.
+def _free_tree(name: str, label: str, features: Callable[[Any], tuple[str, ...]], **options) -> Method:
+    """Return a free scikit-learn tree, as published: Gini, depth at most 4, the run's seed.
 
-    `structure(task)` is the tree whose thresholds it returns; `adapt(has)` is the method without the parts whose
-    features are not there, for a method that can do with less.
+    The order of the features decides its ties.
     """
 
-    name: str
-    label: str
-    features: Callable[[Task], tuple[str, ...]]
-    predict: Predict
-    seeded: Callable[[Task], bool] = lambda task: False
-    tasks: tuple[str, ...] = ("optimizer", "size", "data")
-    structure: Callable[[Task], Structure] | None = None
-    adapt: Callable[[Callable[[str], bool]], Method] | None = None
+    def fit(sample: Sample, seed: int) -> Fitted:
+        names = features(sample.task)
+        tree = DecisionTreeClassifier(criterion="gini", max_depth=4, random_state=seed)
+        # float32 is what scikit-learn trees work in; converting here skips its input checks.
+        with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):
+            tree.fit(sample.features[names].astype(np.float32), sample.y.astype(float)[:, None], check_input=False)
 
+        def predict(other: Sample) -> np.ndarray:
+            with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):
+                return tree.predict(other.features[names].astype(np.float32), check_input=False).astype(int)
 
-def _decision_tree(task, X_train, y_train, X_test, seed):
-    """A free scikit-learn tree, as published: Gini, depth at most 4, the run's seed."""
-    tree = DecisionTreeClassifier(criterion="gini", max_depth=4, random_state=seed)
-    # float32 is what scikit-learn trees work in; converting here skips its input checks.
-    with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):
-        tree.fit(X_train.astype(np.float32), y_train.astype(float)[:, None], check_input=False)
-        return tree.predict(X_test.astype(np.float32), check_input=False).astype(int), None
+        return Fitted(predict)
 
-
-def _majority(task, X_train, y_train, X_test, seed):
-    return np.full(len(X_test), np.bincount(y_train, minlength=2).argmax()), None
-
-
-def _baseline(name: str, label: str, features: Callable[[Task], tuple[str, ...]]) -> Method:
     # With one column there is no order of columns for the seed to shuffle.
-    return Method(name, label, features, _decision_tree, seeded=lambda task: len(features(task)) > 1)
+    return Method(name, label, features, fit, is_seeded=lambda task: len(features(task)) > 1, **options)
 
 
-def _diagnostic_tree(name: str, label: str, fit: Callable, structure: Callable[[Task], Structure], **options) -> Method:
-    def predict(task, X_train, y_train, X_test, seed):
-        tree = structure(task)
-        # The structure's classes may stand in another order than the task's.
-        place = np.array([task.classes.index(name) for name in tree.classes])
-        thresholds = fit(tree, X_train, np.argsort(place)[y_train])
-        fitted = None if fit is _initial else thresholds
-        return place[engine.predict_classes(tree, thresholds, X_test)], fitted
+def _forest(name: str, label: str, features: tuple[str, ...], **options) -> Method:
+    """Return a random forest as scikit-learn sets it up."""
 
-    return Method(name, label, lambda task: structure(task).features, predict, structure=structure, **options)
+    def fit(sample: Sample, seed: int) -> Fitted:
+        from sklearn.ensemble import RandomForestClassifier  # slow to import, and few runs need it
+
+        model = RandomForestClassifier(_NUM_TREES, random_state=seed).fit(sample.features[features], sample.y)
+
+        def chances(other: Sample) -> np.ndarray:
+            out = np.zeros((len(other), len(other.task.classes)))
+            out[:, model.classes_] = model.predict_proba(other.features[features])
+            return out
+
+        return Fitted(lambda other: model.predict(other.features[features]), chances)
+
+    def adapt(has: Callable[[str], bool]) -> Method:
+        return _forest(name, label, tuple(filter(has, features)) or features, **options)
+
+    return Method(name, label, lambda task: features, fit, is_seeded=lambda task: True, adapt=adapt, **options)
+
+
+def _fit_majority(sample: Sample, seed: int) -> Fitted:
+    commonest = np.bincount(sample.y, minlength=2).argmax()
+    return Fitted(lambda other: np.full(len(other), commonest))
+
+
+def _named(structure: Structure, thresholds: np.ndarray) -> tuple[tuple[str, float], ...]:
+    return tuple((node.feature, float(t)) for node, t in zip(structure.nodes, thresholds.tolist(), strict=True))
+
+
+def _diagnostic_tree(
+    name: str,
+    label: str,
+    find: Callable[[Structure, np.ndarray, np.ndarray], np.ndarray] | None,
+    structure: Callable[[Any], Structure],
+    answers: Callable[[AnyTask], bool] = asks_two,
+) -> Method:
+    """Return a diagnostic tree whose thresholds `find` chooses; None keeps the initial ones."""
+
+    def fit(sample: Sample, seed: int) -> Fitted:
+        tree = structure(sample.task)
+        X, place = sample.features[tree.features], _places(sample.task, tree)
+        thresholds = tree.initial if find is None else find(tree, X, np.argsort(place)[sample.y])
+
+        def predict(other: Sample) -> np.ndarray:
+            return place[engine.predict_classes(tree, thresholds, other.features[tree.features])]
+
+        return Fitted(predict, thresholds=() if find is None else _named(tree, thresholds))
+
+    return Method(name, label, lambda task: structure(task).features, fit, answers)
+
+
+def _places(task: AnyTask, tree: Structure) -> np.ndarray:
+    """Return the place of each class of a tree among the task's, whose order may be another."""
+    return np.array([task.classes.index(name) for name in tree.classes])
 
 
 def robust_method(
-    members: Callable[[Task], list[Structure]],
+    members: Callable[[Any], Sequence[Structure]],
     options: robust.Options = robust.DEFAULT,
     name: str = "md_tree_robust",
     label: str = "MD tree (robust fit)",
-    tasks: tuple[str, ...] = tuple(MEMBERS),
+    answers: Callable[[AnyTask], bool] = asks_two,
 ) -> Method:
     """Return the average over threshold settings and member trees; its thresholds are the medians of the first."""
 
-    def features(task):
+    def features(task: Task) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for tree in members(task) for name in tree.features))
 
-    def predict(task, X_train, y_train, X_test, seed):
-        trees, names = members(task), features(task)
-        columns = [[names.index(name) for name in tree.features] for tree in trees]
-        place = np.array([task.classes.index(name) for name in trees[0].classes])
-        trained = robust.fit_members(trees, [X_train[:, c] for c in columns], np.argsort(place)[y_train], options)
-        fit = robust.RobustFit(trained, robust.EXPONENT)  # the exponent changes probabilities, never the verdict
-        votes = robust.predict_proba(fit, [X_test[:, c] for c in columns])
-        return place[votes.argmax(axis=1)], robust.threshold_intervals(fit.members[0])[:, 0]
+    def values(trees: Sequence[Structure], sample: Sample) -> list[np.ndarray]:
+        return [sample.features[tree.features] for tree in trees]
 
-    def adapt(has):
-        def there(task):
+    def fit(sample: Sample, seed: int) -> Fitted:
+        trees, place = members(sample.task), _places(sample.task, members(sample.task)[0])
+        X, y = values(trees, sample), np.argsort(place)[sample.y]
+        trained = robust.fit_members(trees, X, y, options)
+        quick = robust.RobustFit(trained, robust.EXPONENT)  # the exponent changes probabilities, never the verdict
+
+        def predict(other: Sample) -> np.ndarray:
+            return place[robust.predict_proba(quick, values(trees, other)).argmax(axis=1)]
+
+        def chances(other: Sample) -> np.ndarray:
+            fitted = robust.with_exponent(trained, X, y, options)
+            return robust.predict_proba(fitted, values(trees, other))[:, np.argsort(place)]
+
+        return Fitted(predict, chances, _named(trees[0], robust.threshold_intervals(trained[0])[:, 0]))
+
+    def adapt(has: Callable[[str], bool]) -> Method:
+        def there(task: Task) -> list[Structure]:
             first, *companions = members(task)
             return [first, *(tree for tree in companions if all(map(has, tree.features)))]
 
-        return robust_method(there, options, name, label, tasks)
+        return robust_method(there, options, name, label, answers)
 
-    return Method(name, label, features, predict, tasks=tasks, structure=lambda task: members(task)[0], adapt=adapt)
-
-
-def _published_structure(task: Task) -> Structure:
-    return STRUCTURES[task.name]
+    return Method(name, label, features, fit, answers, adapt=adapt)
 
 
-def _initial(structure: Structure, X: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return structure.initial
+def _shown(task: Task) -> Structure:
+    return MEMBERS[task.name][0]
 
 
-METHODS = {
-    method.name: method
-    for method in (
-        _baseline("hyperparameter", "hyperparameters", lambda task: HYPERPARAMETER[task.name]),
-        _baseline("validation", "validation", lambda task: VALIDATION),
-        _baseline(
+METHOD_TABLE: Table[Method] = Table(
+    "method",
+    [
+        _free_tree("hyperparameter", "hyperparameters", lambda task: task.hyperparameters),
+        _free_tree("validation", "validation", lambda task: VALIDATION),
+        _free_tree(
             "hyperparameter_validation",
             "hyperparameters + validation",
-            lambda task: HYPERPARAMETER[task.name] + VALIDATION,
+            lambda task: task.hyperparameters + VALIDATION,
         ),
-        _baseline("landscape", "free tree on landscape", lambda task: LANDSCAPE),
-        _diagnostic_tree("md_tree", "MD tree (published fit)", engine.fit_published, _published_structure),
-        _diagnostic_tree("md_tree_exact", "MD tree (exact fit)", engine.fit_exact, _published_structure),
+        _free_tree("landscape", "free tree on landscape", lambda task: LANDSCAPE),
+        _diagnostic_tree("md_tree", "MD tree (published fit)", engine.fit_published, _shown),
+        _diagnostic_tree("md_tree_exact", "MD tree (exact fit)", engine.fit_exact, _shown),
         _diagnostic_tree(
             "md_tree_similarity",
             "MD tree with similarity",
             engine.fit_published,
-            lambda task: OPTIMIZER_SIMILARITY,
-            tasks=("optimizer",),
+            lambda task: SIMILARITY[task.name],
+            lambda task: task.name in SIMILARITY,
         ),
-        robust_method(lambda task: list(MEMBERS[task.name])),
+        robust_method(lambda task: MEMBERS[task.name]),
         robust_method(
-            lambda task: list(RELATIVE_MEMBERS[task.name]),
+            lambda task: RELATIVE_MEMBERS[task.name],
             name="md_tree_relative",
             label="MD tree, sharpness relative to the loss",
-            tasks=tuple(RELATIVE_MEMBERS),
+            answers=lambda task: task.name in RELATIVE_MEMBERS,
         ),
-        Method("majority", "majority class", lambda task: (), _majority),
-        _diagnostic_tree("initial_thresholds", "initial thresholds", _initial, _published_structure),
-    )
-}
+        Method("majority", "majority class", lambda task: (), _fit_majority),
+        _diagnostic_tree("initial_thresholds", "initial thresholds", None, _shown),
+        joint_method(),
+        trees_and_gains(),
+        _forest("forest", "random forest, same features", tuple(joint.METRICS)),
+        _forest("validation_forest", "random forest on validation", VALIDATION),
+    ],
+)
+
+_QUESTION_NAMES = (
+    "hyperparameter", "validation", "hyperparameter_validation", "landscape", "md_tree", "md_tree_exact",
+    "md_tree_similarity", "md_tree_robust", "md_tree_relative", "majority", "initial_thresholds",
+)  # fmt: skip
+_JOINT_NAMES = ("md_tree_joint", "forest", "validation", "validation_forest", "hyperparameter", "majority")
+
+#: What the experiments of the questions compare by default, and those of the joint question.
+METHODS = {name: METHOD_TABLE[name] for name in _QUESTION_NAMES}
+JOINT_METHODS = {name: METHOD_TABLE[name] for name in _JOINT_NAMES}
+#: What `mode=one_step` compares, beside the references `random` and `oracle`.
+ONE_STEP_METHODS = ("hyperparameter", "validation", "md_tree", "md_tree_exact", "md_tree_robust")
+#: What `mode=coverage` compares: the answer of a diagnosis, the trees alone, and a forest.
+COVERAGE_METHODS = ("trees_and_gains", "md_tree_joint", "md_tree_robust", "forest")
 
 
-def get_methods(names: list[str] | None) -> list[Method]:
-    """Return the methods of those names, all of them for None.
+def get_methods(names: Sequence[str] | None, tasks: Sequence[AnyTask] = ()) -> list[Method]:
+    """Return the methods of those names; for None those that are compared by default.
+
+    Args:
+        names: of methods.
+        tasks: what is asked; methods that answer none of it are unknown here. None asked are the questions.
 
     Raises:
         UserError: no such method; the message lists them.
     """
-    return [METHODS[check_choice("method", name, METHODS)] for name in (names or METHODS)]
+    defaults = (JOINT_METHODS if asks_causes(task) else METHODS for task in tasks)
+    known = {name: method for part in (defaults if tasks else (METHODS,)) for name, method in part.items()}
+    if names is None:
+        return list(known.values())
+    more = {m.name: m for m in METHOD_TABLE.values() if not tasks or any(map(m.answers, tasks))}
+    return [METHOD_TABLE[check_choice("method", name, known | more)] for name in names]

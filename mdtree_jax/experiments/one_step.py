@@ -1,8 +1,7 @@
-"""What taking the advice would gain: one step on the grid in the diagnosed direction (facts: section 5, appendix A)."""
+"""What taking the advice would gain: one step on the grid in the diagnosed direction (Zhou et al., appendix A)."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,88 +9,70 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from mdtree_jax.causes.methods import Fitted, Method, Sample, usable_methods
 from mdtree_jax.checks import UserError
-from mdtree_jax.collection.grid import (
-    AXES,
-    BATCH_DOWN,
-    BATCH_UP,
-    WIDER,
-    Direction,
-    Grid,
-    best_in_direction,
-    make_grid,
-    room_for_improvement,
-)
-from mdtree_jax.collection.tasks import OPTIMAL, TASKS, Task
-from mdtree_jax.experiments.methods import Method
+from mdtree_jax.collection.grid import Grid, make_grid, room_for_improvement
+from mdtree_jax.collection.moves import Move
+from mdtree_jax.collection.tasks import OPTIMAL, TASKS, _collection
+from mdtree_jax.experiments.methods import ONE_STEP_METHODS
 from mdtree_jax.experiments.runner import (
     THRESHOLD_COLUMNS,
     Setup,
-    Side,
     check_two_classes,
     finite_rows,
     make_side,
     threshold_rows,
-    usable_methods,
 )
 from mdtree_jax.experiments.sampling import SAMPLINGS
 from mdtree_jax.parallel import ordered_map
 
 STEPS = ("one", "random", "optimal")
-#: Methods that `mode=one_step` compares, beside the references `random` and `oracle`.
-ONE_STEP_METHODS = ("hyperparameter", "validation", "md_tree", "md_tree_exact", "md_tree_robust")
 
 
 class Setting(NamedTuple):
-    """One task of the experiment: the tasks whose advice it needs, its sampling with k, and the oracle's directions."""
+    """One task of the experiment: the tasks whose advice it needs, its sampling with k, and the oracle's causes.
+
+    Against each cause one move is made: that of the first knob that the collection varies (the batch size, where it
+    varies both that and the learning rate).
+    """
 
     task: str
     asks: tuple[str, ...]
     sampling: str
     k: int
-    directions: tuple[Direction, ...]
-    random: tuple[float, ...]  # probability of each direction under random advice
+    causes: tuple[str, ...]
+    random: tuple[float, ...]  # probability of each move under random advice
 
 
+_LOW, _HIGH = "temperature_too_low", "temperature_too_high"
 SETTINGS = (
-    Setting("optimizer", ("optimizer",), "random", 8, (BATCH_DOWN, BATCH_UP), (0.5, 0.5)),
+    Setting("optimizer", ("optimizer",), "random", 8, (_LOW, _HIGH), (0.5, 0.5)),
     # A coin between width and batch, then a coin between the two ways of the batch.
-    Setting("size", ("size", "optimizer"), "random_data", 1, (BATCH_DOWN, BATCH_UP, WIDER), (0.25, 0.25, 0.5)),
+    Setting("size", ("size", "optimizer"), "random_data", 1, (_LOW, _HIGH, "model_too_small"), (0.25, 0.25, 0.5)),
 )
 
 
-def step_gains(grid: Grid, direction: Direction) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return, for each step, (gain clipped at 0, gain) in points of test accuracy, in the shape of the grid.
+def step_gains(grid: Grid, move: Move) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return, for each step, (gain clipped at 0, gain) in points of test accuracy, both (rows,).
 
     Steps: `one` is the adjacent grid value; `random` the mean over all values in the direction (the expectation of a
     uniform draw); `optimal` the best of them, the point itself excluded. At the edge of the grid the gain is 0; it is
     NaN where every configuration that the step could reach is missing. Clipping is value by value, before any mean.
     """
-    axis = AXES.index(direction.axis)
-    errors = np.moveaxis(grid.test_error, axis, 0)
-    errors = errors if direction.sign > 0 else errors[::-1]
-    best = np.moveaxis(best_in_direction(grid, direction, exclude_self=True), axis, 0)
-    best = best if direction.sign > 0 else best[::-1]
-    one, one_clipped = np.zeros_like(errors), np.zeros_like(errors)
-    mean, mean_clipped = np.zeros_like(errors), np.zeros_like(errors)
-    optimal = errors - best
-    optimal[-1] = 0.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a mean over missing cells only is NaN, as stated
-        for i in range(len(errors) - 1):
-            gains = errors[i] - errors[i + 1 :]
-            one[i], one_clipped[i] = gains[0], np.maximum(gains[0], 0)
-            mean[i], mean_clipped[i] = np.nanmean(gains, axis=0), np.nanmean(np.maximum(gains, 0), axis=0)
-    clipped = (one_clipped, mean_clipped, np.maximum(optimal, 0))
-
-    def back(cube):
-        return np.moveaxis(cube if direction.sign > 0 else cube[::-1], 0, axis)
-
-    return {s: (back(c), back(u)) for s, c, u in zip(STEPS, clipped, (one, mean, optimal), strict=True)}
+    one, optimal = grid.step_gain(move, None), grid.test_error - grid.best_ahead(move)
+    total, total_clipped, count = (np.zeros(len(one)) for _ in range(3))
+    for target in grid.lines[move.knob].each_ahead(move.sign):
+        gain = np.where(target >= 0, grid.gain(target), 0.0)
+        total, total_clipped, count = total + gain, total_clipped + np.maximum(gain, 0), count + (target >= 0)
+    count[count == 0] = np.nan
+    means = (total_clipped / count, total / count)
+    pairs = zip(STEPS, ((np.maximum(one, 0), one), means, (np.maximum(optimal, 0), optimal)), strict=True)
+    edge = grid.edge(move)
+    return {step: (np.where(edge, 0.0, clipped), np.where(edge, 0.0, gain)) for step, (clipped, gain) in pairs}
 
 
 def advice_to_direction(advice: dict[str, np.ndarray]) -> np.ndarray:
-    """Return each row's direction as a place in (BATCH_DOWN, BATCH_UP, WIDER), (rows,).
+    """Return each row's direction as a place in (hotter, colder, wider), the causes of a `Setting`, (rows,).
 
     `advice` maps a task to its verdicts as places among the task's classes; where task `size` says temperature, task
     `optimizer` says which way.
@@ -129,8 +110,10 @@ class OneStepRunner(Setup):
 
     def _run(self, setting: Setting) -> tuple[list, list, list]:
         """Return rows of gains, rows of thresholds and notes of one task."""
-        rows, thresholds, notes = [], [], []
+        rows, thresholds, notes, where = [], [], [], f"one_step_{setting.task}"
         tasks = [TASKS[name] for name in setting.asks]
+        if why := self.why_not(SAMPLINGS[setting.sampling], tasks):
+            return [], [], [f"{where} is left out: {why}"]
         frames = [_clear_rows(frame, tasks) for frame in self.collections]
         methods = self.methods
         for task in tasks:
@@ -140,12 +123,14 @@ class OneStepRunner(Setup):
         for task in tasks:
             check_two_classes(frames[0], task)
         sides = {
-            task.name: [make_side(frame, task, methods, s) for frame, s in zip(frames, self.sources, strict=True)]
+            task.name: [
+                make_side(frame, task, methods, source, whole)
+                for frame, source, whole in zip(frames, self.sources, self.collections, strict=True)
+            ]
             for task in tasks
         }
         table = GainTable(setting, self.collections[-1], frames[-1], allow_missing=self.allow_missing)
         sampling = SAMPLINGS[setting.sampling]
-        where = f"one_step_{setting.task}"
         most = sampling.limits(frames[0])[1] - (self.test is None)  # without a test side something must be left
         k = min(setting.k, most)
         if k < 1:
@@ -164,25 +149,27 @@ class OneStepRunner(Setup):
             for method in methods:
                 advice = {}
                 for task in tasks:
-                    advice[task.name], fitted = _advise(method, task, sides[task.name], sampled, tested, seed)
-                    thresholds += threshold_rows((where, task.name, method.name, k, seed), method, task, fitted)
-                advised[method.name] = np.eye(len(setting.directions))[advice_to_direction(advice)]
+                    advice[task.name], fitted = _advise(method, sides[task.name], sampled, tested, seed)
+                    thresholds += threshold_rows((where, task.name, method.name, k, seed), fitted)
+                advised[method.name] = np.eye(len(setting.causes))[advice_to_direction(advice)]
             for name, weights in advised.items():
                 for step, *gains in table.mean_gains(weights, tested):
                     rows.append((setting.task, name, step, seed, *gains))
         return rows, thresholds, notes
 
 
-def _advise(method: Method, task: Task, sides: Sequence[Side], sampled: np.ndarray, tested: np.ndarray, seed: int):
-    """Return the verdicts on the tested rows, as places among the task's classes, and the thresholds."""
-    names = method.features(task)
-    X, y = sides[0].features[names][sampled], sides[0].y[sampled]
-    return method.predict(task, X, y, sides[-1].features[names][tested], seed)
+def _advise(
+    method: Method, sides: Sequence[Sample], sampled: np.ndarray, tested: np.ndarray, seed: int
+) -> tuple[np.ndarray, Fitted]:
+    """Return the verdicts on the tested rows, as places among the task's classes, and what was fitted."""
+    fitted = method.fit(sides[0][sampled], seed)
+    return fitted.predict(sides[-1][tested]), fitted
 
 
 def _clear_rows(frame: pd.DataFrame, tasks) -> pd.DataFrame:
     """Return the rows that are 'optimal' in none of the tasks."""
-    keep = np.logical_and.reduce([(frame[task.label] != OPTIMAL).to_numpy() for task in tasks])
+    labels = [frame[task.label] for task in tasks]
+    keep = np.logical_and.reduce([(label.notna() & (label != OPTIMAL)).to_numpy() for label in labels])
     if not keep.any():
         raise UserError(f"collection '{frame.attrs.get('name')}': every row is 'optimal' in task {tasks[0].name}")
     return frame[keep]
@@ -195,11 +182,15 @@ class GainTable:
         grid = make_grid(collection, allow_missing=allow_missing)
         here = collection.index.isin(rows.index)  # a loaded collection's index is unique
         self.setting = setting
-        self.room = np.stack([grid.at_rows(room_for_improvement(grid, d))[here] for d in setting.directions], axis=1)
-        cubes = [step_gains(grid, direction) for direction in setting.directions]
+        moves = [move for cause in setting.causes for move in grid.moves_against(cause)[:1]]
+        if len(moves) < len(setting.causes):
+            raise UserError(
+                f"one_step_{setting.task}: {_collection(collection)} has no axis for {', '.join(setting.causes)} each"
+            )
+        self.room = np.stack([room_for_improvement(grid, move)[here] for move in moves], axis=1)
+        gains = [step_gains(grid, move) for move in moves]
         self.gains = {
-            step: [np.stack([grid.at_rows(cube[step][i])[here] for cube in cubes], axis=1) for i in (0, 1)]
-            for step in STEPS
+            step: [np.stack([gain[step][i][here] for gain in gains], axis=1) for i in (0, 1)] for step in STEPS
         }
         # The same rows for every method and the references, whichever way they advise.
         self.is_complete = np.all([np.isfinite(g).all(axis=1) for pair in self.gains.values() for g in pair], axis=0)

@@ -1,4 +1,4 @@
-"""The transfer experiments: train on a sample of one collection, test on another (facts: section 5)."""
+"""The transfer experiments: train on a sample of one collection, test on another (docs/explanation/experiments.md)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from mdtree_jax.causes.labels import gains
+from mdtree_jax.causes.methods import Fitted, Gains, Method, Sample, usable_methods
 from mdtree_jax.checks import UserError
-from mdtree_jax.collection.columns import feature_values, finite_rows_of, missing_columns, missing_message
+from mdtree_jax.collection.columns import finite_rows_of
+from mdtree_jax.collection.grid import make_grid
 from mdtree_jax.collection.ranks import at_ranks_of
-from mdtree_jax.collection.tasks import TASKS, Task, _collection, task_rows
-from mdtree_jax.experiments.methods import Method
+from mdtree_jax.collection.tasks import TASKS, Task, _collection, default_tasks, task_rows, why_not_asked
 from mdtree_jax.experiments.sampling import SAMPLINGS, Sampling
 from mdtree_jax.parallel import ordered_map
 
@@ -24,7 +26,7 @@ THRESHOLD_COLUMNS = [*KEY, "node", "feature", "threshold"]
 
 
 class Experiment(NamedTuple):
-    """One experiment: a task and a way to sample; `figure` is where the paper shows it."""
+    """One experiment: a task and a way to sample; `figure` is where the paper shows it, '' where it does not."""
 
     name: str
     mode: str
@@ -57,13 +59,30 @@ JOINT_EXPERIMENTS = {
         Experiment("joint_room_scale_width", "scale", "joint_room", "width_limit", "the largest room for improvement"),
     )
 }
-ALL_EXPERIMENTS = EXPERIMENTS | JOINT_EXPERIMENTS
 MODES = ("dataset", "scale", "one_step", "all", "coverage")
 
 
 def experiments_of(mode: str, tasks: Sequence[str] | None = None) -> list[Experiment]:
-    """Return the accuracy experiments of a mode, none for `one_step`, of the named tasks, None for all."""
-    return [e for e in EXPERIMENTS.values() if mode in (e.mode, "all") and e.task in (tasks or TASKS)]
+    """Return the accuracy experiments of a mode, none for `one_step`, of the named tasks; None are the paper's."""
+    known = _experiments_of_questions().values()
+    return [e for e in known if mode in (e.mode, "all") and e.task in (tasks or default_tasks())]
+
+
+def get_experiment(name: str) -> Experiment:
+    """Return the experiment of that name, one of the joint question too; raises `KeyError`."""
+    return (_experiments_of_questions() | JOINT_EXPERIMENTS)[name]
+
+
+def _experiments_of_questions() -> dict[str, Experiment]:
+    """Return those of the paper, and for a question that is not of the paper one a kind of sample."""
+    samplings = {"dataset": "random", "scale_data": "data_limit", "scale_width": "width_limit"}
+    more = [
+        Experiment(f"{task.name}_{kind}", kind.partition("_")[0], task.name, sampling, "")
+        for task in TASKS.values()
+        if not task.is_published
+        for kind, sampling in samplings.items()
+    ]
+    return EXPERIMENTS | {experiment.name: experiment for experiment in more}
 
 
 def finite_rows(frame: pd.DataFrame, task: Task, methods: Sequence[Method], say: Callable[[str], None]) -> pd.DataFrame:
@@ -88,62 +107,33 @@ def check_two_classes(frame: pd.DataFrame, task: Task) -> None:
         )
 
 
-class Side(NamedTuple):
-    """The rows of one side of an experiment as arrays: `features[names]` (rows, features), `y` (rows,)."""
+def make_side(
+    frame: pd.DataFrame,
+    task: Task,
+    methods: Sequence[Method],
+    source: pd.DataFrame | None = None,
+    whole: pd.DataFrame | None = None,
+) -> Sample:
+    """Return one side of an experiment, with the features that the methods ask for made already.
 
-    frame: pd.DataFrame
-    y: np.ndarray
-    features: dict[tuple[str, ...], np.ndarray]
-
-
-def make_side(frame: pd.DataFrame, task: Task, methods: Sequence[Method], source: pd.DataFrame | None = None) -> Side:
-    """Return one side of an experiment with the columns that the methods ask for.
-
-    `source` is the collection that the metrics are read from, where they are on another scale than in `frame`.
+    `source` is the collection that the metrics are read from, where they are on another scale than in `frame`; `whole`
+    the collection whose grid gives the gains of its rows, for methods that learn from them.
     """
-    rows = frame if source is None else source.loc[frame.index]
-    y = np.array([task.classes.index(label) for label in frame[task.label]])
-    wanted = {method.features(task) for method in methods}
-    return Side(frame, y, {names: feature_values(rows, names) for names in wanted})
 
+    def known(whole: pd.DataFrame) -> Gains:
+        grid = make_grid(whole, allow_missing=True)
+        return Gains(frame, gains(grid, "room")[whole.index.get_indexer(frame.index)], grid.causes)
 
-def usable_methods(
-    frames: Sequence[pd.DataFrame], task: Task, methods: Sequence[Method], say: Callable[[str], None]
-) -> list[Method]:
-    """Return the methods whose columns are there, naming those that are skipped through `say`.
-
-    Raises:
-        UserError: none is left.
-    """
-    usable, skipped = [], {}
+    rows = None if source is None else source.loc[frame.index]
+    side = Sample.of(frame, task, source=rows, gains=None if whole is None else functools.partial(known, whole))
     for method in methods:
-        if task.name not in method.tasks:
-            continue
-        if method.adapt:
-            whole = method
-            method = method.adapt(lambda name: not any(missing_columns(frame, [name]) for frame in frames))
-            absent = sorted(set(whole.features(task)) - set(method.features(task)))
-            if absent:
-                say(f"method {method.name} in task {task.name} goes without the trees that ask {', '.join(absent)}")
-        lacking = [(f, lack) for f in frames if (lack := missing_columns(f, method.features(task)))]
-        if lacking:
-            frame, names = lacking[0]
-            skipped.setdefault(missing_message(frame, names), []).append(method.name)
-        else:
-            usable.append(method)
-    for reason, names in skipped.items():
-        say(f"task {task.name} goes without {', '.join(names)}: {reason}")
-    if not usable and skipped:
-        raise UserError(f"no method is left for task '{task.name}': {next(iter(skipped))}")
-    return usable
+        side.features[method.features(task)]
+    return side
 
 
-def threshold_rows(key: tuple, method: Method, task: Task, thresholds: np.ndarray | None) -> list[tuple]:
+def threshold_rows(key: tuple, fitted: Fitted) -> list[tuple]:
     """Return a fitted tree's thresholds as rows of the table `thresholds`, none for a method without any."""
-    if thresholds is None:
-        return []
-    nodes = method.structure(task).nodes
-    return [(*key, i, nodes[i].feature, value) for i, value in enumerate(thresholds.tolist())]
+    return [(*key, place, *threshold) for place, threshold in enumerate(fitted.thresholds)]
 
 
 @dataclass
@@ -178,13 +168,18 @@ class Setup:
         """The train collection and, if there is one, the test collection."""
         return [self.train] if self.test is None else [self.train, self.test]
 
+    def why_not(self, sampling: Sampling, tasks: Sequence[Task] = ()) -> str:
+        """Return why an experiment, its sampling and its tasks, means nothing on these collections, '' if it does."""
+        reasons = [why_not_asked(frame, task) for task in tasks for frame in self.collections]
+        return next(filter(None, [*reasons, sampling.why_not(self.train)]), "")
+
 
 @dataclass
 class Runner(Setup):
     """Runs the accuracy experiments and remembers what is deterministic."""
 
     def run(self, experiments: Sequence[Experiment]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the tables `results` and `thresholds` of the experiments, one row each as documented in the README."""
+        """Return the tables `results` and `thresholds` of the experiments, columns as in docs/how-to/transfer.md."""
         pieces = [(e, seeds) for e in experiments for seeds in self._split_seeds(SAMPLINGS[e.sampling])]
         pieces.sort(key=lambda piece: SAMPLINGS[piece[0].sampling].random)  # the large pieces first
         results, thresholds, notes = [], [], {}
@@ -196,9 +191,10 @@ class Runner(Setup):
         for note in notes:
             self.say(note)
         columns = [*KEY, "n_train", "n_test", "accuracy"]
-        tables = pd.DataFrame(results, columns=columns), pd.DataFrame(thresholds, columns=THRESHOLD_COLUMNS)
+        table = pd.DataFrame(results, columns=columns)
+        found = pd.DataFrame(thresholds, columns=THRESHOLD_COLUMNS)
         order = {"experiment": [e.name for e in experiments], "seed": list(self.seeds)}
-        return tuple(_sorted(table, order) for table in tables)
+        return _sorted(table, order), _sorted(found, order)
 
     def _split_seeds(self, sampling: Sampling) -> list[Sequence[int]]:
         """Return the seeds in pieces of work; a sampling without randomness is kept whole, to be worked out once."""
@@ -211,15 +207,18 @@ class Runner(Setup):
         experiment, seeds = piece
         results, thresholds, notes = [], [], []
         task, sampling = TASKS[experiment.task], SAMPLINGS[experiment.sampling]
+        if why := self.why_not(sampling, [task]):
+            return [], [], [f"{experiment.name} is left out: {why}"]
         frames = [task_rows(frame, task) for frame in self.collections]
-        if task.min_width and (smallest := frames[0]["width"].min()) < task.min_width:
+        if task.min_width and "width" in frames[0] and (smallest := frames[0]["width"].min()) < task.min_width:
             notes.append(
                 f"{experiment.name}: no width is {task.min_width} or more; the widths from {smallest:g} are used"
             )
         methods = usable_methods(frames, task, self.methods, notes.append)
         frames = [finite_rows(frame, task, methods, notes.append) for frame in frames]
         check_two_classes(frames[0], task)
-        sides = [make_side(frame, task, methods, source) for frame, source in zip(frames, self.sources, strict=True)]
+        around = zip(frames, self.sources, self.collections, strict=True)
+        sides = [make_side(frame, task, methods, source, whole) for frame, source, whole in around]
         memory: dict = {}
         for k in choose_sizes(frames[0], sampling, self.k, experiment.name, notes.append):
             for seed in seeds:
@@ -229,17 +228,17 @@ class Runner(Setup):
                     notes.append(f"{experiment.name}: k={k} samples {what}; it is left out")
                     continue
                 for method in methods:
-                    n_test, accuracy, fitted = self._outcome(method, task, sides, mask, seed, memory)
+                    n_test, accuracy, fitted = self._outcome(method, sides, mask, seed, memory)
                     key = (experiment.name, task.name, method.name, k, seed)
                     results.append((*key, int(mask.sum()), n_test, accuracy))
-                    thresholds += threshold_rows(key, method, task, fitted)
+                    thresholds += threshold_rows(key, fitted)
         return results, thresholds, notes
 
-    def _outcome(self, method: Method, task: Task, sides: list[Side], mask: np.ndarray, seed: int, memory: dict):
+    def _outcome(self, method: Method, sides: list[Sample], mask: np.ndarray, seed: int, memory: dict):
         """Return what `evaluate` does, worked out once for the same sample and a seed that does not matter."""
-        key = (method.name, mask.tobytes(), seed if method.seeded(task) else None)
+        key = (method.name, mask.tobytes(), seed if method.is_seeded(sides[0].task) else None)
         if key not in memory:
-            memory[key] = evaluate(method, task, sides, mask, seed)
+            memory[key] = evaluate(method, sides, mask, seed)
         return memory[key]
 
 
@@ -250,17 +249,16 @@ def _sorted(table: pd.DataFrame, order: dict[str, list]) -> pd.DataFrame:
     return table.iloc[rows].reset_index(drop=True)
 
 
-def evaluate(method: Method, task: Task, sides: Sequence[Side], mask: np.ndarray, seed: int):
-    """Train a method on the sampled rows of the first side, test it on the second, or on the rows not sampled.
+def evaluate(method: Method, sides: Sequence[Sample], mask: np.ndarray, seed: int) -> tuple[int, float, Fitted]:
+    """Fit a method on the sampled rows of the first side, ask it about the second, or about the rows not sampled.
 
     Returns:
-        (n_test, accuracy in percent, thresholds or None).
+        (n_test, accuracy in percent, what was fitted).
     """
-    train, names = sides[0], method.features(task)
-    X, y = train.features[names], train.y
-    X_test, y_test = (sides[1].features[names], sides[1].y) if len(sides) > 1 else (X[~mask], y[~mask])
-    predicted, thresholds = method.predict(task, X[mask], y[mask], X_test, seed)
-    return len(y_test), 100.0 * float(np.mean(predicted == y_test)), thresholds
+    train = sides[0]
+    test = sides[1] if len(sides) > 1 else train[~mask]
+    fitted = method.fit(train[mask], seed)
+    return len(test), 100.0 * float(np.mean(fitted.predict(test) == test.y)), fitted
 
 
 def choose_sizes(

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mdtree_jax.causes.evaluate import JOINT_TASKS
+from mdtree_jax.causes.methods import JOINT_TASKS, AnyTask, Method
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.collection.ranks import SCALES
-from mdtree_jax.collection.tasks import TASKS
+from mdtree_jax.collection.tasks import TASKS, default_tasks
 from mdtree_jax.experiments.coverage import coverage_table
-from mdtree_jax.experiments.joint import JOINT_METHODS, JointMethod, JointRunner, joint_experiments_of
-from mdtree_jax.experiments.methods import METHODS, Method
+from mdtree_jax.experiments.joint import JointRunner, joint_experiments_of
+from mdtree_jax.experiments.methods import get_methods
 from mdtree_jax.experiments.one_step import ONE_STEP_METHODS, SETTINGS, OneStepRunner, one_step_methods
 from mdtree_jax.experiments.runner import MODES, PUBLISHED_SEEDS, Experiment, Runner, experiments_of
 from mdtree_jax.parallel import available_cores
@@ -28,7 +28,7 @@ class Suite(NamedTuple):
     methods: list[Method]
     one_step: list[Method]
     joint: list[Experiment]
-    joint_methods: list[JointMethod]
+    joint_methods: list[Method]
     coverage: list[str]
     notes: list[str]
 
@@ -39,7 +39,7 @@ class Suite(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What was measured, as documented in the README; empty where it was not asked for."""
+    """What was measured, columns as in docs/how-to/transfer.md; empty where it was not asked for."""
 
     results: pd.DataFrame
     one_step: pd.DataFrame
@@ -56,15 +56,15 @@ def choose_suite(mode: str, tasks: Sequence[str] | None, methods: Sequence[str] 
         UserError: an unknown task or method, or nothing is left.
     """
     known = [*TASKS, *JOINT_TASKS]
-    default = [*TASKS, "joint"] if mode == "coverage" else list(TASKS)
+    default = [*default_tasks(), "joint"] if mode == "coverage" else default_tasks()
     tasks = [check_choice("task", name, known) for name in tasks or default]
-    published = [name for name in tasks if name in TASKS]
-    registry = (METHODS if published else {}) | (JOINT_METHODS if len(published) < len(tasks) else {})
-    names = [check_choice("method", name, registry) for name in methods] if methods else None
-    ours = [METHODS[name] for name in names or METHODS if name in METHODS]
-    joint = [JOINT_METHODS[name] for name in names or JOINT_METHODS if name in JOINT_METHODS]
-    experiments = experiments_of(mode, published) if ours and published else []
-    one_step = one_step_methods(ours, published) if mode in ("one_step", "all") else []
+    questions = [TASKS[name] for name in tasks if name in TASKS]
+    joint_tasks = [JOINT_TASKS[name] for name in tasks if name in JOINT_TASKS]
+    get_methods(methods, [*questions, *joint_tasks])  # a name that none of the tasks knows is refused
+    ours, joint = (_answering(methods, asked) for asked in (questions, joint_tasks))
+    asked = [task.name for task in questions]
+    experiments = experiments_of(mode, asked) if ours else []
+    one_step = one_step_methods(ours, asked) if mode in ("one_step", "all") else []
     joint_experiments = joint_experiments_of(mode, tasks) if joint else []
     coverage = [name for name in tasks if name != "joint_room"] if mode == "coverage" else []
     suite = Suite(tasks, experiments, ours, one_step, joint_experiments, joint, coverage, [])
@@ -76,6 +76,14 @@ def choose_suite(mode: str, tasks: Sequence[str] | None, methods: Sequence[str] 
         note = f"one_step is left out: it has none of these tasks or methods ({', '.join(ONE_STEP_METHODS)})"
         suite.notes.append(note)
     return suite
+
+
+def _answering(names: Sequence[str] | None, tasks: Sequence[AnyTask]) -> list[Method]:
+    """Return the named methods that answer one of the tasks, None for the default; none without a task."""
+    if not tasks:
+        return []
+    methods = get_methods(names) if names else get_methods(None, tasks)
+    return [method for method in methods if any(map(method.answers, tasks))]
 
 
 def _nothing_to_run(mode: str, tasks: Sequence[str]) -> str:
@@ -119,14 +127,23 @@ def run_suite(suite: Suite, advance: Callable[[float], None], **setup) -> Tables
     """Run all of a suite; `setup` is what `mdtree_jax.experiments.runner.Setup` takes beside methods and advance.
 
     Raises:
-        UserError: a scale that does not exist, or ranks where there is no test collection, or for the joint question
-            and for coverage, which compare with the models of the train side as they are.
+        UserError: nothing can be run on these collections; a scale that does not exist, or ranks where there is no test
+            collection, or for the joint question and for coverage, which compare with the models of the train side as
+            they are.
     """
     if check_choice("scale", setup.get("scale", "raw"), SCALES) == "rank":
         if setup["test"] is None:
             raise UserError("scale=rank needs test=, another collection: one collection is on its own scale")
         if suite.joint or suite.coverage:
             raise UserError("scale=rank is for the tasks optimizer, size and data, not for joint or mode=coverage")
+    said: list[str] = []
+    say = setup["say"]
+
+    def remember(note: str) -> None:
+        said.append(note)
+        say(note)
+
+    setup["say"] = remember
     results, thresholds = Runner(methods=suite.methods, advance=advance, **setup).run(suite.experiments)
     one_step = OneStepRunner(methods=suite.one_step, advance=advance, **setup)
     gains, more = one_step.run(suite.tasks if suite.one_step else [])
@@ -134,4 +151,7 @@ def run_suite(suite: Suite, advance: Callable[[float], None], **setup) -> Tables
     rows = joint.run(suite.joint) if suite.joint else results.iloc[:0]
     results = pd.concat([part for part in (results, rows) if len(part)]) if len(rows) else results
     coverage = coverage_table(setup["train"], setup["test"], suite.coverage, advance=advance, say=setup["say"])
-    return Tables(results, gains, pd.concat([thresholds, more]), coverage)
+    tables = Tables(results, gains, pd.concat([thresholds, more]), coverage)
+    if said and not any(map(len, tables)):
+        raise UserError(f"nothing can be run: {'; '.join(dict.fromkeys(said))}")
+    return tables

@@ -21,7 +21,7 @@ def recompute_batch_stats(
     """Return BatchNorm statistics as the average over batches of each batch's mean and variance.
 
     Weights between two networks have no running averages of their own, and those of the ends do not fit: they are
-    made again before the weights are evaluated (Izmailov et al., 2018, section 3.2; Garipov et al., 2018, A.2).
+    recomputed before the weights are evaluated (Izmailov et al., 2018, section 3.2; Garipov et al., 2018, A.2).
 
     Any model will do whose running averages move by new = m * old + (1 - m) * batch in training mode. The momentum m
     of each leaf is found from two calls on the first batch, with old = 0 and with old = s, a number of the batch's

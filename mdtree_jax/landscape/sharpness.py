@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 from mdtree_jax.landscape.arguments import check_params, check_scalar
 from mdtree_jax.landscape.options import check_count, check_positive
@@ -34,14 +35,14 @@ class BallSharpness(NamedTuple):
         increase: max of loss(params + d) - loss(params) over the points visited, >= 0; NaN if the loss at the
             parameters is not finite.
         radius: of the ball, in units of the parameters.
-        num_gradients: gradients of the loss spent; int32.
+        num_gradients: gradients of the loss spent.
         is_finite: whether the increase is.
     """
 
-    increase: jax.Array
-    radius: jax.Array
-    num_gradients: jax.Array
-    is_finite: jax.Array
+    increase: Float[Array, ""]
+    radius: Float[Array, ""]
+    num_gradients: Int[Array, ""]
+    is_finite: Bool[Array, ""]
 
 
 def ball_sharpness(

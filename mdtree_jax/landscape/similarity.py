@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 from mdtree_jax.checks import UserError
 
@@ -36,24 +37,24 @@ class MixupDraws(NamedTuple):
     """The random part of `mixup`: image i is `weight[i] x[first[i]] + (1 - weight[i]) x[second[i]]`.
 
     Attributes:
-        first: rows of x, (num_images,) int32; every row once before any row comes again.
-        second: within each batch a permutation of its `first`, (num_images,) int32.
-        weight: one number in (0, 1) a batch, repeated for its images, (num_images,).
+        first: rows of x; every row once before any row comes again.
+        second: within each batch a permutation of its `first`.
+        weight: one number in (0, 1) a batch, repeated for its images.
     """
 
-    first: jax.Array
-    second: jax.Array
-    weight: jax.Array
+    first: Int[Array, " num_images"]
+    second: Int[Array, " num_images"]
+    weight: Float[Array, " num_images"]
 
 
 def mixup(
     key: jax.Array,
-    x: jax.Array,
+    x: Float[Array, "rows ..."],
     num_samples: int | jax.Array,
     num_images: int = 768,
     batch_size: int = 128,
     alpha: float = 16.0,
-) -> jax.Array:
+) -> Float[Array, "num_images ..."]:
     """Return mixed-up images: lambda x + (1 - lambda) x', one lambda ~ Beta(alpha, alpha) and permutation a batch.
 
     The inputs of the published similarity (Yang et al., 2021; mixup: Zhang et al., 2018). To be drawn once and given
@@ -62,14 +63,14 @@ def mixup(
 
     Args:
         key: of all randomness.
-        x: images, (rows, ...), floating point.
+        x: images.
         num_samples: 1 ... rows; may be traced.
         num_images: how many to return.
         batch_size: of a batch; the last one may be shorter.
         alpha: both parameters of the Beta distribution, more than 1/2; larger is closer to the even mixture.
 
     Returns:
-        (num_images, ...), the dtype of `x`.
+        The images, in the dtype of `x`.
 
     Raises:
         UserError: no images, `x` not of floating point, `num_samples` (where it is known) beyond the rows, a number
@@ -131,7 +132,10 @@ def _random_order(key: jax.Array, count: jax.Array, length: int) -> jax.Array:
     return lax.sort((rank, numbers), num_keys=1)[1]
 
 
-def linear_cka(features: jax.Array | Sequence[jax.Array], debiased: bool = False) -> jax.Array:
+def linear_cka(
+    features: Float[Array, "networks images ..."] | Sequence[Float[Array, "images ..."]],
+    debiased: bool = False,
+) -> Float[Array, "networks networks"]:
     """Return the linear centred kernel alignment of every pair of networks.
 
     CKA(X, Y) = HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)) (Kornblith et al., 2019) with X and Y centred over the images
@@ -147,12 +151,12 @@ def linear_cka(features: jax.Array | Sequence[jax.Array], debiased: bool = False
     table of this module.
 
     Args:
-        features: (networks, images, ...) of all networks for the same images; trailing axes are one. For the
-            published metric the softmax outputs on `mixup` images.
+        features: of all networks for the same images; trailing axes are one. For the published metric the softmax
+            outputs on `mixup` images.
         debiased: use the unbiased estimator.
 
     Returns:
-        (networks, networks), symmetric, 1 on the diagonal.
+        A symmetric matrix with 1 on the diagonal.
 
     Raises:
         UserError: fewer than two networks, fewer than two images (four if debiased), no features, shapes that differ,
@@ -201,14 +205,16 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
-def agreement(logits: jax.Array | Sequence[jax.Array]) -> jax.Array:
+def agreement(
+    logits: Float[Array, "networks images classes"] | Sequence[Float[Array, "images classes"]],
+) -> Float[Array, "networks networks"]:
     """Return the share of images for which two networks predict the same class, for every pair.
 
     Args:
-        logits: (networks, images, classes) of all networks for the same images; the first of equal logits counts.
+        logits: of all networks for the same images; the first of equal logits counts.
 
     Returns:
-        (networks, networks), symmetric, 1 on the diagonal.
+        A symmetric matrix with 1 on the diagonal.
 
     Raises:
         UserError: fewer than two networks, no images, no classes, shapes that differ, not of floating point.
@@ -221,7 +227,7 @@ def agreement(logits: jax.Array | Sequence[jax.Array]) -> jax.Array:
     return _keep_defined(share, jnp.isfinite(logits).all((1, 2)))
 
 
-def l2_distance(params_stack: Any) -> jax.Array:
+def l2_distance(params_stack: Any) -> Float[Array, "networks networks"]:
     """Return the Euclidean distance between the parameters of every pair of networks.
 
     Taken from differences, not from scalar products, so that close networks lose no digits; in memory there is one
@@ -231,7 +237,7 @@ def l2_distance(params_stack: Any) -> jax.Array:
         params_stack: pytree of arrays with the networks as first axis.
 
     Returns:
-        (networks, networks), symmetric, 0 on the diagonal, in the widest dtype of the parameters.
+        A symmetric matrix with 0 on the diagonal, in the widest dtype of the parameters.
 
     Raises:
         UserError: no parameters, first axes that differ, fewer than two networks, integer parameters.
@@ -260,7 +266,9 @@ def l2_distance(params_stack: Any) -> jax.Array:
     return _keep_defined(distance, jnp.stack([jnp.isfinite(leaf).all(1) for leaf in leaves]).all(0))
 
 
-def mean_over_pairs(matrix: jax.Array, is_finite: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def mean_over_pairs(
+    matrix: Float[Array, "k k"], is_finite: Bool[Array, " k"]
+) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, ""]]:
     """Return mean, standard error and number of the pairs of a symmetric matrix.
 
     Pairs that share a network are not independent, so the standard deviation over pairs would be too small. The
@@ -268,12 +276,12 @@ def mean_over_pairs(matrix: jax.Array, is_finite: jax.Array) -> tuple[jax.Array,
     without network i, its square is (M - 1) / M times the sum of (m_i - mean of m)^2.
 
     Args:
-        matrix: (k, k) of a measure of pairs; NaN on the diagonal where a network has no value.
-        is_finite: (k,), which networks count; those without a value do not count either.
+        matrix: of a measure of pairs; NaN on the diagonal where a network has no value.
+        is_finite: which networks count; those without a value do not count either.
 
     Returns:
         mean over the off-diagonal pairs of the networks that count, NaN for fewer than two; its standard error, NaN
-        for fewer than three; the number of pairs, int32.
+        for fewer than three; the number of pairs.
 
     Raises:
         UserError: a matrix that is not square, `is_finite` of another length.

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 from mdtree_jax.recipe.cohort import Cohort
 from mdtree_jax.recipe.measure_settings import MeasureSettings, chosen_pairs
-
-EXPECTED_TRACE_SHARE = 0.5  # of `trace_products`: most traces reach their relative error before the budget ends
+from mdtree_jax.registry.kernels import KERNELS, Work, stages
 
 
 class MeasureCost(NamedTuple):
@@ -32,35 +31,21 @@ class MeasureCost(NamedTuple):
         """Return how many steps of a curve take that many operations, at least one."""
         return max(1, round(self.settings.curve_steps * flops / self.curve_flops))
 
-    def flops(self, metric: str, num_samples: float, num_products: float | None = None) -> float:
+    def flops(self, kernel: str, num_samples: float, num_products: float | None = None) -> float:
         """Return the operations of one measurement; arguments as of `passes`."""
-        return self.passes(metric, num_samples, num_products) * self.forward_flops
+        return self.passes(kernel, num_samples, num_products) * self.forward_flops
 
-    def passes(self, metric: str, num_samples: float, num_products: float | None = None) -> float:
-        """Return one measurement of a group of metrics in forward passes of one image.
+    def passes(self, kernel: str, num_samples: float, num_products: float | None = None) -> float:
+        """Return one measurement in forward passes of one image.
 
         Args:
-            metric: a group of `METRICS`; of `barrier` one line, aligned or not.
+            kernel: the name of a record of `KERNELS`; of `barrier` one line, aligned or not.
             num_samples: size of the training subset.
             num_products: Hessian-vector products, where they are known.
         """
-        s = self.settings
-        if s.evaluation_images is not None:
-            num_samples = min(num_samples, s.evaluation_images)
-        if metric == "hessian":
-            if num_products is None:
-                num_products = EXPECTED_TRACE_SHARE * s.trace_products + 0.5 * s.eigenvalue_steps
-            passes = (3 + 6 * num_products) * s.hessian_images
-        elif metric == "sharpness":
-            passes = (3 * s.ball_steps + 2) * s.hessian_images
-        elif metric == "similarity":
-            passes = s.similarity_images
-        elif metric == "barrier":
-            passes = s.barrier_points * 2 * num_samples
-        else:
-            points = s.curve_points * (2 * num_samples + self.num_test)
-            passes = 3 * s.curve_steps * s.curve_batch_size + points
-        return float(passes)
+        if self.settings.evaluation_images is not None:
+            num_samples = min(num_samples, self.settings.evaluation_images)
+        return KERNELS[kernel].forward_passes(self.settings, Work(num_samples, self.num_test, num_products))
 
     def cohort_passes(self, cohort: Cohort) -> float:
         """Return the forward passes to measure all networks and pairs of a cohort, if none diverged."""
@@ -70,7 +55,7 @@ class MeasureCost(NamedTuple):
             counts.setdefault(member.index, []).append(member.num_samples)
         for networks in counts.values():
             num_pairs = len(chosen_pairs([True] * len(networks), s.pairs))
-            for metric in s.metrics:
-                of_pairs = {"barrier": 2 * num_pairs, "connectivity": num_pairs}  # the line is measured aligned as well
-                total += of_pairs.get(metric, len(networks)) * self.passes(metric, networks[0])
+            for kernel in stages(s.metrics):
+                number = num_pairs if kernel.is_of_pairs else len(networks)
+                total += number * self.passes(kernel.name, networks[0])
         return total

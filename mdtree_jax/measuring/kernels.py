@@ -8,7 +8,7 @@ mode but while a curve is trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from mdtree_jax.checks import check_choice
 from mdtree_jax.landscape.hessian.factorizations import orthogonal_triangular
 from mdtree_jax.models import Model
 from mdtree_jax.recipe.measure_settings import MeasureSettings
-from mdtree_jax.training import cross_entropy, evaluate
+from mdtree_jax.training import evaluate, objective_functions
 
 Results = dict[str, jax.Array]
 
@@ -68,11 +68,12 @@ def first_rows(num_rows: int, num_samples: jax.Array) -> jax.Array:
 
 
 def make_loss(model: Model, batch_stats: Any) -> Callable[[Any, tuple[jax.Array, jax.Array]], jax.Array]:
-    """Return `loss(params, (x, y))`: the mean cross-entropy in nats, BatchNorm in evaluation mode."""
+    """Return `loss(params, (x, y))`: the objective's mean, BatchNorm in evaluation mode."""
+    functions = objective_functions()
 
     def loss(params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
         logits, _, _ = model.apply({"params": params, "batch_stats": batch_stats}, batch[0], False)
-        return cross_entropy(logits, batch[1]).mean()
+        return functions.loss(logits, batch[1]).mean()
 
     return loss
 
@@ -289,6 +290,7 @@ def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
         init=settings.curve_init,
         schedule=settings.curve_schedule,
     )
+    functions = objective_functions()
 
     def start(item: PairItem, data: Data) -> landscape.CurveState:
         del data
@@ -305,7 +307,7 @@ def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
             rows = jax.random.randint(key, (settings.curve_batch_size,), 0, item.num_samples, jnp.int32)
             variables = {"params": params, "batch_stats": batch_stats}
             logits, _, _ = model.apply(variables, data.x_train[rows], True)
-            return cross_entropy(logits, data.y_train[rows]).mean()
+            return functions.loss(logits, data.y_train[rows]).mean()
 
         state = state._replace(key=jax.random.wrap_key_data(state.key), step=jnp.int32(first))
         return training.advance(state, loss, num_steps)._replace(key=item.key)
@@ -333,3 +335,33 @@ def make_barrier(model: Model, settings: MeasureSettings) -> Callable[..., Resul
         return {"barrier": barrier.train_error_barrier, "barrier_loss": barrier.train_loss_barrier}
 
     return measure
+
+
+class Binding(NamedTuple):
+    """The program of a kernel.
+
+    Attributes:
+        make: `make(model, settings, **options) -> measure`, see the head of this module.
+        options: names of its options -> fields of `programs.Choices` that decide them.
+        make_parts: `make_parts(model, settings) -> CurveParts`, for one that may take long: the same in several calls.
+        compare: `compare(settings, logits, features, params) -> results` of all pairs among the networks of a
+            configuration, for a kernel that compares.
+    """
+
+    make: Callable[..., Callable[..., Results]]
+    options: Mapping[str, str] = {}
+    make_parts: Callable[[Model, MeasureSettings], CurveParts] | None = None
+    compare: Callable[..., Results] | None = None
+
+
+#: Record of `mdtree_jax.registry.kernels` -> its program; for one from outside: `mdtree_jax.measuring.extension`.
+BINDINGS: dict[str, Binding] = {
+    "hessian": Binding(
+        make_hessian,
+        {"batch_size": "hessian_batch_size", "use_xtrace": "use_xtrace", "batched": "batched"},
+    ),
+    "sharpness": Binding(make_sharpness, {"batch_size": "sharpness_batch_size"}),
+    "similarity": Binding(make_outputs, {"batch_size": "similarity_batch_size"}, compare=similarities),
+    "barrier": Binding(make_barrier),
+    "connectivity": Binding(make_curve, make_parts=make_curve_parts),
+}

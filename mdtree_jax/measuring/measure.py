@@ -16,21 +16,28 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mdtree_jax import landscape
 from mdtree_jax.checks import StaleState
 from mdtree_jax.measuring import kernels as measures
 from mdtree_jax.measuring.cost import MeasureCost
 from mdtree_jax.measuring.curves import Curves, curves_in_blocks, takes_long
+from mdtree_jax.measuring.items import Arrays
 from mdtree_jax.measuring.known import Known
-from mdtree_jax.measuring.programs import Program, check_networks, choose, program_of, similarities_program
-from mdtree_jax.measuring.tables import layer_names, layer_table, member_table, pair_table
-from mdtree_jax.models import Model, build_model, count_flops, has_permutations, permutation_spec
+from mdtree_jax.measuring.programs import (
+    Program,
+    binding_of,
+    check_kernels,
+    check_networks,
+    choose,
+    comparison_program,
+    program_of,
+)
+from mdtree_jax.measuring.tables import empty_results, layer_names, layer_table, member_table, pair_table
+from mdtree_jax.models import Model, build_model, count_flops, has_permutations
 from mdtree_jax.population.loop import AXIS
 from mdtree_jax.recipe.cohort import Cohort, Recipe
-from mdtree_jax.recipe.measure_settings import PAIR_METRICS, MeasureSettings, chosen_pairs
+from mdtree_jax.recipe.measure_settings import MeasureSettings, chosen_pairs
+from mdtree_jax.registry.kernels import Kernel, stages
 from mdtree_jax.store.tables import Measured
-
-_OF_PAIRS = ("barrier", "aligned", "connectivity")
 
 
 class MeasuredCohort(NamedTuple):
@@ -138,16 +145,16 @@ class _Measurement:
         shape = tuple(recipe.image_shape)
         is_ours = model is None
         model = build_model(recipe.model, cohort.width, recipe.num_classes, shape, dtype) if is_ours else model
-        measures.check_features(model, settings, shape, dtype)
+        check_kernels(model, settings, shape, dtype)
         self.model = model
-        self.variables = jax.tree.map(np.asarray, variables)
         self.is_finite = np.asarray(is_finite, bool)
-        self.counts = np.array([member.num_samples for member in cohort.members], np.int32)
+        self.arrays = Arrays(recipe.model, cohort, jax.tree.map(np.asarray, variables), settings.seed)
+        self.counts = self.arrays.counts
         kinds = ((data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32))
         arrays = [np.asarray(array, kind) for array, kind in kinds]
         begin = time.perf_counter()
         if is_ours:  # compiles what it runs on eight images
-            good = (self._network(row) for row, is_good in enumerate(self.is_finite) if is_good)
+            good = (self.arrays.network(row) for row, is_good in enumerate(self.is_finite) if is_good)
             check_networks(model, good, arrays[0])
         checking = time.perf_counter() - begin
         held = sum(array.nbytes for array in arrays)  # by every device; at most half of the memory
@@ -159,6 +166,8 @@ class _Measurement:
         begin = time.perf_counter()
         self.choices = choose(self.model, shapes, settings, budget // len(devices) - held, devices[0].platform)
         self.cost = MeasureCost(settings, float(count_flops(self.model, shape, dtype)), len(data.y_test))
+        can_align = has_permutations(recipe.model)
+        self.kernels = [k for k in stages(settings.metrics) if can_align or "permutations" not in k.needs]
         self.results: dict[str, dict[str, np.ndarray]] = {}
         self.num_done: dict[str, int] = {}
         self.resume: dict[str, np.ndarray] = {}
@@ -194,9 +203,6 @@ class _Measurement:
         chosen = {name: kinds[name](value) for name, value in found.items() if value is not None}
         self.adopt({"choices": chosen, "devices": {n: int(self.resume.pop(f"devices/{n}", 0)) for n in self.devices}})
 
-    def _takes_pairs(self) -> list[str]:
-        return [metric for metric in self.settings.metrics if metric in PAIR_METRICS]
-
     def _rows_by_configuration(self) -> dict[int, list[int]]:
         found: dict[int, list[int]] = {}
         for row, member in enumerate(self.cohort.members):
@@ -215,55 +221,33 @@ class _Measurement:
 
     def measure(self, after_chunk: Callable[[str], None]) -> None:
         """Run every stage from where it stands."""
-        metrics, networks = self.settings.metrics, self.rows
-        chosen, lanes = self.choices, self.choices.lanes
-        if "hessian" in metrics:
-            options = {"use_xtrace": chosen.use_xtrace, "batched": chosen.batched}
-            options["batch_size"] = chosen.hessian_batch_size
-            self._run("hessian", networks, self._network_items, lanes, options, after_chunk)
-        if "sharpness" in metrics:
-            options = {"batch_size": chosen.sharpness_batch_size}
-            self._run("sharpness", networks, self._network_items, lanes, options, after_chunk)
-        if "similarity" in metrics:
-            options = {"batch_size": chosen.similarity_batch_size}
-            self._run("similarity", networks, self._similarity_items, lanes, options, after_chunk)
-        if "barrier" in metrics:
-            self._run("barrier", self.pairs, self._pair_items, lanes, {}, after_chunk)
-            if has_permutations(self.recipe.model):
-                self._run("aligned", self.pairs, self._aligned_items, lanes, {}, after_chunk)
-        if "connectivity" in metrics:
-            self._run("connectivity", self.pairs, self._pair_items, lanes, {}, after_chunk)
+        for kernel in self.kernels:
+            self._run(kernel, self.pairs if kernel.is_of_pairs else self.rows, after_chunk)
 
-    def _run(
-        self,
-        stage: str,
-        items: Sequence[Any],
-        make_items: Callable[[Sequence[Any]], Any],
-        lanes: int,
-        options: dict[str, Any],
-        after_chunk: Callable[[str], None],
-    ) -> None:
+    def _run(self, kernel: Kernel, items: Sequence[Any], after_chunk: Callable[[str], None]) -> None:
+        stage, lanes, options = kernel.name, self.choices.lanes, self.choices.options(kernel.program)
+        is_long = binding_of(kernel.program).make_parts is not None and takes_long(self.cost)
         # No device and no lane that only repeats an item: the cores that are left help with the products.
         mesh = self.mesh if len(items) >= self.mesh.size else Mesh(self.mesh.devices[: max(1, len(items))], (AXIS,))
-        left = self._left(stage)
+        left = self._left(kernel)
         lanes = min(lanes, max(1, -(-len(left) // mesh.size)))
         size = lanes * mesh.size
-        made = "barrier" if stage == "aligned" else stage  # the same of other networks
-        program = program_of(made, self.model, self.settings, mesh, lanes, tuple(options.items()))
+        program = program_of(kernel.program, self.model, self.settings, mesh, lanes, tuple(options.items()))
         split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
         data = self.data if mesh is self.mesh else jax.device_put(self.data, whole)
         self._restore(stage, len(items))
         if len(left) < len(items):
-            arguments = jax.device_put(make_items([items[0]] * size), split), data
-            left = self._take_known(stage, items, left, program.results(*arguments))
+            arguments = jax.device_put(self.arrays.of(kernel, [items[0]] * size), split), data
+            like, layers = program.results(*arguments), layer_names(self.arrays.variables["params"])
+            left = self.left[stage] = self.known.take(kernel, items, left, like, layers, self.results[stage])
         for start in range(self.num_done[stage], len(left), size):
             places = left[start : start + size]
             chunk = [items[place] for place in places]
             padded = chunk + [chunk[-1]] * (size - len(chunk))
             begin, compiling = time.perf_counter(), self.compile_seconds
-            arguments = jax.device_put(make_items(padded), split), data
-            if stage == "connectivity" and takes_long(self.cost):
-                results = self._curves_in_blocks(arguments, mesh, lanes, len(chunk), after_chunk)
+            arguments = jax.device_put(self.arrays.of(kernel, padded), split), data
+            if is_long:
+                results = self._in_blocks(stage, arguments, mesh, lanes, len(chunk), after_chunk)
             else:
                 results = self._call(program, *arguments)
             found = {name: np.asarray(value) for name, value in results.items()}
@@ -271,49 +255,30 @@ class _Measurement:
             seconds = seconds if self.curves is None else self.curves.seconds
             found["seconds"] = np.full(size, seconds / len(chunk))
             for name, value in found.items():
-                # Features can be many; everything else is a table's.
-                kind = value.dtype if name == "features" else float
-                kept = self.results[stage].setdefault(name, np.full((len(items), *value.shape[1:]), np.nan, kind))
+                kept = self.results[stage].setdefault(name, empty_results(name, len(items), value))
                 kept[places] = value[: len(chunk)]
             self.num_done[stage] = start + len(chunk)
             self.curves = None
             after_chunk(stage)
 
-    def _left(self, stage: str) -> list[int]:
-        """Return the places, among the items of a stage, of those that it was not run for before."""
-        if stage not in self.left:
-            if stage == "similarity":  # the outputs of all networks that a new one is compared with
-                has = {row: self.known.has(stage, row) for row in self.rows}
-                grown = [rows for rows in self.configurations.values() if not all(has.get(row, True) for row in rows)]
-                rows = {row for group in grown for row in group}
-                self.left[stage] = [place for place, row in enumerate(self.rows) if row in rows]
-            else:
-                items = self.pairs if stage in _OF_PAIRS else self.rows
-                self.left[stage] = [place for place, item in enumerate(items) if not self.known.has(stage, item)]
-        return self.left[stage]
+    def _left(self, kernel: Kernel) -> list[int]:
+        """Return the places, among the items of a kernel, of those that it is to be run for."""
+        if kernel.name not in self.left:
+            items = self.pairs if kernel.is_of_pairs else self.rows
+            groups = self.configurations.values() if kernel.compares else ()
+            self.left[kernel.name] = self.known.left(kernel.name, items, groups)
+        return self.left[kernel.name]
 
-    def _take_known(
-        self, stage: str, items: Sequence[Any], left: list[int], shapes: Mapping[str, jax.ShapeDtypeStruct]
-    ) -> list[int]:
-        """Fill in what is known of the items that are not left, and return which are left: all if a result is new."""
-        places = sorted({*range(len(items))} - {*left})
-        prefix, layers = "aligned_" if stage == "aligned" else "", layer_names(self.variables["params"])
-        names = {**shapes, "seconds": np.zeros(len(items))}
-        found = self.known.values(stage, prefix, names, [items[place] for place in places], layers)
-        if found is None:
-            self.left[stage] = list(range(len(items)))
-            return self.left[stage]
-        for name, shape in names.items():
-            kind = shape.dtype if name == "features" else float
-            kept = self.results[stage].setdefault(name, np.full((len(items), *shape.shape[1:]), np.nan, kind))
-            if name in found:
-                kept[places] = found[name]
-        return left
-
-    def _curves_in_blocks(
-        self, arguments: tuple[Any, Any], mesh: Mesh, lanes: int, num_curves: int, after_chunk: Callable[[str], None]
+    def _in_blocks(
+        self,
+        stage: str,
+        arguments: tuple[Any, Any],
+        mesh: Mesh,
+        lanes: int,
+        num_curves: int,
+        after_chunk: Callable[[str], None],
     ) -> measures.Results:
-        names = [f"curve {part}" for part in measures.CurveParts._fields]
+        names = [f"{stage} {part}" for part in measures.CurveParts._fields]
         programs = [program_of(name, self.model, self.settings, mesh, lanes, ()) for name in names]
         saved = [self.resume.pop(name) for name in sorted(self.resume) if name.startswith("curves/")]
         spent = float(self.resume.pop("curve_seconds", 0.0))
@@ -327,7 +292,7 @@ class _Measurement:
 
         def after_block(state: Any, fraction: float) -> None:
             self.curves = Curves(state, num_curves, fraction, spent)
-            after_chunk("connectivity")
+            after_chunk(stage)
 
         calls = [functools.partial(call, program) for program in programs]
         split = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -366,106 +331,64 @@ class _Measurement:
         networks = [float(self.counts[row]) for row in self.rows]
         pairs = [float(self.counts[row]) for row, _ in self.pairs]
         total = done = 0.0
-        for metric in self.settings.metrics:
-            for stage in ("barrier", "aligned") if metric == "barrier" else (metric,):
-                counts = pairs if metric in ("barrier", "connectivity") else networks
-                flops = np.array([self.cost.flops(metric, counts[place]) for place in self._left(stage)])
-                finished = self.num_done.get(stage, 0)
-                total += flops.sum()
-                done += flops[:finished].sum()
-                if stage == "connectivity" and self.curves is not None:
-                    done += self.curves.fraction * flops[finished : finished + self.curves.count].sum()
+        for kernel in self.kernels:
+            counts = pairs if kernel.is_of_pairs else networks
+            flops = np.array([self.cost.flops(kernel.name, counts[place]) for place in self._left(kernel)])
+            finished = self.num_done.get(kernel.name, 0)
+            total += flops.sum()
+            done += flops[:finished].sum()
+            if self.curves is not None and binding_of(kernel.program).make_parts is not None:
+                done += self.curves.fraction * flops[finished : finished + self.curves.count].sum()
         return done / max(total, 1.0)
-
-    # The arrays of a chunk
-
-    def _network(self, row: int) -> Any:
-        return jax.tree.map(lambda leaf: leaf[row], self.variables)
-
-    def _networks(self, rows: Sequence[int]) -> Any:
-        return jax.tree.map(lambda leaf: leaf[np.asarray(rows)], self.variables)
-
-    def _network_items(self, rows: Sequence[int]) -> measures.NetworkItem:
-        seeds = [self.cohort.members[row].seed for row in rows]
-        counts = self.counts[np.asarray(rows)]
-        keys = [measures.measure_key(self.settings.seed, 0, seed, n) for seed, n in zip(seeds, counts, strict=True)]
-        return measures.NetworkItem(self._networks(rows), counts, np.stack(keys))
-
-    def _similarity_items(self, rows: Sequence[int]) -> measures.NetworkItem:
-        counts = self.counts[np.asarray(rows)]
-        keys = [measures.measure_key(self.settings.seed, 1, n) for n in counts]  # the same images for all seeds
-        return measures.NetworkItem(self._networks(rows), counts, np.stack(keys))
-
-    def _pair_items(self, pairs: Sequence[tuple[int, int]]) -> measures.PairItem:
-        first, second = (list(rows) for rows in zip(*pairs, strict=True))
-        seeds = [[self.cohort.members[row].seed for row in pair] for pair in pairs]
-        counts = self.counts[np.asarray(first)]
-        keys = [measures.measure_key(self.settings.seed, 2, *two, n) for two, n in zip(seeds, counts, strict=True)]
-        return measures.PairItem(self._networks(first), self._networks(second), counts, np.stack(keys))
-
-    def _aligned_items(self, pairs: Sequence[tuple[int, int]]) -> measures.PairItem:
-        items = self._pair_items(pairs)
-        aligned = []
-        for first, second in pairs:
-            reference, network = self._network(first), self._network(second)
-            aligned.append(landscape.align(permutation_spec(self.recipe.model, network), reference, network))
-        return items._replace(second=jax.tree.map(lambda *leaves: np.stack(leaves), *aligned))
 
     # The tables
 
     def tables(self) -> MeasuredCohort:
         """Return everything measured, in the order of the cohort."""
-        compared = self._similarities() if "similarity" in self.settings.metrics else {}  # adds to the seconds
-        pairs = self.all_pairs if self._takes_pairs() else []
+        compared: dict[str, np.ndarray] = {}
+        for kernel in self.kernels:
+            if kernel.compares:
+                compared |= self._compare(kernel)  # adds to its seconds
+        pairs = self.all_pairs if any("pair" in kernel.needs for kernel in self.kernels) else []
+        of_layers = next((found for found in self.results.values() if "layer_traces" in found), None)
         measured = self.cohort, self.results, self.cost, self.counts
         return MeasuredCohort(
             members=member_table(*measured, self.rows),
             pairs=pair_table(*measured, pairs, self.pairs if pairs else [], compared),
-            layers=layer_table(self.cohort, self.rows, self.variables["params"], self.results.get("hessian")),
+            layers=layer_table(self.cohort, self.rows, self.arrays.variables["params"], of_layers),
             num_compilations=self.num_compilations,
             compile_seconds=self.compile_seconds,
             choices=self.choices._asdict(),
         )
 
-    def _similarities(self) -> dict[str, np.ndarray]:
-        """Return CKA, agreement and distance of every pair of finite networks, in the order of `all_pairs`."""
+    def _compare(self, kernel: Kernel) -> dict[str, np.ndarray]:
+        """Return the results of a kernel that compares for every pair of finite networks, in order of `all_pairs`."""
         found: dict[str, np.ndarray] = {}
         if not self.all_pairs:
             return found
         begin, compiling = time.perf_counter(), self.compile_seconds
-        program, stage = similarities_program(self.settings), self.results["similarity"]
+        program, stage = comparison_program(kernel.name, self.settings), self.results[kernel.name]
         place = {row: index for index, row in enumerate(self.rows)}
         position = {pair: index for index, pair in enumerate(self.all_pairs)}
-        left = set(self._left("similarity"))
+        left = set(self._left(kernel))
         for rows in self.configurations.values():
             if not any((a, b) in position for a in rows for b in rows):
                 continue
             # Diverged networks take part with whatever they hold, so that the shapes are always the same.
             at = [place.get(row, 0) for row in rows]
-            outputs = [stage[name][at].astype(self.dtype) if name in stage else None for name in ("logits", "features")]
-            arguments = *outputs, self._networks(rows)["params"]
-            if not any(place.get(row) in left for row in rows):
-                matrices = program.results(*arguments)  # all is known, but for its names
-                for name in matrices:
-                    found.setdefault(name, np.full(len(self.all_pairs), np.nan))
-                continue
-            matrices = self._call(program, *arguments)
-            for name, matrix in matrices.items():
-                values = found.setdefault(name, np.full(len(self.all_pairs), np.nan))
+            outputs = [stage[side][at].astype(self.dtype) if side in stage else None for side in ("logits", "features")]
+            arguments = *outputs, self.arrays.networks(rows)["params"]
+            is_left = any(place.get(row) in left for row in rows)
+            matrices = self._call(program, *arguments) if is_left else program.results(*arguments)
+            for column, matrix in matrices.items():
+                values = found.setdefault(column, np.full(len(self.all_pairs), np.nan))
+                if not is_left:
+                    continue  # all of this configuration is known
                 for a, first in enumerate(rows):
                     for b, second in enumerate(rows):
                         if (first, second) in position:
                             values[position[first, second]] = matrix[a, b]
         seconds = time.perf_counter() - begin - (self.compile_seconds - compiling)
-        self.results["similarity"]["seconds"][sorted(left)] += seconds / max(1, len(left))
-        self._put_known_comparisons(found)
+        stage["seconds"][sorted(left)] += seconds / max(1, len(left))
+        self.known.put_compared(kernel.name, self.all_pairs, found)
         return found
-
-    def _put_known_comparisons(self, compared: dict[str, np.ndarray]) -> None:
-        """Put comparisons of two networks that were compared before in the place of what they came out as now."""
-        is_old = {row: self.known.has("similarity", row) for row in self.rows}
-        places = [place for place, (a, b) in enumerate(self.all_pairs) if is_old[a] and is_old[b]]
-        for name, values in compared.items() if places else ():
-            earlier = self.known.column(name, [self.all_pairs[place] for place in places])
-            if earlier is not None:
-                values[places] = earlier

@@ -14,11 +14,13 @@ from jax.sharding import Mesh
 
 from mdtree_jax import landscape
 from mdtree_jax.checks import UserError
+from mdtree_jax.measuring import extension
 from mdtree_jax.measuring import kernels as measures
 from mdtree_jax.models import Model, count_activations
 from mdtree_jax.population.compiled import jit_over_members
 from mdtree_jax.population.memory import margin, peak_bytes
 from mdtree_jax.recipe.measure_settings import MeasureSettings
+from mdtree_jax.registry.kernels import KERNEL_FUNCTIONS, KERNELS
 
 #: A Hessian product on a CPU holds no more activations than this, unless it were for fewer images than `CPU_FEWEST`: a
 #: block of products of ResNet-18 takes 1.4 times as long with all 200 images at once (811 MB at width 8) as with 20 or
@@ -67,34 +69,46 @@ def full_precision() -> contextlib.AbstractContextManager[None]:
     return jax.default_matmul_precision("highest")
 
 
-def _curve_part(name: str) -> Callable[..., Any]:
-    return lambda model, settings: getattr(measures.make_curve_parts(model, settings), name)
+def binding_of(kernel: str) -> measures.Binding:
+    """Return the program of a kernel, ours or one from outside."""
+    return measures.BINDINGS[kernel] if kernel in measures.BINDINGS else extension.binding_of(kernel)
 
 
-_MAKERS = {
-    "hessian": measures.make_hessian,
-    "sharpness": measures.make_sharpness,
-    "similarity": measures.make_outputs,
-    "barrier": measures.make_barrier,
-    "connectivity": measures.make_curve,
-    "curve start": _curve_part("start"),
-    "curve advance": _curve_part("advance"),
-    "curve finish": _curve_part("finish"),
-}
+def check_kernels(model: Model, settings: MeasureSettings, image_shape: tuple[int, ...], dtype: str) -> None:
+    """Raise `UserError` for features that the model lacks, and for functions of kernels that return no scalars."""
+    measures.check_features(model, settings, image_shape, dtype)
+    extension.check_extensions(model, settings, image_shape, dtype)
+
+
+def program_of(
+    name: str, model: Model, settings: MeasureSettings, mesh: Mesh, lanes: int, options: tuple[tuple[str, Any], ...]
+) -> Program:
+    """Return the program of a kernel, or of a part of one as `<kernel> <part>`; the same one for the same arguments."""
+    # A function that was registered again under its name is another program.
+    return _program(name, KERNEL_FUNCTIONS.get(name), model, settings, mesh, lanes, options)
 
 
 @functools.lru_cache(maxsize=16)
-def program_of(
-    stage: str, model: Model, settings: MeasureSettings, mesh: Mesh, lanes: int, options: tuple[tuple[str, Any], ...]
+def _program(
+    name: str,
+    function: Any,
+    model: Model,
+    settings: MeasureSettings,
+    mesh: Mesh,
+    lanes: int,
+    options: tuple[tuple[str, Any], ...],
 ) -> Program:
-    """Return the program of a stage of `_MAKERS`; the same one for the same arguments."""
-    return Program(jit_over_members(_MAKERS[stage](model, settings, **dict(options)), mesh, lanes))
+    kernel, _, part = name.partition(" ")
+    binding = binding_of(kernel)
+    if part:
+        return Program(jit_over_members(getattr(binding.make_parts(model, settings), part), mesh, lanes))
+    return Program(jit_over_members(binding.make(model, settings, **dict(options)), mesh, lanes))
 
 
 @functools.lru_cache(maxsize=8)
-def similarities_program(settings: MeasureSettings) -> Program:
-    """Return the program of the similarities of a configuration's networks, of arrays stacked; `similarities`."""
-    return Program(jax.jit(functools.partial(measures.similarities, settings)))
+def comparison_program(kernel: str, settings: MeasureSettings) -> Program:
+    """Return the program that compares a configuration's networks, of arrays stacked; see `Binding.compare`."""
+    return Program(jax.jit(functools.partial(binding_of(kernel).compare, settings)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -127,6 +141,10 @@ class Choices(NamedTuple):
     sharpness_batch_size: int
     similarity_batch_size: int
 
+    def options(self, kernel: str) -> dict[str, Any]:
+        """Return what was decided for a kernel, as options of its program."""
+        return {option: getattr(self, field) for option, field in binding_of(kernel).options.items()}
+
 
 def choose(
     model: Model,
@@ -150,13 +168,14 @@ def choose(
     held = sizes if batched else _cached(model, data, sizes)
     plans = [(n, True) for n in held[:3]] if settings.trace_method == "xtrace" else []
     plans += [(n, False) for n in held]
+    taken_by = functools.partial(_kernel_bytes, model, data, settings)
     sides = (
-        (plans, functools.partial(_hessian_bytes, model, data, settings, batched)),
-        (sizes, functools.partial(_sharpness_bytes, model, data, settings)),
-        (_halves(settings.similarity_images), functools.partial(_output_bytes, model, data, settings)),
+        (plans, lambda plan: taken_by("hessian", plan[0], ("use_xtrace", plan[1]), ("batched", batched))),
+        (sizes, functools.partial(taken_by, "sharpness")),
+        (_halves(settings.similarity_images), functools.partial(taken_by, "similarity")),
     )
     (plan, images, outputs), taken = zip(*(_first_that_fits(*side, budget) for side in sides), strict=True)
-    lane = max(*taken, _pair_bytes(model, data, settings))
+    lane = max(*taken, *(taken_by(kernel, None) for kernel in settings.metrics if not binding_of(kernel).options))
     if (least := lane / OVERESTIMATE) > budget > 0:  # below that the data set alone is more than was granted
         steps = f", or lower eigenvalue_steps ({settings.eigenvalue_steps}), each of which keeps a vector"
         raise UserError(
@@ -196,36 +215,40 @@ def _first_that_fits(plans: list[Any], num_bytes: Callable[[Any], int], budget: 
     return plan, max(1, taken)
 
 
-# Tracing takes seconds, and the cohorts of a width ask the same.
-@functools.lru_cache(maxsize=64)
-def _hessian_bytes(
-    model: Model, data: measures.Data, settings: MeasureSettings, batched: bool, plan: tuple[int, bool]
+def _kernel_bytes(
+    model: Model,
+    data: measures.Data,
+    settings: MeasureSettings,
+    kernel: str,
+    batch_size: int | None,
+    *options: tuple[str, Any],
 ) -> int:
-    if "hessian" not in settings.metrics:
+    """Return the bytes that a kernel takes of one network or pair with a batch size and further options, 0 if it does
+    not run.
+    """
+    if kernel not in settings.metrics:
         return 0
-    return _traced_bytes(model, data, measures.make_hessian(model, settings, *plan, batched), plan[0])
+    if batch_size is not None:
+        options = (("batch_size", batch_size), *options)
+    return _bytes_of(kernel, KERNEL_FUNCTIONS.get(kernel), model, data, settings, options)
 
 
-@functools.lru_cache(maxsize=64)
-def _sharpness_bytes(model: Model, data: measures.Data, settings: MeasureSettings, batch_size: int) -> int:
-    if "sharpness" not in settings.metrics:
-        return 0
-    return _traced_bytes(model, data, measures.make_sharpness(model, settings, batch_size), batch_size)
-
-
-@functools.lru_cache(maxsize=64)
-def _output_bytes(model: Model, data: measures.Data, settings: MeasureSettings, batch_size: int) -> int:
-    if "similarity" not in settings.metrics:
-        return 0
-    return _traced_bytes(model, data, measures.make_outputs(model, settings, batch_size), batch_size)
-
-
-@functools.lru_cache(maxsize=64)
-def _pair_bytes(model: Model, data: measures.Data, settings: MeasureSettings) -> int:
-    makers = {"connectivity": measures.make_curve, "barrier": measures.make_barrier}
-    stages = [make(model, settings) for metric, make in makers.items() if metric in settings.metrics]
-    num_images = max(settings.curve_batch_size, settings.statistics_batch_size)
-    return max((_traced_bytes(model, data, stage, num_images, takes_pairs=True) for stage in stages), default=0)
+# Tracing takes seconds, and the cohorts of a width ask the same.
+@functools.lru_cache(maxsize=256)
+def _bytes_of(
+    kernel: str,
+    function: Any,
+    model: Model,
+    data: measures.Data,
+    settings: MeasureSettings,
+    options: tuple[tuple[str, Any], ...],
+) -> int:
+    record, chosen = KERNELS[kernel], dict(options)
+    num_images = chosen.get("batch_size", settings.hessian_images)
+    if {"line", "curve"} & {*record.needs}:
+        num_images = max(settings.curve_batch_size, settings.statistics_batch_size)
+    measure = binding_of(kernel).make(model, settings, **chosen)
+    return _traced_bytes(model, data, measure, num_images, takes_pairs=record.is_of_pairs)
 
 
 def _traced_bytes(

@@ -11,6 +11,7 @@ import pandas as pd
 
 from mdtree_jax.measuring.cost import MeasureCost
 from mdtree_jax.recipe.cohort import Cohort
+from mdtree_jax.registry.kernels import KERNELS
 
 Results = Mapping[str, Mapping[str, np.ndarray]]
 Pairs = Sequence[tuple[int, int]]
@@ -30,13 +31,13 @@ def member_table(
     """
     members, rows = cohort.members, np.asarray(rows, int)
     table = pd.DataFrame({"configuration": [m.index for m in members], "seed": [m.seed for m in members]})
-    for stage in ("hessian", "sharpness", "similarity"):
+    for stage in (kernel.name for kernel in KERNELS.values() if not kernel.is_of_pairs):
         found = results.get(stage, {})
         for name, values in found.items():
             if values.ndim == 1:
                 table[f"{stage}_seconds" if name == "seconds" else name] = scatter(values, rows, len(table))
         if found:
-            products = found.get("hessian_products", np.zeros(len(rows)))
+            products = found.get(f"{stage}_products", [None] * len(rows))
             flops = [cost.flops(stage, n, p) for n, p in zip(counts[rows], products, strict=True)]
             table[f"{stage}_flops"] = scatter(np.array(flops), rows, len(table))
     return table
@@ -70,15 +71,14 @@ def pair_table(
     )
     position = {pair: index for index, pair in enumerate(all_pairs)}
     at = np.array([position[pair] for pair in pairs], int)
-    for stage, prefix in (("barrier", ""), ("aligned", "aligned_"), ("connectivity", "")):
-        for name, values in results.get(stage, {}).items():
-            column = f"{stage}_seconds" if name == "seconds" else prefix + name
+    for kernel in (kernel for kernel in KERNELS.values() if kernel.is_of_pairs):
+        found = results.get(kernel.name, {})
+        for name, values in found.items():
+            column = f"{kernel.name}_seconds" if name == "seconds" else kernel.prefix + name
             table[column] = scatter(values, at, len(table))
-        if results.get(stage):
-            metric = "barrier" if stage == "aligned" else stage
-            table[f"{stage}_flops"] = scatter(
-                np.array([cost.flops(metric, counts[a]) for a, _ in pairs]), at, len(table)
-            )
+        if found:
+            flops = np.array([cost.flops(kernel.name, counts[a]) for a, _ in pairs])
+            table[f"{kernel.name}_flops"] = scatter(flops, at, len(table))
     return table.sort_values(["configuration", "seed_a", "seed_b"], ignore_index=True)
 
 
@@ -110,6 +110,12 @@ def layer_table(
         for index, row in enumerate(rows)
     ]
     return pd.concat(frames, ignore_index=True).sort_values(["configuration", "seed"], kind="stable", ignore_index=True)
+
+
+def empty_results(name: str, length: int, like: Any) -> np.ndarray:
+    """Return an array of NaN for a result of `length` items, each of the shape of those in `like`."""
+    # Features can be many; everything else is a table's.
+    return np.full((length, *like.shape[1:]), np.nan, like.dtype if name == "features" else float)
 
 
 def layer_names(params: Any) -> list[str]:

@@ -1,38 +1,43 @@
 """Networks behind `Model(init, apply)`; Flax lives here only.
 
-Every module of this folder is imported, so that an architecture registers itself by being there.
+May import `registry` and the base modules. Start with `base` (`build_model`: from a name to a network, and how a
+builder is called); the entries stand in `mdtree_jax.registry.architectures`.
 """
 
-import importlib
-import pkgutil
-
+from mdtree_jax.models import mlp as mlp
+from mdtree_jax.models import resnet as resnet
 from mdtree_jax.models.base import (
     Model,
     build_model,
+    builder_settings,
+    check_widths,
     count_activations,
     count_flops,
     count_parameters,
+    find_builder,
     model_names,
     register,
+    variables_hash,
 )
 from mdtree_jax.models.convert import TORCH_MODELS, ConvertedWeights, from_torch, load_torch_file
 from mdtree_jax.models.permutations import has_permutations, permutation_spec
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "TORCH_MODELS",
     "ConvertedWeights",
     "Model",
     "build_model",
+    "builder_settings",
+    "check_widths",
     "count_activations",
     "count_flops",
     "count_parameters",
+    "find_builder",
     "from_torch",
     "has_permutations",
     "load_torch_file",
     "model_names",
     "permutation_spec",
     "register",
+    "variables_hash",
 ]

@@ -1,93 +1,170 @@
-"""The interface of a network, `Model(init, apply)`, and the registry of architectures. JAX.
+"""From the name of an architecture to a network, `Model(init, apply)`, and what a network costs. JAX.
 
-An architecture is one file of this folder: a builder decorated with `register("name")`. The package imports every
-module of the folder, so nothing else has to know about a new one.
+A *builder* is bound to an architecture of `mdtree_jax.registry.architectures`, or is a function of the user's own that
+is named as `package.module:function`. It is called with those of these settings that it names:
+
+| setting | value |
+|---|---|
+| `width` | the knob, at least 1 |
+| `num_classes`, `num_outputs` | the number of logits |
+| `image_shape`, `input_shape` | (height, width, channels) of an image |
+| `dtype` | of parameters and arithmetic, as NumPy's dtype |
+| a knob that acts on `build` | the knob, by its name |
+
+It returns a `Model`, or an unbound Flax Linen module whose call is `module(x, train)` or `module(x)` and gives logits
+(batch, classes) or `(logits, {name: activations})`.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.checks import UserError
+from mdtree_jax.models.flax_module import Model, check_model, check_module, module_model
 from mdtree_jax.models.matrix_product import product_flops
+from mdtree_jax.registry.architectures import ARCHITECTURES, BUILT_IN, Architecture
+from mdtree_jax.registry.register import register as register_entry
+from mdtree_jax.registry.resolve import call_with, find_entry, is_own, resolve, takes
 
-_BUILDERS: dict[str, Callable[..., Any]] = {}
 
+def builds(name: str) -> Callable:
+    """Return a decorator that binds a builder to an architecture of the package."""
 
-class Model(NamedTuple):
-    """A network as two pure functions; hashable, so that it can be a static argument.
+    def decorate(builder: Callable) -> Callable:
+        ARCHITECTURES.bind(name, build=builder)
+        return builder
 
-    Attributes:
-        init: `init(key) -> variables`, the pytree `{"params": ..., "batch_stats": ...}` of one network.
-        apply: `apply(variables, x, train) -> (logits, intermediates, batch_stats)` for images `x` of shape
-            (batch, height, width, channels). `logits` is (batch, classes), `intermediates` a dictionary of named
-            activations with the batch as first axis, `batch_stats` the running averages after this batch if
-            `train`, the ones given otherwise.
-    """
-
-    init: Callable[[jax.Array], Any]
-    apply: Callable[[Any, jax.Array, bool], tuple[jax.Array, dict[str, jax.Array], Any]]
+    return decorate
 
 
 def register(name: str) -> Callable:
-    """Return a decorator that makes a builder known under `name`.
-
-    A builder takes `width`, `num_classes` and `dtype` and returns an unbound Flax Linen module whose call
-    is `module(x, train) -> (logits, intermediates)`.
-    """
+    """Return a decorator that makes a builder known under `name`; `mdtree_jax.register` does it since 0.2."""
+    warnings.warn(
+        "register of models.base goes in the next release; in a module of your own, named by plugins=[…], write "
+        "register(Architecture(name), build=function), both imported from mdtree_jax",
+        DeprecationWarning,
+        stacklevel=2,
+    )
 
     def decorate(builder: Callable) -> Callable:
-        _BUILDERS[name] = builder
+        register_entry(Architecture(name), build=builder)
         return builder
 
     return decorate
 
 
 def model_names() -> list[str]:
-    """Return the names of all architectures, sorted."""
-    return sorted(_BUILDERS)
+    """Return the names of all architectures."""
+    return list(ARCHITECTURES)
 
 
-@functools.cache
+def find_builder(name: str) -> Callable[..., Any]:
+    """Return the builder of an architecture, or of a user's own `package.module:function`.
+
+    Raises:
+        UserError: an unknown name, a module or function that is not there.
+    """
+    if is_own(name):
+        return resolve(name, "model")
+    entry = find_entry(ARCHITECTURES, name)
+    builder = ARCHITECTURES.bound(entry.name, "build")
+    if builder is None:
+        raise UserError(f"the model '{name}' has no builder; register it as register(Architecture(…), build=function)")
+    return builder
+
+
+def check_widths(name: str, widths: Sequence[int]) -> None:
+    """Raise `UserError` for an unknown architecture, and for several widths of one whose builder takes none."""
+    builder = find_builder(name)
+    if len(widths) > 1 and not takes(builder, "width"):
+        raise UserError(
+            f"the builder of model '{name}' takes no 'width', so its networks would be the same at width="
+            f"{list(widths)}; give one width"
+        )
+
+
 def build_model(
-    name: str, width: int, num_classes: int, image_shape: tuple[int, int, int], dtype: str = "float32"
+    name: str,
+    width: int,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    dtype: str = "float32",
+    knobs: tuple[tuple[str, Any], ...] = (),
 ) -> Model:
-    """Return the named architecture at a width.
+    """Return the named architecture at a width; the same object for the same arguments.
 
     Args:
-        name: one of `model_names()`.
+        name: one of `model_names()`, or `package.module:function`.
         width: channels of the first layer (units of the hidden layers for `mlp`), at least 1.
         num_classes: number of logits.
         image_shape: (height, width, channels) of an image.
         dtype: of parameters and running averages.
+        knobs: further settings of the builder, with their values.
 
     Raises:
-        UserError: an unknown name, a width below 1.
+        UserError: an unknown name, a width below 1, a knob that the builder does not take; a builder of a user's that
+            fails, or whose network does not fit.
     """
-    builder = _BUILDERS[check_choice("model", name, model_names())]
+    builder = find_builder(name)
     if width < 1:
         raise UserError(f"width {width} of model '{name}' must be at least 1")
-    module = builder(width=width, num_classes=num_classes, dtype=jnp.dtype(dtype))
+    for knob, _ in knobs:
+        if not takes(builder, knob):
+            raise UserError(f"the builder of model '{name}' takes no '{knob}', so that knob does nothing there")
+    return _build(name, builder, width, num_classes, tuple(image_shape), dtype, knobs)
 
-    def init(key: jax.Array) -> Any:
-        variables = module.init(key, jnp.zeros((1, *image_shape), dtype), False)
-        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
-    def apply(variables: Any, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array], Any]:
-        if not train:
-            logits, intermediates = module.apply(variables, x, False)
-            return logits, intermediates, variables["batch_stats"]
-        (logits, intermediates), updated = module.apply(variables, x, True, mutable=["batch_stats"])
-        return logits, intermediates, updated.get("batch_stats", {})
+@functools.cache
+def _build(
+    name: str,
+    builder: Callable[..., Any],
+    width: int,
+    num_classes: int,
+    image_shape: tuple[int, ...],
+    dtype: str,
+    knobs: tuple[tuple[str, Any], ...],
+) -> Model:
+    settings = builder_settings(width, num_classes, image_shape, dtype) | dict(knobs)
+    made = call_with(builder, settings, f"model={name}")
+    if not isinstance(made, (nn.Module, Model)):
+        raise UserError(
+            f"model={name}: the function returns a {type(made).__name__}; wanted a Flax Linen module, or a "
+            "mdtree_jax.models.Model"
+        )
+    what = f"the model '{name}'"
+    if name not in BUILT_IN and isinstance(made, nn.Module):
+        check_module(made, image_shape, dtype, what)
+    model = module_model(made, image_shape, dtype) if isinstance(made, nn.Module) else made
+    if name not in BUILT_IN:
+        check_model(model, image_shape, num_classes, dtype, what)
+    return model
 
-    return Model(init, apply)
+
+def builder_settings(
+    width: int | None, num_classes: int, image_shape: tuple[int, ...], dtype: str = "float32"
+) -> dict[str, Any]:
+    """Return the settings that a builder may name; without a width that is not known."""
+    known = {} if width is None else {"width": width}
+    known |= dict.fromkeys(("num_classes", "num_outputs"), num_classes)
+    known |= dict.fromkeys(("image_shape", "input_shape"), tuple(image_shape))
+    return known | {"dtype": jnp.dtype(dtype)}
+
+
+def variables_hash(model: Model) -> str:
+    """Return 16 hex digits of the names, shapes and types of a network's variables, computing none of them."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    leaves = [(jax.tree_util.keystr(p), a.shape, str(a.dtype)) for p, a in jax.tree_util.tree_leaves_with_path(shapes)]
+    return hashlib.sha256(repr(leaves).encode()).hexdigest()[:16]
 
 
 def count_parameters(model: Model) -> int:

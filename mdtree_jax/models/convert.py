@@ -126,7 +126,7 @@ def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _load_pickled(path: Path) -> dict[str, np.ndarray]:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             f"reading '{path}' needs PyTorch: pip install 'mdtree-jax[torch]', or save the weights with "

@@ -68,7 +68,7 @@ def convolve3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     count = num_batch_parts(9 * channels * (height // stride) * (width // stride) * x.dtype.itemsize, batch)
     if count == 1:
         return _convolve3x3(x, kernel, stride)
-    # The neighbours are made again in the backward pass: nine copies of the batch would not stay in the cache.
+    # The neighbours are recomputed in the backward pass: nine copies of the batch would not stay in the cache.
     parts = jnp.moveaxis(x.reshape(channels, height, width, count, batch // count), 3, 0)
     parts = lax.map(jax.checkpoint(lambda part: _convolve3x3(part, kernel, stride)), parts)
     return jnp.moveaxis(parts, 0, 3).reshape(*parts.shape[1:4], batch)

@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mdtree_jax.models.base import register
+from mdtree_jax.models.base import builds
 from mdtree_jax.models.layers import BatchNorm, Linear
-from mdtree_jax.models.permutations import register_permutations
+from mdtree_jax.models.permutations import permutes
 
 
 class MLP(nn.Module):
@@ -35,13 +35,13 @@ class MLP(nn.Module):
         return Linear(self.num_classes, self.dtype, name="head")(x).T, intermediates
 
 
-@register("mlp")
+@builds("mlp")
 def mlp(width: int, num_classes: int, dtype: Any) -> MLP:
     """Return a network of two hidden layers of `width` units."""
     return MLP(width, num_classes, dtype=dtype)
 
 
-@register_permutations("mlp")
+@permutes("mlp")
 def mlp_permutations(params: Mapping[str, Any]) -> dict[str, tuple[str | None, str | None]]:
     """Return the groups of inputs and units of every layer: one for each hidden layer."""
     layers: dict[str, tuple[str | None, str | None]] = {}

@@ -1,7 +1,8 @@
 """Which axes of which arrays of an architecture name the same units: what permutation alignment needs. Plain data.
 
-An architecture registers its rule in its own file, beside its builder; the axes follow from the layers' layout:
-kernels (3, 3, inputs, units) and (inputs, units), vectors (units,).
+A *rule* is bound to an architecture, beside its builder. It takes the parameters and returns for every layer, by its
+path `"block/layer"`, the groups of its inputs and of its units; None is an axis that must stay, as pixels and classes.
+The axes follow from the layers' layout: kernels (3, 3, inputs, units) and (inputs, units), vectors (units,).
 """
 
 from __future__ import annotations
@@ -10,20 +11,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mdtree_jax.checks import check_choice
+from mdtree_jax.registry.architectures import ARCHITECTURES
 
 Spec = dict[tuple[str, ...], tuple[str | None, ...]]
-_RULES: dict[str, Callable[[Mapping[str, Any]], dict[str, tuple[str | None, str | None]]]] = {}
 
 
-def register_permutations(*names: str) -> Callable:
-    """Return a decorator that makes a rule known for the architectures called `names`.
-
-    A rule takes the parameters and returns for every layer, by its path `"block/layer"`, the groups of its inputs and
-    of its units; None is an axis that must stay, as pixels and classes.
-    """
+def permutes(*names: str) -> Callable:
+    """Return a decorator that binds a rule to the architectures called `names`."""
 
     def decorate(rule: Callable) -> Callable:
-        _RULES.update(dict.fromkeys(names, rule))
+        for name in names:
+            ARCHITECTURES.bind(name, permutations=rule)
         return rule
 
     return decorate
@@ -42,7 +40,9 @@ def permutation_spec(model_name: str, variables: Mapping[str, Any]) -> Spec:
     Raises:
         UserError: an architecture without a rule; those with one are listed.
     """
-    rule = _RULES[check_choice("model with permutations", model_name, sorted(_RULES))]
+    known = [name for name in ARCHITECTURES if has_permutations(name)]
+    rule = ARCHITECTURES.bound(check_choice("model with permutations", model_name, known), "permutations")
+    assert rule is not None  # of the known ones
     layers = rule(variables["params"])
     spec: Spec = {}
     for path, leaf in _arrays(variables, ()):
@@ -61,4 +61,4 @@ def _arrays(tree: Any, path: tuple[str, ...]) -> Any:
 
 def has_permutations(model_name: str) -> bool:
     """Return whether the architecture has a rule, so that `permutation_spec` answers."""
-    return model_name in _RULES
+    return ARCHITECTURES.bound(model_name, "permutations") is not None

@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mdtree_jax.models.base import register
+from mdtree_jax.models.base import builds
 from mdtree_jax.models.layers import BatchNorm, Conv1x1, Conv3x3, Linear
-from mdtree_jax.models.permutations import register_permutations
+from mdtree_jax.models.permutations import permutes
 
 
 class BasicBlock(nn.Module):
@@ -64,19 +64,19 @@ class ResNet(nn.Module):
         return Linear(self.num_classes, self.dtype, name="head")(features).T, intermediates
 
 
-@register("resnet18")
+@builds("resnet18")
 def resnet18(width: int, num_classes: int, dtype: Any) -> ResNet:
     """Return the CIFAR ResNet-18: four stages of two blocks."""
     return ResNet(_doubling(width, 4), num_classes, (2, 2, 2, 2), dtype)
 
 
-@register("resnet8")
+@builds("resnet8")
 def resnet8(width: int, num_classes: int, dtype: Any) -> ResNet:
     """Return a ResNet of three stages of one block, for images of about 10x10 pixels."""
     return ResNet(_doubling(width, 3), num_classes, (1, 1, 1), dtype)
 
 
-@register("resnet8_fine")
+@builds("resnet8_fine")
 def resnet8_fine(width: int, num_classes: int, dtype: Any) -> ResNet:
     """Return a `resnet8` whose width counts the channels of the last stage: width / 4, width / 2, width, rounded up.
 
@@ -90,7 +90,7 @@ def _doubling(width: int, num_stages: int) -> tuple[int, ...]:
     return tuple(width * 2**stage for stage in range(num_stages))
 
 
-@register_permutations("resnet18", "resnet8", "resnet8_fine")
+@permutes("resnet18", "resnet8", "resnet8_fine")
 def resnet_permutations(params: Mapping[str, Any]) -> dict[str, tuple[str | None, str | None]]:
     """Return the groups of inputs and units of every layer: one for each residual stream, one inside each block.
 

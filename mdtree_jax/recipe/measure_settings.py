@@ -12,10 +12,10 @@ from typing import Any
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.recipe.setting import setting
+from mdtree_jax.registry.kernels import CHOICES, KERNELS
 
-#: Groups of metrics, in the order in which they are measured; the first two are of one network, the others of two.
-METRICS = ("hessian", "sharpness", "similarity", "barrier", "connectivity")
-PAIR_METRICS = ("similarity", "barrier", "connectivity")
+#: Groups of metrics that can be chosen, in the order in which they are measured.
+METRICS = CHOICES
 PAIRS = ("first", "ring", "all")
 CURVE_INITS = ("linear", "published")
 CURVE_SCHEDULES = ("published", "constant", "cosine")
@@ -75,12 +75,14 @@ EFFORTS: dict[str, dict[str, Any]] = {
 class MeasureConfig:
     """What a grid's file says of measuring; None leaves a number to `effort`."""
 
-    metrics: list[str] = setting("groups: hessian, sharpness, similarity, barrier, connectivity", list(METRICS))
+    metrics: list[str] = setting(
+        lambda: f"groups: {', '.join(METRICS)}", [name for name in METRICS if KERNELS[name].is_default]
+    )
     effort: str = setting("fast | standard | exact: how finely; decides what is null below", "standard")
     pairs: str = setting("networks that are joined: the first two | a ring (each in two) | all; CKA is of all", "ring")
     seed: int = setting("of probes, mixed-up images and curve batches", 0)
     hessian_images: int = setting(
-        "first images of the subset (over again if it has fewer), for Hessian and sharpness", 200
+        "first images of the subset (over again if it has fewer), for Hessian, sharpness and metrics of your own", 200
     )
     trace_products: int | None = setting(
         "most Hessian-vector products for a trace, whole blocks of 16 (hutchinson: 8)", None

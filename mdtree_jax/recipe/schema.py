@@ -15,8 +15,10 @@ from omegaconf import MISSING
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.recipe.axes import AXES, Grid
 from mdtree_jax.recipe.cohort import Recipe
-from mdtree_jax.recipe.measure_settings import PAIR_METRICS, MeasureConfig, resolve
+from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.recipe.setting import setting
+from mdtree_jax.registry.datasets import DATASETS
+from mdtree_jax.registry.kernels import PAIR_CHOICES
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
@@ -30,8 +32,8 @@ class GridConfig:
     """A grid: its axes (lists), its seeds, and the recipe all its members share."""
 
     name: str = setting("of the grid, and of its run folder")
-    dataset: str = setting("digits, cifar10, cifar100, mnist, fashion_mnist, or npz (data_file=)", "digits")
-    model: str = setting("resnet18, resnet8, resnet8_fine, mlp, or one of your own", "resnet8")
+    dataset: str = setting("data set, one of those below, or a function of your own", "digits")
+    model: str = setting("architecture, one of those below, or a function of your own", "resnet8")
     width: list[int] = setting("axis: channels of the first stage (resnet8_fine: the last; mlp: units of a layer)")
     batch_size: list[int] = setting("axis: images of a training step")
     data_fraction: list[float] = setting("axis: share of the training set, in (0, 1]; its first images", [1.0])
@@ -75,6 +77,7 @@ class SweepConfig:
     import_from: str | None = None
     verify: int | None = None
     verify_seed: int = 0
+    plugins: list[str] = field(default_factory=list)
 
 
 def make_grid(config: GridConfig) -> Grid:
@@ -110,7 +113,7 @@ def check_settings(config: SweepConfig) -> None:
     if not config.stages:
         raise UserError(f"stages=[] does nothing; there are: {', '.join(STAGES)}")
     if "measure" in config.stages:
-        of_pairs = [metric for metric in resolve(grid.measure).metrics if metric in PAIR_METRICS]
+        of_pairs = [metric for metric in resolve(grid.measure).metrics if metric in PAIR_CHOICES]
         if of_pairs and grid.num_seeds < 2:
             raise UserError(
                 f"grid.num_seeds={grid.num_seeds} trains one network a configuration, and the metrics "
@@ -123,10 +126,7 @@ def check_settings(config: SweepConfig) -> None:
         raise UserError(f"{' and '.join(name for name, given in asked.items() if given)} exclude each other; give one")
     if config.verify is not None and set(config.stages) != set(STAGES):
         raise UserError(f"verify={config.verify} needs both stages, and stages={config.stages} leaves one out")
-    if config.data_file is not None and grid.dataset != "npz":
-        raise UserError(f"data_file='{config.data_file}' is for grid.dataset=npz, but the data set is '{grid.dataset}'")
-    if config.data_dir is not None and grid.dataset in ("npz", "digits"):
-        raise UserError(f"data_dir='{config.data_dir}' is given, but the data set '{grid.dataset}' takes no folder")
+    _check_files(config)
     for name, value, good, wanted in (
         ("grid.momentum", grid.momentum, 0.0 <= grid.momentum < 1.0, "in [0, 1)"),
         ("grid.early_stop_min_epoch", grid.early_stop_min_epoch, grid.early_stop_min_epoch >= 1, "at least 1"),
@@ -142,3 +142,13 @@ def check_settings(config: SweepConfig) -> None:
     ):
         if not good:
             raise UserError(f"{name}={value:g} is out of range; wanted {wanted}")
+
+
+def _check_files(config: SweepConfig) -> None:
+    """Raise `UserError` for a file or folder that the data set does not take; of a user's function its loading says."""
+    dataset = config.grid.dataset
+    takes = DATASETS[dataset].takes if dataset in DATASETS else None
+    if takes is not None and config.data_file is not None and takes != "data_file":
+        raise UserError(f"data_file='{config.data_file}' is for grid.dataset=npz, but the data set is '{dataset}'")
+    if takes is not None and config.data_dir is not None and takes != "data_dir":
+        raise UserError(f"data_dir='{config.data_dir}' is given, but the data set '{dataset}' takes no folder")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mdtree_jax.registry.register import BINDERS, in_table
 from mdtree_jax.registry.table import Table
 
 
@@ -17,7 +18,7 @@ class Cause:
 
     Attributes:
         name: identifier, as tables and JSON hold it.
-        sentence: the answer in words; it follows "Why?".
+        sentence: the answer in words; it follows "Why?". `{knobs}` is where the compared knobs go.
         short: two or three words for tables and plots.
         colour: of marks and bars, a hex code; the built-in ones are Okabe and Ito's palette and a dark grey, at least
             17 apart in CIELAB for the three kinds of colour blindness.
@@ -51,16 +52,17 @@ CAUSES: Table[Cause] = Table(
         Cause("trained_too_short", "the training was stopped too early", "trained too short", "#cc79a7"),
         Cause(
             "too_little_regularization",
-            "it is regularized too little",
+            "it has too little regularization",
             "too little regularization",
             "#56b4e9",
         ),
-        Cause("too_much_regularization", "it is regularized too much", "too much regularization", "#8c564b"),
+        Cause("too_much_regularization", "it has too much regularization", "too much regularization", "#8c564b"),
         Cause(
             NONE,
-            "no step of batch size, width or data gains a point, as far as the reference reaches",
+            "changing {knobs} is not expected to gain a point of test accuracy",
             "nothing to gain",
             "#5f6670",
         ),
     ],
 )
+BINDERS[Cause] = in_table(CAUSES)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mdtree_jax.registry.register import BINDERS, in_table
 from mdtree_jax.registry.table import Table
 
 #: Where a knob acts, and so who reads its value.
@@ -22,10 +23,11 @@ class Words:
     """How people are told about a knob; sentences that join them stand in `mdtree_jax.diagnosis.words`.
 
     Attributes:
-        noun: what people call the knob.
+        noun: what people call the knob; it follows "the".
         down, up: adjectives for a smaller and a larger value.
         short: the noun in one word, for tables.
-        do: way (`up`, `down`) -> the advice as an imperative; `{how}` is where the step's size goes.
+        do: way (`up`, `down`) -> the advice as an imperative, where it is not "increase the" or "reduce the" `noun`;
+            `{how}` is where the step's size goes.
         rules: way -> sentences of general experience beside the advice.
         price: what a larger value costs, '' for nothing.
     """
@@ -56,8 +58,9 @@ class Knob:
         low, high: range of its values, both included unless `excludes_low`.
         choices: values of a `str` knob.
         temperature: +1 where a larger value is hotter (more noise of the optimizer), -1 where it is colder, 0 else.
-        up, down: the cause that a larger, a smaller value mends; None where it mends none.
-        steps: factors of its steps in advice; empty for a knob without an order.
+        up, down: the cause that a larger, a smaller value mends; None where it mends none, or where the knob has no
+            order (`kind` is str).
+        steps: factors of its steps in labels (the first) and advice; empty where a factor means nothing.
         prefix: letter of its values in a cohort's key; '' for a batched knob.
         words: how people are told.
     """
@@ -81,12 +84,17 @@ class Knob:
     prefix: str = ""
 
     @property
+    def has_order(self) -> bool:
+        """Whether one value can be larger than another."""
+        return self.kind is not str
+
+    @property
     def short(self) -> str:
         """The stem of the knob's columns of room for improvement: `rfi_<short>_up`, `rfi_<short>_down`."""
         return {"batch_size": "batch", "data_fraction": "data"}.get(self.name, self.name)
 
 
-RETUNE = "a changed batch size wants its learning rate tuned again"
+RETUNE = "tune the learning rate again after changing the batch size"
 
 KNOBS: Table[Knob] = Table(
     "knob",
@@ -102,12 +110,11 @@ KNOBS: Table[Knob] = Table(
             up="model_too_small",
             prefix="w",
             words=Words(
-                "width of the network",
+                "network width",
                 "narrower",
                 "wider",
                 "network",
-                do={"up": "make the network wider{how}"},
-                rules={"up": ("more depth, or another architecture, can do what more width does",)},
+                rules={"up": ("a deeper network, or another architecture, can have the same effect",)},
                 price="a wider network costs more",
             ),
         ),
@@ -128,19 +135,14 @@ KNOBS: Table[Knob] = Table(
                 "smaller",
                 "larger",
                 "batch",
-                do={
-                    "down": "train hotter: make the batch smaller{how}",
-                    "up": "train colder: make the batch larger{how}",
-                },
                 rules={
                     "down": (
-                        "a larger learning rate raises the temperature as a smaller batch does; more epochs alone "
-                        "will not",
+                        "a larger learning rate raises the temperature too; more epochs alone do not",
                         RETUNE,
                     ),
                     "up": (
-                        "a smaller learning rate, or one that decays in the end, lowers the temperature as a larger "
-                        "batch does; it may need more epochs",
+                        "a smaller learning rate, or one that decays, lowers the temperature too, but may need more "
+                        "epochs",
                         RETUNE,
                     ),
                 },
@@ -162,9 +164,8 @@ KNOBS: Table[Knob] = Table(
                 "less",
                 "more",
                 "data",
-                do={"up": "get more training data{how}"},
-                rules={"up": ("augmentation and pretraining can stand in for a part of the missing data",)},
-                price="more data cost more, and must be got",
+                rules={"up": ("data augmentation or pretraining can replace a part of the missing data",)},
+                price="more data must be collected and takes longer to train on",
             ),
         ),
         Knob(
@@ -184,9 +185,12 @@ KNOBS: Table[Knob] = Table(
                 "smaller",
                 "larger",
                 "rate",
-                do={
-                    "up": "train hotter: make the learning rate larger{how}",
-                    "down": "train colder: make the learning rate smaller{how}",
+                rules={
+                    "up": ("a smaller batch raises the temperature too",),
+                    "down": (
+                        "a larger batch, or a learning rate that decays, lowers the temperature too, but may need more "
+                        "epochs",
+                    ),
                 },
             ),
         ),
@@ -200,9 +204,14 @@ KNOBS: Table[Knob] = Table(
             low=0.0,
             up="too_little_regularization",
             down="too_much_regularization",
+            steps=(10.0, 100.0),
             words=Words(
                 "weight decay",
-                do={"up": "make the weight decay larger{how}", "down": "make the weight decay smaller{how}"},
+                short="decay",
+                rules={
+                    "up": ("data augmentation and label smoothing regularize too",),
+                    "down": ("with less regularization, training may have to stop earlier",),
+                },
             ),
         ),
         Knob(
@@ -221,8 +230,8 @@ KNOBS: Table[Knob] = Table(
                 "fewer",
                 "more",
                 "epochs",
-                do={"up": "train longer{how}"},
-                price="a longer training costs more",
+                rules={"up": ("a larger learning rate, or one that decays, can reach the same in fewer epochs",)},
+                price="longer training costs more",
             ),
         ),
         Knob(
@@ -236,10 +245,7 @@ KNOBS: Table[Knob] = Table(
             high=0.999,
             up="too_little_regularization",
             down="too_much_regularization",
-            words=Words(
-                "label smoothing",
-                do={"up": "smooth the labels more{how}", "down": "smooth the labels less{how}"},
-            ),
+            words=Words("label smoothing"),
         ),
         Knob(
             "optimizer",
@@ -279,7 +285,13 @@ KNOBS: Table[Knob] = Table(
             down="too_much_regularization",
             steps=(),
             prefix="a",
-            words=Words("augmentation", "off", "on"),
+            words=Words(
+                "data augmentation",
+                "off",
+                "on",
+                do={"up": "turn on data augmentation", "down": "turn off data augmentation"},
+            ),
         ),
     ],
 )
+BINDERS[Knob] = in_table(KNOBS)

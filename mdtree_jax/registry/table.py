@@ -1,9 +1,12 @@
-"""A table of entries of one kind, found by name; anybody may add one. No JAX."""
+"""A table of entries of one kind, found by name; anybody may add one. No JAX.
+
+What an entry does, its functions, is bound to its name: `table.bind("tiny", build=tiny)`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, Protocol, TypeVar
 
 from mdtree_jax.checks import UserError, check_choice
 
@@ -37,7 +40,10 @@ class Table(Mapping[str, Entry], Generic[Entry]):
 
     def __init__(self, kind: str, entries: list[Entry] | tuple[Entry, ...] = ()):
         self.kind = kind
+        #: How often the table has changed, for what is worked out from it (`mdtree_jax.registry.views`).
+        self.changes = 0
         self._entries: dict[str, Entry] = {}
+        self._bound: dict[str, dict[str, Callable[..., Any]]] = {}
         for entry in entries:
             self.register(entry)
 
@@ -45,18 +51,48 @@ class Table(Mapping[str, Entry], Generic[Entry]):
         """Add an entry and return it; an equal one that is there already stays.
 
         Raises:
-            UserError: another entry has this name, or the name is no identifier.
+            UserError: as `check`.
         """
+        self.check(entry)
+        if entry.name not in self._entries:
+            self._entries[entry.name] = entry
+            self.changes += 1
+        return self._entries[entry.name]
+
+    def check(self, entry: Entry) -> None:
+        """Raise `UserError` if another entry has this one's name, or the name is no identifier."""
         if not entry.name.isidentifier():
             raise UserError(f"the {self.kind} name {entry.name!r} is not an identifier (letters, digits and _)")
         if self._entries.get(entry.name, entry) != entry:
             raise UserError(f"a {self.kind} named '{entry.name}' is registered already; choose another name")
-        self._entries[entry.name] = entry
-        return entry
 
     def unregister(self, name: str) -> None:
-        """Remove an entry, as a test of an extension does at its end."""
+        """Remove an entry and what is bound to it, as a test of an extension does at its end."""
         del self._entries[name]
+        self.changes += 1
+        self._bound.pop(name, None)
+
+    def bind(self, name: str, **functions: Callable[..., Any]) -> None:
+        """Bind functions to the entry of that name, by their roles; a role that is bound already is replaced.
+
+        Raises:
+            UserError: there is no such entry.
+        """
+        self.find(name)
+        self._bound.setdefault(name, {}).update(functions)
+
+    def bound(self, name: str, role: str) -> Callable[..., Any] | None:
+        """Return the function that is bound to a name in a role, None where there is none.
+
+        >>> from typing import NamedTuple
+        >>> class Fruit(NamedTuple):
+        ...     name: str
+        >>> fruits = Table("fruit", [Fruit("apple")])
+        >>> fruits.bind("apple", weigh=lambda: 0.1)
+        >>> fruits.bound("apple", "weigh")(), fruits.bound("apple", "peel")
+        (0.1, None)
+        """
+        return self._bound.get(name, {}).get(role)
 
     def find(self, name: str) -> Entry:
         """Return the entry of that name.

@@ -13,7 +13,11 @@ from typing import Any
 import numpy as np
 
 from mdtree_jax.causes import joint
-from mdtree_jax.diagnosis.words.sentences import LOOKS, metric_name, number, points
+from mdtree_jax.diagnosis.words.causes import colour, in_order
+from mdtree_jax.diagnosis.words.evidence import sentence
+from mdtree_jax.diagnosis.words.formats import number, points
+from mdtree_jax.diagnosis.words.metrics import axis as metric_name
+from mdtree_jax.registry.measurements import bounds_of
 from mdtree_jax.trees.decision_path import EvidenceStep
 
 #: Map of two metrics, in units of its drawing: left and upper end and side of the square, and the whole drawing.
@@ -37,16 +41,16 @@ def number_line(step: EvidenceStep, known: Mapping[float, float]) -> str:
     ends = [step.value, *error_ends, step.threshold, *(step.interval or ())]
     ends += [known[level] for level in (0.05, 0.95) if level in known]
     at = _Axis(joint.SCALES[step.feature].to_scale if step.feature in joint.SCALES else None, ends)
-    parts = [f'<svg class="line" height="84" role="img" aria-label="{escape(step.sentence)}">']
+    parts = [f'<svg class="line" height="84" role="img" aria-label="{escape(sentence(step))}">']
     if {0.05, 0.5, 0.95} <= set(known):
         parts.append(_bar("range", at(known[0.05]), at(known[0.95]), 33, 14))
         parts.append(_upright("median", at(known[0.5]), 33, 47))
     parts.append('<line class="axis" x1="0%" x2="100%" y1="40" y2="40"/>')
     if step.interval:
-        parts.append(_bar("doubt", *map(at, step.interval), 26, 28))
+        parts.append(_bar("doubt", at(step.interval[0]), at(step.interval[1]), 26, 28))
     parts.append(_upright("threshold", at(step.threshold), 22, 58))
     if error:
-        parts.append(_error_bar(*map(at, error_ends), 40))
+        parts.append(_error_bar(at(error_ends[0]), at(error_ends[1]), 40))
     parts.append(f'<circle class="dot" cx="{at(step.value):.2f}%" cy="40" r="7"/>')
     parts.append(_text(at(step.value), 14, f"this model {number(step.value, step.standard_error)}", "value"))
     parts.append(_text(at(step.threshold), 72, f"threshold {number(step.threshold)}", "strong"))
@@ -81,11 +85,11 @@ def gain_line(gain: Any) -> str:
 
 
 def strip(ranking: Mapping[str, float]) -> str:
-    """Return the probabilities of the causes as one bar of five colours, for a row of a table."""
+    """Return the probabilities of the causes as one bar, a colour each, for a row of a table."""
     parts, left = ['<svg class="strip" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'], 0.0
-    for cause, (_, colour) in LOOKS.items():
-        width = 100 * ranking.get(cause, 0.0)
-        parts.append(f'<rect x="{left:.2f}" y="0" width="{width:.2f}" height="10" fill="{colour}"/>')
+    for cause in in_order(ranking):
+        width = 100 * ranking[cause]
+        parts.append(f'<rect x="{left:.2f}" y="0" width="{width:.2f}" height="10" fill="{colour(cause)}"/>')
         left += width
     return "".join(parts) + "</svg>"
 
@@ -102,7 +106,7 @@ def map_ground(bins: Mapping[str, Any]) -> str:
     steps = [MAP_SIDE / n for n in total.shape]
     bottom = MAP_TOP + MAP_SIDE
     parts = [f'<rect class="ground" x="{MAP_LEFT}" y="{MAP_TOP}" width="{MAP_SIDE}" height="{MAP_SIDE}"/>']
-    colours = [colour for _, colour in LOOKS.values()]
+    colours = [colour(cause) for cause in in_order(bins["counts"])]
     for i, j in zip(*np.nonzero(total), strict=True):
         # On a logarithmic scale: one corner often holds hundreds of models.
         opacity = 0.45 + 0.55 * np.log1p(total[i, j]) / np.log1p(total.max())
@@ -162,7 +166,7 @@ def map_of(bins: Mapping[str, Any], metrics: Mapping[str, float], ground: str | 
 def _rising(bins: Mapping[str, Any]) -> tuple[list[np.ndarray], np.ndarray]:
     """Return edges and counts (causes, i, j) with both axes turned so that larger values stand right and on top."""
     edges = [np.asarray(e, float) for e in bins["edges"]]
-    counts = np.array([bins["counts"][cause] for cause in LOOKS])
+    counts = np.array([bins["counts"][cause] for cause in in_order(bins["counts"])])
     for axis in (0, 1):
         if edges[axis][0] > edges[axis][-1]:
             edges[axis], counts = edges[axis][::-1], np.flip(counts, 1 + axis)
@@ -217,9 +221,8 @@ def _anchor(x: float, text: str) -> str:
 
 def _kept_inside(feature: str, low: float, high: float) -> tuple[float, float]:
     """Return the ends of an error bar cut at the limits of what the metric can be."""
-    least, most = {"train_error": (0, 100), "train_loss": (0, np.inf), "mode_connectivity_peak": (-100, 0),
-                   "cka": (0, 1)}.get(feature, (-np.inf, np.inf))  # fmt: skip
-    return float(np.clip(low, least, most)), float(np.clip(high, least, most))
+    bounds = bounds_of(feature)
+    return float(np.clip(low, *bounds)), float(np.clip(high, *bounds))
 
 
 def _bar(kind: str, left: float, right: float, y: float, height: float) -> str:

@@ -13,14 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from mdtree_jax.collection.columns import finite_rows_of, missing_columns
-from mdtree_jax.collection.tasks import OPTIMAL, TASKS, Task, smallest_width
-from mdtree_jax.experiments.runner import ALL_EXPERIMENTS
+from mdtree_jax.collection.tasks import OPTIMAL, TASKS, Task, takes_part
+from mdtree_jax.experiments.runner import get_experiment
 from mdtree_jax.files import output_folder, written_aside
+from mdtree_jax.registry.questions import class_colour
+from mdtree_jax.report.planes import Plane, axis_name, make_plane, panel_name
 from mdtree_jax.report.pyplot import plt
 from mdtree_jax.report.statistics import over_seeds
 from mdtree_jax.report.tables import method_label
 from mdtree_jax.trees.classifier import MDTreeClassifier, choose_structure
-from mdtree_jax.trees.drawing import class_colour
 
 _STYLE = {
     "font.size": 9,
@@ -79,7 +80,7 @@ def accuracy_curves(results: pd.DataFrame, experiment: str) -> Figure:
         marker = "o" if len(x) <= 13 else None
         ax.plot(x, y, line, color=colour, label=method_label(method), lw=1.8, marker=marker, ms=3)
         ax.fill_between(x, y - sd, y + sd, color=colour, alpha=0.12, lw=0)
-    about = ALL_EXPERIMENTS[experiment]
+    about = get_experiment(experiment)
     ax.set_xlabel("number of training models")
     ax.set_ylabel("correctly diagnosed, %")
     seeds = part["seed"].nunique()
@@ -97,90 +98,81 @@ def fitted_tree(tree: MDTreeClassifier, title: str) -> Figure:
     return ax.figure
 
 
-def _panels(frame: pd.DataFrame) -> list[float]:
-    """Return the data fractions that phase plots show: smallest, middle, largest."""
-    fractions = np.unique(frame["data_fraction"])
-    return [float(f) for f in dict.fromkeys(fractions[[0, (len(fractions) - 1) // 2, -1]])]
-
-
-def _matrix(frame: pd.DataFrame, values: np.ndarray, fraction: float) -> np.ndarray:
-    """Return values as (widths, batch sizes), NaN where the grid has no row."""
-    widths, batches = np.unique(frame["width"]), np.unique(frame["batch_size"])
-    out = np.full((len(widths), len(batches)), np.nan)
-    here = (frame["data_fraction"] == fraction).to_numpy()
-    out[np.searchsorted(widths, frame["width"][here]), np.searchsorted(batches, frame["batch_size"][here])] = values[
-        here
-    ]
-    return out
-
-
-def _phase_axes(ax, frame: pd.DataFrame, *, left: bool, bottom: bool) -> None:
-    """Label the cells of a phase plot by batch size and width, on the outer panels only."""
-    for axis, column, shown in ((ax.xaxis, "batch_size", bottom), (ax.yaxis, "width", left)):
-        values = np.unique(frame[column])
-        axis.set_ticks(np.arange(len(values)) + 0.5, [f"{v:g}" if shown else "" for v in values], fontsize=6.5)
+def _phase_axes(ax, plane: Plane, *, left: bool, bottom: bool) -> None:
+    """Label the cells of a phase plot by the values of its axes, on the outer panels only."""
+    for axis, shown in ((ax.xaxis, bottom), (ax.yaxis, left)):
+        ticks = (plane.x if axis is ax.xaxis else plane.y).ticks
+        axis.set_ticks(np.arange(len(ticks)) + 0.5, [tick if shown else "" for tick in ticks], fontsize=6.5)
     ax.tick_params(axis="x", rotation=90)
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
     if bottom:
-        ax.set_xlabel("batch size", fontsize=8)
+        ax.set_xlabel(axis_name(plane.x.knob), fontsize=8)
 
 
-def phase_metrics(frame: pd.DataFrame, name: str) -> Figure:
-    """Return the metrics over width × batch size, a row a data fraction."""
-    fractions = _panels(frame)
+def _over(plane: Plane) -> str:
+    """Return what a phase plot is drawn over."""
+    names = " × ".join(axis_name(axis.knob) for axis in (plane.y, plane.x) if axis.knob)
+    return f"{names}, {plane.fixed}" if plane.fixed else names
+
+
+def phase_metrics(frame: pd.DataFrame, name: str, axes: Sequence[str] | None = None) -> Figure:
+    """Return the metrics over two knobs (`axes`, x and y; None for the plane's own), a row a value of a third one."""
+    plane = make_plane(frame, axes)
+    rows = range(len(plane.panel.ticks))
     metrics = [m for m in _PHASE_METRICS if m[0] in frame]
-    figure, axes = plt.subplots(len(fractions), len(metrics), figsize=(2.9 * len(metrics), 2.35 * len(fractions) + 0.6),
-                                layout="constrained", squeeze=False)  # fmt: skip
+    figure, axs = plt.subplots(len(rows), len(metrics), figsize=(2.9 * len(metrics), 2.35 * len(rows) + 0.6),
+                               layout="constrained", squeeze=False)  # fmt: skip
     for j, (column, title, colours) in enumerate(metrics):
         values = frame[column].to_numpy(dtype=float)
         values = 100 - values if column == "test_error" else values
         low, high = np.nanpercentile(values, [1, 99])
-        for i, fraction in enumerate(fractions):
-            ax = axes[i, j]
-            image = ax.pcolormesh(_matrix(frame, values, fraction), cmap=colours, vmin=low, vmax=high)
-            _phase_axes(ax, frame, left=j == 0, bottom=i == len(fractions) - 1)
+        for i in rows:
+            ax = axs[i, j]
+            image = ax.pcolormesh(plane.matrix(values, i), cmap=colours, vmin=low, vmax=high)
+            _phase_axes(ax, plane, left=j == 0, bottom=i == rows[-1])
             if i == 0:
                 ax.set_title(title, fontsize=9)
             if j == 0:
-                ax.set_ylabel(f"{100 * fraction:g} % of the data\nwidth", fontsize=8)
-        figure.colorbar(image, ax=axes[:, j], location="bottom", fraction=0.03, aspect=25, extend="both")
-    figure.suptitle(
-        f"{name}: metrics over width × batch size (colours end at the 1st and 99th percentile)", fontsize=10
-    )
+                ax.set_ylabel(f"{panel_name(plane.panel, i)}\n{axis_name(plane.y.knob)}", fontsize=8)
+        figure.colorbar(image, ax=axs[:, j], location="bottom", fraction=0.03, aspect=25, extend="both")
+    figure.suptitle(f"{name}: metrics over {_over(plane)} (colours end at the 1st and 99th percentile)", fontsize=10)
     return figure
 
 
-def phase_labels(frame: pd.DataFrame, tree: MDTreeClassifier, task: Task, name: str) -> Figure:
-    """Return label, verdict of the tree and where it errs, over width × batch size, a row a data fraction."""
-    fractions = _panels(frame)
+def phase_labels(
+    frame: pd.DataFrame, tree: MDTreeClassifier, task: Task, name: str, axes: Sequence[str] | None = None
+) -> Figure:
+    """Return label, verdict of the tree and where it errs, over the knobs of `phase_metrics`."""
+    plane = make_plane(frame, axes)
+    rows = range(len(plane.panel.ticks))
     classes = [*task.classes, OPTIMAL]
     colours = ListedColormap([class_colour(c) for c in task.classes] + ["#e2e8f0"])
-    label = np.array([classes.index(v) for v in frame[task.label]])
+    label = np.array([classes.index(v) if v in classes else -1 for v in frame[task.label]])
     verdict = np.array([classes.index(v) for v in tree.predict(frame)])
-    takes_part = (label != 2) & (frame["width"].to_numpy() >= smallest_width(task, frame["width"]))
-    wrong = np.where(takes_part, (label != verdict).astype(float), np.nan)
+    part = takes_part(frame, task)
+    wrong = np.where(part, label != verdict, -1)
     columns = (("label, from the grid", label, colours, 2), ("verdict of the tree", verdict, colours, 2),
                ("where the tree errs", wrong, ListedColormap(["#c6f6d5", "#c53030"]), 1))  # fmt: skip
-    figure, axes = plt.subplots(len(fractions), 3, figsize=(9.2, 2.5 * len(fractions) + 0.9), layout="constrained",
-                                squeeze=False)  # fmt: skip
-    for j, (title, values, cmap, top) in enumerate(columns):
-        for i, fraction in enumerate(fractions):
-            ax = axes[i, j]
+    figure, axs = plt.subplots(len(rows), 3, figsize=(9.2, 2.5 * len(rows) + 0.9), layout="constrained",
+                               squeeze=False)  # fmt: skip
+    for j, (title, codes, cmap, top) in enumerate(columns):
+        for i in rows:
+            ax = axs[i, j]
             ax.set_facecolor("#f7fafc")
-            ax.pcolormesh(_matrix(frame, values.astype(float), fraction), cmap=cmap, vmin=-0.5, vmax=top + 0.5)
-            _phase_axes(ax, frame, left=j == 0, bottom=i == len(fractions) - 1)
+            ax.pcolormesh(plane.commonest(codes, top + 1, i), cmap=cmap, vmin=-0.5, vmax=top + 0.5)
+            _phase_axes(ax, plane, left=j == 0, bottom=i == rows[-1])
             if i == 0:
                 ax.set_title(title, fontsize=9)
             if j == 0:
-                ax.set_ylabel(f"{100 * fraction:g} % of the data\nwidth", fontsize=8)
+                ax.set_ylabel(f"{panel_name(plane.panel, i)}\n{axis_name(plane.y.knob)}", fontsize=8)
     handles = [Patch(color=colours(i), label=c.replace("_", " ")) for i, c in enumerate(classes)]
     handles += [Patch(color="#c6f6d5", label="tree is right"), Patch(color="#c53030", label="tree errs")]
     handles.append(Patch(facecolor="#f7fafc", edgecolor="#cbd5e0", label="takes no part"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
-    share = 100 * np.mean(wrong[takes_part] == 0)
-    figure.suptitle(f"{name}: task {task.name}, {share:.1f} % of {takes_part.sum()} models right", fontsize=10)
+    share = 100 * np.mean(wrong[part] == 0)
+    figure.suptitle(f"{name}: task {task.name}, {share:.1f} % of {part.sum()} models right", fontsize=10)
     return figure
 
 
@@ -189,12 +181,16 @@ def _file_name(text: str) -> str:
 
 
 def make_figures(
-    results: pd.DataFrame, collections: Sequence[pd.DataFrame], fit: str, tasks: Sequence[str]
+    results: pd.DataFrame,
+    collections: Sequence[pd.DataFrame],
+    fit: str,
+    tasks: Sequence[str],
+    axes: Sequence[str] | None = None,
 ) -> Iterator[tuple[str, Figure]]:
     """Yield (name, figure) of what a transfer run draws: curves, trees fitted to all of train, phase plots.
 
-    A tree is drawn for each of `tasks` that both classes of take part in; rows on which a feature of it is not finite
-    are left out, as in the experiments.
+    `axes` are the knobs of phase plots. A tree is drawn for each of `tasks` that both classes of take part in; rows on
+    which a feature of it is not finite are left out, as in the experiments.
     """
     with mpl.rc_context(_STYLE):
         for experiment in dict.fromkeys(results["experiment"]):
@@ -207,7 +203,7 @@ def make_figures(
             else [f"{f}_{side}" for f, side in zip(files, ("train", "test"), strict=True)]
         )
         for collection, name, file in zip(collections, names, files, strict=True):
-            yield f"phase_metrics_{file}", phase_metrics(collection, name)
+            yield f"phase_metrics_{file}", phase_metrics(collection, name, axes)
         asked = [(TASKS[name], False) for name in tasks if name in TASKS]
         asked += [(TASKS["optimizer"], True)] * ("optimizer" in tasks)
         for task, similarity in asked:
@@ -223,7 +219,7 @@ def make_figures(
             title = f"Task {task.name}{' with similarity' * similarity}: {fit} fit on all of {names[0]}"
             yield f"tree_{task.name}{kind}", fitted_tree(tree, title)
             if not similarity:
-                yield f"phase_{task.name}_{files[-1]}", phase_labels(shown, tree, task, names[-1])
+                yield f"phase_{task.name}_{files[-1]}", phase_labels(shown, tree, task, names[-1], axes)
 
 
 def tree_features(tree: MDTreeClassifier) -> tuple[str, ...]:
@@ -232,14 +228,19 @@ def tree_features(tree: MDTreeClassifier) -> tuple[str, ...]:
 
 
 def write_figures(
-    out: Path, results: pd.DataFrame, collections: Sequence[pd.DataFrame], fit: str, tasks: Sequence[str]
+    out: Path,
+    results: pd.DataFrame,
+    collections: Sequence[pd.DataFrame],
+    fit: str,
+    tasks: Sequence[str],
+    axes: Sequence[str] | None = None,
 ) -> list[str]:
     """Write every figure to `out`/figures as PNG and SVG; return the names, one a figure."""
     names = []
     with output_folder(out / "figures") as folder:
         ours = [f"{kind}_*.{suffix}" for kind in ("accuracy", "phase", "tree") for suffix in ("png", "svg")]
         stale = {path for pattern in ours for path in folder.glob(pattern)}
-        for name, figure in make_figures(results, collections, fit, tasks):
+        for name, figure in make_figures(results, collections, fit, tasks, axes):
             stale -= set(save(figure, folder, name))
             names.append(f"figures/{name}")
         for path in stale:  # of an earlier run into the same folder

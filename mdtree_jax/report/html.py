@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,8 @@ import numpy as np
 from mdtree_jax.collection.columns import feature_values, missing_columns
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Diagnosis
-from mdtree_jax.diagnosis.words import sentences as words
+from mdtree_jax.diagnosis.words import actions, causes, costs, evidence, formats, references
+from mdtree_jax.diagnosis.words.metrics import axis
 from mdtree_jax.files import output_folder, write_text
 from mdtree_jax.report import drawings
 
@@ -132,8 +132,8 @@ class _Pages:
         steps = []
         for step in diagnosis.evidence:
             known = self.known(step.feature)
-            texts = [t for t in (words.threshold_text(step), words.range_text(known)) if t]
-            steps.append((step, drawings.number_line(step, known), words.capital("; ".join(texts))))
+            texts = [t for t in (evidence.threshold_text(step), evidence.range_text(known)) if t]
+            steps.append((step, drawings.number_line(step, known), formats.capital("; ".join(texts))))
         maps = [
             drawings.map_of(bins, measured, ground)
             for bins, ground in zip(self.summary["bins"], self.grounds, strict=True)
@@ -143,7 +143,6 @@ class _Pages:
             name=name,
             metrics=measured,
             cost=cost,
-            advice=words.advice(diagnosis, cost),
             around=around,
             steps=steps,
             maps=[found for found in maps if found][:2],
@@ -152,7 +151,7 @@ class _Pages:
 
     def index(self, rows: Sequence[tuple[str, str, Diagnosis]]) -> str:
         """Return the page that compares models, rows of (name, file, diagnosis)."""
-        counts = Counter(d.cause for _, _, d in rows if not d.abstains)
+        counts = causes.counted([d for _, _, d in rows])
         unsure = sum(d.abstains for _, _, d in rows)
         most = max([*counts.values(), unsure, 1])
         return _template("index.html").render(
@@ -161,7 +160,7 @@ class _Pages:
             unsure=unsure,
             most=most,
             provenance=self.reference.provenance,
-            notes=words.shared_notes([d for _, _, d in rows]),
+            notes=causes.shared_notes([d for _, _, d in rows]),
         )
 
     def known(self, feature: str) -> dict[float, float]:
@@ -180,14 +179,15 @@ def _template(name: str):
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("mdtree_jax.report"),
+        loader=PackageLoader(__name__.rpartition(".")[0]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_hold_together,
     )
-    environment.globals |= {"words": words, "drawings": drawings}
+    words = {m.__name__.rpartition(".")[2]: m for m in (actions, causes, costs, evidence, formats, references)}
+    environment.globals |= words | {"axis": axis, "drawings": drawings}
     return environment.get_template(name)
 
 

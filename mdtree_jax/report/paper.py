@@ -1,4 +1,4 @@
-"""The numbers that the paper prints, for the table that shows them beside ours (facts: section 5)."""
+"""The accuracies that Zhou et al. (ICML 2024) print, for the table that shows them beside ours."""
 
 from __future__ import annotations
 

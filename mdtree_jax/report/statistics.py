@@ -15,7 +15,7 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFra
     The half-width is NaN for a single seed, 0 where every seed gives the same value.
     """
     grouped = table.groupby(list(by), sort=False)[value]
-    out = grouped.agg(mean="mean", count="count")
+    out = grouped.agg(["mean", "count"])
     out["sd"] = grouped.std(ddof=0)
     spread = grouped.std(ddof=1)
     out["half_width"] = student.ppf(0.975, np.maximum(out["count"] - 1, 1)) * spread / np.sqrt(out["count"])

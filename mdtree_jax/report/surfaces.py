@@ -79,7 +79,7 @@ def _draw_plane(figure: Figure, ax: Axes, x: np.ndarray, values: np.ma.MaskedArr
     ax.set_xlabel("first direction, filter norms", fontsize=9)
     ax.set_ylabel("second direction, filter norms", fontsize=9)
     bar = figure.colorbar(filled, ax=ax, label=unit, shrink=0.92)
-    ticks = levels[:: max(1, _LEVELS // 6)]
+    ticks = levels[:: max(1, _LEVELS // 6)].tolist()
     bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
     bar.minorticks_off()
 

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.experiments.coverage import COVERAGES
-from mdtree_jax.experiments.joint import JOINT_METHODS
-from mdtree_jax.experiments.methods import METHODS
+from mdtree_jax.experiments.methods import METHOD_TABLE
 from mdtree_jax.experiments.one_step import STEPS
-from mdtree_jax.experiments.runner import ALL_EXPERIMENTS, PUBLISHED_SEEDS
+from mdtree_jax.experiments.runner import PUBLISHED_SEEDS, get_experiment
 from mdtree_jax.experiments.sampling import SAMPLINGS
 from mdtree_jax.experiments.suite import Tables
 from mdtree_jax.files import write_text, written_aside
@@ -20,16 +19,12 @@ from mdtree_jax.report.paper import CASES
 from mdtree_jax.report.statistics import over_seeds, with_interval
 
 PUBLISHED_PAIR = ("published/F", "published/F_noise")
-_REFERENCE_LABELS = {
-    "random": "random advice",
-    "oracle": "oracle",
-    "trees_and_gains": "MD tree and joint model, mean",
-}
+_REFERENCE_LABELS = {"random": "random advice", "oracle": "oracle"}
 
 
 def method_label(name: str) -> str:
     """Return a method's name for people."""
-    known = METHODS.get(name) or JOINT_METHODS.get(name)
+    known = METHOD_TABLE.get(name)
     return known.label if known else _REFERENCE_LABELS.get(name, name)
 
 
@@ -41,18 +36,17 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def as_frame(header: Sequence[str], rows: Sequence[Sequence[str]]) -> pd.DataFrame:
     """Return rows as a table for a notebook, the first column as its index."""
-    return pd.DataFrame(rows, columns=header).set_index(header[0])
+    return pd.DataFrame(rows, columns=list(header)).set_index(header[0])
 
 
 def paper_rows(results: pd.DataFrame, *, short: bool = False) -> list[list[str]]:
     """Return the paper's table beside ours; the training side stands in words unless `short`."""
-    means = over_seeds(results, ["experiment", "k", "method"], "accuracy")
+    means = over_seeds(results, ["experiment", "k", "method"], "accuracy").to_dict("index")
     rows = []
     for case in CASES:
         for method, published in case.accuracy.items():
             key = (case.experiment, case.k, method)
-            if key in means.index:
-                ours = means.loc[key]
+            if ours := means.get(key):
                 side = f"{case.number}. {case.experiment}, {f'k={case.k}' if short else case.training_side}"
                 shown = with_interval(ours["mean"], ours["half_width"])
                 rows.append([side, method_label(method), f"{published:.2f}", shown, f"{ours['mean'] - published:+.2f}"])
@@ -65,13 +59,13 @@ PAPER_HEADER = ["case", "method", "paper", "ours", "difference"]
 def curve_rows(results: pd.DataFrame, experiment: str) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of one experiment: a row a sample size, a column a method, accuracy in percent."""
     part = results[results["experiment"] == experiment]
-    means = over_seeds(part, ["k", "method"], "accuracy")
+    means = over_seeds(part, ["k", "method"], "accuracy").to_dict("index")
     methods = list(dict.fromkeys(part["method"]))
     sizes = part.groupby("k", sort=False)["n_train"].mean()
     rows = []
     for k, n_train in sizes.items():
-        cells = [means.loc[(k, m)] if (k, m) in means.index else None for m in methods]
-        shown = [with_interval(c["mean"], c["half_width"]) if c is not None else "–" for c in cells]
+        cells = [means.get((k, m)) for m in methods]
+        shown = [with_interval(c["mean"], c["half_width"]) if c else "–" for c in cells]
         rows.append([str(k), f"{n_train:.6g}", *shown])
     average = part.groupby("method")["accuracy"].mean()
     rows.append(["mean", "", *(f"{average[m]:.2f}" for m in methods)])
@@ -81,14 +75,15 @@ def curve_rows(results: pd.DataFrame, experiment: str) -> tuple[list[str], list[
 def one_step_rows(one_step: pd.DataFrame, task: str) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the gains of one task: clipped as published, and with losses included."""
     part = one_step[one_step["task"] == task]
-    columns = {kind: over_seeds(part, ["method", "step"], kind) for kind in ("gain", "gain_unclipped")}
+    columns = {kind: over_seeds(part, ["method", "step"], kind).to_dict("index") for kind in ("gain", "gain_unclipped")}
     rows = []
     for method in dict.fromkeys(part["method"]):
         cells = [method_label(method)]
         for table in columns.values():
-            cells += [with_interval(*table.loc[(method, step)][["mean", "half_width"]], 3) for step in STEPS]
-        oracle = columns["gain"].loc[("oracle", "optimal"), "mean"] if "oracle" in set(part["method"]) else np.nan
-        share = 100 * columns["gain"].loc[(method, "optimal"), "mean"] / oracle if oracle else np.nan
+            means = [table[method, step] for step in STEPS]
+            cells += [with_interval(found["mean"], found["half_width"], 3) for found in means]
+        oracle = columns["gain"]["oracle", "optimal"]["mean"] if "oracle" in set(part["method"]) else np.nan
+        share = 100 * columns["gain"][method, "optimal"]["mean"] / oracle if oracle else np.nan
         rows.append([*cells, f"{share:.1f}"])
     header = ["method", *STEPS, *(f"{step}, losses included" for step in STEPS), "% of the oracle, optimal"]
     return header, rows
@@ -103,7 +98,7 @@ def coverage_rows(coverage: pd.DataFrame, *, intervals: bool = True) -> list[lis
     for (task, method), part in coverage.groupby(["task", "method"], sort=False):
         ends = [f" ({r.low:.1f} … {r.high:.1f})" if intervals else "" for r in part.itertuples()]
         cells = [f"{r.accuracy:.1f}{end}" for r, end in zip(part.itertuples(), ends, strict=True)]
-        rows.append([task, method_label(method), *cells, f"{part.calibration_error.iloc[0]:.1f}"])
+        rows.append([str(task), method_label(str(method)), *cells, f"{part.calibration_error.iloc[0]:.1f}"])
     return rows
 
 
@@ -127,7 +122,7 @@ def tables_markdown(measured: Tables, *, train: str, test: str, seeds: Sequence[
             )
         parts.append(markdown(PAPER_HEADER, paper))
     for name in dict.fromkeys(results["experiment"]):
-        experiment = ALL_EXPERIMENTS[name]
+        experiment = get_experiment(name)
         unit = SAMPLINGS[experiment.sampling].unit
         parts += [f"## {name} ({experiment.figure})", f"Task {experiment.task}; k: {unit}. Accuracy in percent."]
         parts.append(markdown(*curve_rows(results, name)))
@@ -179,7 +174,7 @@ def print_results(console, measured: Tables, *, paper: bool) -> None:
         sizes = list(dict.fromkeys(part["k"]))
         chosen = sorted({sizes[round(i * (len(sizes) - 1) / 5)] for i in range(6)}, key=sizes.index)
         means = over_seeds(part, ["method", "k"], "accuracy")
-        experiment = ALL_EXPERIMENTS[name]
+        experiment = get_experiment(name)
         title = f"{name} ({experiment.figure}) – task {experiment.task}, accuracy in %"
         console.print(title, style="bold", highlight=False)
         table = Table()

@@ -14,7 +14,7 @@ import numpy as np
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.recipe.cohort import Cohort
-from mdtree_jax.recipe.measure_settings import PAIR_METRICS
+from mdtree_jax.registry.kernels import KERNELS, PAIR_CHOICES
 from mdtree_jax.store.folder import RunFolder
 from mdtree_jax.store.tables import OK, networks_of
 
@@ -84,7 +84,7 @@ def check_networks_are_there(
         added = [metric for metric in measure["metrics"] if metric not in there]
         why = f"to measure {', '.join(added)}"
         if not added:
-            of_pairs = ", ".join(metric for metric in measure["metrics"] if metric in PAIR_METRICS)
+            of_pairs = ", ".join(metric for metric in measure["metrics"] if metric in PAIR_CHOICES)
             why = f"to compare added networks with them ({of_pairs})"
         raise UserError(
             f"{number} networks of {folder.path} are needed {why}, and are not kept (first: of cohort {key}), because "
@@ -108,7 +108,8 @@ def needed_networks(folder: RunFolder, cohort: Cohort, measure: Mapping[str, Any
     needed = set(networks_of(rows) - known.networks)
     if not known.metrics >= set(measure.get("metrics", ())):
         return needed | finite
-    of_pairs = known.metrics & set(PAIR_METRICS)
+    of_pairs = known.metrics & set(PAIR_CHOICES)
+    compares = any(KERNELS[metric].compares for metric in of_pairs)  # all pairs, whatever is chosen
     added: dict[int, list[int]] = {}
     for configuration, seed in members_of(cohort):
         if (configuration, seed) not in known.networks:
@@ -116,7 +117,7 @@ def needed_networks(folder: RunFolder, cohort: Cohort, measure: Mapping[str, Any
     for configuration, seeds in added.items() if of_pairs else ():
         old = sorted(seed for number, seed in finite & known.networks if number == configuration)
         are_first = measure.get("pairs") == "first" and len(old) > 1 and old[1] < min(seeds)
-        if "similarity" in of_pairs or not are_first:
+        if compares or not are_first:
             needed |= {(configuration, seed) for seed in old}
     return needed
 

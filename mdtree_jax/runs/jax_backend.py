@@ -16,30 +16,49 @@ import jax
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.checks import check_choice
 from mdtree_jax.data import DatasetShape
-from mdtree_jax.measuring.kernels import check_features
 from mdtree_jax.measuring.measure import measure_cohort
-from mdtree_jax.models import build_model, count_activations, count_flops, count_parameters, model_names
+from mdtree_jax.measuring.programs import check_kernels
+from mdtree_jax.models import (
+    build_model,
+    check_widths,
+    count_activations,
+    count_flops,
+    count_parameters,
+    variables_hash,
+)
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
 from mdtree_jax.population.train import prepare_cohort, train_cohort
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.measure_settings import ADDED_LATER, resolve
 from mdtree_jax.recipe.schema import GridConfig, SweepConfig
+from mdtree_jax.registry.architectures import BUILT_IN
 from mdtree_jax.runs.plan import Machine, ModelCost, cpu_machine, left_to_do, make_plan
 from mdtree_jax.runs.run import Measurer, Trainer
 from mdtree_jax.store.parts import Parts
 
 
 def set_up_jax(config: SweepConfig) -> None:
-    """Set devices, precision and compilation cache, and check the model's name, before the first computation.
+    """Set devices, precision and compilation cache before the first computation, then check the model's name.
 
     Compiled programs are kept in `$JAX_COMPILATION_CACHE_DIR`, else under the user's cache folder. Raises `UserError`
     for an unknown model.
     """
-    check_choice("model", config.grid.model, model_names())
     jax.config.update("jax_enable_x64", config.grid.dtype == "float64")
     set_up_devices(config.num_devices)
+    check_widths(config.grid.model, _widths(config))  # imports a module of the user's, which may compute
+
+
+def model_identity(config: SweepConfig, shape: DatasetShape) -> dict[str, str]:
+    """Return by what a run folder knows a model again that is not the package's, and so can change between two runs."""
+    if config.grid.model in BUILT_IN:
+        return {}
+    sizes = min(_widths(config)), shape.num_classes, tuple(shape.image_shape)
+    return {"model_hash": variables_hash(build_model(config.grid.model, *sizes, config.grid.dtype))}
+
+
+def _widths(config: SweepConfig) -> list[int]:
+    return np.atleast_1d(config.grid.width).tolist()
 
 
 def set_up_devices(num_devices: int | None = None) -> None:
@@ -107,7 +126,7 @@ def jax_measurer(config: SweepConfig, shape: DatasetShape) -> Measurer:
     settings = resolve(config.grid.measure)
     image_shape = tuple(shape.image_shape)
     model = build_model(config.grid.model, min(config.grid.width), shape.num_classes, image_shape, config.grid.dtype)
-    check_features(model, settings, image_shape, config.grid.dtype)
+    check_kernels(model, settings, image_shape, config.grid.dtype)
 
     def measure(*arguments: Any, **options: Any) -> Any:
         return measure_cohort(

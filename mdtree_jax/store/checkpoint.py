@@ -95,7 +95,7 @@ def load_network(run: str | Path, *, seed: int, **selection: float) -> tuple[dic
     selection = {**selection, "seed": seed}
     unknown = [name for name in selection if name not in members]
     if unknown:
-        raise UserError(f"unknown column '{unknown[0]}'; there are: {', '.join(members)}")
+        raise UserError(f"unknown column '{unknown[0]}'; there are: {', '.join(map(str, members.columns))}")
     fits = np.ones(len(members), bool)
     for name, value in selection.items():
         fits &= np.isclose(members[name].to_numpy(float), value, rtol=1e-9, atol=0)

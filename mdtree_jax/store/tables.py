@@ -15,6 +15,7 @@ or per pair.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,10 @@ import pandas as pd
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.files import write_atomically
+from mdtree_jax.registry.kernels import KERNELS
+from mdtree_jax.registry.measurement import Measurement
+from mdtree_jax.registry.measurements import MEASUREMENTS, of_kernel
+from mdtree_jax.registry.views import ListView, MappingView
 
 OK, DIVERGED = "ok", "diverged"
 CONFIGURATION_COLUMNS = (
@@ -50,20 +55,18 @@ MEMBER_COLUMNS = (
 _TEXT_COLUMNS = ("status", "cohort")
 _FLOAT_COLUMNS = ("data_fraction", "learning_rate", "weight_decay", *METRIC_COLUMNS, *COST_COLUMNS)
 _METADATA_KEY = b"mdtree_jax"
-#: Metrics whose logarithm is a feature: `log_<name>` of their mean over the networks.
-LOGARITHMIC = ("hessian_trace", "hessian_max_eigenvalue", "scale_invariant_trace")
-#: Those of them whose sign says nothing of how large they are.
-SIGNED = ("hessian_max_eigenvalue",)
+#: Metric -> the measurement that is the logarithm of its mean over the networks.
+LOGARITHMS: Mapping[str, Measurement] = MappingView(
+    lambda: {m.logarithm_of: m for m in MEASUREMENTS.values() if m.logarithm_of}, MEASUREMENTS
+)
 _COST_ENDINGS = ("_seconds", "_flops")
-#: Seconds of a group of measurements -> metrics that it makes.
-_MEASURED = {
-    "hessian_seconds": ("hessian_trace", "hessian_max_eigenvalue", "scale_invariant_trace"),
-    "sharpness_seconds": ("ball_sharpness",),
-    "barrier_seconds": ("barrier", "barrier_loss"),
-    "aligned_seconds": ("aligned_barrier", "aligned_barrier_loss"),
-    "connectivity_seconds": ("mode_connectivity", "mode_connectivity_peak"),
-}
-_SIMILARITIES = ("cka", "agreement", "l2_distance")
+#: Seconds of a kernel -> metrics that it makes.
+_MEASURED: Mapping[str, tuple[str, ...]] = MappingView(
+    lambda: {f"{k.name}_seconds": of_kernel(k.name) for k in KERNELS.values() if not k.compares}, MEASUREMENTS, KERNELS
+)
+_COMPARED: Sequence[str] = ListView(
+    lambda: [name for k in KERNELS.values() if k.compares for name in of_kernel(k.name)], MEASUREMENTS, KERNELS
+)
 _CONVERGED = "hessian_max_eigenvalue_converged"
 _DETAIL_ENDINGS = ("_residual", "_converged", "_products")  # how a kernel ended: of one network, without a mean
 _NOT_METRICS = ("_se", *_DETAIL_ENDINGS, *_COST_ENDINGS)
@@ -213,10 +216,10 @@ def collect(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Data
     columns = {}
     for column in means:
         columns |= {column: means[column], f"{column}_se": errors[column]}
-        if column in LOGARITHMIC:
-            # A dominant eigenvalue may be negative and is not small for it.
-            size = means[column].abs() if column in SIGNED else means[column]
-            columns[f"log_{column}"], columns[f"log_{column}_se"] = log_feature(size, errors[column])
+        if column in LOGARITHMS:
+            log = LOGARITHMS[column]
+            size = means[column].abs() if log.of_size else means[column]
+            columns[log.name], columns[f"{log.name}_se"] = log_feature(size, errors[column])
     collection = collection.join(pd.DataFrame(columns))
     collection["num_finite"] = is_finite.groupby(members["configuration"]).sum().astype(np.int64)
     if failed is not None:
@@ -243,7 +246,7 @@ def not_measurable(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> 
     counts = []
     for table in (members, pairs):
         failed = None
-        if table is not None and (there := [c for c in _SIMILARITIES if c in table]):  # of all pairs, at no time of own
+        if table is not None and (there := [c for c in _COMPARED if c in table]):  # of all pairs, at no time of own
             failed = ~np.isfinite(table[there].to_numpy(float)).all(axis=1)
         for seconds, metrics in _MEASURED.items():
             if table is None or seconds not in table:

@@ -16,15 +16,10 @@ from mdtree_jax.diagnosis.from_metrics import diagnose_metrics, withhold
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.recipe.measure_settings import MeasureConfig, MeasureSettings, resolve
+from mdtree_jax.registry.kernels import CHOICES
+from mdtree_jax.registry.measurements import kernels_of
 from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.network import Examples, Subject, examples, wrap
-
-#: The columns that each group of measurements makes; the others follow from the evaluation of the networks.
-_MAKES = {
-    "hessian": ("log_hessian_trace", "log_hessian_max_eigenvalue"),
-    "similarity": ("cka",),
-    "connectivity": ("mode_connectivity", "mode_connectivity_peak"),
-}
 
 
 def diagnose_model(
@@ -107,10 +102,9 @@ def diagnose_subject(
     rate = measured.flops / measured.seconds
     again = retraining(training, len(data.y_train), measured.forward_flops, rate)
     cost = make_cost(seconds, measured.flops, measured.compile_seconds, *again)
-    action = diagnosis.action
-    if training == Training():
-        action = direction_only(action, diagnosis.cause, diagnosis.expected_gain)
-    diagnosis = dataclasses.replace(diagnosis, action=action, cost=cost, notes=[*measured.notes, *diagnosis.notes])
+    action = direction_only(diagnosis.action) if training == Training() else diagnosis.action
+    remarks = (*measured.notes, *diagnosis.remarks)
+    diagnosis = dataclasses.replace(diagnosis, action=action, cost=cost, remarks=remarks)
     return withhold(diagnosis, measured.doubt) if measured.doubt else diagnosis
 
 
@@ -119,7 +113,8 @@ def default_measure(columns: Sequence[str]) -> MeasureConfig:
 
     The curve trains for 64 000 images at ten times the published rate, see `tests/benchmarks/curve_accuracy.py`.
     """
-    metrics = [group for group, made in _MAKES.items() if set(made) & set(columns)]
+    asked = {kernel for column in columns for kernel in kernels_of(column)}
+    metrics = [kernel for kernel in CHOICES if kernel in asked]
     return MeasureConfig(metrics=metrics or ["hessian"], curve_steps=2000, curve_batch_size=32, curve_learning_rate=0.1)
 
 

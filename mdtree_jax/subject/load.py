@@ -10,11 +10,7 @@ Nothing that a file holds is executed; a function named by `model=` is the user'
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import inspect
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdtree_jax.checks import UserError, nearest
-from mdtree_jax.models import TORCH_MODELS, Model, build_model, from_torch, load_torch_file, model_names
+from mdtree_jax.models import (
+    TORCH_MODELS,
+    Model,
+    build_model,
+    builder_settings,
+    from_torch,
+    load_torch_file,
+    model_names,
+)
 from mdtree_jax.models.convert import ConvertedWeights
+from mdtree_jax.models.flax_module import call_options, shapes_of, split_output
+from mdtree_jax.registry.resolve import call_with, is_own, required_arguments, resolve, takes
 from mdtree_jax.store.checkpoint import load_variables
 from mdtree_jax.subject.network import Subject, leaf_name, wrap, wrap_model
 
@@ -44,19 +50,19 @@ def load_subject(
     """Return the subject of checkpoints.
 
     Args:
-        model: an architecture of ours, or `package.module:function`; see `call_builder`.
+        model: an architecture, or `package.module:function`; see `call_builder`.
         checkpoints: a path for each network.
         image_shape: of one image of the data.
         num_classes: of the data.
-        width: of an architecture of ours; None for PyTorch's weights and for a user's function.
+        width: of an architecture, or for a user's function that takes one; None for PyTorch's weights.
         may_lack_classes: whether a network may have more logits than the data have classes.
 
     Raises:
         UserError: an unknown model, a checkpoint that is missing, damaged or of other shapes (they are named).
     """
     check_named(model, checkpoints)
-    if ":" in model:
-        return _from_function(model, checkpoints, image_shape)
+    if is_own(model):
+        return _from_function(model, checkpoints, image_shape, num_classes, width)
     return _from_architecture(model, checkpoints, image_shape, num_classes, width, may_lack_classes)
 
 
@@ -69,12 +75,12 @@ def check_named(model: str, checkpoints: Sequence[str]) -> None:
     if not checkpoints:
         raise UserError("checkpoints=[] names no network; give one or more paths")
     torch = [path for path in checkpoints if Path(path).suffix in TORCH_SUFFIXES]
-    if torch and (":" in model or model in set(model_names()) - set(TORCH_MODELS)):
+    if torch and (is_own(model) or model in set(model_names()) - set(TORCH_MODELS)):
         raise UserError(
             f"'{torch[0]}' holds PyTorch's weights, which are converted for model=resnet18 and model=resnet8 only; "
             "of another network give its measured metrics, as metrics=TABLE.csv"
         )
-    if ":" not in model and model not in model_names():
+    if not is_own(model) and model not in model_names():
         listed = ", ".join(model_names())
         raise UserError(
             f"unknown model '{model}'{nearest(model, model_names())}; there are: {listed}; a model of your own is "
@@ -145,8 +151,10 @@ def _num_logits(network: Any) -> int:
         return 0
 
 
-def _from_function(spec: str, checkpoints: Sequence[str], image_shape: tuple[int, ...]) -> Subject:
-    made = call_builder(spec)
+def _from_function(
+    spec: str, checkpoints: Sequence[str], image_shape: tuple[int, ...], num_classes: int, width: int | None
+) -> Subject:
+    made = call_builder(spec, builder_settings(width, num_classes, image_shape))
     networks = [load_variables(Path(path).expanduser()) for path in checkpoints]
     if isinstance(made, nn.Module):
         wanted = _flax_shapes(made, image_shape, spec)
@@ -165,30 +173,23 @@ def _from_function(spec: str, checkpoints: Sequence[str], image_shape: tuple[int
     return wrap(functions[0], networks, *functions[1:])
 
 
-def call_builder(spec: str) -> Any:
-    """Return what the function `package.module:function` returns, called without arguments.
+def call_builder(spec: str, settings: dict[str, Any]) -> Any:
+    """Return what the function `package.module:function` returns.
 
-    The working directory is looked in too. Raises `UserError` if there is no such module or function, or if it fails.
+    It is called with those of `settings` that it needs, and with `width` if that is known. Its defaults stay: they
+    describe the network in the checkpoint, while the settings describe the data.
+
+    Raises:
+        UserError: there is no such module or function, or it fails.
     """
-    module_name, _, name = spec.partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # a user's code may raise anything
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"model={spec}: the module '{module_name}' cannot be imported ({why})") from error
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(os.getcwd())
-    function = getattr(module, name, None)
-    if not callable(function):
-        there = [n for n, value in vars(module).items() if inspect.isfunction(value)]
-        raise UserError(f"model={spec}: '{module_name}' has no function '{name}'; there are: {', '.join(there)}")
-    try:
-        return function()
-    except Exception as error:  # a user's code may raise anything
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"model={spec}: the function is called without arguments, and fails ({why})") from error
+    function = resolve(spec, "model")
+    needed = required_arguments(function)
+    if "width" in needed and "width" not in settings:
+        raise UserError(f"model_width is not given; the function of model={spec} needs it, as model_width=16")
+    if "width" in settings and not takes(function, "width"):
+        raise UserError(f"model_width={settings['width']} is given, but the function of model={spec} takes no width")
+    known = {name: value for name, value in settings.items() if name in needed or name == "width"}
+    return call_with(function, known, f"model={spec}")
 
 
 def flax_functions(module: nn.Module) -> tuple[Callable, Callable]:
@@ -197,36 +198,28 @@ def flax_functions(module: nn.Module) -> tuple[Callable, Callable]:
     A module that returns more than logits returns them first. In training mode dropout has one fixed mask, because the
     state and the loss at a point must be functions of the point.
     """
-    takes_train = _takes_train(module)
 
     def call(variables: Any, x: jax.Array, train: bool, **options: Any) -> Any:
-        return module.apply(variables, x, **({"train": train} if takes_train else {}), **options)
-
-    def logits(output: Any) -> jax.Array:
-        return output[0] if isinstance(output, tuple) else output
+        return module.apply(variables, x, **call_options(module, train), **options)
 
     def apply(variables: Any, x: jax.Array) -> jax.Array:
-        return logits(call(variables, x, False))
+        return split_output(call(variables, x, False))[0]
 
     def apply_train(variables: Any, x: jax.Array) -> tuple[jax.Array, Any]:
         names = [name for name in variables if name != "params"]
         output, updated = call(variables, x, True, mutable=names, rngs={"dropout": jax.random.key(0)})
-        return logits(output), updated
+        return split_output(output)[0], updated
 
     return apply, apply_train
 
 
-def _takes_train(module: nn.Module) -> bool:
-    return "train" in inspect.signature(type(module).__call__).parameters
-
-
 def _flax_shapes(module: nn.Module, image_shape: tuple[int, ...], spec: str) -> Any:
-    options = {"train": False} if _takes_train(module) else {}
-    try:
-        return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, **options), jnp.zeros((1, *image_shape)))
-    except Exception as error:  # a user's code may raise anything
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the model of {spec} does not take images of shape {image_shape}: {reason}") from error
+    def init(x: jax.Array) -> Any:
+        return module.init(jax.random.key(0), x, **call_options(module, False))
+
+    return shapes_of(
+        f"the model of {spec} does not take images of shape {image_shape}", init, jnp.zeros((1, *image_shape))
+    )
 
 
 def _check_shapes(path: str, network: Any, wanted: Any, what: str) -> None:

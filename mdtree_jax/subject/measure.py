@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import NamedTuple
 
@@ -18,11 +18,13 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.measuring.measure import measure_cohort
 from mdtree_jax.models import count_flops
 from mdtree_jax.population.executor import compiler_options
 from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
-from mdtree_jax.recipe.measure_settings import PAIR_METRICS, MeasureSettings
+from mdtree_jax.recipe.measure_settings import MeasureSettings
+from mdtree_jax.registry.kernels import BETWEEN_CHOICES, KERNELS, PAIR_CHOICES
 from mdtree_jax.runs.jax_backend import device_memory_bytes
 from mdtree_jax.store.tables import COST_COLUMNS, MEMBER_COLUMNS, OK, collect
 from mdtree_jax.subject.network import Examples, Subject, check_fit
@@ -39,21 +41,21 @@ class Measured(NamedTuple):
 
     Attributes:
         row: metric -> value, `<metric>_se` -> standard error; columns as of a collection.
-        notes: sentences on what could not be measured, and on samples.
+        notes: facts on what could not be measured, and on samples, of `facts.NOTES`.
         seconds: of the wall, without the compilation of programs.
         compile_seconds: of that.
         flops: operations of all measurements.
         forward_flops: operations of one image's forward pass.
-        doubt: why nothing should be concluded from it, a sentence; empty if nothing speaks against.
+        doubt: why nothing should be concluded from it, of `facts.REASONS`; None if nothing speaks against.
     """
 
     row: dict[str, float]
-    notes: list[str]
+    notes: list[Fact]
     seconds: float
     compile_seconds: float
     flops: float
     forward_flops: float
-    doubt: str
+    doubt: Fact | None
 
 
 def measure_subject(
@@ -86,21 +88,21 @@ def measure_subject(
     start = time.perf_counter()
     num_classes = check_fit(subject, data)
     checking = time.perf_counter() - start  # compilation almost all of it, on a few images
-    notes: list[str] = []
+    notes: list[Fact] = []
     settings = _possible(subject, settings, notes)
     num_all, num_networks = len(data.y_train), len(subject.variables)
     num_held = min(num_all, max(max_images, _num_that_fit(data.x_train)))
     num_images = min(num_all, max_images)
     if num_images < num_all:
-        notes.append(f"errors are those of a random sample of {num_images} of {num_all} training images")
-    if num_held < num_all and "connectivity" in settings.metrics:
-        notes.append(f"curves were trained on {num_held} of {num_all} training images, as many as fit into memory")
+        notes.append(fact("sampled_errors", side="training", images=num_images, of=num_all))
+    if num_held < num_all and any("curve" in KERNELS[metric].needs for metric in settings.metrics):
+        notes.append(fact("sampled_curves", images=num_held, of=num_all))
     used = Examples(
         *_sample(data.x_train, data.y_train, num_held, shuffle=not in_random_order),
         *_sample(data.x_test, data.y_test, max_images),
     )
     if len(used.y_test) < len(data.y_test):
-        notes.append(f"test errors are those of a random sample of {max_images} of {len(data.y_test)} test images")
+        notes.append(fact("sampled_errors", side="test", images=max_images, of=len(data.y_test)))
     settings = _no_image_twice(settings, num_images)
     if num_images < len(used.y_train):
         most = num_images if settings.evaluation_images is None else min(num_images, settings.evaluation_images)
@@ -123,18 +125,16 @@ def measure_subject(
         model=subject.model,
         progress=_named(progress),
     )
-    if len(errors) == 2 and (pair_metrics := [name for name in settings.metrics if name in PAIR_METRICS]):
-        notes.append(
-            f"two networks are one pair: {', '.join(pair_metrics)} come without a standard error, and the "
-            "probabilities do not count how much other seeds would differ; three networks, all of their pairs, give one"
-        )
+    if len(errors) == 2 and (pair_metrics := [name for name in settings.metrics if name in PAIR_CHOICES]):
+        notes.append(fact("one_pair", kernels=pair_metrics))
     table = _with_training_columns(found.members, errors)
-    row = {name: float(value) for name, value in collect(table, found.pairs).iloc[0].items() if np.isfinite(value)}
+    means = collect(table, found.pairs).iloc[0]
+    row = {str(name): float(value) for name, value in means.items() if np.isfinite(value)}
     row = {name: value for name, value in row.items() if not name.endswith(("_seconds", "_flops"))}
     _add_sampling_error(row, num_images, num_all)
     compile_seconds = found.compile_seconds + evaluation_compile + checking
     forward = float(count_flops(subject.model, used.x_train.shape[1:], str(used.x_train.dtype)))
-    flops = sum(float(t[c].sum()) for t in (found.members, found.pairs) for c in t if c.endswith("_flops"))
+    flops = sum(float(t[c].sum()) for t in (found.members, found.pairs) for c in t if str(c).endswith("_flops"))
     flops += forward * num_networks * (num_images + len(used.y_test))
     seconds = time.perf_counter() - start - compile_seconds
     return Measured(row, notes, seconds, compile_seconds, flops, forward, _doubt(errors, used.y_train))
@@ -145,33 +145,27 @@ def _named(progress: Callable[[float, str], None] | None) -> Callable[[float, st
     return progress and (lambda fraction, message: progress(fraction, message.partition(": ")[2]))
 
 
-def _possible(subject: Subject, settings: MeasureSettings, notes: list[str]) -> MeasureSettings:
+def _possible(subject: Subject, settings: MeasureSettings, notes: list[Fact]) -> MeasureSettings:
     """Return the settings without what this subject does not allow, and say so in `notes`."""
     metrics = settings.metrics
-    if len(subject.variables) < 2 and (pairs := [m for m in metrics if m in PAIR_METRICS]):
-        notes.append(f"one network only: {', '.join(pairs)} compare two and were not measured")
-        metrics = tuple(m for m in metrics if m not in PAIR_METRICS)
-    if not subject.can_recompute and (between := [m for m in metrics if m in ("connectivity", "barrier")]):
-        notes.append(
-            f"the networks have running averages and there is no apply_train to recompute them between two networks: "
-            f"{', '.join(between)} not measured"
-        )
+    if len(subject.variables) < 2 and (pairs := [m for m in metrics if m in PAIR_CHOICES]):
+        notes.append(fact("one_network", kernels=pairs))
+        metrics = tuple(m for m in metrics if m not in PAIR_CHOICES)
+    if not subject.can_recompute and (between := [m for m in metrics if m in BETWEEN_CHOICES]):
+        notes.append(fact("no_apply_train", kernels=between))
         metrics = tuple(m for m in metrics if m not in between)
     if not metrics:
         raise UserError("nothing is left to measure: with one network ask for hessian or sharpness")
     return settings.with_metrics(metrics)
 
 
-def _doubt(errors: list[dict[str, float]], labels: np.ndarray) -> str:
-    """Return that the networks only guess, '' where they do better: more likely of other data than trained so badly."""
+def _doubt(errors: list[dict[str, float]], labels: np.ndarray) -> Fact | None:
+    """Return that the networks only guess: more likely of other data than trained so badly. None if they do better."""
     guessing = 100 * (1 - np.bincount(labels).max() / len(labels))
     best = min(row["train_error"] for row in errors)
     if not 0 < NEAR_GUESSING * guessing <= best:
-        return ""
-    return (
-        f"a training error of {best:.1f} % is hardly better than guessing ({guessing:.1f} %): check that images and "
-        "labels are those of the training, prepared in the same way"
-    )
+        return None
+    return fact("guessing", train_error=best, error_of_guessing=float(guessing))
 
 
 def _no_image_twice(settings: MeasureSettings, num_images: int) -> MeasureSettings:
@@ -227,7 +221,7 @@ def _evaluate(subject: Subject, data: Examples) -> tuple[list[dict[str, float]],
     return out, seconds
 
 
-def _with_training_columns(members: pd.DataFrame, errors: list[Mapping[str, float]]) -> pd.DataFrame:
+def _with_training_columns(members: pd.DataFrame, errors: Sequence[Mapping[str, float]]) -> pd.DataFrame:
     """Return the table of measurements with the columns of training that `collect` expects, unknown ones NaN."""
     known = pd.DataFrame(errors)
     rest = {c: np.nan for c in (*MEMBER_COLUMNS, *COST_COLUMNS) if c not in members and c not in known}

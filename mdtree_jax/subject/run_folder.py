@@ -1,8 +1,12 @@
-"""A configuration of a run folder as a subject: its networks from the checkpoints, its data from the manifest. JAX."""
+"""A configuration of a run folder as a subject: its networks from the checkpoints, its data from the manifest. JAX.
+
+A manifest may name functions of the user's own, `package.module:function`; they are imported and called.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +14,9 @@ import pandas as pd
 from mdtree_jax.checks import UserError
 from mdtree_jax.data import load_dataset
 from mdtree_jax.models import build_model
+from mdtree_jax.registry.architectures import ARCHITECTURES
+from mdtree_jax.registry.datasets import DATASETS
+from mdtree_jax.registry.resolve import is_own
 from mdtree_jax.store.checkpoint import load_network
 from mdtree_jax.store.manifest import data_hash, read_manifest
 from mdtree_jax.store.tables import CONFIGURATION_COLUMNS, OK
@@ -27,12 +34,14 @@ def load_configuration(
         data_dir, data_file: where the data set is, as for `sweep`.
 
     Raises:
-        UserError: no manifest, no checkpoint, no finite network, data that differ from those that were trained on.
+        UserError: no manifest, no checkpoint, no finite network, data that differ from those that were trained on, a
+            model or data set of a plugin that is not imported.
     """
     manifest = read_manifest(folder / "manifest.json")
     if manifest is None:
         raise UserError(f"{folder} has no manifest.json, so what its networks were trained on is not known")
     config = manifest["config"]
+    _check_registered(folder, manifest)
     noise = {name: config[name] for name in ("label_noise_fraction", "label_noise_seed")}
     data = load_dataset(config["dataset"], data_dir=data_dir, data_file=data_file, **noise)
     if data_hash(*data[:4]) != config["data_hash"]:
@@ -46,6 +55,18 @@ def load_configuration(
     count = int(row["num_samples"])
     used = examples(data.x_train[:count], data.y_train[:count], data.x_test, data.y_test, config["dtype"])
     return wrap_model(model, networks, config["model"]), used
+
+
+def _check_registered(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise `UserError` for a model or data set that only the run's plugins register, with what to add."""
+    plugins = sorted({name for session in manifest["sessions"] for name in session.get("plugins", [])})
+    if not plugins:
+        return
+    for table, name in ((ARCHITECTURES, manifest["config"]["model"]), (DATASETS, manifest["config"]["dataset"])):
+        if name not in table and not is_own(name):
+            raise UserError(
+                f"the {table.kind} '{name}' of {folder} is registered by a plugin; add plugins=[{','.join(plugins)}]"
+            )
 
 
 def _finite_seeds(folder: Path, wanted: dict[str, float]) -> list[int]:

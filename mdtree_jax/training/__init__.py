@@ -1,13 +1,14 @@
 """Training one network as pure functions: loss, optimizer, schedule, early-stop rule, `make_trainer`. JAX."""
 
 from mdtree_jax.training.early_stop import EarlyStop
-from mdtree_jax.training.loss import cross_entropy, error_count
+from mdtree_jax.training.loss import ObjectiveFunctions, cross_entropy, error_count, objective_functions
 from mdtree_jax.training.optimizer import make_optimizer
 from mdtree_jax.training.train import Hyperparameters, Trainer, TrainState, evaluate, make_trainer, train_single
 
 __all__ = [
     "EarlyStop",
     "Hyperparameters",
+    "ObjectiveFunctions",
     "TrainState",
     "Trainer",
     "cross_entropy",
@@ -15,5 +16,6 @@ __all__ = [
     "evaluate",
     "make_optimizer",
     "make_trainer",
+    "objective_functions",
     "train_single",
 ]

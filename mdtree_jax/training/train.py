@@ -16,8 +16,9 @@ import optax
 from jax import lax
 
 from mdtree_jax.models import Model
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
 from mdtree_jax.training.early_stop import EarlyStop, update_early_stop
-from mdtree_jax.training.loss import cross_entropy, error_count
+from mdtree_jax.training.loss import ObjectiveFunctions, objective_functions
 from mdtree_jax.training.optimizer import make_optimizer
 
 
@@ -97,14 +98,15 @@ def make_trainer(
     early_stop_patience: int = 5,
     early_stop_tolerance: float = 1e-4,
     augment: bool = False,
+    objective: str = DEFAULT_OBJECTIVE,
 ) -> Trainer:
     """Return the functions that train `model` on batches of `batch_size` for at most `num_epochs` epochs.
 
-    The loss is the mean cross-entropy of a batch with BatchNorm in training mode, without weight decay, which the
+    The loss is the objective's mean over a batch with BatchNorm in training mode, without weight decay, which the
     optimizer adds. `augment` shifts by up to 4 pixels (zeros come in) and mirrors, per image and step.
 
     Raises:
-        UserError: an unknown optimizer or schedule.
+        UserError: an unknown optimizer, schedule or objective.
     """
 
     static = _Static(
@@ -121,6 +123,7 @@ def make_trainer(
             tolerance=early_stop_tolerance,
         ),
         augment=augment,
+        objective=objective_functions(objective),
     )
     static.make_optimizer(0.1, 0.0, 1)  # a wrong name is refused now, not at the first step
     step, end_epoch = functools.partial(_step, static), functools.partial(_end_epoch, static)
@@ -136,6 +139,7 @@ class _Static(NamedTuple):
     make_optimizer: Callable[..., optax.GradientTransformation]
     update_early_stop: Callable[..., tuple[EarlyStop, jax.Array]]
     augment: bool
+    objective: ObjectiveFunctions
 
     def steps_per_epoch(self, num_samples: Any) -> Any:
         return num_samples // self.batch_size
@@ -176,7 +180,7 @@ def _step(
     def loss(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": state.variables["batch_stats"]}
         logits, _, batch_stats = static.model.apply(variables, x, True)
-        return cross_entropy(logits, y).mean(), batch_stats
+        return static.objective.loss(logits, y).mean(), batch_stats
 
     params = state.variables["params"]
     (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(params)
@@ -225,9 +229,15 @@ def shift_and_mirror(key: jax.Array, x: jax.Array, pixels: int = 4) -> jax.Array
 
 
 def evaluate(
-    model: Model, variables: Any, x: jax.Array, y: jax.Array, num_samples: jax.Array, batch_size: int
+    model: Model,
+    variables: Any,
+    x: jax.Array,
+    y: jax.Array,
+    num_samples: jax.Array,
+    batch_size: int,
+    objective: str = DEFAULT_OBJECTIVE,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return mean loss (nats) and number of errors (int32) over the first `num_samples` images, BatchNorm in eval mode.
+    """Return mean loss and number of errors (int32) over the first `num_samples` images, BatchNorm in eval mode.
 
     A count is exact: as a percentage in float32, equal error rates of different networks could come out unequal.
 
@@ -238,7 +248,9 @@ def evaluate(
         y: (n,).
         num_samples: how many count, from 1 to n.
         batch_size: images at a time.
+        objective: whose loss and errors.
     """
+    functions = objective_functions(objective)
     size = x.shape[0]
     batch_size = min(batch_size, size)
     dtype = jax.tree.leaves(variables["params"])[0].dtype
@@ -250,8 +262,8 @@ def evaluate(
         mask = (rows >= index * batch_size) & (rows < num_samples)
         xb, yb = (lax.dynamic_slice_in_dim(a, first, batch_size) for a in (x, y))
         logits, _, _ = model.apply(variables, xb, False)
-        loss = jnp.where(mask, cross_entropy(logits, yb), 0).sum()
-        return sums[0] + loss, sums[1] + (mask & error_count(logits, yb)).sum(dtype=jnp.int32)
+        loss = jnp.where(mask, functions.loss(logits, yb), 0).sum()
+        return sums[0] + loss, sums[1] + (mask & functions.error(logits, yb)).sum(dtype=jnp.int32)
 
     num_batches = -(-num_samples // batch_size)
     zeros = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)

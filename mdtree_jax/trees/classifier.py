@@ -15,11 +15,13 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.collection.columns import canonicalize, feature_values, finite_rows_of, missing_message
 from mdtree_jax.collection.grid import with_labels
-from mdtree_jax.collection.tasks import OPTIMAL, PUBLISHED_LABELS, TASKS, get_task, smallest_width
+from mdtree_jax.collection.tasks import OPTIMAL, TASKS, check_label, get_task, smallest_width
 from mdtree_jax.files import write_text
+from mdtree_jax.registry.questions import published_classes
 from mdtree_jax.trees import fit as engine
 from mdtree_jax.trees import robust
-from mdtree_jax.trees.questions import OPTIMIZER_SIMILARITY, STRUCTURES, choose_members
+from mdtree_jax.trees.drawing import draw_tree, tree_text
+from mdtree_jax.trees.questions import MEMBERS, SIMILARITY, STRUCTURES, choose_members
 from mdtree_jax.trees.saved import read_tree, tree_to_dict
 from mdtree_jax.trees.structure import Structure
 
@@ -50,9 +52,9 @@ def choose_structure(task: str, *, similarity: bool = False, structure=None) -> 
     """
     if structure is None:
         get_task(task)
-        if similarity and task != "optimizer":
-            raise UserError(f"similarity=True goes with task='optimizer' only, not with task='{task}'")
-        return OPTIMIZER_SIMILARITY if similarity else STRUCTURES[task]
+        if similarity and task not in SIMILARITY:
+            raise UserError(f"similarity=True goes with task='{', '.join(SIMILARITY)}' only, not with task='{task}'")
+        return SIMILARITY[task] if similarity else MEMBERS[task][0]
     if similarity:
         raise UserError("similarity=True names a structure, and structure= another; give one of them")
     if isinstance(structure, Structure):
@@ -83,7 +85,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         thresholds_: (nodes,), each in its feature's unit, in the order of `structure_.nodes`; for the robust fit the
             medians.
         threshold_intervals_: (nodes, 2) ends of the central 90 % interval of each; robust fit only, else None.
-        members_: the structures that vote, `structure_` the first; only itself but for the robust fit.
+        members_: the structures that vote, `structure_` the first; without the robust fit, only that one.
         agreement_: share of the training rows on which the tree at `thresholds_` says what the estimator says.
         classes_: (2,) the classes, sorted.
         leaf_counts_: (leaves, classes) training rows by leaf and class; leaves from left to right.
@@ -140,7 +142,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         if fit == "robust" and isinstance(rows, pd.DataFrame):
             frame = canonicalize(rows)
             members = choose_members(structure, lambda name: bool(finite_rows_of(frame, [name]).all()))
-        values = self._member_values(rows, members, reset=True)
+        values = [self._values(rows, member, reset=number == 0) for number, member in enumerate(members)]
         codes = self._learn_classes(y, structure)
         if len(codes) != len(values[0]):
             raise UserError(f"X has {len(values[0])} rows and y has {len(codes)}; they must be equal")
@@ -205,7 +207,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         ends = leaf[:, None] == np.arange(len(self.structure_.leaves))
         return csr_matrix(np.concatenate([reach.T, ends], axis=1))
 
-    def score(self, X, y=None):
+    def score(self, X, y=None):  # pyright: ignore[reportIncompatibleMethodOverride] - rows have no weights
         """Return the share of rows diagnosed correctly, a fraction in [0, 1]."""
         self._fitted()
         rows, y = self._labelled(X, y, self.structure_)
@@ -220,15 +222,11 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         A robust fit is shown as its first member at the median thresholds, with their 90 % intervals, and with the
         share of the training rows on which that tree alone agrees with the average.
         """
-        from mdtree_jax.trees.drawing import tree_text
-
         self._fitted()
         return tree_text(self, digits)
 
     def plot(self, ax=None):
         """Draw the fitted tree and return the matplotlib axes."""
-        from mdtree_jax.trees.drawing import draw_tree
-
         self._fitted()
         return draw_tree(self, ax)
 
@@ -249,9 +247,9 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
     def _fitted(self) -> None:
         check_is_fitted(self, "thresholds_")
 
-    def _member_values(self, X, members, *, reset: bool = False) -> list[np.ndarray | None]:
+    def _member_values(self, X, members) -> list[np.ndarray | None]:
         """Return each member's features; None for a companion whose features are not there, or not in every row."""
-        values: list = [self._values(X, members[0], reset=reset)]
+        values: list[np.ndarray | None] = [self._values(X, members[0])]
         for member in members[1:]:
             there = isinstance(X, pd.DataFrame) and finite_rows_of(canonicalize(X), member.features).all()
             values.append(self._values(X, member) if there else None)
@@ -265,7 +263,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             if reset:
                 self.n_features_in_ = needed
             return values
-        values = validate_data(self, X, reset=reset, dtype=np.float64)
+        values = np.asarray(validate_data(self, X, reset=reset, dtype=np.float64))
         if values.shape[1] < needed:
             raise UserError(
                 f"X has {values.shape[1]} feature(s) (columns), the tree '{structure.name}' asks {needed}: "
@@ -299,8 +297,10 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
                 f"{', '.join(task.classes)}; name the task that it belongs to by task="
             )
         X = canonicalize(X)
-        if task.label not in X:
+        if task.label not in X and task.is_compared:
             X = with_labels(X)
+        check_label(X, task)
+        X = X[X[task.label].notna()]
         smallest = self.min_width
         if smallest is None:
             smallest = smallest_width(task, X["width"]) if "width" in X else task.min_width
@@ -321,7 +321,8 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         y = np.asarray(y)
         if y.dtype.kind not in "OUST":
             return y
-        return np.array([PUBLISHED_LABELS.get(v, v) if isinstance(v, str) else v for v in y.tolist()], dtype=object)
+        ours = published_classes()
+        return np.array([ours.get(v, v) if isinstance(v, str) else v for v in y.tolist()], dtype=object)
 
     def _learn_classes(self, y, structure: Structure) -> np.ndarray:
         """Set `classes_` and return each row's place among the structure's classes."""

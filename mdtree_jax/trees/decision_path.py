@@ -1,4 +1,4 @@
-"""The path of a model through a diagnostic tree, step by step, as numbers and as sentences."""
+"""The path of a model through a diagnostic tree, step by step, as numbers."""
 
 from __future__ import annotations
 
@@ -8,44 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdtree_jax.collection.columns import COLUMN, DERIVED
+from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.trees.structure import Structure
-
-#: Feature -> (its name for people, its unit, what a value at or below the threshold means, what one above it means).
-WORDS = {
-    "train_error": ("training error", " %", "it fits its training data", "it does not fit its training data"),
-    "train_loss": (
-        "training loss",
-        " nats",
-        "it is at the bottom of its valley",
-        "it could still lower its training loss",
-    ),
-    "mode_connectivity_peak": (
-        "connectivity",
-        " %",
-        "a barrier of error parts two such networks",
-        "two such networks are joined by a path of low error",
-    ),
-    "mode_connectivity": (
-        "connectivity against the ends",
-        " %",
-        "a barrier of error parts two such networks",
-        "the path between two such networks has less error than its ends",
-    ),
-    "log_hessian_trace": ("sharpness", "", "its minimum is flat", "its minimum is sharp"),
-    "log_effective_rank": (
-        "spread of the sharpness",
-        "",
-        "few directions are as sharp as the sharpest",
-        "many directions are as sharp as the sharpest",
-    ),
-    "log_relative_eigenvalue": (
-        "sharpness relative to the loss",
-        "",
-        "its valley is flat for the loss it has",
-        "its valley is sharp for the loss it has",
-    ),
-    "cka": ("similarity", "", "two such networks have found different functions", "two such networks agree"),
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +32,6 @@ class EvidenceStep:
     side: str
     distance_in_standard_errors: float | None
     is_close: bool
-    sentence: str
 
 
 def tree_path(
@@ -91,7 +54,7 @@ def tree_path(
         name, threshold = structure.nodes[node].feature, float(thresholds[node])
         value, error = float(values[name]), errors.get(name)
         above = value > threshold
-        interval = None if intervals is None else tuple(float(end) for end in intervals[node])
+        interval = None if intervals is None else (float(intervals[node][0]), float(intervals[node][1]))
         distance = (value - threshold) / error if error else None
         close = bool(interval and interval[0] <= value <= interval[1]) or bool(distance and abs(distance) < 2)
         steps.append(
@@ -106,7 +69,6 @@ def tree_path(
                 "above" if above else "at_most",
                 distance,
                 close,
-                _sentence(name, value, error, threshold, above, close),
             )
         )
         node = structure.children(node)[int(above)]
@@ -125,13 +87,5 @@ def feature_error(name: str, metrics: Mapping[str, float], errors: Mapping[str, 
 
 
 def _unit(name: str) -> str:
-    return COLUMN[name].unit if name in COLUMN else "ln"
-
-
-def _sentence(name: str, value: float, error, threshold: float, above: bool, close: bool) -> str:
-    words, unit, low, high = WORDS.get(name, (name, "", "it is low", "it is high"))
-    value += 0.0  # no minus before a zero
-    shown = f"{value:.3g} ± {error:.2g}" if error else f"{value:.3g}"
-    meaning = high if above else low
-    doubt = ", but it is close" if close else ""
-    return f"{words} {shown}{unit} is {'above' if above else 'at most'} {threshold:.3g}{unit}: {meaning}{doubt}"
+    entry = MEASUREMENTS.get(name) or COLUMN.get(name)
+    return entry.unit if entry else ""

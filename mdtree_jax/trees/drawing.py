@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from mdtree_jax.collection.columns import COLUMN
-
-#: What each class is called in front of people, and the colour that it has in every figure.
-CLASS_COLOURS = {
-    "temperature_too_low": "#2b6cb0",
-    "temperature_too_high": "#c05621",
-    "temperature": "#6b46c1",
-    "size": "#2f855a",
-    "data": "#b7791f",
-}
-
-
-def class_colour(name: str) -> str:
-    """Return the colour of a class in figures (grey for a class that is not ours)."""
-    return CLASS_COLOURS.get(name, "#4a5568")
+from mdtree_jax.registry.measurement import unit_after_number
+from mdtree_jax.registry.questions import class_colour
 
 
 def question(tree, node: int, digits: int = 4) -> str:
     """Return a node's question, such as `train_error <= 0.146 %`."""
     feature = tree.structure_.nodes[node].feature
-    unit = COLUMN[feature].unit if feature in COLUMN else ""
-    shown = {"%": " %", "-%": " %", "nats": " nats"}.get(unit, "")
+    shown = unit_after_number(COLUMN[feature].unit) if feature in COLUMN else ""
     text = f"{feature} <= {tree.thresholds_[node]:.{digits}g}{shown}"
     if tree.threshold_intervals_ is None:
         return text
@@ -76,6 +63,7 @@ def _average_note(tree) -> list[str]:
 def draw_tree(tree, ax=None):
     """Draw a fitted tree; see `MDTreeClassifier.plot`."""
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
 
     structure, numbers = tree.structure_, tree.structure_.leaf_numbers
     depth = _depth(structure, 0)
@@ -106,7 +94,7 @@ def draw_tree(tree, ax=None):
     ax.set_xlim(-0.6, len(structure.leaves) - 0.4)
     ax.set_ylim(-depth - 0.45, 0.4)
     ax.axis("off")
-    handles = [plt.Rectangle((0, 0), 1, 1, color=class_colour(str(name))) for name in tree.classes_]
+    handles = [Rectangle((0, 0), 1, 1, color=class_colour(str(name))) for name in tree.classes_]
     labels = [f"share of {str(name).replace('_', ' ')}" for name in tree.classes_]
     ax.legend(handles, labels, loc="upper right", frameon=False, fontsize=8)
     if note := _average_note(tree):

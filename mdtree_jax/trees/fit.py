@@ -48,7 +48,7 @@ def fit_published(structure: Structure, X: np.ndarray, y: np.ndarray) -> np.ndar
     minimises minus the training accuracy with the others held; its result is taken even if it is worse. On exact ties
     the search turns on the last bit, so the objective must be the float64 fraction -(number right / n).
 
-    Source: Zhou et al., "MD tree", ICML 2024, and facts section 4.
+    Source: Zhou et al., "MD tree", ICML 2024; docs/explanation/trees.md.
     """
     thresholds = structure.initial.astype(float)
     for i, node in enumerate(structure.nodes):

@@ -4,7 +4,7 @@ NumPy only. A fitted tree is a posterior over its thresholds (`TreePosterior`); 
 over all settings and over the member trees, each member with the same say (`RobustFit`).
 
 **Model of one tree.** Node j's threshold lies on a fixed grid of candidates between its bounds (centres of equal
-steps; logarithmic for the features of `LOGARITHMIC`), a priori with weight exp(-r²/2), where r = 3 at the bounds and 0
+steps; logarithmic for features with a `log_offset`), a priori with weight exp(-r²/2), where r = 3 at the bounds and 0
 at the initial value (each side has its own scale). A threshold setting sends every row to a leaf; a leaf's verdict is
 right for each of its rows with an unknown probability e ~ Beta(9, 1), on its own for every leaf. With R right and W
 wrong rows, each counted as ρ rows, a leaf's marginal likelihood is B(9 + ρR, 1 + ρW) / B(9, 1), and
@@ -39,10 +39,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.trees.structure import Structure
 
-#: Features whose candidates are evenly spaced in ln(offset + |value|): they spread over orders of magnitude.
-LOGARITHMIC = {"train_error": 0.05, "mode_connectivity_peak": 0.3, "train_loss": 0.0}
 #: Beta prior of the probability that a leaf's verdict is right.
 RIGHT, WRONG = 9.0, 1.0
 #: Share of a vote that goes to every class alike, and prior median and spread of the exponent of `RobustFit`.
@@ -122,7 +121,7 @@ def threshold_prior(
 
 def _scale(feature: str, low: float, high: float):
     """Return the maps from a feature's unit to the scale of even spacing, and back; both ascend."""
-    offset = LOGARITHMIC.get(feature)
+    offset = MEASUREMENTS[feature].log_offset if feature in MEASUREMENTS else None
     if offset is not None and offset + low > 0:
         return (lambda v: np.log(offset + v)), (lambda u: np.exp(u) - offset)
     if offset is not None and offset - high > 0:
@@ -164,9 +163,11 @@ def fit_posterior(structure: Structure, X: np.ndarray, y: np.ndarray, options: O
 def _beta_tables(rows: int, row_weight: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return ln Γ(prior + ρ count) - ln Γ(prior) for every count of rows: right ones, wrong ones, all."""
     counts = (row_weight * np.arange(rows + 1)).tolist()
-    return tuple(
-        np.array([lgamma(prior + c) - lgamma(prior) for c in counts]) for prior in (RIGHT, WRONG, RIGHT + WRONG)
-    )
+
+    def table(prior: float) -> np.ndarray:
+        return np.array([lgamma(prior + c) - lgamma(prior) for c in counts])
+
+    return table(RIGHT), table(WRONG), table(RIGHT + WRONG)
 
 
 class _SumProduct:
@@ -298,7 +299,13 @@ def fit_robust(
     Raises:
         UserError: the members' classes differ, or there is no member or no row.
     """
-    members = fit_members(structures, X, y, options)
+    return with_exponent(fit_members(structures, X, y, options), X, y, options)
+
+
+def with_exponent(
+    members: tuple[TreePosterior, ...], X: Sequence[np.ndarray], y: np.ndarray, options: Options = DEFAULT
+) -> RobustFit:
+    """Return the average of members fitted to `X` and `y`, as `fit_robust` fits them, with its exponent."""
     return RobustFit(members, _fit_exponent(_mean_vote(members, X), y, options))
 
 
@@ -348,7 +355,7 @@ def _fit_exponent(votes: np.ndarray, y: np.ndarray, options: Options) -> float:
 
 
 def snap_rows(structures: Sequence[Structure], X: Sequence[np.ndarray], y: np.ndarray) -> dict:
-    """Return the training rows as plain lists, as coarse as the candidates are, so that a fit can be made again.
+    """Return the training rows as plain lists, as coarse as the candidates are, so that a fit can be repeated.
 
     A value is kept as its place among all candidates of its feature; rows that fall together are counted.
     """

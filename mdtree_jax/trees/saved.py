@@ -1,7 +1,7 @@
 """Fitted trees as small readable JSON files.
 
-A robust fit is kept as its training rows, as coarse as its candidates are, and is made again when it is read: the same
-fit, in less room than the tables of its votes take.
+A robust fit is kept as its training rows, as coarse as its candidates are, and is fitted again when it is read: the
+same fit, in less room than the tables of its votes take.
 """
 
 from __future__ import annotations

@@ -14,33 +14,17 @@ where `left` and `right` are the number of a later node (the first is 0) or a cl
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.checks import UserError
 from mdtree_jax.collection.columns import canonical_name
-from mdtree_jax.collection.tasks import PUBLISHED_LABELS
-
-
-class Node(NamedTuple):
-    """One question of a tree: is `feature` <= its threshold?
-
-    `initial` is the threshold's starting value, [`low`, `high`] its bounds, all in the feature's unit; `left` and
-    `right` are the number of a later node (int) or a class (str).
-    """
-
-    feature: str
-    initial: float
-    low: float
-    high: float
-    left: int | str
-    right: int | str
+from mdtree_jax.registry.questions import published_classes
+from mdtree_jax.registry.tree import Node, Tree, check_tree
 
 
 @dataclass(frozen=True)
@@ -62,8 +46,8 @@ class Structure:
 
     def __post_init__(self):
         object.__setattr__(self, "nodes", tuple(_in_our_names(node) for node in self.nodes))
-        object.__setattr__(self, "classes", tuple(PUBLISHED_LABELS.get(name, name) for name in self.classes))
-        _check(self)
+        object.__setattr__(self, "classes", tuple(_our_class(name) for name in self.classes))
+        check_tree(self.name, self.nodes, self.classes)
         object.__setattr__(self, "leaves", tuple(self._walk(0)))
 
     def _walk(self, node: int):
@@ -108,6 +92,11 @@ class Structure:
         return {"name": self.name, "classes": list(self.classes), "nodes": [node._asdict() for node in self.nodes]}
 
     @classmethod
+    def of(cls, tree: Tree, classes: tuple[str, ...]) -> Structure:
+        """Build the structure of a question's tree; raises `UserError` as the class does."""
+        return cls(tree.name, tree.nodes, classes)
+
+    @classmethod
     def from_dict(cls, data: Mapping) -> Structure:
         """Build a structure from what `to_dict` returns or a YAML file holds; published names are understood.
 
@@ -144,37 +133,11 @@ class Structure:
         return cls.from_dict(data)
 
 
+def _our_class(name: str) -> str:
+    return published_classes().get(name, name)
+
+
 def _in_our_names(node: Node) -> Node:
     """Return the node with published feature and class names turned into ours."""
-    left, right = (PUBLISHED_LABELS.get(end, end) if isinstance(end, str) else end for end in (node.left, node.right))
+    left, right = (_our_class(end) if isinstance(end, str) else end for end in (node.left, node.right))
     return node._replace(feature=canonical_name(node.feature), left=left, right=right)
-
-
-def _check(structure: Structure) -> None:
-    where = f"tree structure '{structure.name}'"
-    if len(structure.classes) < 2 or len(set(structure.classes)) != len(structure.classes):
-        raise UserError(f"{where}: classes={list(structure.classes)}; a tree needs two or more different classes")
-    if not structure.nodes:
-        raise UserError(f"{where} has no node; it needs at least one")
-    parents = []
-    for number, node in enumerate(structure.nodes):
-        place = f"{where}, node {number}"
-        for key in ("initial", "low", "high"):
-            value = getattr(node, key)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise UserError(f"{place}: {key}={value!r}; it must be a finite number")
-        if not node.low <= node.initial <= node.high or node.low == node.high:
-            raise UserError(
-                f"{place}: initial={node.initial:g} must lie in its bounds low={node.low:g} < high={node.high:g}"
-            )
-        for child in (node.left, node.right):
-            if isinstance(child, int) and not isinstance(child, bool):
-                if not number < child < len(structure.nodes):
-                    raise UserError(
-                        f"{place}: child {child} must be the number of a later node, of {len(structure.nodes)}"
-                    )
-                parents.append(child)
-            else:
-                check_choice(f"verdict in {place}", child, structure.classes)
-    if sorted(parents) != list(range(1, len(structure.nodes))):
-        raise UserError(f"{where}: every node but the first must be the child of exactly one node")

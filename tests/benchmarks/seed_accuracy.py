@@ -20,6 +20,7 @@ import pandas as pd
 
 from mdtree_jax.causes import joint
 from mdtree_jax.causes.evaluate import accuracy_at, answer_all
+from mdtree_jax.causes.methods import JOINT_TASKS, joint_method, trees_and_gains
 from mdtree_jax.collection.load import load_collection
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.report.tables import markdown
@@ -101,7 +102,8 @@ def answers_table(record: Record, tables: dict[str, pd.DataFrame]) -> str:
             if task in TASKS and not set(joint.PAIR_COLUMNS) <= set(columns):
                 cells.append("–")
                 continue
-            found = answer_all(task, table, None, rivals=False, columns=columns)
+            asked = TASKS[task] if task in TASKS else JOINT_TASKS[task]
+            found = answer_all([trees_and_gains(columns), joint_method(columns)], asked, table, None)
             answers = next(iter(found.values()))
             cells.append(f"{accuracy_at(answers, 100):.1f} ({accuracy_at(answers, 80):.1f})")
         rows.append([name, *cells])

@@ -7,12 +7,15 @@ import pytest
 from mdtree_jax import cli, load_collection, transfer
 from mdtree_jax.causes import evaluate, joint
 from mdtree_jax.causes.evaluate import make_joint_side
-from mdtree_jax.causes.labels import CAUSE, CAUSES, LABELS, cause_labels, causes_of, gains, step_targets
+from mdtree_jax.causes.labels import CAUSES, LABELS, cause_labels, causes_of, gains
 from mdtree_jax.checks import UserError
-from mdtree_jax.collection.grid import AXES, BATCH_DOWN, BATCH_UP, DIRECTIONS, MORE_DATA, WIDER, make_grid
+from mdtree_jax.collection.grid import make_grid
+from mdtree_jax.collection.lines import step_targets
+from mdtree_jax.collection.moves import AXES, Move, moves_of
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.experiments import coverage
-from mdtree_jax.experiments.joint import JointRunner, get_joint_methods, joint_experiments_of
+from mdtree_jax.experiments.joint import JointRunner, joint_experiments_of
+from mdtree_jax.experiments.methods import get_methods
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +39,10 @@ def small():
     return load_collection(frame)
 
 
-def test_four_directions_stand_for_the_first_four_causes():
-    assert tuple(CAUSE[name].direction for name in CAUSES[:4]) == DIRECTIONS
+def test_four_moves_stand_for_the_four_causes_of_a_classic_collection():
+    moves = moves_of(AXES)
+    assert [move.rfi for move in moves] == ["rfi_batch_down", "rfi_batch_up", "rfi_width", "rfi_data"]
+    assert [move.cause for move in moves] == list(CAUSES[:4])
     assert CAUSES == ("temperature_too_low", "temperature_too_high", "model_too_small", "too_little_data", "none")
 
 
@@ -46,23 +51,25 @@ def test_labels_equal_a_loop_over_configurations(label, small_grid):
     found = cause_labels(make_grid(small_grid), label)
     for row in small_grid.itertuples():
         gained = []
-        for direction in DIRECTIONS:
+        for direction in moves_of(AXES):
             line = small_grid
-            for axis in set(AXES) - {direction.axis}:
+            for axis in set(AXES) - {direction.knob}:
                 line = line[line[axis] == getattr(row, axis)]
-            here = getattr(row, direction.axis)
-            ahead = line[(line[direction.axis] - here) * direction.sign > 0]
+            here = getattr(row, direction.knob)
+            ahead = line[(line[direction.knob] - here) * direction.sign > 0]
             if not len(ahead):
                 gained.append(0.0)
             elif label == "room":
                 gained.append(max(0.0, row.test_error - ahead.test_error.min()))
             else:
-                away = np.abs(np.log2(ahead[direction.axis] / here) - direction.sign)
+                away = np.abs(np.log2(ahead[direction.knob] / here) - direction.sign)
                 gained.append(row.test_error - ahead.test_error.iloc[int(np.argmin(away.to_numpy()))])
         expected = "none" if max(gained) < 1 else CAUSES[int(np.argmax(gained))]
         assert found[row.Index] == expected
 
 
+WIDER, MORE_DATA = Move("width", +1), Move("data_fraction", +1)
+BATCH_DOWN, BATCH_UP = Move("batch_size", -1), Move("batch_size", +1)
 WIDTHS = np.array([2.0, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128])
 BATCHES = np.array([4.0, 6, 8, 12, 16, 24, 32, 48, 72, 96, 144, 208, 288])
 
@@ -199,7 +206,7 @@ def test_bootstrap_interval_has_the_width_of_independent_cells():
 
 
 def test_transfer_of_the_joint_question(small):
-    methods = get_joint_methods(["md_tree_joint", "validation", "hyperparameter", "majority"])
+    methods = get_methods(["md_tree_joint", "validation", "hyperparameter", "majority"])
     runs = [
         JointRunner(small, None, methods, [0, 1], k=[4], jobs=jobs).run(joint_experiments_of("dataset", ["joint"]))
         for jobs in (1, 2)

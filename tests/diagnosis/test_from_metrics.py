@@ -1,6 +1,7 @@
 """Diagnoses from a table of metrics: units, missing metrics, standard errors, abstention, advice, references."""
 
 import dataclasses
+import inspect
 import json
 import time
 
@@ -10,22 +11,24 @@ import pytest
 
 from mdtree_jax import diagnose_metrics, fit_reference
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.labels import CAUSE, CAUSES, gains, step_gain
+from mdtree_jax.causes.labels import CAUSES, gains, step_gain
 from mdtree_jax.checks import UserError
-from mdtree_jax.collection.grid import WIDER
 from mdtree_jax.collection.load import load_collection
+from mdtree_jax.collection.moves import Move
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.diagnosis import from_metrics as verdict
 from mdtree_jax.diagnosis import probabilities as chances
-from mdtree_jax.diagnosis.abstain import CONTRADICTED_BY, weak_or_contradicted
+from mdtree_jax.diagnosis.abstain import weak_or_contradicted
+from mdtree_jax.diagnosis.action import Action, Gain, Setting, Step
 from mdtree_jax.diagnosis.advice import choose_action, direction_only, in_settings
 from mdtree_jax.diagnosis.cost import Training
+from mdtree_jax.diagnosis.facts import fact
 from mdtree_jax.diagnosis.gains import FEWEST, NEIGHBOURS, expected_gain, factor_gain, reference_verdicts
 from mdtree_jax.diagnosis.metrics_table import read_metrics, unused_columns
 from mdtree_jax.diagnosis.reference import default_reference, packaged_reference
-from mdtree_jax.diagnosis.result import Action, Gain
-from mdtree_jax.diagnosis.words import sentences as words
-from mdtree_jax.trees.questions import OPTIMIZER_SIMILARITY
+from mdtree_jax.diagnosis.words import actions, notes, references
+from mdtree_jax.registry.questions import QUESTIONS, question_behind
+from mdtree_jax.trees.questions import SIMILARITY
 from tests.causes.test_joint import small  # noqa: F401 (a fixture)
 
 COLD = {
@@ -62,23 +65,35 @@ def test_a_cold_model_is_told_which_way_its_batch_size_goes():
     """The joint answer hardly ever names the temperature first: the question beside it must be heard."""
     (cold,) = diagnose_metrics(COLD)
     assert cold.action.knob in ("width", "data_fraction")
-    assert "a smaller one is the better try: training was too cold rather" in " ".join(str(cold).split())
-    hot = {"optimizer": {"temperature_too_low": 0.05, "temperature_too_high": 0.95}}
-    beside = words.beside(dataclasses.replace(cold, questions=hot))
-    assert "a larger one is the better try: training was too hot" in beside
     assert (
-        words.beside(dataclasses.replace(cold, expected_gain=None)) == ""
-    )  # of a model that the reference has none like
+        "change the batch size, make it smaller: “trained too cold” is more likely than “trained too hot”"
+        in " ".join(str(cold).split())
+    )
+    hot = {"optimizer": {"temperature_too_low": 0.05, "temperature_too_high": 0.95}}
+    beside = actions.beside(dataclasses.replace(cold, questions=hot))
+    assert "make it larger: “trained too hot” is more likely than “trained too cold”, 95 %." in beside
+    # Of a model that the reference has none like nothing is said.
+    assert actions.beside(dataclasses.replace(cold, expected_gain=None)) == ""
     unsure = {"optimizer": {"temperature_too_low": 0.89, "temperature_too_high": 0.11}}
-    assert words.beside(dataclasses.replace(cold, questions=unsure)) == ""
-    assert words.beside(dataclasses.replace(cold, action=dataclasses.replace(cold.action, knob="batch_size"))) == ""
+    assert actions.beside(dataclasses.replace(cold, questions=unsure)) == ""
+    assert actions.beside(dataclasses.replace(cold, action=dataclasses.replace(cold.action, knob="batch_size"))) == ""
+    other = dataclasses.replace(cold, questions=hot, knobs=("width", "learning_rate"))
+    assert "also change the learning rate, make it smaller: “trained too hot”" in actions.beside(other)
 
 
 @pytest.mark.parametrize(
     ("cause", "way", "sentence"),
     [
-        ("temperature_too_low", "down", "train hotter: make the batch smaller, to 1/2 of its size; 20 models"),
-        ("temperature_too_high", "up", "train colder: make the batch larger, 2 times as large; 20 models"),
+        (
+            "temperature_too_low",
+            "down",
+            "Train at a higher temperature: reduce the batch size by a factor of 2. 20 sim",
+        ),
+        (
+            "temperature_too_high",
+            "up",
+            "Train at a lower temperature: increase the batch size by a factor of 2. 20 sim",
+        ),
     ],
 )
 def test_temperature_goes_the_way_of_the_gains(reference, cause, way, sentence):
@@ -86,11 +101,12 @@ def test_temperature_goes_the_way_of_the_gains(reference, cause, way, sentence):
     action, gain = choose_action(reference, cause, gains)
     assert (action.knob, action.direction, gain.mean) == ("batch_size", way, 2.0)
     assert action.sentence.startswith(sentence)
-    batches, errors = reference.grid.values["batch_size"].tolist(), reference.grid.test_error
-    here = batches.index(128)
-    there = batches.index(64 if way == "down" else 256)
-    step = factor_gain(reference.grid, CAUSE[cause].direction, 1.0)
-    np.testing.assert_allclose(step[:, here], errors[:, here] - errors[:, there])
+    errors = reference.rows.set_index(["batch_size", "width", "data_fraction"]).test_error
+    (move,) = reference.grid.moves_against(cause)
+    rows = reference.rows[reference.rows.batch_size == 128]
+    step = factor_gain(reference.grid, move, 1.0)[rows.index]
+    there = [errors[64 if way == "down" else 256, row.width, row.data_fraction] for row in rows.itertuples()]
+    np.testing.assert_allclose(step, rows.test_error - there)
 
 
 def test_questions_are_the_mean_of_trees_and_joint_model(reference, F_noise):
@@ -112,11 +128,14 @@ def test_questions_are_the_mean_of_trees_and_joint_model(reference, F_noise):
 def test_similarity_stands_in_for_the_sharpness_that_is_not_there(reference):
     (found,) = diagnose_metrics({"train_error": 12.0, "mode_connectivity_peak": -9.0, "cka": 0.4})
     assert (
-        reference.tree("optimizer", ["train_error", "mode_connectivity_peak", "cka"]).structure_ == OPTIMIZER_SIMILARITY
+        reference.tree("optimizer", ["train_error", "mode_connectivity_peak", "cka"]).structure_
+        == SIMILARITY["optimizer"]
     )
     assert found.questions["optimizer"]
-    assert "the question of task 'optimizer' is put to train_error, mode_connectivity_peak, cka only" in found.notes
-    assert "the question of task 'data' cannot be asked" in found.notes
+    features = ["train_error", "mode_connectivity_peak", "cka"]
+    assert fact("question_asked_of", question="optimizer", metrics=features) in found.remarks
+    assert any("is answered from training error, connectivity and similarity only" in note for note in found.notes)
+    assert fact("question_not_asked", question="data") in found.remarks
 
 
 def test_a_negative_eigenvalue_of_a_table_is_as_large_as_it_is():
@@ -132,8 +151,9 @@ def test_a_negative_eigenvalue_of_a_table_is_as_large_as_it_is():
 
 def test_fractions_among_percentages_are_told():
     rows = pd.DataFrame([COLD | {"train_error": 0.1 * i} for i in range(6)])
+    assert diagnose_metrics(rows)[3].remarks == (fact("read_as_percent", metrics=["train_error"]),)
     assert diagnose_metrics(rows)[3].notes == [
-        "train_error of all models at most 1: read as percent, as the other errors are"
+        "training error of all models at most 1: read as percent, like the other errors"
     ]
     assert diagnose_metrics(rows, units="percent")[3].notes == []
     assert diagnose_metrics(rows.assign(train_error=2.0))[3].notes == []
@@ -141,8 +161,8 @@ def test_fractions_among_percentages_are_told():
 
 def test_keys_of_a_diagnosis_are_documented():
     keys = diagnose_metrics(COLD)[0].to_dict()
-    table = verdict.Diagnosis.__doc__
-    assert [key for key in keys if f"\n    {key} " not in table] == []
+    table = inspect.getdoc(verdict.Diagnosis)  # `__doc__` is indented up to Python 3.12 only
+    assert [key for key in keys if f"\n{key} " not in table] == []
 
 
 def test_published_names_and_accuracies_are_understood():
@@ -239,12 +259,14 @@ def test_two_names_of_one_metric_that_agree_are_one():
 def test_missing_metrics_are_done_without_and_named():
     rows = diagnose_metrics([COLD, COLD | {"cka": float("nan")}, {"cka": None, "train_error": None}])
     assert rows[0].notes == []
-    assert rows[1].notes[0] == "cka not given: the answer comes from a joint model fitted without"
+    assert rows[1].remarks[0] == fact("metrics_missing", metrics=["cka"])
+    assert rows[1].notes[0] == "the answer comes from a model fitted without similarity, which is not given"
     assert rows[1].questions.keys() == rows[0].questions.keys()
     assert rows[2].abstains
-    assert rows[2].reason.startswith("no metric is given")
+    assert rows[2].abstention.kind == "nothing_given"
+    assert rows[2].reason.startswith("a diagnosis needs at least one of the metrics train_error, ")
     single = diagnose_metrics({"train_error": 12.0, "log_hessian_trace": 5.0})[0]
-    assert "the question of task 'size' cannot be asked" in single.notes
+    assert fact("question_not_asked", question="size") in single.remarks
     assert [step.feature for step in single.evidence] == ["train_error", "log_hessian_trace"]
 
 
@@ -279,17 +301,18 @@ def test_draws_have_the_moments_of_the_standard_errors():
 def test_outside_the_reference_it_abstains():
     strange = COLD | {"log_hessian_trace": 25.0, "log_hessian_max_eigenvalue": 23.0}
     mixed = COLD | {"train_error": 40.0, "train_loss": 0.0003}
-    for row, why in ((strange, "sharpness lies outside"), (mixed, "no model with such a mixture")):
+    for row, why in ((strange, "sharpness lies outside"), (mixed, "no model with a similar combination")):
         (diagnosis,) = diagnose_metrics(row)
         assert diagnosis.abstains
         assert why in diagnosis.reason
         assert diagnosis.action.is_tentative
-        assert diagnosis.action.sentence.startswith("if the first guess is right: ")
+        assert diagnosis.action.sentence.startswith("If the first guess is right, ")
         # Nothing resembles it, so nothing tells what a step would gain it.
         assert (diagnosis.expected_gain, diagnosis.gains) == (None, {})
-        assert "models like this one" not in diagnosis.action.sentence
-    assert "'log_hessian_trace' is a natural logarithm, and 25 looks" in str(diagnose_metrics(strange)[0]).replace(
-        "\n", " "
+        assert "similar models" not in diagnosis.action.sentence
+        assert (diagnosis.action.grounds, diagnosis.action.best) == ("unlike_any", None)
+    assert "'log_hessian_trace' must be a natural logarithm, and 25 does not" in " ".join(
+        str(diagnose_metrics(strange)[0]).split()
     )
 
 
@@ -298,7 +321,8 @@ def test_metrics_that_no_tree_can_be_asked_of_are_too_few():
     (diagnosis,) = diagnose_metrics({"train_error": 7.5, "cka": 0.4})
     assert diagnosis.questions == {}
     assert diagnosis.abstains
-    assert "none of the trees can be asked without more metrics; not given are 'train_loss', " in diagnosis.reason
+    assert diagnosis.abstention.kind == "too_few_metrics"
+    assert "no diagnostic tree can be used with so few metrics; missing are 'train_loss', " in diagnosis.reason
 
 
 def test_no_gain_is_promised_beyond_the_test_error():
@@ -311,7 +335,7 @@ def test_no_gain_is_promised_beyond_the_test_error():
     assert bound.ranking == free.ranking
     tiny = diagnose_metrics(hot | {"test_error": 1.0})[0]
     assert (tiny.action.how_far, tiny.expected_gain.cut) == (free.action.how_far, True)
-    assert "40 models like this one had more to gain by it than its test error leaves" in tiny.action.sentence
+    assert "40 similar models gained more by this step than the test error of this model" in tiny.action.sentence
     with pytest.raises(UserError, match=r"test_error=-5 in row 1; it lies in \[0, 100\]"):
         diagnose_metrics(hot | {"test_error": -5.0})
     assert "Test error 6 %, training error 28.2 %." in str(bound)
@@ -339,34 +363,33 @@ def test_nothing_to_gain_says_where_the_collection_ends(F):
     found = [d for d in diagnose_metrics(rows[list(joint.COLUMNS)], units="percent") if d.cause == "none"]
     assert found
     for diagnosis in found:
-        assert "as far as collection 'published/F' reaches" in diagnosis.action.sentence
-        assert "had all of its data" in diagnosis.action.sentence
-        assert "it does not say that either matters" in str(diagnosis)
+        assert (diagnosis.action.kind, diagnosis.action.knob) == ("leave", None)
+        assert diagnosis.action.edge.largest["data_fraction"] > 0
+        assert "Within the range of collection 'published/F', no single step" in diagnosis.action.sentence
+        assert "have the largest amount of training data" in diagnosis.action.sentence
+        assert "it does not say that either of them matters" in " ".join(str(diagnosis).split())
 
 
 def test_columns_of_a_table_say_how_its_models_were_trained():
     hot = {"train_error": 28.2, "log_hessian_trace": 5.21, "mode_connectivity_peak": -0.03, "cka": 0.45}
     rows = [hot | {"batch_size": 64}, hot | {"batch_size": 1024}, hot]
-    own = [d.action.sentence for d in diagnose_metrics(rows)]
-    assert ["batch size 64 to" in own[0], "batch size 1024 to" in own[1], "batch size " in own[2]] == [
-        True,
-        True,
-        False,
-    ]
-    assert "batch size 32 to" in diagnose_metrics(rows, training={"batch_size": 32})[0].action.sentence
+    own = [d.action for d in diagnose_metrics(rows)]
+    assert [action.setting and action.setting.before for action in own] == [64, 1024, None]
+    assert "(from 64 to " in own[0].sentence
+    assert "(from " not in own[2].sentence
+    assert diagnose_metrics(rows, training={"batch_size": 32})[0].action.setting.before == 32
 
 
 def test_a_batch_is_never_larger_than_the_training_set():
     hot = {"train_error": 28.2, "log_hessian_trace": 5.21, "mode_connectivity_peak": -0.03, "cka": 0.45}
     rows = [hot | {"batch_size": 64, "num_samples": n} for n in (50_000, 100, 64)]
-    own = [d.action.sentence for d in diagnose_metrics(rows)]
-    assert "batch size 64 to 128" in own[0]
-    assert own[1].endswith("batch size 64 to 100, all training images at once, which is as far as it goes")
-    advice = words.advice(diagnose_metrics(rows[1])[0])
-    assert "(batch size 64 to 100, all training images at once, which is as far as it goes)" in advice.headline
-    assert "batch size" not in advice.why
+    own = [d.action for d in diagnose_metrics(rows)]
+    limits = [Setting("batch_size", 64, new, limit) for new, limit in ((128, ""), (100, "training_set"))]
+    assert [action.setting for action in own[:2]] == limits
+    assert actions.headline(own[1]).endswith("(from 64 to 100, all training images).")
+    assert "batch size" not in actions.why(own[1])
     assert not unused_columns(pd.DataFrame(rows))
-    assert own[2].endswith("batch size 64 cannot get larger, so move the learning rate instead")
+    assert "the batch size, 64, is already the largest possible, so use a smaller learning rate" in own[2].sentence
 
 
 def test_rows_are_the_same_in_pieces(monkeypatch, F_noise):
@@ -380,18 +403,26 @@ def test_rows_are_the_same_in_pieces(monkeypatch, F_noise):
 
 
 def test_a_cause_that_was_never_named_in_the_test_says_so():
-    cold = dataclasses.replace(diagnose_metrics(COLD)[0], cause="temperature_too_low", abstains=False)
+    cold = dataclasses.replace(diagnose_metrics(COLD)[0], cause="temperature_too_low", abstention=None)
     record = {"test": "G", "all": 60.0, "surest_80_percent": 70.0, "by_cause": {"none": {"answers": 3, "right": 50.0}}}
-    said = words.track_record(dataclasses.replace(cold, accuracy=record))
-    assert "None was first called “trained too cold”" in said
+    said = references.track_record(dataclasses.replace(cold, accuracy=record))
+    assert "“trained too cold” was never the first answer there" in said
+
+
+def step(way, factor, knob="batch_size"):
+    """Return an action that turns a knob by a factor."""
+    return Action("step", knob, way, Step("x2", factor, Gain(2.0, 1.0, 3.0, 20), True), reference="mine")
 
 
 @pytest.mark.parametrize("way", ["down", "up"])
 def test_a_batch_of_one_cannot_get_smaller(way):
-    action = Action("batch_size", way, "one", 1.41, "change it", (), False)
-    sentence = in_settings(action, Training(batch_size=1)).sentence
-    assert ("cannot get smaller, so move the learning rate instead" in sentence) == (way == "down")
-    assert ("batch size 1 to 2" in sentence) == (way == "up")
+    action = in_settings(step(way, 1.41), Training(batch_size=1))
+    limit = "range" if way == "down" else ""
+    assert action.setting == Setting("batch_size", 1, {"down": 1, "up": 2}[way], limit)
+    stuck = "the batch size, 1, is already the smallest possible, so use a larger learning rate instead"
+    assert (stuck in action.sentence) == (way == "down")
+    rate = in_settings(step(way, 2.0), Training(batch_size=1, learning_rate=0.1))
+    assert ("so change the learning rate from 0.1 to 0.2" in rate.sentence) == (way == "down")
 
 
 def test_traces_and_eigenvalues_may_come_without_their_logarithm():
@@ -421,7 +452,7 @@ def test_expected_gain_is_the_mean_over_the_nearest_models(reference):
     (found,) = expected_gain(reference, frame, "model_too_small")
     features = joint.embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
     same = reference_verdicts(reference, model) == CAUSES.index("model_too_small")
-    gained = reference.grid.at_rows(step_gain(reference.grid, WIDER))
+    gained = step_gain(reference.grid, Move("width", +1))
     able = same & (reference.rows.width < 91).to_numpy()
     near = np.argsort(np.linalg.norm(model.rows - features, axis=1) + np.where(able, 0, 1e9))[:NEIGHBOURS]
     assert found["x2"].mean == pytest.approx(gained[near].mean(), rel=0.02)
@@ -438,39 +469,71 @@ def test_a_knob_that_the_collection_has_not_varied_is_a_rule(small):  # noqa: F8
     assert expected_gain(reference, reference.models.iloc[:1], "too_little_data") == [{}]
     action, gain = choose_action(reference, "too_little_data", {})
     assert (action.knob, action.direction, action.how_far, gain) == ("data_fraction", "up", "direction_only", None)
-    assert "a rule, not evidence" in action.sentence
+    assert "a rule of thumb, not evidence" in action.sentence
     action, _ = choose_action(reference, "temperature_too_low", {})
-    assert any("learning rate tuned again" in rule for rule in action.rules)
+    assert any("tune the learning rate again" in rule for rule in action.rules)
     assert FEWEST < NEIGHBOURS
 
 
 @pytest.mark.parametrize(
     ("direction", "settings", "rate"),
     [
-        ("up", "batch size 128 to 256, 90 epochs as before", "0.1 to 0.05"),
-        ("down", "batch size 128 to 64, 90", "0.1 to 0.2"),
+        ("up", "(from 128 to 256; keep the number of epochs at 90).", "learning rate from 0.1 to 0.05"),
+        ("down", "(from 128 to 64; keep the number of epochs at 90).", "learning rate from 0.1 to 0.2"),
     ],
 )
 def test_new_settings_go_the_way_of_the_action(direction, settings, rate):
-    action = Action("batch_size", direction, "x2", 2.0, "change it; why", ("a rule",), False)
+    action = step(direction, 2.0)
     found = in_settings(action, Training(128, 0.1, 90))
     assert settings in found.sentence
     assert found.rules[0].endswith(rate)
-    assert found.rules[1:] == ("a rule",)
+    assert found.rules[1:] == action.rules
     assert in_settings(action, Training()) == action
-    smallest = in_settings(action, Training(1, None, None)).sentence
-    assert ("1 to 2" if direction == "up" else "batch size 1 cannot get smaller") in smallest
+
+
+def test_actions_of_other_knobs_read_well():
+    """A reference over learning rates or epochs gets its words from the table of knobs."""
+    known = Training(64, 0.1, 30)
+    rate = in_settings(step("down", 4.0, "learning_rate"), known)
+    assert rate.setting == Setting("learning_rate", 0.1, 0.025)
+    assert rate.alternative == Setting("batch_size", 64, 256)
+    assert actions.headline(rate) == (
+        "Train at a lower temperature: reduce the learning rate by a factor of 4 (from 0.1 to 0.025; keep the number "
+        "of epochs at 30)."
+    )
+    assert rate.rules[0] == "instead of the learning rate, change the batch size from 64 to 256"
+    longer = in_settings(step("up", 2.0, "train_epochs"), known)
+    assert actions.headline(longer) == "Increase the number of epochs by a factor of 2 (from 30 to 60)."
+    assert "longer training costs more" in actions.trial(longer, None)
+    decay = in_settings(step("down", 10.0, "weight_decay"), known)
+    assert actions.headline(decay) == "Reduce the weight decay by a factor of 10."
+    kept = Action("leave", knobs=("learning_rate", "train_epochs"), reference="mine")
+    assert kept.sentence.startswith("Keep learning rate and number of epochs as they are. Within the range of coll")
+    augmented = Action("direction", "augment", "up", grounds="no_step", reference="mine")
+    assert actions.headline(augmented) == "Turn on data augmentation."
+
+
+#: Cause -> (question, the class that contradicts it).
+CONTRADICTED_BY = {
+    "temperature_too_low": ("optimizer", "temperature_too_high"),
+    "temperature_too_high": ("optimizer", "temperature_too_low"),
+    "model_too_small": ("size", "temperature"),
+    "too_little_data": ("data", "temperature"),
+}
 
 
 @pytest.mark.parametrize("cause", CONTRADICTED_BY)
 def test_a_tree_that_says_the_opposite_is_disagreement(cause):
     task, other = CONTRADICTED_BY[cause]
+    assert (question_behind(cause).name, QUESTIONS[task].against(cause).name) == (task, other)
     support = next(name for name in TASKS[task].classes if name != other)
     reasons = [weak_or_contradicted(cause, 0.9, {task: {other: p, support: 1 - p}}) for p in (0.80, 0.79)]
-    assert reasons[0].startswith("the evidence disagrees")
-    assert reasons[1] == ""
-    assert "likely enough" in weak_or_contradicted(cause, 0.49, {})
-    assert weak_or_contradicted(cause, 0.49996, {}).endswith("a probability of 49.9%")
+    assert reasons[0].to_dict() == {"kind": "contradicted", "cause": cause, "probability": 0.9, "question": task,
+                                    "answer": other, "against": 0.80}  # fmt: skip
+    assert notes.sentence(reasons[0]).startswith("the evidence disagrees: ")
+    assert reasons[1] is None
+    assert "likely enough" in notes.sentence(weak_or_contradicted(cause, 0.49, {}))
+    assert notes.sentence(weak_or_contradicted(cause, 0.49996, {})).endswith("a probability of 49.9 %")
 
 
 def test_a_step_is_named_by_what_the_grid_has(small):  # noqa: F811
@@ -480,7 +543,7 @@ def test_a_step_is_named_by_what_the_grid_has(small):  # noqa: F811
     action, _ = choose_action(reference, "model_too_small", {"x4": Gain(2.0, 1.0, 3.0, 20)})
     assert action.factor == 3.0
     action, gain = choose_action(reference, "model_too_small", {"one": Gain(-0.8, -3.0, 1.0, 20)})
-    assert "it may not pay: 20 models like this one gained -0.8 points" in action.sentence
+    assert "This may not pay off: 20 similar models gained −0.8 points" in action.sentence
     assert gain.mean == -0.8
 
 
@@ -507,20 +570,22 @@ def test_without_settings_an_action_is_a_direction():
     metrics = {"train_error": 34.5, "mode_connectivity_peak": -22.6, "log_hessian_trace": 5.1, "cka": 0.5}
     found = diagnose_metrics(metrics)[0]
     assert found.action.factor > 1
-    action = direction_only(found.action, found.cause, found.expected_gain)
+    action = direction_only(found.action)
     assert (action.knob, action.direction) == (found.action.knob, found.action.direction)
     assert (action.how_far, action.factor) == ("direction_only", None)
-    assert f"gained {found.expected_gain.mean:+.1f} points of test accuracy by a step" in action.sentence
-    assert "how far to go from your settings is not said" in action.sentence
-    assert direction_only(action, found.cause, found.expected_gain) == action
+    assert (
+        f"gained {found.expected_gain.mean:+.1f} points of test accuracy on average by a factor of" in action.sentence
+    )
+    assert "How far to go from your own settings is not known" in action.sentence
+    assert direction_only(action) == action
     shown = str(dataclasses.replace(found, action=action))
-    assert "How far: not known" in shown
+    assert "Step: not known" in shown
 
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_a_guess_is_never_an_instruction(cause):
     action, _ = choose_action(default_reference(), cause, {}, is_tentative=True)
-    assert action.sentence.startswith("if the first guess is right: ")
+    assert action.sentence.startswith("If the first guess is right, ")
 
 
 def test_columns_that_are_no_metrics_may_hold_anything():

@@ -97,7 +97,8 @@ def test_a_saved_reference_gives_the_same_answers(small, tmp_path):  # noqa: F81
     answers = [[d.to_dict() for d in diagnose_metrics(table, which)] for which in (made, loaded)]
     assert answers[0] == answers[1]
     assert answers[0][0]["reference"] == "mine"
-    assert any("cka is not looked at: the reference collection 'mine' lacks it" in n for n in answers[0][0]["notes"])
+    assert {"kind": "metrics_unused", "metrics": ["cka"], "reference": "mine"} in answers[0][0]["remarks"]
+    assert any("similarity is not used: the reference collection 'mine'" in note for note in answers[0][0]["notes"])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from sklearn.tree import DecisionTreeClassifier
 from mdtree_jax import MDTreeClassifier
 from mdtree_jax.collection.columns import feature_values
 from mdtree_jax.collection.grid import compute_labels, make_grid
+from mdtree_jax.collection.load import read_csv
 from mdtree_jax.collection.published import FILES, published_file
 from mdtree_jax.experiments.methods import get_methods
 from mdtree_jax.experiments.one_step import ONE_STEP_METHODS, OneStepRunner
@@ -33,7 +34,7 @@ def means(results, experiment, method, value="accuracy"):
 
 @pytest.mark.parametrize("name", FILES)
 def test_labels_and_rfi_follow_from_the_grid(name, collections):
-    raw = pd.read_csv(published_file(name))
+    raw = read_csv(published_file(name))
     frame = collections[list(FILES).index(name)]
     computed = compute_labels(make_grid(frame.drop(columns=[c for c in frame if c.startswith(("rfi", "label"))])))
     rfi = {"rfi_batch_down": "rfi_inc_temp", "rfi_batch_up": "rfi_dec_temp", "rfi_width": "rfi_width"}
@@ -89,7 +90,7 @@ def test_every_point_of_the_authors_curves(results):
 def test_table_of_the_paper(results):
     for case in CASES:
         for method, published in case.accuracy.items():
-            # Truncated where the paper truncates; 49.56 is 49.54 with a current scikit-learn (facts: section 5).
+            # Truncated where the paper truncates; 49.56 is 49.54 with a current scikit-learn (docs/results/paper.md).
             ours = means(results, case.experiment, method).mean()[case.k]
             assert ours == pytest.approx(published, abs=0.025), (case.number, method)
 
@@ -105,7 +106,7 @@ def test_references_that_need_no_fit(results):
 
 
 def literal_verdict(name, t, row):
-    """Return the verdict of a published tree, written out (facts: section 4)."""
+    """Return the verdict of a published tree, written out (docs/explanation/trees.md)."""
     error, peak, sharpness = row.train_error, row.mode_connectivity_peak, row.log_hessian_trace
     if name.startswith("optimizer"):
         if error <= t[0]:
@@ -150,7 +151,7 @@ BASELINE_COLUMNS = {  # published names, in the published order
 
 
 def sampled(train, sampling, k, generator):
-    """Return the sample of a published frame, by its own columns (facts: section 5)."""
+    """Return the sample of a published frame, by its own columns (docs/explanation/experiments.md)."""
     data, widths = sorted(train.data.unique()), sorted(train.width.unique())
     if sampling == "random":
         cells = [(d, w) for d in data for w in widths]
@@ -166,7 +167,7 @@ def sampled(train, sampling, k, generator):
 def test_baselines_equal_a_plain_loop_over_the_published_files(experiment, results):
     task = EXPERIMENTS[experiment].task
     label = {"optimizer": "bs_failure", "size": "width_vs_batch", "data": "data_vs_batch"}[task]
-    sides = [pd.read_csv(published_file(name)) for name in FILES]
+    sides = [read_csv(published_file(name)) for name in FILES]
     sides = [f[(f[label] != "optimal") & (f.width >= (32 if task == "data" else 0))] for f in sides]
     train, test = sides
     table = results[0].set_index(["experiment", "method", "k", "seed"]).accuracy

@@ -12,7 +12,7 @@ import pytest
 
 from mdtree_jax import landscape
 from mdtree_jax.checks import UserError
-from mdtree_jax.data import Dataset
+from mdtree_jax.data import LoadedDataset
 from mdtree_jax.measuring import curves as curve_blocks
 from mdtree_jax.measuring import kernels as measures
 from mdtree_jax.measuring import measure as measure_module
@@ -56,7 +56,7 @@ def float64():
 def data():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((100, *SHAPE)), rng.integers(0, CLASSES, 100).astype(np.int32)
-    return Dataset(x[:40], y[:40], x[40:], y[40:], CLASSES, "random")
+    return LoadedDataset(x[:40], y[:40], x[40:], y[40:], CLASSES, "random")
 
 
 def make_cohort(seeds=(0, 1, 2), sizes=(16, 40)):

@@ -15,10 +15,10 @@ from mdtree_jax import diagnose_metrics, fit_reference
 from mdtree_jax.causes.labels import CAUSES
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis.cost import make_cost
+from mdtree_jax.diagnosis.facts import fact
 from mdtree_jax.diagnosis.reference import default_reference
-from mdtree_jax.diagnosis.words import sentences as words
 from mdtree_jax.diagnosis.words.answer import print_answer, print_summary
-from mdtree_jax.diagnosis.words.sentences import LOOKS
+from mdtree_jax.registry.causes import CAUSES as TABLE
 from mdtree_jax.report.html import write_report, write_reports
 
 NAME = '<b>&"'
@@ -41,7 +41,9 @@ ROWS = {
     "outside": HOT | {"train_error": 88.0},
     "nothing": {"train_error": np.nan, "cka": np.nan},
 }
-COST = make_cost(42.0, 3.2e12, 31.0, 840.0, 9e13, "epochs & images").to_dict()
+COST = make_cost(42.0, 3.2e12, 31.0, 840.0, 9e13, fact("of_sweep")).to_dict()
+SHORT = {name: TABLE[name].short for name in CAUSES}
+COLOUR = {name: TABLE[name].colour for name in CAUSES}
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +122,20 @@ def squeeze(text):
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("cost", [None, COST, {"diagnosis_seconds": 5.0, "retraining_seconds": None}])
 def test_page_stands_alone_and_escapes(name, cost, diagnoses, reference, tmp_path):
-    diagnosis = replace(diagnoses[name], notes=[*diagnoses[name].notes, f"a note {NAME}"])
+    note = fact("columns_unused", columns=[NAME])
+    diagnosis = replace(diagnoses[name], remarks=(*diagnoses[name].remarks, note))
     page = page_of(write_report(tmp_path / "report.html", diagnosis, reference, name=NAME, cost=cost))
     assert page.texts["title"] == [f"Diagnosis of {NAME}"]
     assert f"Why is {NAME} not better?" in page.texts["p"]  # as a text, not as a tag
-    assert any(f"note {NAME}" in text for text in page.texts["li"])
+    assert any(f"not used: {NAME}" in text for text in page.texts["li"])
     assert ("I can’t tell" in page.texts["h1"]) == diagnosis.abstains
-    assert ("What a retraining costs is not known" in page.text) == (cost is not COST)
+    assert ("The cost of a retraining is not known" in page.text) == (cost is not COST)
     assert ("20 times as much as the diagnosis" in page.text) == (cost is COST)
     # Two of the maps of train error, connectivity and sharpness, as many as there are metrics for.
     there = {"train_error", "mode_connectivity_peak", "log_hessian_trace"} & set(diagnosis.metrics)
     assert len(page.drawings("map")) == {3: 2, 2: 1}.get(len(there), 0)
     assert [a["style"].partition("background:")[2] for t, a in page.tags if a.get("class") == "fill"][:5] == [
-        LOOKS[cause][1] for cause in diagnosis.ranking
+        COLOUR[cause] for cause in diagnosis.ranking
     ]
 
 
@@ -193,8 +196,8 @@ def test_dot_lies_where_the_edges_of_the_bins_say(name, diagnoses, reference, tm
             if 0 <= nudged(expected[0], ground, "x", "width") - float(rect["x"]) < float(rect["width"])
             and 0 <= nudged(expected[1], ground, "y", "height") - float(rect["y"]) < float(rect["height"])
         ]
-        assert under == ([LOOKS[max(counts, key=counts.get)][1]] if sum(counts.values()) else [])
-    beyond = any("lies beyond the map in training error, %" in text for text in page.texts.get("figcaption", []))
+        assert under == ([COLOUR[max(counts, key=counts.get)]] if sum(counts.values()) else [])
+    beyond = any("lies outside the map in training error, %" in text for text in page.texts.get("figcaption", []))
     assert beyond == (name == "outside")
 
 
@@ -238,17 +241,17 @@ def facts(diagnosis, cost):
     yield "What to do"
     gain = data["expected_gain"]
     if gain:
-        yield f"{gain['models']} models"
+        yield f"{gain['models']} similar models"
         yield from (f"{gain[key]:+.1f}".replace("-0.0", "0.0") for key in ("mean", "low", "high"))
         yield f"{data['action']['factor']:.3g}"
-        yield "What it costs to try"
+        yield "Cost of trying"
         yield "not known" if cost is None else "14 min"
     if data["action"]["rules"]:
-        yield "eneral experience, not evidence of the collection"
+        yield "eneral experience, not derived from the reference"
         yield from (rule[1:] for rule in data["action"]["rules"])
     yield "How sure"
     for cause, p in data["ranking"].items():
-        yield LOOKS[cause][0]
+        yield SHORT[cause]
         yield share(p)
     yield "What the diagnosis cost"
     yield from (["not known"] if cost is None else ["42 s", "14 min", "6.3 h"])
@@ -285,12 +288,12 @@ def test_page_and_terminal_say_the_facts_of_the_diagnosis_in_one_order(name, cos
     assert "\x1b" not in printed
     for text in (squeeze(page.text), squeeze(printed)):
         start = 0
-        for fact in facts(diagnosis, cost):
-            found = text.find(squeeze(fact), start)
-            assert found >= 0, (fact, text[start : start + 200])
-            start = found + len(squeeze(fact))
+        for said in facts(diagnosis, cost):
+            found = text.find(squeeze(said), start)
+            assert found >= 0, (said, text[start : start + 200])
+            start = found + len(squeeze(said))
     for cause, p in diagnosis.ranking.items():  # bars of characters are as long as they are likely
-        line = next(line for line in printed.splitlines() if line.strip().startswith(LOOKS[cause][0]))
+        line = next(line for line in printed.splitlines() if line.strip().startswith(SHORT[cause]))
         assert line.count("█") == pytest.approx(36 * p, abs=0.51)
 
 
@@ -316,7 +319,7 @@ def test_reference_of_one_metric_that_was_not_measured(small_grid, tmp_path):
     diagnosis = diagnose_metrics({"train_error": 3.0}, mine, "percent")[0]
     page = page_of(write_report(tmp_path / "r.html", diagnosis, mine, name="x"))
     assert "ollection <i>mine</i>, 18 configurations" in page.text
-    assert "How often its answers are right has not been measured" in page.text
+    assert "The accuracy of its answers has not been measured" in page.text
 
 
 @pytest.mark.parametrize("number", [60, pytest.param(1000, marks=pytest.mark.slow)])
@@ -336,14 +339,14 @@ def test_many_models(diagnoses, reference, tmp_path, number):
     first, middle = page_of(paths[1]), page_of(paths[30])
     assert [a["href"] for t, a in first.tags if t == "a"] == ["index.html", paths[2].name]
     assert [a["href"] for t, a in middle.tags if t == "a"] == ["index.html", paths[29].name, paths[31].name]
-    counts = dict(zip(LOOKS, index.texts["b"], strict=False))
+    counts = dict(zip(CAUSES, index.texts["b"], strict=False))
     for cause in CAUSES:
         assert int(counts[cause]) == sum(d.cause == cause and not d.abstains for _, d in items)
     assert int(index.texts["b"][5]) == sum(d.abstains for _, d in items)
     strips = [shapes for attrs, shapes in index.svgs if attrs["class"] == "strip"]
     for shapes, (_, diagnosis) in zip(strips[:6], items, strict=False):
         shares = {attrs["fill"]: float(attrs["width"]) for _, attrs in shapes}
-        assert shares == pytest.approx({LOOKS[c][1]: 100 * p for c, p in diagnosis.ranking.items()}, abs=0.01)
+        assert shares == pytest.approx({COLOUR[c]: 100 * p for c, p in diagnosis.ranking.items()}, abs=0.01)
 
 
 def test_summary_in_the_terminal(diagnoses):
@@ -359,10 +362,14 @@ def test_summary_in_the_terminal(diagnoses):
 
 
 def test_notes_of_all_models_are_said_once(diagnoses, tmp_path):
-    items = [(name, replace(d, notes=["cka <b> not given", f"of {name} only"])) for name, d in diagnoses.items()]
+    shared = fact("columns_unused", columns=["cka <b>"])
+    items = [
+        (name, replace(d, remarks=(shared, fact("columns_unused", columns=[f"of {name} only"]))))
+        for name, d in diagnoses.items()
+    ]
     stream = io.StringIO()
     print_summary(Console(file=stream, width=80), items)
-    assert stream.getvalue().count("not given") == 1
+    assert stream.getvalue().count("not used: cka <b>") == 1
     assert " only" not in stream.getvalue()
     index = page_of(write_reports(tmp_path, items)[0])
-    assert index.texts["li"][-1] == words.plain("cka <b> not given")
+    assert index.texts["li"][-1] == "columns not used: cka <b>"

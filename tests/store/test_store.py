@@ -14,6 +14,7 @@ import pytest
 
 from mdtree_jax import files
 from mdtree_jax.checks import UserError
+from mdtree_jax.collection.load import read_csv
 from mdtree_jax.provenance import describe_session
 from mdtree_jax.runs.run import member_rows
 from mdtree_jax.store.exchange import export_parts, import_parts
@@ -66,7 +67,7 @@ def test_a_part_holds_the_numbers_bit_for_bit(tmp_path):
         assert folder.trained == tuple(c.key for c in COHORTS[:2])
         pd.testing.assert_frame_equal(folder.members, fresh, check_exact=True)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "run" / "members.parquet"), fresh, check_exact=True)
-    read = pd.read_csv(tmp_path / "run" / "collection.csv")
+    read = read_csv(tmp_path / "run" / "collection.csv")
     pd.testing.assert_frame_equal(read, collect(fresh), check_exact=True)
     assert not list((tmp_path / "run").rglob("*.partial*"))
 

@@ -126,7 +126,7 @@ def test_of_a_network_that_only_guesses_nothing_is_said():
         assert diagnosis.abstains >= is_told
         if is_told:
             assert diagnosis.action.is_tentative
-            assert diagnosis.action.sentence.count("if the first guess is right: ") == 1
+            assert diagnosis.action.sentence.count("If the first guess is right, ") == 1
             assert "gained" not in diagnosis.action.sentence
             assert (diagnosis.expected_gain, diagnosis.gains) == (None, {})
             assert "I can’t tell" in str(diagnosis)
@@ -135,8 +135,8 @@ def test_of_a_network_that_only_guesses_nothing_is_said():
 def test_one_network_and_a_part_of_the_data():
     x, y = make_data(400)
     diagnosis = diagnose_model(apply, [make_params(0)], x, y, measure=QUICK, max_images=100)
-    assert "one network only" in diagnosis.notes[0]
-    assert diagnosis.notes[1] == "errors are those of a random sample of 100 of 400 training images"
+    assert "there is only one network" in diagnosis.notes[0]
+    assert diagnosis.notes[1] == "training errors were measured on a random sample of 100 of 400 images"
     assert "cka" not in diagnosis.metrics
     share = diagnosis.metrics["train_error"] / 100
     assert diagnosis.metrics["train_error_se"] == pytest.approx(100 * (share * (1 - share) / 100 * 0.75) ** 0.5)
@@ -195,7 +195,7 @@ def test_running_averages_need_apply_train_between_two_networks():
         return module.apply(variables, x, True, mutable=["batch_stats"])
 
     without = diagnose_model(evaluate, networks, x, y, measure=measure)
-    assert any("no apply_train" in note and "connectivity" in note for note in without.notes)
+    assert any("without apply_train" in note and "connectivity" in note for note in without.notes)
     assert "mode_connectivity_peak" not in without.metrics
     whole = diagnose_model(evaluate, networks, x, y, measure=measure, apply_train=train)
     assert "mode_connectivity_peak" in whole.metrics

@@ -4,12 +4,12 @@ import pickle
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from mdtree_jax import MDTreeClassifier, Structure, UserError
+from mdtree_jax.collection.load import read_csv
 from mdtree_jax.collection.published import published_file
 
 _THREE = "the check's X has two columns and the optimizer tree asks three features: refused with a clear error"
@@ -45,7 +45,7 @@ def test_scikit_learn(estimator, check):
 
 @pytest.fixture(scope="module")
 def raw(collections):
-    return pd.read_csv(published_file("published/F"))
+    return read_csv(published_file("published/F"))
 
 
 def test_fit_is_parameter_and_method():

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mdtree_jax.diagnosis.words import sentences as words
+from mdtree_jax.diagnosis.words import actions, causes, costs, evidence, references
+from mdtree_jax.diagnosis.words.formats import capital, percent, points
 
 if TYPE_CHECKING:
     from mdtree_jax.diagnosis.result import Diagnosis
@@ -27,23 +28,24 @@ def print_answer(console: Any, diagnosis: Diagnosis, name: str = "", cost: Mappi
     say = _Printer(console)
     if name:
         say(name, style="dim")
-    say(words.answer(diagnosis), style="bold")
-    say(words.sureness(diagnosis))
-    if words.errors_line(diagnosis):
-        say(f"{words.errors_line(diagnosis)}.")
+    say(causes.answer(diagnosis), style="bold")
+    say(causes.sureness(diagnosis))
+    if causes.errors_line(diagnosis):
+        say(f"{causes.errors_line(diagnosis)}.")
     _print_advice(say, diagnosis, cost)
     say.heading("How sure")
+    wide = max(17, *(len(causes.short(cause)) for cause in diagnosis.ranking))
     for cause, probability in diagnosis.ranking.items():
-        say(f"{words.short(cause):<17} {_bar(probability)} {words.percent(probability):>6}", 2)
-    if words.ranking_note(diagnosis):
-        say(words.ranking_note(diagnosis), 2)
-    say(words.track_record(diagnosis), 2)
+        say(f"{causes.short(cause):<{wide}} {_bar(probability)} {percent(probability):>6}", 2)
+    if causes.ranking_note(diagnosis):
+        say(causes.ranking_note(diagnosis), 2)
+    say(references.track_record(diagnosis), 2)
     say.heading("What the diagnosis cost")
-    say(words.cost_sentence(cost), 2)
-    for what, time, work in words.cost_rows(cost):
+    say(costs.sentence(cost), 2)
+    for what, time, work in costs.rows(cost):
         say(f"{what:<28} {time:>10}" + (f"  {work:>13}" if work != time else ""), 2)
-    if words.cost_note(cost):
-        say(words.cost_note(cost), 2)
+    if costs.note(cost):
+        say(costs.note(cost), 2)
     _print_technical(say, diagnosis)
 
 
@@ -69,7 +71,7 @@ def print_summary(console: Any, items: Sequence[tuple[str, Diagnosis]], most: in
     from rich.table import Table
 
     say = _Printer(console)
-    counts = Counter("can’t tell" if d.abstains else words.short(d.cause) for _, d in items)
+    counts = Counter(causes.CANNOT_TELL if d.abstains else causes.short(d.cause) for _, d in items)
     listed = ", ".join(f"{cause} {number}" for cause, number in counts.most_common())
     say(f"{len(items)} {'model' if len(items) == 1 else 'models'}: {listed}")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
@@ -79,15 +81,15 @@ def print_summary(console: Any, items: Sequence[tuple[str, Diagnosis]], most: in
     for name, d in items[:most]:
         table.add_row(
             _plain(name),
-            _plain(words.cause_text(d)),
-            words.percent(d.probability) if words.has_guess(d) else "",
-            _plain(words.todo(d)),
-            words.gain_text(d.expected_gain),
+            _plain(causes.cause_text(d)),
+            percent(d.probability) if causes.has_guess(d) else "",
+            _plain(actions.todo(d)),
+            actions.gain_text(d.expected_gain),
         )
     console.print(table)
     if len(items) > most:
         say(f"and {len(items) - most} more")
-    for note in words.shared_notes([d for _, d in items]):
+    for note in causes.shared_notes([d for _, d in items]):
         say(f"- {note}", hang=2)
 
 
@@ -109,50 +111,52 @@ class _Printer:
 
 
 def _print_advice(say: _Printer, diagnosis: Diagnosis, cost: Mapping[str, Any] | None) -> None:
-    advice = words.advice(diagnosis, cost)
+    action = diagnosis.action
     say.heading("What to do")
-    say(advice.headline, 2)
-    if advice.why:
-        say(advice.why, 2)
+    say(actions.headline(action), 2)
+    if actions.why(action):
+        say(actions.why(action), 2)
     if diagnosis.expected_gain:
         for line in gain_line(diagnosis.expected_gain):
             say(line, 2)
-        say(f"The interval is {words.gain_note(diagnosis)}.", 2)
-    for term, value in advice.facts:
-        say(f"{words.capital(term)}: {value}", 2, hang=2)
-    if words.beside(diagnosis):
-        say(words.beside(diagnosis), 2)
-    if diagnosis.action.rules:
-        say(f"{words.capital(words.RULES)}:", 2)
-    for rule in diagnosis.action.rules:
+        say(f"The interval is {references.gain_note(diagnosis)}.", 2)
+    for term, value in actions.facts(action, diagnosis.expected_gain, cost):
+        say(f"{capital(term)}: {value}", 2, hang=2)
+    if actions.beside(diagnosis):
+        say(actions.beside(diagnosis), 2)
+    if action.rules:
+        say(f"{capital(actions.RULES)}:", 2)
+    for rule in action.rules:
         say(f"- {rule}", 4, hang=2)
 
 
 def _print_technical(say: _Printer, diagnosis: Diagnosis) -> None:
     if diagnosis.evidence:
-        say.heading(f"Evidence: {words.question_of(diagnosis)}")
-    if diagnosis.evidence and words.evidence_note(diagnosis):
-        say(words.evidence_note(diagnosis), 2)
+        say.heading(f"Evidence: {evidence.question_of(diagnosis)}")
+    if diagnosis.evidence and evidence.note(diagnosis):
+        say(evidence.note(diagnosis), 2)
     for place, step in enumerate(diagnosis.evidence, 1):
-        say(f"{place}. {words.sentence(step)}", 2, hang=3)
-        say(f"{words.capital(words.threshold_text(step))}.", 5)
+        say(f"{place}. {evidence.sentence(step)}", 2, hang=3)
+        say(f"{capital(evidence.threshold_text(step))}.", 5)
     if diagnosis.questions:
-        say.heading("The published questions")
-    for question, classes in words.questions(diagnosis):
-        say(question, 2)
-        say(", ".join(f"{name} {words.percent(p)}" for name, p in classes), 4)
+        say.heading("Diagnostic questions")
+    for asked in evidence.questions(diagnosis):
+        say(asked.question, 2)
+        say(", ".join(f"{name} {percent(p)}" for name, p in asked.answers), 4)
+        if asked.action:
+            say(asked.action, 4)
     if diagnosis.gains:
-        say.heading("Steps that were compared")
-    for step, gain, models in words.step_rows(diagnosis):
+        say.heading("Steps compared")
+    for step, gain, models in evidence.step_rows(diagnosis):
         say(f"{step}: {gain} points, {models} models", 2)
     if diagnosis.position:
-        say.heading("Metrics, and the share of the reference’s models at or below")
-    for metric, value, share in words.metric_rows(diagnosis, diagnosis.metrics):
+        say.heading("Metrics, and the share of reference models at or below")
+    for metric, value, share in evidence.metric_rows(diagnosis, diagnosis.metrics):
         say(f"{metric}: {value}, {share}", 2, hang=2)
     if diagnosis.notes:
         say.heading("Notes")
     for note in diagnosis.notes:
-        say(f"- {words.plain(note)}", 2, hang=2)
+        say(f"- {note}", 2, hang=2)
     say()
     say(f"Compared with the models of collection {diagnosis.reference}.", style="dim")
 
@@ -160,7 +164,7 @@ def _print_technical(say: _Printer, diagnosis: Diagnosis) -> None:
 def gain_line(gain: Any) -> list[str]:
     """Return an expected gain as a line of characters and its labels.
 
-    >>> from mdtree_jax.diagnosis.result import Gain
+    >>> from mdtree_jax.diagnosis.action import Gain
     >>> print("\\n".join(line[:40].rstrip() for line in gain_line(Gain(2.0, -1.0, 4.0, 40))))
     ├─────────┼────────────────────●────────
     −1.0      0                  +2.0
@@ -175,8 +179,8 @@ def gain_line(gain: Any) -> list[str]:
     line[at["mean"]] = "●"
     labels = [" "] * (_LINE + 6)
     # Whoever comes first keeps its place; a label that would touch another is left out: the text has the numbers.
-    for key, text in (("zero", "0"), ("mean", words.points(gain.mean)), ("low", words.points(gain.low)),
-                      ("high", words.points(gain.high))):  # fmt: skip
+    for key, text in (("zero", "0"), ("mean", points(gain.mean)), ("low", points(gain.low)),
+                      ("high", points(gain.high))):  # fmt: skip
         start = max(0, at[key] - len(text) // 2)
         if all(c == " " for c in labels[max(0, start - 2) : start + len(text) + 2]):
             labels[start : start + len(text)] = text

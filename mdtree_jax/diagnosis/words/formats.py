@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import math
+from collections.abc import Sequence
 
 NOT_KNOWN = "not known"
 
@@ -79,10 +80,19 @@ def operations(flops: float | None) -> str:
     return f"{number(flops)} FLOP"
 
 
-def typeset(text: str) -> str:
-    """Return a text with true minus signs, and none before a zero.
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Return names as a sentence has them.
 
-    >>> typeset("connectivity -0 % is above -4.77 %; expect -0.7 to +9")
-    'connectivity 0 % is above −4.77 %; expect −0.7 to +9'
+    >>> listed(["a"]), listed(["a", "b", "c"]), listed(["a", "b"], "or")
+    ('a', 'a, b and c', 'a or b')
     """
-    return re.sub(r"(?<![\w.)-])-(?=\d)", "−", re.sub(r"(?<![\w.)-])-0(?![\d.])", "0", text))
+    return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def below(share: float, limit: float) -> str:
+    """Return a share below a limit as percent, never rounded up to the limit.
+
+    >>> below(0.43, 0.5), below(0.49996, 0.5)
+    ('43 %', '49.9 %')
+    """
+    return percent(share) if share < limit - 0.005 else f"{math.floor(1000 * share) / 10:.1f} %"

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.landscape.arguments import check_alike
@@ -34,20 +35,20 @@ class EigenEstimate(NamedTuple):
     """Leading eigenvalues, in units of the loss per squared unit of the parameters.
 
     Attributes:
-        values: (k,), in the order asked for, with their signs.
-        residuals: (k,), ‖H v - value v‖ of the unit vectors found: an eigenvalue of H lies at most that far away.
-        converged: (k,), whether the stop rule was met within the budget.
-        num_products: products with vectors spent; int32.
+        values: in the order asked for, with their signs.
+        residuals: ‖H v - value v‖ of the unit vectors found: an eigenvalue of H lies at most that far away.
+        converged: whether the stop rule was met within the budget.
+        num_products: products with vectors spent.
         is_finite: whether all values are.
         vectors: k unit vectors, pytrees like the parameters; None unless asked for.
     """
 
-    values: jax.Array
-    residuals: jax.Array
-    converged: jax.Array
-    num_products: jax.Array
-    is_finite: jax.Array
-    vectors: tuple | None
+    values: Float[Array, " k"]
+    residuals: Float[Array, " k"]
+    converged: Bool[Array, " k"]
+    num_products: Int[Array, ""]
+    is_finite: Bool[Array, ""]
+    vectors: tuple[Any, ...] | None
 
 
 def power_iteration(
@@ -92,7 +93,8 @@ def power_iteration(
         zero = jnp.zeros((), dtype)
         start = jnp.zeros((), jnp.int32), vector, vector, zero, zero, jnp.zeros((), bool)
         count, _, vector, value, residual, is_still = lax.while_loop(goes_on, step, start)
-        return _result(value[None], residual[None], is_still[None], count, vector[None], unflatten, return_vectors)
+        vectors = vector[None] if return_vectors else None
+        return _result(value[None], residual[None], is_still[None], count, vectors, unflatten)
 
     return estimate
 
@@ -100,17 +102,17 @@ def power_iteration(
 class _Krylov(NamedTuple):
     """A Lanczos factorization A V = V T + residual; rows that are not there yet are zero."""
 
-    step: jax.Array  # products so far, int32
-    basis: jax.Array  # (steps + 1, dim), orthonormal rows
-    alpha: jax.Array  # (steps,), diagonal of T
-    beta: jax.Array  # (steps,), off-diagonal of T; the last is the norm of the residual
+    step: Int[Array, ""]  # products so far
+    basis: Float[Array, "steps+1 dim"]  # orthonormal rows
+    alpha: Float[Array, " steps"]  # diagonal of T
+    beta: Float[Array, " steps"]  # off-diagonal of T; the last is the norm of the residual
 
 
 class _Ritz(NamedTuple):
-    values: jax.Array  # (k,)
-    residuals: jax.Array  # (k,)
-    coordinates: jax.Array  # (k, steps): of the vectors in the basis
-    is_converged: jax.Array  # (k,)
+    values: Float[Array, " k"]
+    residuals: Float[Array, " k"]
+    coordinates: Float[Array, "k steps"]  # of the vectors in the basis
+    is_converged: Bool[Array, " k"]
 
 
 def lanczos(
@@ -182,7 +184,7 @@ def lanczos(
         ritz = _Ritz(nothing, nothing, jnp.zeros((k, num_steps), nothing.dtype), jnp.zeros(k, bool))
         krylov, ritz = lax.while_loop(goes_on, step, (krylov, ritz))
         vectors = ritz.coordinates @ krylov.basis[:-1] if return_vectors else None
-        return _result(ritz.values, ritz.residuals, ritz.is_converged, krylov.step, vectors, unflatten, return_vectors)
+        return _result(ritz.values, ritz.residuals, ritz.is_converged, krylov.step, vectors, unflatten)
 
     return estimate
 
@@ -194,7 +196,6 @@ def _result(
     count: jax.Array,
     vectors: jax.Array | None,
     unflatten: Callable,
-    return_vectors: bool,
 ) -> EigenEstimate:
     finite = jnp.isfinite(values)
     return EigenEstimate(
@@ -203,7 +204,7 @@ def _result(
         converged=converged & finite,
         num_products=count,
         is_finite=finite.all(),
-        vectors=tuple(unflatten(vector) for vector in vectors) if return_vectors else None,
+        vectors=None if vectors is None else tuple(unflatten(vector) for vector in vectors),
     )
 
 
@@ -249,8 +250,10 @@ def _orthogonalized(vector: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax
     return vector - second @ basis, first + second
 
 
-def tridiagonal_eigen(krylov: _Krylov) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return eigenvalues (steps,), eigenvectors as columns (steps, steps), and which of them are there, (steps,).
+def tridiagonal_eigen(
+    krylov: _Krylov,
+) -> tuple[Float[Array, " steps"], Float[Array, "steps steps"], Bool[Array, " steps"]]:
+    """Return eigenvalues, eigenvectors as columns, and which of them are there.
 
     What the factorization lacks is filled with a diagonal above all eigenvalues, so it comes last and apart.
     """
@@ -307,12 +310,12 @@ class SpectralDensity(NamedTuple):
     """A spectrum as weighted points: the share of eigenvalues near a node is its weight.
 
     Attributes:
-        nodes: (probes, steps) eigenvalues; NaN for a matrix that is not finite.
-        weights: (probes, steps), >= 0, their sum over both axes is 1.
+        nodes: eigenvalues; NaN for a matrix that is not finite.
+        weights: >= 0, their sum over both axes is 1.
     """
 
-    nodes: jax.Array
-    weights: jax.Array
+    nodes: Float[Array, "probes steps"]
+    weights: Float[Array, "probes steps"]
 
 
 def spectral_density(num_probes: int = 8, num_steps: int = 40, block: int = 8) -> Callable[..., SpectralDensity]:
@@ -360,12 +363,12 @@ def spectral_density(num_probes: int = 8, num_steps: int = 40, block: int = 8) -
     return estimate
 
 
-def smooth_density(density: SpectralDensity, grid: jax.Array, width: float) -> jax.Array:
-    """Return the density on a grid of eigenvalues, each node spread as a Gaussian; (grid,), integral 1.
+def smooth_density(density: SpectralDensity, grid: Float[Array, " n"], width: float) -> Float[Array, " n"]:
+    """Return the density on a grid of eigenvalues, each node spread as a Gaussian; its integral is 1.
 
     Args:
         density: nodes and weights.
-        grid: (n,) eigenvalues.
+        grid: eigenvalues.
         width: standard deviation of the Gaussian, in the units of the eigenvalues.
 
     Raises:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 
 def _one_after_the_other(function: Callable) -> Callable:
@@ -35,18 +36,20 @@ def _one_after_the_other(function: Callable) -> Callable:
 
 
 @_one_after_the_other
-def symmetric_eigen(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return eigenvalues (n,), rising, and eigenvectors as columns (n, n) of a symmetric matrix (n, n)."""
-    return tuple(jnp.linalg.eigh(matrix))
+def symmetric_eigen(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """Return eigenvalues, rising, and eigenvectors as columns of a symmetric matrix."""
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors
 
 
 @_one_after_the_other
-def orthogonal_triangular(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return Q (m, k) and R (k, n) of a matrix (m, n), k the smaller of both."""
-    return tuple(jnp.linalg.qr(matrix))
+def orthogonal_triangular(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, "k n"]]:
+    """Return Q and R of a matrix; k is the smaller of m and n."""
+    orthogonal, triangular = jnp.linalg.qr(matrix)
+    return orthogonal, triangular
 
 
 @_one_after_the_other
-def triangular_inverse(matrix: jax.Array) -> jax.Array:
-    """Return the inverse of an upper triangular matrix (n, n)."""
+def triangular_inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Return the inverse of an upper triangular matrix."""
     return jax.scipy.linalg.solve_triangular(matrix, jnp.eye(matrix.shape[0], dtype=matrix.dtype))

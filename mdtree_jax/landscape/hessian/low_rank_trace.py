@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 from mdtree_jax.landscape.hessian.factorizations import orthogonal_triangular, symmetric_eigen, triangular_inverse
 from mdtree_jax.landscape.hessian.products import Product, flat_product, over_block
@@ -39,18 +40,18 @@ class _State(NamedTuple):
     With ±1 vectors Omega: A Omega = Q R, H = Q' A Q, W = Q' Omega, so that Q' A Omega = R as A is symmetric.
     """
 
-    index: jax.Array  # blocks of Omega multiplied, int32
-    is_basis: jax.Array  # whether `pending` are columns of Q, not of Omega
-    pending: jax.Array  # (block, dim): the vectors to multiply next
-    omega: jax.Array  # (blocks, block, dim) int8
-    q: jax.Array  # (rank, dim)
-    r: jax.Array  # (rank, rank)
-    h: jax.Array  # (rank, rank)
-    w: jax.Array  # (rank, rank)
-    samples: jax.Array  # of the plain estimates
-    mean: jax.Array
-    error: jax.Array
-    is_done: jax.Array
+    num_done: Int[Array, ""]  # blocks of Omega multiplied
+    is_basis: Bool[Array, ""]  # whether `pending` are columns of Q, not of Omega
+    pending: Float[Array, "block dim"]  # the vectors to multiply next
+    omega: Int[Array, "blocks block dim"]
+    q: Float[Array, "rank dim"]
+    r: Float[Array, "rank rank"]
+    h: Float[Array, "rank rank"]
+    w: Float[Array, "rank rank"]
+    samples: Float[Array, "probes columns"]  # of the plain estimates
+    mean: Float[Array, ""]
+    error: Float[Array, ""]
+    is_done: Bool[Array, ""]
 
 
 def xtrace(
@@ -111,8 +112,8 @@ def xtrace(
             return jnp.concatenate([leaf.reshape(block, -1) for leaf in jax.tree.leaves(probes)], axis=1)
 
         def add_range(state: _State, products: jax.Array) -> _State:
-            trees = (jax.vmap(unflatten)(vectors) for vectors in (state.pending, products))
-            return _add_range(state, products, probe_samples(*trees, weights))
+            probes, images = (jax.vmap(unflatten)(vectors) for vectors in (state.pending, products))
+            return _add_range(state, products, probe_samples(probes, images, weights))
 
         def step(state: _State) -> _State:
             products = over_block(multiply, state.pending, batched)
@@ -123,8 +124,8 @@ def xtrace(
             )
 
         start = _start(signs(jnp.zeros((), jnp.int32)), num_blocks, empty_samples(params, num_blocks * block, weights))
-        state = lax.while_loop(lambda s: (s.is_basis | (s.index < num_blocks)) & ~s.is_done, step, start)
-        num_samples = state.index * block
+        state = lax.while_loop(lambda s: (s.is_basis | (s.num_done < num_blocks)) & ~s.is_done, step, start)
+        num_samples = state.num_done * block
         found = make_estimate(
             state.mean, state.error, state.samples, num_samples, 2 * num_samples, relative_error, params, weights
         )
@@ -147,7 +148,7 @@ def _start(pending: jax.Array, num_blocks: int, samples: jax.Array) -> _State:
     rank, dtype = num_blocks * block, pending.dtype
     square, no = jnp.zeros((rank, rank), dtype), jnp.zeros((), bool)
     return _State(
-        index=jnp.zeros((), jnp.int32),
+        num_done=jnp.zeros((), jnp.int32),
         is_basis=no,
         pending=pending,
         omega=jnp.zeros((num_blocks, block, dim), jnp.int8),
@@ -164,22 +165,27 @@ def _start(pending: jax.Array, num_blocks: int, samples: jax.Array) -> _State:
 
 def _add_range(state: _State, products: jax.Array, samples: jax.Array) -> _State:
     """Extend Q and R by the products with a block of Omega; then Q's new columns are to be multiplied."""
-    at = state.index * products.shape[0]
-    new, inner, outer = products, None, jnp.zeros((state.q.shape[0], products.shape[0]), products.dtype)
+    at = state.num_done * products.shape[0]
+
+    def orthogonalized(vectors: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        coefficients = state.q @ vectors.T
+        columns, triangle = orthogonal_triangular((vectors - coefficients.T @ state.q).T)
+        return coefficients, triangle, columns
+
     # Gram-Schmidt twice, each time with a QR within the block: orthogonal to rounding even where products are
     # parallel, and where they vanish the QR completes with unit vectors, so that Q always is a basis.
-    for _ in range(2):
-        coefficients = state.q @ new.T
-        columns, triangle = orthogonal_triangular((new - coefficients.T @ state.q).T)
-        outer = outer + (coefficients if inner is None else coefficients @ inner)
-        inner = triangle if inner is None else triangle @ inner
-        new = columns.T
+    outer = jnp.zeros((state.q.shape[0], products.shape[0]), products.dtype)
+    coefficients, inner, columns = orthogonalized(products)
+    outer = outer + coefficients
+    coefficients, triangle, columns = orthogonalized(columns.T)
+    outer = outer + coefficients @ inner
+    inner, new = triangle @ inner, columns.T
     r = lax.dynamic_update_slice_in_dim(outer, inner, at, 0)
     return state._replace(
-        index=state.index + 1,
+        num_done=state.num_done + 1,
         is_basis=~state.is_basis,
         pending=new,
-        omega=lax.dynamic_update_index_in_dim(state.omega, state.pending.astype(jnp.int8), state.index, 0),
+        omega=lax.dynamic_update_index_in_dim(state.omega, state.pending.astype(jnp.int8), state.num_done, 0),
         q=lax.dynamic_update_slice_in_dim(state.q, new, at, 0),
         r=lax.dynamic_update_slice_in_dim(state.r, r, at, 1),
         samples=lax.dynamic_update_slice_in_dim(state.samples, samples, at, 0),
@@ -189,34 +195,36 @@ def _add_range(state: _State, products: jax.Array, samples: jax.Array) -> _State
 def _add_basis_products(state: _State, products: jax.Array, signs: Callable, relative_error: float | None) -> _State:
     """Extend H and W by the products with Q's newest columns and estimate; then the next Omega is to be multiplied."""
     rank, block = state.q.shape[0], products.shape[0]
-    at = (state.index - 1) * block
+    at = (state.num_done - 1) * block
     newest = state.pending
     columns = state.q @ products.T
     h = lax.dynamic_update_slice_in_dim(state.h, columns, at, 1)
     h = lax.dynamic_update_slice_in_dim(h, columns.T, at, 0)
-    omega = lax.dynamic_index_in_dim(state.omega, state.index - 1, 0, keepdims=False)
+    omega = lax.dynamic_index_in_dim(state.omega, state.num_done - 1, 0, keepdims=False)
     w = lax.dynamic_update_slice_in_dim(state.w, state.q @ omega.astype(newest.dtype).T, at, 1)
     rows = lax.map(lambda o: newest @ o.astype(newest.dtype).T, state.omega)
     w = lax.dynamic_update_slice_in_dim(w, rows.transpose(1, 0, 2).reshape(block, rank), at, 0)
-    mean, error = leave_one_out(state.r, h, w, state.index * block)
+    mean, error = leave_one_out(state.r, h, w, state.num_done * block)
     return state._replace(
         is_basis=~state.is_basis,
-        pending=signs(state.index),
+        pending=signs(state.num_done),
         h=h,
         w=w,
         mean=mean,
         error=error,
-        is_done=is_done(mean, error, state.index * block, relative_error),
+        is_done=is_done(mean, error, state.num_done * block, relative_error),
     )
 
 
-def leave_one_out(r: jax.Array, h: jax.Array, w: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+def leave_one_out(
+    r: Float[Array, "rank rank"], h: Float[Array, "rank rank"], w: Float[Array, "rank rank"], count: Int[Array, ""]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return mean and standard error of the leave-one-out estimates of the trace.
 
     Args:
-        r: (rank, rank) upper triangular, A Omega = Q R; only the first `count` rows and columns of all are in use.
-        h: (rank, rank), Q' A Q.
-        w: (rank, rank), Q' Omega.
+        r: upper triangular, A Omega = Q R; only the first `count` rows and columns of all are in use.
+        h: Q' A Q.
+        w: Q' Omega.
         count: of columns in use.
 
     With s_i the unit vector in which Q without column i lacks, x_i = w_i - s_i s_i'w_i and r_i = Q' A omega_i:

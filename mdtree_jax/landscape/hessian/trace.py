@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 from mdtree_jax.landscape.arguments import check_params
 from mdtree_jax.landscape.hessian.products import Product, over_block
@@ -37,29 +38,29 @@ class TraceEstimate(NamedTuple):
     """An estimated trace, in units of the loss per squared unit of the parameters.
 
     Attributes:
-        mean: the estimate, with its sign; scalar.
-        standard_error: of the mean; scalar.
+        mean: the estimate, with its sign.
+        standard_error: of the mean.
         leaf_traces: pytree like the parameters of scalars, each the trace of that leaf's diagonal block, always the
             plain mean over the ±1 probes.
         leaf_standard_errors: of those.
         weighted_mean: sum over i of w_i H_ii from the same probes; None without weights.
         weighted_standard_error: of that; None without weights.
-        num_products: products with vectors spent; int32.
+        num_products: products with vectors spent.
         is_finite: whether the estimate is.
         converged: whether it is finite and the relative error, if one is asked for, was reached within the budget.
         leading: of `xtrace(leading=True)` a vector near the dominant eigenvector, a pytree like the parameters, for
             `lanczos` to start from; else None.
     """
 
-    mean: jax.Array
-    standard_error: jax.Array
+    mean: Float[Array, ""]
+    standard_error: Float[Array, ""]
     leaf_traces: Any
     leaf_standard_errors: Any
-    weighted_mean: jax.Array | None
-    weighted_standard_error: jax.Array | None
-    num_products: jax.Array
-    is_finite: jax.Array
-    converged: jax.Array
+    weighted_mean: Float[Array, ""] | None
+    weighted_standard_error: Float[Array, ""] | None
+    num_products: Int[Array, ""]
+    is_finite: Bool[Array, ""]
+    converged: Bool[Array, ""]
     leading: Any = None
 
 

@@ -104,7 +104,7 @@ def apply_permutation(spec: PermutationSpec, permutations: Mapping[str, np.ndarr
 
 def _permuted(array: Any, groups: tuple[str | None, ...], permutations: Mapping[str, np.ndarray]) -> Any:
     for axis, group in enumerate(groups):
-        if group in permutations:
+        if group is not None and group in permutations:
             array = array[(slice(None),) * axis + (permutations[group],)]
     return array
 

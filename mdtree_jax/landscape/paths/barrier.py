@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from mdtree_jax.landscape.options import check_count
 from mdtree_jax.landscape.paths.points import all_finite, check_pair, evaluate_path, interpolate
@@ -16,11 +17,11 @@ class LinearBarrier(NamedTuple):
     """Errors and losses on the straight line between two networks at T points, and the barriers.
 
     Attributes:
-        t: (T,), equally spaced from 0 to 1.
-        train_error: percent, (T,).
-        train_loss: nats, (T,).
-        test_error: percent, (T,); NaN if `evaluate` has no test side, and so are the two barriers.
-        test_loss: nats, (T,).
+        t: equally spaced from 0 to 1.
+        train_error: percent.
+        train_loss: nats.
+        test_error: percent; NaN if `evaluate` has no test side, and so are the two barriers.
+        test_loss: nats.
         train_error_barrier: max over t of e(t) - ((1 - t) e(0) + t e(1)), points; at least 0.
         train_loss_barrier: the same of the loss, nats.
         test_error_barrier: points.
@@ -28,16 +29,16 @@ class LinearBarrier(NamedTuple):
         is_finite: whether the training losses are; if not, the barriers of the training side are NaN.
     """
 
-    t: jax.Array
-    train_error: jax.Array
-    train_loss: jax.Array
-    test_error: jax.Array
-    test_loss: jax.Array
-    train_error_barrier: jax.Array
-    train_loss_barrier: jax.Array
-    test_error_barrier: jax.Array
-    test_loss_barrier: jax.Array
-    is_finite: jax.Array
+    t: Float[Array, " T"]
+    train_error: Float[Array, " T"]
+    train_loss: Float[Array, " T"]
+    test_error: Float[Array, " T"]
+    test_loss: Float[Array, " T"]
+    train_error_barrier: Float[Array, ""]
+    train_loss_barrier: Float[Array, ""]
+    test_error_barrier: Float[Array, ""]
+    test_loss_barrier: Float[Array, ""]
+    is_finite: Bool[Array, ""]
 
 
 def linear_barrier(num_points: int = 11) -> Callable[..., LinearBarrier]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Bool, Float
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.landscape.options import check_count, check_positive
@@ -27,14 +28,14 @@ SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class CurveResult(NamedTuple):
-    """A trained curve, measured at T points; scalars but for the first five and `middle`.
+    """A trained curve, measured at T points.
 
     Attributes:
-        t: (T,), equally spaced from 0 to 1.
-        train_error: percent, (T,).
-        train_loss: nats, (T,), without weight decay.
-        test_error: percent, (T,); NaN if `evaluate` has no test side.
-        test_loss: nats, (T,).
+        t: equally spaced from 0 to 1.
+        train_error: percent.
+        train_loss: nats, without weight decay.
+        test_error: percent; NaN if `evaluate` has no test side.
+        test_loss: nats.
         mode_connectivity: (e0 + e1) / 2 - e_u in points, e the training error and u the point where it is farthest
             from the mean of the ends (the first, if several are). Negative: a barrier.
         mode_connectivity_peak: minus the largest training error at t = .25, .5, .75, percent; 0 is perfect.
@@ -43,16 +44,16 @@ class CurveResult(NamedTuple):
         is_finite: whether middle point, final loss and training losses are; if not, both connectivities are NaN.
     """
 
-    t: jax.Array
-    train_error: jax.Array
-    train_loss: jax.Array
-    test_error: jax.Array
-    test_loss: jax.Array
-    mode_connectivity: jax.Array
-    mode_connectivity_peak: jax.Array
+    t: Float[Array, " T"]
+    train_error: Float[Array, " T"]
+    train_loss: Float[Array, " T"]
+    test_error: Float[Array, " T"]
+    test_loss: Float[Array, " T"]
+    mode_connectivity: Float[Array, ""]
+    mode_connectivity_peak: Float[Array, ""]
     middle: Any
-    final_loss: jax.Array
-    is_finite: jax.Array
+    final_loss: Float[Array, ""]
+    is_finite: Bool[Array, ""]
 
 
 class CurveState(NamedTuple):
@@ -128,7 +129,8 @@ def bezier_connectivity(
     w(t) = (1-t)^2 end0 + 2t(1-t) w1 + t^2 end1 by SGD with momentum, one t and one batch a step:
     g = 2t(1-t) (dloss/dw + weight_decay w), v = momentum v + g, w1 = w1 - rate v, the rate by `curve_learning_rate`.
 
-    The published setting is the default but for two: the middle point starts by `init`, and 9 points are measured.
+    The published setting is the default, with two exceptions: the middle point starts by `init`, and 9 points are
+    measured.
 
     - `init="linear"`: the mean of the ends, as in the code of Garipov et al. (2018).
     - `init="published"`: a fresh random network. The measuring code of Yang et al. (2021) never makes that linear
@@ -197,28 +199,26 @@ def curve_training(
     options = _Options(num_steps, learning_rate, momentum, weight_decay, num_points, init, schedule)
     check_choice("init", init, INITS)
     check_choice("schedule", schedule, SCHEDULES)
-    if _is_known(num_steps):
+    # A JAX array may be traced: its value cannot be looked at now.
+    if not isinstance(num_steps, jax.Array):
         check_count("num_steps", num_steps)
     check_count("num_points", num_points)
     if num_points < 5 or num_points % 4 != 1:
         raise UserError(f"num_points {num_points} must be 5, 9, 13, ..., so that t = .25, .5, .75 are among them")
-    if _is_known(learning_rate):
+    if not isinstance(learning_rate, jax.Array):
         check_positive("learning_rate", learning_rate)
     if not 0 <= momentum < 1:
         raise UserError(f"momentum {momentum:g} must be at least 0 and below 1")
-    if _is_known(weight_decay) and not 0 <= weight_decay < math.inf:
+    if not isinstance(weight_decay, jax.Array) and not 0 <= weight_decay < math.inf:
         raise UserError(f"weight_decay {weight_decay:g} must be a finite number of at least 0")
-    return CurveTraining(*(functools.partial(function, options) for function in (_start, _advance, _finish)))
+    return CurveTraining(
+        functools.partial(_start, options), functools.partial(_advance, options), functools.partial(_finish, options)
+    )
 
 
 def _plain(value: Any) -> Any:
     """Return the number in a NumPy array of one."""
     return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
-
-
-def _is_known(value: Any) -> bool:
-    """Return whether a number can be looked at now: it is not a JAX array, which may be traced."""
-    return not isinstance(value, jax.Array)
 
 
 def _dtype(params: Any) -> Any:

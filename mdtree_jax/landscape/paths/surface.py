@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.landscape.paths.points import add_scaled, check_pair, check_parameters
@@ -62,7 +63,7 @@ def _direction(key: jax.Array, w: jax.Array, unit_axis: int, ignore_vectors: boo
 
 def loss_surface(
     evaluate: Callable[[Any], Any], params: Any, directions: Sequence[Any], radius: float = 1.0, num_points: int = 21
-) -> tuple[jax.Array, Any]:
+) -> tuple[Float[Array, " num_points"], Any]:
     """Return the values of a function of the parameters on a line or in a plane through them, one point at a time.
 
     Args:
@@ -73,7 +74,7 @@ def loss_surface(
         num_points: along each direction; odd, so that the centre is among them.
 
     Returns:
-        coordinates (num_points,), and values like `evaluate`'s of shape (num_points,) or (num_points, num_points),
+        coordinates, and values like `evaluate`'s of shape (num_points,) or (num_points, num_points),
         [i, j] at coordinates[i] along the first and coordinates[j] along the second direction.
 
     Raises:

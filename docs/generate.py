@@ -1,0 +1,328 @@
+"""Write the parts of the documentation that follow from the code and from recorded results.
+
+    python docs/generate.py
+
+Each part goes to `docs/generated/NAME.md`, which git ignores; a page includes it by `--8<-- "generated/NAME.md"`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the package of this checkout, before one that is installed
+
+import mdtree_jax  # noqa: E402
+from mdtree_jax import cli  # noqa: E402
+from mdtree_jax.collection import columns  # noqa: E402
+from mdtree_jax.config import SCHEMAS  # noqa: E402
+from mdtree_jax.registry import measurements  # noqa: E402
+from mdtree_jax.registry.architectures import ARCHITECTURES  # noqa: E402
+from mdtree_jax.registry.causes import CAUSES  # noqa: E402
+from mdtree_jax.registry.datasets import DATASETS  # noqa: E402
+from mdtree_jax.registry.kernels import KERNELS  # noqa: E402
+from mdtree_jax.registry.knobs import KNOBS  # noqa: E402
+from mdtree_jax.registry.questions import QUESTIONS  # noqa: E402
+from mdtree_jax.registry.tree import Tree  # noqa: E402
+
+GENERATED = ROOT / "docs" / "generated"
+#: `key: default  # meaning` of a command's help.
+_SETTING = re.compile(r"^(?P<key>[\w.]+):\s*(?P<default>.*?)\s*#\s(?P<meaning>.*)$")
+#: Pairs of collections that the tables of results show, by the names they have in sweeps/transfer.md.
+_F, _F_NOISE, _DIGITS, _DIGITS_NOISY = "published/F", "published/F_noise", "digits", "digits_noisy"
+_SHORT = {_F: "F", _F_NOISE: "F′", _DIGITS: "digits", _DIGITS_NOISY: "digits_noisy"}
+_EXPERIMENT = {"optimizer": "q1_dataset", "size": "q2_width_dataset", "data": "q2_data_dataset"}
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers_from: int = 99) -> str:
+    """Return a Markdown table; columns from `numbers_from` on are right-aligned."""
+    rule = "|".join("--:" if place >= numbers_from else "---" for place in range(len(header)))
+    lines = ["| " + " | ".join(header) + " |", f"|{rule}|"]
+    return "\n".join([*lines, *("| " + " | ".join(_cell(str(cell)) for cell in row) + " |" for row in rows)])
+
+
+def _cell(text: str) -> str:
+    """Return the text of a cell: no bar ends it, and a `<` outside code starts no tag."""
+    parts = text.replace("|", "\\|").split("`")
+    return "`".join(part if place % 2 else part.replace("<", "&lt;") for place, part in enumerate(parts))
+
+
+def code(text: object) -> str:
+    """Return the text as inline code, nothing for nothing."""
+    return f"`{text}`" if str(text) else ""
+
+
+# --- tables of the registries -----------------------------------------------------------------------------------------
+
+
+def knobs() -> str:
+    """Return the table of knobs."""
+    rows = []
+    for knob in KNOBS.values():
+        values = ", ".join(map(code, knob.choices)) or ("required" if knob.default is None else code(knob.default))
+        way = {1: "larger", -1: "smaller"}.get(knob.temperature, "")
+        kind = "cohorts" if knob.is_static else "batched"
+        rows.append([code(knob.name), knob.unit, knob.meaning, values, way, kind])
+    return table(["knob", "unit", "meaning", "default or choices", "hotter when", "in a sweep"], rows)
+
+
+def causes() -> str:
+    """Return the table of causes, with the knobs that fix them."""
+    rows = []
+    for cause in CAUSES.values():
+        moves = [f"`{k.name}` {k.words.up}" for k in KNOBS.values() if k.up == cause.name]
+        moves += [f"`{k.name}` {k.words.down}" for k in KNOBS.values() if k.down == cause.name]
+        rows.append([code(cause.name), cause.short, cause.sentence.format(knobs="a knob"), ", ".join(moves)])
+    return table(["cause", "short name", "in words", "fixed by"], rows)
+
+
+def questions() -> str:
+    """Return the table of questions."""
+    rows = []
+    for question in QUESTIONS.values():
+        classes = [f"`{a.name}`" + (f" (published `{a.published}`)" if a.published else "") for a in question.answers]
+        least = f"widths from {question.min_width} on" if question.min_width else "all"
+        rows.append([code(question.name), question.sentence, ", ".join(classes), code(question.label), least])
+    return table(["task", "question", "answers", "column of the label", "rows that take part"], rows)
+
+
+def kernels() -> str:
+    """Return the table of what a sweep can measure."""
+    rows = []
+    for kernel in KERNELS.values():
+        if kernel.part_of:
+            continue
+        made = [
+            m.name for m in measurements.MEASUREMENTS.values() if m.kernel and KERNELS[m.kernel].program == kernel.name
+        ]
+        of = "two networks" if kernel.is_of_pairs or kernel.compares else "one network"
+        rows.append([code(kernel.name), of, kernel.meaning, ", ".join(map(code, made))])
+    return table(["group", "of", "what it measures", "columns"], rows)
+
+
+def architectures() -> str:
+    """Return the table of architectures."""
+    return table(["architecture", "what it is"], [[code(a.name), a.meaning] for a in ARCHITECTURES.values()])
+
+
+def datasets() -> str:
+    """Return the table of data sets."""
+    rows = []
+    for data in DATASETS.values():
+        shape = data.shape and f"{data.shape.num_train} + {data.shape.num_test}"
+        files = {"data_dir": "downloaded once, or from `data_dir=`", "data_file": "`data_file=`"}.get(data.takes, "")
+        about = data.source + (f"; {data.licence}" if data.licence else "")
+        rows.append([code(data.name), data.meaning, shape or "", files or "with the package", about])
+    return table(["data set", "what it is", "training + test images", "files", "source, licence"], rows)
+
+
+def trees() -> str:
+    """Return the trees of every question, node by node."""
+    parts = []
+    for question in QUESTIONS.values():
+        parts.append(f"### Task `{question.name}`")
+        notes = {question.tree.name: "the published tree", **{tree.name: "companion" for tree in question.companions}}
+        variants = {
+            "instead of a companion where collections are of different families": question.relative,
+            "variant that asks for similarity": (question.similarity,),
+            "where there is one network only": (question.one_checkpoint,),
+        }
+        shown = {tree.name: tree for tree in question.trees}
+        for note, members in variants.items():
+            for tree in members:
+                if tree is not None and tree.name not in shown:
+                    shown[tree.name], notes[tree.name] = tree, note
+        parts += [f"**`{name}`**: {notes[name]}\n\n{_nodes(tree)}" for name, tree in shown.items()]
+    return "\n\n".join(parts)
+
+
+def _nodes(tree: Tree) -> str:
+    def side(child: int | str) -> str:
+        return f"node {child}" if isinstance(child, int) else code(child)
+
+    rows = [
+        [i, code(n.feature), f"{n.initial:g}", f"{n.low:g} … {n.high:g}", side(n.left), side(n.right)]
+        for i, n in enumerate(tree.nodes)
+    ]
+    return table(["node", "feature", "initial threshold", "bounds", "at most the threshold", "above it"], rows)
+
+
+# --- commands and the Python interface --------------------------------------------------------------------------------
+
+
+def settings() -> str:
+    """Return the settings of every command, read off its `--help`."""
+    parts = []
+    for name in SCHEMAS:
+        plain, grouped = [], []
+        for line in cli.help_text(name, "").splitlines():
+            found = _SETTING.match(line)
+            if found:
+                key, default, meaning = found.group("key", "default", "meaning")
+                (grouped if "." in key else plain).append([code(key), code(default), meaning])
+        parts.append(f"## {name}\n\n`python -m mdtree_jax.{name} key=value …`\n\n{_settings_table(plain)}")
+        if grouped:
+            parts.append(f"### Keys of a grid\n\n{_settings_table(grouped)}")
+    return "\n\n".join(parts)
+
+
+def _settings_table(rows: list[list[str]]) -> str:
+    return table(["setting", "default", "meaning"], rows)
+
+
+def api() -> str:
+    """Return a mkdocstrings directive for every public name of the package."""
+    return "\n\n".join(f"::: {home}.{name}" for name, home in mdtree_jax._HOME.items() if name[0] != "_")
+
+
+# --- parts of other files ---------------------------------------------------------------------------------------------
+
+
+def example(name: str) -> str:
+    """Return an example of an extension, as the tests run it: the text of a constant of a test module."""
+    file, constant = EXAMPLES[name]
+    for statement in ast.parse((ROOT / file).read_text()).body:
+        if isinstance(statement, ast.Assign) and [getattr(t, "id", "") for t in statement.targets] == [constant]:
+            return f"```py\n{ast.literal_eval(statement.value).strip()}\n```"
+    raise SystemExit(f"{file} has no constant {constant}, which docs/how-to/plugins.md shows")
+
+
+#: Kind of an extension -> test module, and its constant that holds the example.
+EXAMPLES = {
+    "metric": ("tests/registry/test_measurements.py", "PLUGIN"),
+    "architecture": ("tests/registry/test_plugins.py", "TINY"),
+    "dataset": ("tests/registry/test_plugins.py", "RINGS"),
+}
+
+
+def changelog() -> str:
+    """Return the changelog with its links as a page has them."""
+    return (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](")
+
+
+# --- recorded results -------------------------------------------------------------------------------------------------
+
+
+def accuracies(scale: str) -> dict[tuple[str, str, str], dict[str, str]]:
+    """Return (task, train, test) -> method -> cell of sweeps/transfer.md, for samples of cells.
+
+    Args:
+        scale: `raw` for metrics as they are, `rank` for the ranks of the test side.
+    """
+    raw, ranks = (ROOT / "sweeps" / "transfer.md").read_text().split("\n## Metrics of the test side by their ranks\n")
+    out: dict[tuple[str, str, str], dict[str, str]] = {}
+    for task, experiment in _EXPERIMENT.items():
+        text = {"raw": raw, "rank": ranks}[scale].split(f"### {experiment}: task {task}\n")[1].split("###")[0]
+        head, _, *rows = map(_cells, _rows(text))
+        for method, *cells in rows:
+            for pair, cell in zip(head[1:], cells, strict=True):
+                train, test = pair.split(" → ")
+                out.setdefault((task, train, test), {})[method] = cell
+    return out
+
+
+def _rows(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def _bold_best(cells: Sequence[str]) -> list[str]:
+    """Return the cells with the largest number in bold, all of them if several are equally large."""
+    values = [float(cell.split(" ")[0]) for cell in cells]
+    return [f"**{cell}**" if value == max(values) else cell for cell, value in zip(cells, values, strict=True)]
+
+
+def headline() -> str:
+    """Return the table of the README: the default fit beside baselines, within a family and between two."""
+    methods = {
+        "MD tree (robust fit)": "MD tree",
+        "free tree on landscape": "free tree, landscape metrics",
+        "validation": "free tree, training and test error",
+        "majority class": "commonest class",
+    }
+    found, rows = accuracies("raw"), []
+    for train, test in ((_F, _F_NOISE), (_DIGITS, _DIGITS_NOISY), (_F, _DIGITS)):
+        for task in _EXPERIMENT:
+            cells = [found[task, train, test][method].split(" ")[0] for method in methods]
+            rows.append([f"{_SHORT[train]} → {_SHORT[test]}", task, *_bold_best(cells)])
+    return table(["fitted on → asked about", "question", *methods.values()], rows, numbers_from=2)
+
+
+def families() -> str:
+    """Return the table of transfer within and between families."""
+    pairs = ((_F, _F_NOISE), (_DIGITS, _DIGITS_NOISY), (_F, _DIGITS), (_DIGITS, _F), (_DIGITS_NOISY, _F))
+    free, ours = ["validation", "free tree on landscape"], ["MD tree (exact fit)", "MD tree (robust fit)"]
+    published, relative = "MD tree (published fit)", "MD tree, sharpness relative to the loss"
+    shown = {
+        "optimizer": {"raw": [*free, published, *ours, relative, "majority class"]},
+        "size": {"raw": [*free, published, *ours, "majority class"], "rank": ["initial thresholds"]},
+        "data": {"raw": [*free, *ours, "majority class"], "rank": ["validation"]},
+    }
+    found = {scale: accuracies(scale) for scale in ("raw", "rank")}
+    rows = []
+    for task, by_scale in shown.items():
+        block = [
+            (method + ", by ranks" * (scale == "rank"), [found[scale][task, *pair][method] for pair in pairs])
+            for scale, methods in by_scale.items()
+            for method in methods
+        ]
+        columns = [_bold_best(column) for column in zip(*(cells for _, cells in block), strict=True)]
+        rows += [[task, name, *cells] for (name, _), cells in zip(block, zip(*columns, strict=True), strict=True)]
+    return table(["question", "method", *(f"{_SHORT[a]} → {_SHORT[b]}" for a, b in pairs)], rows, numbers_from=2)
+
+
+def advice() -> str:
+    """Return the table of what advice gained, a step of about ×2, from the records of sweeps/advice_*.md."""
+    records = {
+        "digits": "digits → digits",
+        "digits_noise": "digits → digits_noisy",
+        "to_digits": "F → digits",
+        "noise": "F → F′",
+    }
+    rows = []
+    for name, pair in records.items():
+        text = (ROOT / "sweeps" / f"advice_{name}.md").read_text()
+        answers = re.search(r"the diagnosis answers (\d+ %)", text).group(1)
+        gains = {cells[0]: cells[1] for cells in map(_cells, _rows(text))}
+        cells = [gains[who] for who in ("diagnosis", "validation", "commonest", "random")]
+        rows.append([pair, answers, *_bold_best(cells), gains["oracle"]])
+    head = ["fitted on → taken on", "answers", "diagnosis", "tree on training and test error", "commonest cause"]
+    return table([*head, "random", "best possible"], rows, numbers_from=1)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "columns": columns.markdown_table,
+    "measurements": measurements.markdown_table,
+    "knobs": knobs,
+    "causes": causes,
+    "questions": questions,
+    "kernels": kernels,
+    "trees": trees,
+    "settings": settings,
+    "api": api,
+    "headline": headline,
+    "families": families,
+    "advice": advice,
+    "changelog": changelog,
+    "architectures": architectures,
+    "datasets": datasets,
+} | {f"example_{name}": functools.partial(example, name) for name in EXAMPLES}
+
+
+def main() -> None:
+    """Write every part."""
+    GENERATED.mkdir(exist_ok=True)
+    for name, make in PARTS.items():
+        (GENERATED / f"{name}.md").write_text(make() + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What a diagnosis costs in words, beside one retraining and a grid search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mdtree_jax.diagnosis.words.formats import NOT_KNOWN, capital, duration, number, operations
+
+_KINDS = ("diagnosis", "retraining", "grid_search")
+
+
+def rows(cost: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    """Return (what, time, operations) of the diagnosis, one retraining and a grid search; none if nothing is known."""
+    cost = cost or {}
+    if all(cost.get(f"{kind}_{unit}") is None for kind in _KINDS for unit in ("seconds", "flops")):
+        return []
+    trainings = cost.get("grid_search_trainings")
+    search = f"grid search, {trainings} trainings" if trainings else "grid search"
+    kinds = zip(("this diagnosis", "one retraining", search), _KINDS, strict=True)
+    return [(n, duration(cost.get(f"{k}_seconds")), operations(cost.get(f"{k}_flops"))) for n, k in kinds]
+
+
+def bars(cost: Mapping[str, Any] | None) -> list[float | None]:
+    """Return the time (or, without times, the operations) of each of `rows` as a share of the longest.
+
+    None where it is not known; all None unless the diagnosis and another one can be compared.
+    """
+    cost = cost or {}
+    for unit in ("seconds", "flops"):
+        values = [cost.get(f"{kind}_{unit}") for kind in _KINDS]
+        known = [v for v in values if v is not None]
+        if values[0] is not None and len(known) > 1 and max(known) > 0:
+            return [None if v is None else v / max(known) for v in values]
+    return [None] * 3
+
+
+def sentence(cost: Mapping[str, Any] | None) -> str:
+    """Return whether the diagnosis pays, in one sentence."""
+    cost = cost or {}
+    for unit in ("seconds", "flops"):
+        own, again = cost.get(f"diagnosis_{unit}"), cost.get(f"retraining_{unit}")
+        if own is not None and again is not None and own > 0 and again > 0:
+            if own >= again:
+                return f"The diagnosis cost {number(own / again)} times as much as one retraining."
+            return f"One retraining costs {number(again / own)} times as much as the diagnosis."
+    if cost.get("retraining_seconds") is None and cost.get("retraining_flops") is None:
+        return f"The cost of a retraining is {NOT_KNOWN}, so the diagnosis cannot be compared with it."
+    return f"The cost of the measurements is {NOT_KNOWN}: they were made elsewhere."
+
+
+def note(cost: Mapping[str, Any] | None) -> str:
+    """Return how the cost was found, and what compiling took, as sentences; '' if there is nothing to say."""
+    cost = cost or {}
+    parts = [capital(str(cost["note"]))] if cost.get("note") else []
+    if cost.get("compile_seconds") is not None:
+        parts.append(f"Compiling the programs took another {duration(cost['compile_seconds'])}, once")
+    return " ".join(f"{part.rstrip('.')}." for part in parts)

@@ -1,0 +1,139 @@
+"""The facts of `mdtree_jax.diagnosis.facts` as sentences: why a diagnosis abstains, what was missing, a cost's basis.
+
+Sentences begin with a small letter and have no full stop; whoever shows them adds both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from mdtree_jax.diagnosis.facts import Fact
+from mdtree_jax.diagnosis.words.formats import below, listed, number, percent
+from mdtree_jax.diagnosis.words.metrics import named
+from mdtree_jax.registry.causes import CAUSES
+from mdtree_jax.registry.questions import QUESTIONS, answer_words
+
+
+def sentence(fact: Fact) -> str:
+    """Return a fact in words."""
+    return SENTENCES[fact.kind](**fact.values)
+
+
+def question(name: str) -> str:
+    """Return a question in words, its name where it is not registered."""
+    return QUESTIONS[name].sentence if name in QUESTIONS else name
+
+
+_question = question  # some facts have a value of that name
+
+
+def _short(cause: str) -> str:
+    return f"“{CAUSES[cause].short}”"
+
+
+def _out_of_range(metrics: Sequence[str], reference: str, suspects: Mapping[str, float]) -> str:
+    verb = "lies" if len(metrics) == 1 else "lie"
+    text = f"its {named(metrics)} {verb} outside the range of the reference collection '{reference}'"
+    for name, value in list(suspects.items())[:1]:
+        text += f"; '{name}' must be a natural logarithm, and {number(value)} does not look like one"
+    return text
+
+
+def _contradicted(cause: str, probability: float, question: str, answer: str, against: float) -> str:
+    return (
+        f"the evidence disagrees: comparison with similar models gives {_short(cause)} ({percent(probability)}), while "
+        f"the trees for “{_question(question)}” answer “{answer_words(question, answer)}” ({percent(against)})"
+    )
+
+
+def _unlikely(cause: str, probability: float, least: float) -> str:
+    shown = below(probability, least)
+    return f"no cause is likely enough: the most likely one, {_short(cause)}, has a probability of {shown}"
+
+
+def _too_few_metrics(missing: Sequence[str]) -> str:
+    return f"no diagnostic tree can be used with so few metrics; missing are {', '.join(f'{m!r}' for m in missing)}"
+
+
+def _guessing(train_error: float, error_of_guessing: float) -> str:
+    return (
+        f"a training error of {train_error:.1f} % is hardly better than guessing ({error_of_guessing:.1f} %): check "
+        "that images and labels are those that the network was trained on, preprocessed in the same way"
+    )
+
+
+def _metrics_missing(metrics: Sequence[str]) -> str:
+    verb = "is" if len(metrics) == 1 else "are"
+    return f"the answer comes from a model fitted without {named(metrics)}, which {verb} not given"
+
+
+def _metrics_unused(metrics: Sequence[str], reference: str) -> str:
+    verb = "is" if len(metrics) == 1 else "are"
+    return f"{named(metrics)} {verb} not used: the reference collection '{reference}' has no such values"
+
+
+def _one_pair(kernels: Sequence[str]) -> str:
+    verb = "has" if len(kernels) == 1 else "have"
+    return (
+        f"two networks are a single pair: {listed(kernels)} {verb} no standard error, and the probabilities ignore how "
+        "much other seeds would differ; with three networks there are three pairs, and a standard error"
+    )
+
+
+def _one_network(kernels: Sequence[str]) -> str:
+    return f"{listed(kernels)} not measured: two networks are needed, and there is only one network"
+
+
+def _no_apply_train(kernels: Sequence[str]) -> str:
+    return (
+        f"{listed(kernels)} not measured: the networks have running averages (BatchNorm), and without apply_train "
+        "they cannot be recomputed between two networks"
+    )
+
+
+#: Kind of fact -> its sentence.
+SENTENCES: dict[str, Callable[..., str]] = {
+    "out_of_range": _out_of_range,
+    "unlike_any": lambda reference: (
+        f"the reference collection '{reference}' has no model with a similar combination of metrics"
+    ),
+    "too_few_metrics": _too_few_metrics,
+    "contradicted": _contradicted,
+    "unlikely": _unlikely,
+    "nothing_given": lambda wanted: f"a diagnosis needs at least one of the metrics {', '.join(wanted)}; none is given",
+    "not_measured": lambda error: error,
+    "diverged": lambda: "every network of this configuration diverged, so nothing was measured",
+    "guessing": _guessing,
+    "metrics_missing": _metrics_missing,
+    "metrics_unused": _metrics_unused,
+    "question_not_asked": lambda question: f"“{_question(question)}” cannot be answered with these metrics",
+    "question_asked_of": lambda question, metrics: f"“{_question(question)}” is answered from {named(metrics)} only",
+    "read_as_percent": lambda metrics: (
+        f"{named(metrics)} of all models at most 1: read as percent, like the other errors"
+    ),
+    "shares_of_reference": lambda: "the probabilities are the shares of the causes in the reference collection",
+    "columns_unused": lambda columns: f"columns not used: {', '.join(columns)}",
+    "label_noise": lambda share: (
+        f"{percent(share)} of the training labels are noise; the reference has no such models, so its answers are less "
+        "reliable here than stated"
+    ),
+    "sampled_errors": lambda side, images, of: (
+        f"{side} errors were measured on a random sample of {images} of {of} images"
+    ),
+    "sampled_curves": lambda images, of: (
+        f"curves were trained on {images} of {of} training images, as many as fit into memory"
+    ),
+    "one_pair": _one_pair,
+    "one_network": _one_network,
+    "no_apply_train": _no_apply_train,
+    "epochs_unknown": lambda: (
+        "the cost of a retraining is not known, because the number of epochs was not given (training.epochs=)"
+    ),
+    "retraining_at_rate": lambda epochs, images: (
+        f"a retraining is {epochs:g} epochs of {images} images, at the operations per second of the diagnosis"
+    ),
+    "of_sweep": lambda: (
+        "time and operations are those of the sweep that trained and measured these networks; a retraining is one "
+        "network's share of its cohort, which was trained side by side, and takes longer alone"
+    ),
+}

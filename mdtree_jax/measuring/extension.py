@@ -1,0 +1,119 @@
+"""Kernels from outside the package: what their functions see, and how their results become columns. JAX.
+
+The function of a kernel that needs a network is `function(network) -> scalar`, that of one that needs a pair
+`function(pair) -> scalar`; pure, of arrays, in JAX, so that it can be compiled for many networks at once. One that
+makes several measurements returns a dictionary of scalars by their names. A value that is not finite is counted, and
+left out of the means, as for every other kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.measuring.kernels import Binding, Data, NetworkItem, PairItem, Results, first_rows, make_loss
+from mdtree_jax.models import Model
+from mdtree_jax.recipe.measure_settings import MeasureSettings
+from mdtree_jax.registry.kernels import KERNEL_FUNCTIONS, KERNELS
+from mdtree_jax.registry.measurements import of_kernel
+
+
+class Network(NamedTuple):
+    """A trained network, as the function of a kernel sees it.
+
+    Attributes:
+        params: its parameters, a pytree.
+        batch_stats: its running averages of BatchNorm, a pytree; empty where it has none.
+        batch: images (n, height, width, channels) and labels (n,): the first `grid.measure.hessian_images` of its
+            training subset, over again if that has fewer.
+        loss: `loss(params) -> mean cross-entropy` on the batch, nats, without weight decay, BatchNorm in evaluation
+            mode.
+        outputs: `outputs(x) -> logits` (images, classes) of this network, BatchNorm in evaluation mode.
+        key: of `jax.random`; depends on `grid.measure.seed`, the network's seed and the size of its subset.
+    """
+
+    params: Any
+    batch_stats: Any
+    batch: tuple[jax.Array, jax.Array]
+    loss: Callable[[Any], jax.Array]
+    outputs: Callable[[jax.Array], jax.Array]
+    key: jax.Array
+
+
+class Pair(NamedTuple):
+    """Two networks of one configuration, trained from different seeds, as the function of a kernel sees them.
+
+    Attributes:
+        first, second: the networks, of one batch.
+        key: of `jax.random`; depends on `grid.measure.seed`, both seeds and the size of the subset.
+    """
+
+    first: Network
+    second: Network
+    key: jax.Array
+
+
+def binding_of(name: str) -> Binding:
+    """Return the program of a kernel that was registered with a function."""
+    function, of_pairs = KERNEL_FUNCTIONS[name], KERNELS[name].is_of_pairs
+
+    def make(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
+        def view(variables: Any, item: NetworkItem | PairItem, data: Data) -> Network:
+            rows = first_rows(settings.hessian_images, item.num_samples)
+            batch = data.x_train[rows], data.y_train[rows]
+            loss = make_loss(model, variables["batch_stats"])
+            return Network(
+                variables["params"],
+                variables["batch_stats"],
+                batch,
+                lambda params: loss(params, batch),
+                lambda x: model.apply(variables, x, False)[0],
+                jax.random.wrap_key_data(item.key),
+            )
+
+        def measure_network(item: NetworkItem, data: Data) -> Results:
+            return _results(name, function(view(item.variables, item, data)))
+
+        def measure_pair(item: PairItem, data: Data) -> Results:
+            first, second = (view(variables, item, data) for variables in (item.first, item.second))
+            return _results(name, function(Pair(first, second, first.key)))
+
+        return measure_pair if of_pairs else measure_network
+
+    return Binding(make)
+
+
+def _results(name: str, found: Any) -> Results:
+    """Return what a function returned as results by measurement; raise `UserError` if they are not its scalars."""
+    wanted = of_kernel(name)
+    if not isinstance(found, Mapping):
+        found = {wanted[0] if len(wanted) == 1 else name: found}
+    if {*found} != {*wanted}:
+        raise UserError(
+            f"the function of kernel '{name}' returns {', '.join(map(repr, found))}, and its measurements are "
+            f"{', '.join(map(repr, wanted)) or 'none'}"
+        )
+    for key, value in found.items():
+        if np.shape(value) != ():
+            raise UserError(
+                f"the function of kernel '{name}' returns an array of shape {np.shape(value)} for '{key}'; wanted a "
+                "scalar"
+            )
+    return {key: jax.numpy.asarray(value) for key, value in found.items()}
+
+
+def check_extensions(model: Model, settings: MeasureSettings, image_shape: tuple[int, ...], dtype: str) -> None:
+    """Raise `UserError` unless the kernels from outside return scalars for networks and images like these."""
+    network = jax.eval_shape(model.init, jax.random.key(0))
+    count, key = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
+    images, labels = jax.ShapeDtypeStruct((2, *image_shape), dtype), jax.ShapeDtypeStruct((2,), np.int32)
+    for name in settings.metrics:
+        if name in KERNEL_FUNCTIONS:
+            of_pairs = KERNELS[name].is_of_pairs
+            item = PairItem(network, network, count, key) if of_pairs else NetworkItem(network, count, key)
+            measure = binding_of(name).make(model, settings)
+            jax.eval_shape(measure, item, Data(images, labels, images, labels))

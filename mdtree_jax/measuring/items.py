@@ -1,0 +1,71 @@
+"""The arrays that kernels are applied to: networks and pairs of a cohort, with their keys, stacked. On the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mdtree_jax import landscape
+from mdtree_jax.measuring.kernels import NetworkItem, PairItem, measure_key
+from mdtree_jax.models import permutation_spec
+from mdtree_jax.recipe.cohort import Cohort
+from mdtree_jax.registry.kernels import Kernel
+
+
+class Arrays:
+    """The trained networks of a cohort, and what is made of them for a kernel.
+
+    Args:
+        architecture: its name, for the permutations of hidden units.
+        cohort: whose members they are.
+        variables: of all members, stacked along the first axis.
+        seed: of measuring; with a network's seed and the size of its subset it makes the keys.
+    """
+
+    def __init__(self, architecture: str, cohort: Cohort, variables: Any, seed: int):
+        self.architecture, self.variables, self.seed = architecture, variables, seed
+        self.seeds = [member.seed for member in cohort.members]
+        self.counts = np.array([member.num_samples for member in cohort.members], np.int32)
+
+    def of(self, kernel: Kernel, items: Sequence[Any]) -> NetworkItem | PairItem:
+        """Return the arrays of rows of the cohort, or of pairs of rows, for a kernel."""
+        if "permutations" in kernel.needs:
+            return self._aligned_pairs(items)
+        if kernel.is_of_pairs:
+            return self._pairs(items)
+        return self._compared(items) if kernel.compares else self._alone(items)
+
+    def network(self, row: int) -> Any:
+        """Return the variables of one member."""
+        return jax.tree.map(lambda leaf: leaf[row], self.variables)
+
+    def networks(self, rows: Sequence[int]) -> Any:
+        """Return the variables of some members, stacked."""
+        return jax.tree.map(lambda leaf: leaf[np.asarray(rows)], self.variables)
+
+    def _alone(self, rows: Sequence[int]) -> NetworkItem:
+        counts = self.counts[np.asarray(rows)]
+        keys = [measure_key(self.seed, 0, self.seeds[row], n) for row, n in zip(rows, counts, strict=True)]
+        return NetworkItem(self.networks(rows), counts, np.stack(keys))
+
+    def _compared(self, rows: Sequence[int]) -> NetworkItem:
+        counts = self.counts[np.asarray(rows)]
+        keys = [measure_key(self.seed, 1, n) for n in counts]  # the same images for all seeds
+        return NetworkItem(self.networks(rows), counts, np.stack(keys))
+
+    def _pairs(self, pairs: Sequence[tuple[int, int]]) -> PairItem:
+        first, second = (list(rows) for rows in zip(*pairs, strict=True))
+        counts = self.counts[np.asarray(first)]
+        seeds = [(self.seeds[a], self.seeds[b]) for a, b in pairs]
+        keys = [measure_key(self.seed, 2, *two, n) for two, n in zip(seeds, counts, strict=True)]
+        return PairItem(self.networks(first), self.networks(second), counts, np.stack(keys))
+
+    def _aligned_pairs(self, pairs: Sequence[tuple[int, int]]) -> PairItem:
+        items, aligned = self._pairs(pairs), []
+        for first, second in pairs:
+            reference, network = self.network(first), self.network(second)
+            aligned.append(landscape.align(permutation_spec(self.architecture, network), reference, network))
+        return items._replace(second=jax.tree.map(lambda *leaves: np.stack(leaves), *aligned))

@@ -1,0 +1,106 @@
+"""The data sets: images with labels, split into training and test. No JAX.
+
+Loaders are bound to an entry by `mdtree_jax.data`; how a loader is called stands in `mdtree_jax.data.dataset`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mdtree_jax.registry.register import BINDERS, in_table
+from mdtree_jax.registry.table import Table
+
+
+class DatasetShape(NamedTuple):
+    """Sizes of a data set; `image_shape` is (height, width, channels)."""
+
+    num_train: int
+    num_test: int
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One data set.
+
+    Attributes:
+        name: identifier, as grids, manifests and command lines hold it.
+        meaning: one line for help and tables.
+        title: what people call it; the name where it is empty.
+        shape: its sizes, where they are known without loading it.
+        source: who made it, and where it is described.
+        licence: under which it may be used, as far as its makers say.
+        takes: the setting that says where its files are: `data_dir`, a folder that may be given, `data_file`, a file
+            that must be, or '' for a data set without files.
+    """
+
+    name: str
+    meaning: str = ""
+    title: str = ""
+    shape: DatasetShape | None = None
+    source: str = ""
+    licence: str = ""
+    takes: str = ""
+
+
+_CIFAR = "Krizhevsky, Learning multiple layers of features from tiny images, 2009"
+
+DATASETS: Table[Dataset] = Table(
+    "data set",
+    [
+        Dataset(
+            "digits",
+            "embedded: scikit-learn's handwritten digits, moved and noisy, 10 x 10 pixels",
+            "digits",
+            DatasetShape(3200, 5120, (10, 10, 1), 10),
+            source="Alpaydin and Kaynak, Optical recognition of handwritten digits, UCI, 1998",
+            licence="CC BY 4.0",
+        ),
+        Dataset(
+            "cifar10",
+            "photographs of 10 kinds of things, 32 x 32 pixels",
+            "CIFAR-10",
+            DatasetShape(50_000, 10_000, (32, 32, 3), 10),
+            source=_CIFAR,
+            takes="data_dir",
+        ),
+        Dataset(
+            "cifar100",
+            "photographs of 100 kinds of things, 32 x 32 pixels",
+            "CIFAR-100",
+            DatasetShape(50_000, 10_000, (32, 32, 3), 100),
+            source=_CIFAR,
+            takes="data_dir",
+        ),
+        Dataset(
+            "mnist",
+            "handwritten digits, 28 x 28 pixels",
+            "MNIST",
+            DatasetShape(60_000, 10_000, (28, 28, 1), 10),
+            source="LeCun, Cortes and Burges, The MNIST database of handwritten digits, 1998",
+            licence="CC BY-SA 3.0",
+            takes="data_dir",
+        ),
+        Dataset(
+            "fashion_mnist",
+            "photographs of 10 kinds of clothes, 28 x 28 pixels",
+            "Fashion-MNIST",
+            DatasetShape(60_000, 10_000, (28, 28, 1), 10),
+            source="Xiao, Rasul and Vollgraf, Fashion-MNIST, 2017",
+            licence="MIT",
+            takes="data_dir",
+        ),
+        Dataset(
+            "npz",
+            "your own arrays x_train, y_train, x_test, y_test in the file data_file=",
+            "your own arrays",
+            takes="data_file",
+        ),
+    ],
+)
+BINDERS[Dataset] = in_table(DATASETS, needs=("load",))
+
+#: Those of the package; of what others add, the sizes that its entry says are checked when it is loaded.
+BUILT_IN = frozenset(DATASETS)

@@ -1,0 +1,208 @@
+"""The kernels of measuring: programs that each make one or several measurements of trained networks. No JAX.
+
+A record says what a kernel needs, what it costs and what its results are called; `mdtree_jax.measuring` binds the
+program to it by its name. The order of the table is the order in which they run. One that is no part of another can be
+chosen as `grid.measure.metrics=[…]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.registry.register import BINDERS, Binder
+from mdtree_jax.registry.table import Table
+from mdtree_jax.registry.views import ListView
+
+#: What a kernel or a measurement can need: one network; two of one configuration; points on the line, or a trained
+#: curve, between them; their hidden units matched; a test set; how they were trained.
+NEEDS = ("network", "pair", "line", "curve", "permutations", "test_data", "training_settings")
+#: Names that a run folder has for something else.
+RESERVED = ("train", "curves", "choices", "devices")
+EXPECTED_TRACE_SHARE = 0.5  # of `trace_products`: most traces reach their relative error before the budget ends
+
+
+class Work(NamedTuple):
+    """What a kernel is applied to: training and test images that it may look at, and Hessian-vector products that were
+    taken, None where that is not known.
+    """
+
+    num_samples: float
+    num_test: int
+    num_products: float | None = None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel.
+
+    Attributes:
+        name: identifier; `<name>_seconds` and `<name>_flops` are the columns of its costs.
+        meaning: one line for help and tables.
+        needs: what it needs, of `NEEDS`; `network` or `pair` says what it is applied to.
+        cost: in forward passes over the `hessian_images` of a network: a gradient costs three, a Hessian-vector product
+            six. Of a pair, what both cost together.
+        passes: `passes(settings, work) -> forward passes of one image`, in the place of `cost`.
+        compares: True for one that is applied to single networks, whose results are then compared for every pair.
+        part_of: the kernel with whose program this one runs, on other networks, where that is chosen; '' for a choice.
+        prefix: of the columns of its results.
+        is_default: whether a grid that names no metrics measures it.
+    """
+
+    name: str
+    meaning: str
+    needs: tuple[str, ...] = ("network",)
+    cost: float = 3.0
+    passes: Callable[[Any, Work], float] | None = None
+    compares: bool = False
+    part_of: str = ""
+    prefix: str = ""
+    is_default: bool = False
+
+    def __post_init__(self) -> None:
+        check_needs(self.name, self.needs)
+        if self.name in RESERVED:
+            raise UserError(f"'{self.name}' is no name of a kernel; choose another than {', '.join(RESERVED)}")
+        if not 0 <= self.cost < float("inf"):
+            raise UserError(f"kernel '{self.name}': cost={self.cost} is out of range; wanted forward passes, 0 or more")
+
+    @property
+    def is_of_pairs(self) -> bool:
+        """Whether it is applied to two networks at a time."""
+        return "pair" in self.needs and not self.compares
+
+    @property
+    def program(self) -> str:
+        """The name of the kernel whose program it runs."""
+        return self.part_of or self.name
+
+    def forward_passes(self, settings: Any, work: Work) -> float:
+        """Return what one application costs, in forward passes of one image.
+
+        Args:
+            settings: a `MeasureSettings`.
+            work: what it is applied to.
+        """
+        if self.passes is None:
+            return float(self.cost * settings.hessian_images)
+        return float(self.passes(settings, work))
+
+
+def check_needs(name: str, needs: Iterable[str]) -> None:
+    """Raise `UserError` for a need that does not exist."""
+    for need in needs:
+        if need not in NEEDS:
+            raise UserError(f"'{name}' needs '{need}', which is not one of {', '.join(NEEDS)}")
+
+
+def _hessian(settings: Any, work: Work) -> float:
+    products = work.num_products
+    if products is None:
+        products = EXPECTED_TRACE_SHARE * settings.trace_products + 0.5 * settings.eigenvalue_steps
+    return (3 + 6 * products) * settings.hessian_images
+
+
+def _curve(settings: Any, work: Work) -> float:
+    points = settings.curve_points * (2 * work.num_samples + work.num_test)
+    return 3 * settings.curve_steps * settings.curve_batch_size + points
+
+
+def _line(settings: Any, work: Work) -> float:
+    return settings.barrier_points * 2 * work.num_samples
+
+
+KERNELS: Table[Kernel] = Table(
+    "kernel",
+    [
+        Kernel(
+            "hessian",
+            "trace, its shares by layer, and dominant eigenvalue of the Hessian",
+            passes=_hessian,
+            is_default=True,
+        ),
+        Kernel(
+            "sharpness",
+            "worst-case increase of the loss in a ball around the parameters",
+            passes=lambda settings, work: (3 * settings.ball_steps + 2) * settings.hessian_images,
+            is_default=True,
+        ),
+        Kernel(
+            "similarity",
+            "outputs of all networks of a configuration on the same mixed-up images, compared",
+            needs=("pair",),
+            passes=lambda settings, work: settings.similarity_images,
+            compares=True,
+            is_default=True,
+        ),
+        Kernel(
+            "barrier",
+            "error and loss on the straight line between two networks",
+            needs=("pair", "line"),
+            passes=_line,
+            is_default=True,
+        ),
+        Kernel(
+            "aligned",
+            "the same after the second network's units are matched to the first's",
+            needs=("pair", "line", "permutations"),
+            passes=_line,
+            part_of="barrier",
+            prefix="aligned_",
+            is_default=True,
+        ),
+        Kernel(
+            "connectivity",
+            "error on a curve that is trained between two networks",
+            needs=("pair", "curve", "test_data"),
+            passes=_curve,
+            is_default=True,
+        ),
+    ],
+)
+#: Functions of kernels that were added from outside, by name; how they are called: `mdtree_jax.measuring.extension`.
+KERNEL_FUNCTIONS: dict[str, Callable[..., Any]] = {}
+
+#: The kernels that can be chosen, in the order in which they run.
+CHOICES: ListView[str] = ListView(lambda: [k.name for k in KERNELS.values() if not k.part_of], KERNELS)
+#: Those that take two networks or more.
+PAIR_CHOICES: ListView[str] = ListView(lambda: [name for name in CHOICES if "pair" in KERNELS[name].needs], KERNELS)
+#: Those that look at points between two networks.
+BETWEEN_CHOICES: ListView[str] = ListView(
+    lambda: [name for name in CHOICES if {"line", "curve"} & {*KERNELS[name].needs}], KERNELS
+)
+
+
+def stages(choices: Iterable[str]) -> list[Kernel]:
+    """Return the kernels that run for some choices, their parts included, in their order.
+
+    >>> [kernel.name for kernel in stages(["connectivity", "barrier"])]
+    ['barrier', 'aligned', 'connectivity']
+    """
+    chosen = set(choices)
+    return [kernel for kernel in KERNELS.values() if kernel.program in chosen]
+
+
+def add_kernel(entry: Kernel, kernel: Callable[..., Any] | None = None) -> Kernel:
+    """Add a kernel from outside the package with its function; the measurements that it makes name it.
+
+    Raises:
+        UserError: no function, a kernel of neither a network nor a pair, or another kernel of this name.
+    """
+    if not callable(kernel):
+        raise UserError(f"kernel={kernel!r:.60} of '{entry.name}' cannot be called; wanted a function")
+    if not {"network", "pair"} & {*entry.needs}:
+        raise UserError(f"kernel '{entry.name}' needs neither network nor pair; say what its function takes")
+    KERNELS.register(entry)
+    KERNEL_FUNCTIONS[entry.name] = kernel
+    return entry
+
+
+def remove_kernel(name: str) -> None:
+    """Remove a kernel that was added from outside."""
+    KERNELS.unregister(name)
+    del KERNEL_FUNCTIONS[name]
+
+
+BINDERS[Kernel] = Binder(add_kernel, remove_kernel, ("kernel",))

@@ -1,0 +1,399 @@
+"""The table of measurements: every number that is known of a trained network, one complete entry each. No JAX.
+
+Columns and their standard errors, `grid.measure.metrics`, help, tables, sentences, the rows of a report and the joint
+model follow from it. A new one is `mdtree_jax.register(Measurement(…), kernel=function)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mdtree_jax.checks import UserError
+from mdtree_jax.registry.kernels import KERNEL_FUNCTIONS, KERNELS, Kernel, add_kernel, remove_kernel
+from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.registry.measurement import Measurement, Scale, Words
+from mdtree_jax.registry.register import BINDERS, Binder
+from mdtree_jax.registry.table import Table
+
+#: Loss that is added before a logarithm, nats: interpolating networks go down to 1e-5, which is below noise.
+LEAST_LOSS = 1e-3
+
+
+def percent_complement(values: Any) -> Any:
+    """Return accuracies (%) as errors; raises `UserError` if they are fractions."""
+    if values.max() <= 1.0:
+        raise UserError(
+            f"accuracies are percentages, and the largest of column '{values.name}' is {values.max():g}: it seems to "
+            "hold fractions; multiply it by 100"
+        )
+    return 100.0 - values
+
+
+def _same(values: Any) -> Any:
+    return values
+
+
+def _relative_to_loss(log_sharpness: Any, train_loss: Any) -> Any:
+    return log_sharpness - np.log(train_loss + LEAST_LOSS)
+
+
+#: Spreads of scales are those of published/F, rounded.
+MEASUREMENTS: Table[Measurement] = Table(
+    "measurement",
+    [
+        Measurement(
+            "num_samples",
+            "samples",
+            "size of the training subset",
+            needs=("training_settings",),
+            direction="large",
+            aliases={"data_amount": None},
+            is_shown=False,
+        ),
+        Measurement(
+            "num_parameters",
+            "parameters",
+            "trainable parameters of the network",
+            needs=("training_settings",),
+            direction="large",
+            aliases={"para_amount": None},
+            is_shown=False,
+        ),
+        Measurement(
+            "train_error",
+            "%",
+            "training error, evaluation-mode BatchNorm",
+            needs=("network",),
+            direction="unfit",
+            words=Words("training error"),
+            aliases={"train_acc": percent_complement},
+            scale=Scale(lambda v: np.log(0.05 + v), 2.7),
+            log_offset=0.05,
+            bounds=(0.0, 100.0),
+        ),
+        Measurement(
+            "test_error",
+            "%",
+            "test error",
+            needs=("network", "test_data"),
+            direction="worse",
+            aliases={"test_acc": percent_complement},
+            bounds=(0.0, 100.0),
+        ),
+        Measurement(
+            "train_loss",
+            "nats",
+            "mean cross-entropy on the training subset",
+            needs=("network",),
+            direction="unfit",
+            words=Words(
+                "training loss",
+                at_most="it is at the bottom of its valley",
+                above="it could still lower its training loss",
+            ),
+            scale=Scale(lambda v: np.log(np.maximum(v, 1e-12)), 3.0),
+            log_offset=0.0,
+            bounds=(0.0, np.inf),
+        ),
+        Measurement(
+            "test_loss",
+            "nats",
+            "mean cross-entropy on the test set",
+            needs=("network", "test_data"),
+            direction="worse",
+            bounds=(0.0, np.inf),
+            is_shown=False,
+        ),
+        Measurement(
+            "log_hessian_trace",
+            "ln",
+            "ln of the Hessian trace, mean over networks (sharpness)",
+            direction="sharp",
+            words=Words("sharpness", "sharpness, ln of the Hessian trace"),
+            aliases={"hessian_t": None},
+            logarithm_of="hessian_trace",
+            scale=Scale(_same, 1.3),
+        ),
+        Measurement(
+            "log_hessian_max_eigenvalue",
+            "ln",
+            "ln of the size of the dominant Hessian eigenvalue",
+            direction="sharp",
+            words=Words("sharpest direction", "sharpest direction, ln of the top eigenvalue"),
+            aliases={"hessian_e": None},
+            logarithm_of="hessian_max_eigenvalue",
+            of_size=True,  # a dominant eigenvalue may be negative and is not small for it
+        ),
+        Measurement(
+            "log_effective_rank",
+            "ln",
+            "ln of trace / top eigenvalue: how many eigenvalues of the Hessian's top one make up its trace",
+            words=Words(
+                "spread of the sharpness",
+                "spread of the sharpness, ln of trace / top eigenvalue",
+                "few directions are as sharp as the sharpest",
+                "many directions are as sharp as the sharpest",
+            ),
+            sources=("log_hessian_trace", "log_hessian_max_eigenvalue"),
+            formula=np.subtract,
+            scale=Scale(_same, 0.35),
+        ),
+        Measurement(
+            "log_relative_eigenvalue",
+            "ln",
+            # The Hessian of a cross-entropy shrinks with the loss, so that sharpness falls where networks interpolate;
+            # the quotient goes on rising with the batch size.
+            "ln of top eigenvalue / training loss: sharpness relative to the loss",
+            direction="sharp",
+            words=Words(
+                "sharpness relative to the loss",
+                "sharpness relative to the loss, ln of top eigenvalue / training loss",
+                "its valley is flat for the loss it has",
+                "its valley is sharp for the loss it has",
+            ),
+            sources=("log_hessian_max_eigenvalue", "train_loss"),
+            formula=_relative_to_loss,
+        ),
+        Measurement(
+            "mode_connectivity",
+            "%",
+            "mean error of the ends minus the error where the curve deviates most",
+            kernel="connectivity",
+            direction="joined",
+            words=Words(
+                "connectivity against the ends",
+                above="the path between two such networks has less error than its ends",
+            ),
+            scale=Scale(lambda v: np.arcsinh(v / 3.0), 1.5),
+        ),
+        Measurement(
+            "mode_connectivity_peak",
+            "-%",
+            "minus the largest training error at t = .25, .5, .75; 0 is perfect",
+            kernel="connectivity",
+            direction="joined",
+            words=Words("connectivity", "connectivity, % (0: a path without error)"),
+            scale=Scale(lambda v: np.log(0.3 + np.maximum(-v, 0.0)), 2.0),
+            log_offset=0.3,
+            bounds=(-100.0, 0.0),
+        ),
+        Measurement(
+            "cka",
+            "1",
+            "linear CKA of the softmax outputs of two networks on mixed-up images",
+            kernel="similarity",
+            direction="alike",
+            words=Words("similarity", "similarity of two networks (CKA)"),
+            aliases={"CKA": None},
+            scale=Scale(_same, 0.14),
+            bounds=(0.0, 1.0),
+            tolerance=1e-6,
+        ),
+        Measurement(
+            "agreement",
+            "1",
+            "share of equal predictions of two networks on mixed-up images",
+            kernel="similarity",
+            direction="alike",
+            bounds=(0.0, 1.0),
+            is_shown=False,
+        ),
+        Measurement(
+            "l2_distance",
+            "1",
+            "distance of the parameters of two networks",
+            kernel="similarity",
+            direction="apart",
+            bounds=(0.0, np.inf),
+            is_shown=False,
+        ),
+        Measurement(
+            "barrier",
+            "points",
+            "rise of the training error on the straight line between two networks over its ends",
+            kernel="barrier",
+            direction="apart",
+            is_shown=False,
+        ),
+        Measurement(
+            "barrier_loss",
+            "nats",
+            "the same of the training loss",
+            kernel="barrier",
+            direction="apart",
+            is_shown=False,
+        ),
+        Measurement(
+            "aligned_barrier",
+            "points",
+            "`barrier` after the second network's units are matched to the first's",
+            kernel="aligned",
+            direction="apart",
+            is_shown=False,
+        ),
+        Measurement(
+            "aligned_barrier_loss",
+            "nats",
+            "`barrier_loss` after matching",
+            kernel="aligned",
+            direction="apart",
+            is_shown=False,
+        ),
+        Measurement(
+            "hessian_trace",
+            "nats",
+            "Hessian trace of the training loss, mean over networks; may be negative",
+            kernel="hessian",
+            direction="sharp",
+            is_shown=False,
+        ),
+        Measurement(
+            "hessian_max_eigenvalue",
+            "nats",
+            "eigenvalue of the Hessian largest in magnitude, with its sign",
+            kernel="hessian",
+            direction="sharp",
+            is_shown=False,
+        ),
+        Measurement(
+            "scale_invariant_trace",
+            "nats",
+            "sum of w^2 times the Hessian's diagonal over the parameters w",
+            kernel="hessian",
+            direction="sharp",
+            is_shown=False,
+        ),
+        Measurement(
+            "log_scale_invariant_trace",
+            "ln",
+            "ln of `scale_invariant_trace`",
+            direction="sharp",
+            logarithm_of="scale_invariant_trace",
+            is_shown=False,
+        ),
+        Measurement(
+            "ball_sharpness",
+            "nats",
+            "worst-case increase of the training loss within 0.5 % of the parameters' norm",
+            kernel="sharpness",
+            direction="sharp",
+            is_shown=False,
+        ),
+        Measurement(
+            "log_num_samples",
+            "ln",
+            "ln of the size of the training subset",
+            direction="large",
+            sources=("num_samples",),
+            formula=np.log,
+            is_shown=False,
+        ),
+        Measurement(
+            "log_num_parameters",
+            "ln",
+            "ln of the number of parameters",
+            direction="large",
+            sources=("num_parameters",),
+            formula=np.log,
+            is_shown=False,
+        ),
+    ],
+)
+
+
+def of_kernel(kernel: str) -> tuple[str, ...]:
+    """Return the measurements that a kernel computes, by its name.
+
+    >>> of_kernel("connectivity")
+    ('mode_connectivity', 'mode_connectivity_peak')
+    """
+    return tuple(m.name for m in MEASUREMENTS.values() if m.kernel == kernel)
+
+
+def kernels_of(name: str) -> tuple[str, ...]:
+    """Return the choices of `grid.measure.metrics` that a measurement takes, those of its sources for a derived one.
+
+    >>> kernels_of("log_effective_rank"), kernels_of("aligned_barrier"), kernels_of("train_error")
+    (('hessian',), ('barrier',), ())
+    """
+    entry = MEASUREMENTS.get(name)
+    if entry is None:
+        return ()
+    if entry.kernel is not None:
+        return (KERNELS[entry.kernel].program,)
+    followed = (*entry.sources, *((entry.logarithm_of,) if entry.logarithm_of else ()))
+    return tuple(dict.fromkeys(kernel for source in followed for kernel in kernels_of(source)))
+
+
+def needs_of(name: str) -> tuple[str, ...]:
+    """Return what a measurement needs, of `kernels.NEEDS`: by itself, or else by its kernel or its sources.
+
+    >>> needs_of("cka"), needs_of("log_hessian_trace"), needs_of("log_num_samples")
+    (('pair',), ('network',), ('training_settings',))
+    """
+    entry = MEASUREMENTS[name]
+    if entry.needs or not (entry.kernel or entry.sources or entry.logarithm_of):
+        return entry.needs
+    if entry.kernel is not None:
+        return KERNELS[entry.kernel].needs
+    followed = (*entry.sources, *((entry.logarithm_of,) if entry.logarithm_of else ()))
+    return tuple(dict.fromkeys(need for source in followed for need in needs_of(source)))
+
+
+def label(name: str) -> str:
+    """Return what people call a column: a measurement's label, else its name with blanks."""
+    return MEASUREMENTS[name].label if name in MEASUREMENTS else name.replace("_", " ")
+
+
+def bounds_of(name: str) -> tuple[float, float]:
+    """Return the least and the largest value of a column, infinite where it has none."""
+    return MEASUREMENTS[name].bounds if name in MEASUREMENTS else (-np.inf, np.inf)
+
+
+def markdown_table() -> str:
+    """Return the measurements as a Markdown table, as the documentation shows them."""
+    lines = [
+        "| measurement | unit | `grid.measure.metrics` | needs | small, large | meaning |",
+        "|---|---|---|---|---|---|",
+    ]
+    for m in MEASUREMENTS.values():
+        kernels = ", ".join(f"`{kernel}`" for kernel in kernels_of(m.name))
+        needs = ", ".join(need.replace("_", " ") for need in needs_of(m.name))
+        name = f"`{m.name}`" + ("" if m.label == m.name.replace("_", " ") else f" ({m.label})")
+        lines.append(f"| {name} | {m.unit} | {kernels} | {needs} | {'; '.join(m.sides)} | {m.meaning} |")
+    return "\n".join(lines)
+
+
+def _add_measurement(entry: Measurement, kernel: Callable[..., Any] | None = None) -> Measurement:
+    """Add a measurement, and with a function a kernel of the same name that computes it alone."""
+    if kernel is not None:
+        if entry.kernel not in (None, entry.name):
+            raise UserError(f"'{entry.name}' has the kernel '{entry.kernel}' already; leave out kernel=…, or the name")
+        entry = replace(entry, kernel=entry.name)
+    elif entry.kernel is not None and entry.kernel not in KERNELS:
+        raise UserError(f"'{entry.name}' names the kernel '{entry.kernel}', which there is not; register it first")
+    for source in (*entry.sources, *((entry.logarithm_of,) if entry.logarithm_of else ())):
+        if source not in MEASUREMENTS:
+            raise UserError(f"'{entry.name}' follows from '{source}', which there is not; register that first")
+    taken = {alias: m.name for m in MEASUREMENTS.values() if m.name != entry.name for alias in (m.name, *m.aliases)}
+    taken |= {name: name for name in KNOBS}
+    for name in (entry.name, *entry.aliases):
+        if name in taken:
+            raise UserError(f"the name '{name}' is taken by the column '{taken[name]}'; choose another")
+    MEASUREMENTS.check(entry)
+    if kernel is not None:
+        add_kernel(Kernel(entry.name, entry.meaning, entry.needs or ("network",), entry.cost), kernel)
+    return MEASUREMENTS.register(entry)
+
+
+def _remove_measurement(name: str) -> None:
+    if MEASUREMENTS[name].kernel == name and name in KERNEL_FUNCTIONS:
+        remove_kernel(name)
+    MEASUREMENTS.unregister(name)
+
+
+BINDERS[Measurement] = Binder(_add_measurement, _remove_measurement, ("kernel",))

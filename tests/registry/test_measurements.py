@@ -1,0 +1,425 @@
+"""The table of measurements: complete, the source of other tables, and open to metrics from outside the package."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from mdtree_jax import Kernel, MDTreeClassifier, Measurement, Node, Structure, UserError, fit_reference, register
+from mdtree_jax.causes import joint
+from mdtree_jax.collection import columns
+from mdtree_jax.collection.load import load_collection
+from mdtree_jax.data import LoadedDataset
+from mdtree_jax.diagnosis import metrics_table
+from mdtree_jax.diagnosis.from_metrics import diagnose_metrics
+from mdtree_jax.diagnosis.words import evidence
+from mdtree_jax.diagnosis.words.metrics import axis
+from mdtree_jax.measuring.kernels import BINDINGS, Data, NetworkItem, PairItem
+from mdtree_jax.measuring.measure import measure_cohort
+from mdtree_jax.models import build_model
+from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
+from mdtree_jax.recipe.measure_settings import METRICS, MeasureConfig, resolve
+from mdtree_jax.registry.kernels import CHOICES, KERNEL_FUNCTIONS, KERNELS, PAIR_CHOICES, stages
+from mdtree_jax.registry.measurement import DIRECTIONS, Scale, Words
+from mdtree_jax.registry.measurements import MEASUREMENTS, kernels_of, label, markdown_table, needs_of, of_kernel
+from mdtree_jax.registry.register import unregister
+from mdtree_jax.store.checkpoint import load_network
+from mdtree_jax.store.tables import collect, typed_members
+from mdtree_jax.trees.decision_path import tree_path
+from tests.conftest import ROOT
+
+#: A metric from outside, complete: unit, words, the logarithm as a second column, its kernel.
+PLUGIN = """
+import jax
+import jax.numpy as jnp
+
+import mdtree_jax
+from mdtree_jax.registry.measurement import Words
+
+
+def relative_norm(network):
+    leaves = jax.tree.leaves(network.params)
+    return jnp.sqrt(sum((leaf**2).sum() for leaf in leaves) / sum(leaf.size for leaf in leaves))
+
+
+mdtree_jax.register(
+    mdtree_jax.Measurement(
+        "weight_size", "1", "root mean square of the parameters", direction="large", bounds=(0, 100),
+        words=Words("size of the weights", "", "its weights are small", "its weights are large"),
+    ),
+    kernel=relative_norm,
+)
+mdtree_jax.register(
+    mdtree_jax.Measurement("log_weight_size", "ln", "ln of `weight_size`", logarithm_of="weight_size")
+)
+"""
+SWEEP = [
+    *("+grid=digits_tiny", "grid.model=mlp", "grid.width=[2,4]", "grid.batch_size=[32,64]", "out=run"),
+    *(
+        "grid.data_fraction=[0.1,0.3]",
+        "grid.train_epochs=[1]",
+        "grid.num_seeds=2",
+        "grid.measure.metrics=[weight_size]",
+    ),
+]
+
+
+def command(folder, name, *arguments):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
+    call = f"import toy, sys; from mdtree_jax import cli, {name}; sys.exit(cli.run('{name}', '', {name}.main))"
+    done = subprocess.run(
+        [sys.executable, "-c", call, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with the plugin and a sweep that measures its metric."""
+    folder = tmp_path_factory.mktemp("plugin")
+    assert len(PLUGIN.strip().splitlines()) <= 25
+    (folder / "toy.py").write_text(PLUGIN)
+    command(folder, "sweep", *SWEEP)
+    return folder
+
+
+@pytest.fixture
+def added():
+    """Return `register`; what it adds is removed after the test."""
+    entries = []
+
+    def add(entry, **bindings):
+        entries.append(register(entry, **bindings))
+        return entries[-1]
+
+    yield add
+    for entry in entries[::-1]:
+        unregister(entry)
+
+
+@pytest.fixture
+def weight_size(added):
+    added(
+        Measurement(
+            "weight_size",
+            "1",
+            "root mean square of the parameters",
+            direction="large",
+            bounds=(0, 100),
+            words=Words("size of the weights", "", "its weights are small", "its weights are large"),
+        ),
+        kernel=lambda network: jnp.float32(0),
+    )
+    return added(Measurement("log_weight_size", "ln", "ln of `weight_size`", logarithm_of="weight_size"))
+
+
+def test_a_metric_from_outside_is_measured_by_a_sweep(folder):
+    collection, members = (pd.read_parquet(folder / "run" / f"{name}.parquet") for name in ("collection", "members"))
+    assert {"weight_size_seconds", "weight_size_flops"} <= {*members} & {*collection}
+    assert "hessian_trace" not in members
+    for row in members.itertuples():
+        network, _ = load_network(folder / "run", seed=row.seed, configuration=row.configuration)
+        values = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(network["params"])]).astype(float)
+        assert row.weight_size == pytest.approx(np.sqrt(np.mean(values**2)), rel=1e-5)
+    both = members.groupby("configuration")["weight_size"].agg(["mean", "sem"])
+    np.testing.assert_allclose(collection["weight_size"], both["mean"])
+    np.testing.assert_allclose(collection["weight_size_se"], both["sem"])
+    np.testing.assert_allclose(collection["log_weight_size"], np.log(both["mean"]))
+    np.testing.assert_allclose(collection["log_weight_size_se"], both["sem"] / both["mean"])
+    assert (collection["num_not_measurable"] == 0).all()
+
+
+def test_a_metric_from_outside_is_in_the_help_and_in_a_diagnosis(folder):
+    help_line = "groups: hessian, sharpness, similarity, barrier, connectivity"
+    assert f"{help_line}, weight_size" in command(folder, "sweep", "--help")
+    row = {"train_error": 3.0, "train_loss": 0.1, "log_hessian_trace": 7.0, "weight_size": 0.25, "weight_size_se": 0.01}
+    pd.DataFrame([row | {"colour": 1}]).to_csv(folder / "mine.csv", index=False)
+    out = command(folder, "diagnose", "metrics=mine.csv", "units=percent")
+    assert "size of the weights: 0.25 ± 0.01, not known" in out
+    assert "columns not used: colour" in out
+    assert "<td>Size of the weights</td>" in (folder / "runs" / "diagnose" / "report.html").read_text()
+
+
+def test_a_table_may_hold_it_and_a_reference_says_where_it_lies(small_grid, weight_size):
+    small_grid["weight_size"] = np.linspace(0.1, 1.8, len(small_grid))
+    reference = fit_reference(small_grid, name="mine", measure=False)
+    assert reference.to_dict()["rows"]["weight_size"] == pytest.approx(small_grid["weight_size"])
+    row = small_grid.iloc[4].to_dict() | {"weight_size": 1.15, "weight_size_se": 0.1}
+    found = diagnose_metrics([row, row | {"weight_size": np.nan}], reference, "percent")
+    known = reference.models["weight_size"]
+    assert found[0].position["weight_size"] == pytest.approx(np.mean(known <= 1.15))
+    assert found[0].metrics["weight_size_se"] == 0.1
+    rows = {name: (value, share) for name, value, share in evidence.metric_rows(found[0], found[0].metrics)}
+    share = f"{100 * np.mean(known <= 1.15):.0f} %"
+    assert rows["size of the weights"] == ("1.15 ± 0.1", share)
+    assert rows["log weight size, ln"][1] == "not known"  # the reference has the value alone
+    assert "weight_size" not in found[1].position
+    assert "weight_size" not in found[1].metrics
+    with pytest.raises(UserError, match=r"weight_size=101 in row 1; it lies in \[0, 100\] \(1: root mean square"):
+        diagnose_metrics(row | {"weight_size": 101.0}, reference, "percent")
+    with pytest.raises(UserError, match="column 'weight_size' holds 'big' in row 1; it takes numbers"):
+        diagnose_metrics(row | {"weight_size": "big"}, reference, "percent")
+    # of the value alone, and of the mean of a table that has no logarithm
+    frame = metrics_table.read_metrics({"train_error": 3.0, "weight_size": 0.5}, "percent")
+    assert frame["log_weight_size"].iloc[0] == pytest.approx(np.log(0.5))
+
+
+def test_a_tree_can_ask_it(small_grid, weight_size):
+    small_grid["weight_size"] = np.where(small_grid["batch_size"] > 20, 1.0, 0.1)
+    node = Node("weight_size", 0.5, 0.0, 2.0, "temperature_too_high", "temperature_too_low")
+    structure = Structure("mine", (node,), ("temperature_too_high", "temperature_too_low"))
+    tree = MDTreeClassifier("optimizer", structure=structure, fit="exact")
+    loaded = load_collection(small_grid)
+    loaded = loaded[loaded["label_optimizer"] != "optimal"]
+    tree.fit(loaded, loaded["label_optimizer"])
+    steps, end = tree_path("optimizer", structure, [0.5], None, {"weight_size": 1.0}, {"weight_size": 0.2})
+    assert end == "temperature_too_low"
+    assert evidence.sentence(steps[0]) == "Size of the weights 1 ± 0.2 is above 0.5: its weights are large."
+
+
+# The table and what follows from it
+
+
+def test_every_entry_is_in_every_table_that_follows_from_it():
+    for name, entry in MEASUREMENTS.items():
+        assert (name in columns.COLUMN) != (name in columns.DERIVED)
+        assert needs_of(name), name
+        assert all(entry.sides)
+        assert label(name) == entry.label
+        assert axis(name).startswith(entry.label)
+        assert entry.bounds[0] < entry.bounds[1]
+        assert f"`{name}`" in markdown_table()
+        assert set(kernels_of(name)) <= set(CHOICES)
+        assert entry.kernel is None or entry.kernel in KERNELS
+        for alias in entry.aliases:
+            assert columns.canonical_name(alias) == name
+    assert {m.name for m in MEASUREMENTS.values() if m.scale} == set(joint.SCALES) == set(joint.METRICS)
+    assert METRICS == ("hessian", "sharpness", "similarity", "barrier", "connectivity")
+    assert PAIR_CHOICES == ("similarity", "barrier", "connectivity")
+    assert [kernel.name for kernel in stages(METRICS)] == list(KERNELS)
+    assert {kernel.program for kernel in KERNELS.values()} == set(BINDINGS)
+
+
+def test_the_tables_that_decide_published_numbers_are_these():
+    """Order and members of what a joint model is fitted on: another order is another sum."""
+    assert joint.METRICS == (
+        "train_error", "train_loss", "log_hessian_trace", "log_effective_rank", "mode_connectivity",
+        "mode_connectivity_peak", "cka",
+    )  # fmt: skip
+    assert joint.COLUMNS == (
+        "train_error", "train_loss", "log_hessian_trace", "log_hessian_max_eigenvalue", "mode_connectivity",
+        "mode_connectivity_peak", "cka",
+    )  # fmt: skip
+    assert joint.PAIR_COLUMNS == ("mode_connectivity", "mode_connectivity_peak", "cka")
+    values = np.array([-3.0, 0.4])
+    for name, wanted in {"mode_connectivity": np.arcsinh(values / 3), "cka": values}.items():
+        np.testing.assert_array_equal(joint.SCALES[name].to_scale(values), wanted)
+    assert metrics_table.ERRORS == ("train_error", "test_error", "mode_connectivity", "mode_connectivity_peak")
+    assert metrics_table.ACCURACIES == ("train_acc", "test_acc")
+
+
+@pytest.mark.parametrize("name", list(KERNELS))
+def test_each_kernel_makes_its_measurements(name):
+    """The results of its program, traced for abstract networks, hold every measurement that names it."""
+    kernel, settings = KERNELS[name], resolve(MeasureConfig(hessian_images=8, similarity_images=8))
+    model = build_model("mlp", 4, 3, (3, 3, 1), "float32")
+    network = jax.eval_shape(model.init, jax.random.key(0))
+    count, key = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
+    images, labels = jax.ShapeDtypeStruct((40, 3, 3, 1), np.float32), jax.ShapeDtypeStruct((40,), np.int32)
+    item = PairItem(network, network, count, key) if kernel.is_of_pairs else NetworkItem(network, count, key)
+    binding = BINDINGS[kernel.program]
+    values = {"batch_size": 8, "use_xtrace": True, "batched": False}
+    measure = binding.make(model, settings, **{option: values[option] for option in binding.options})
+    found = jax.eval_shape(measure, item, Data(images, labels, images, labels))
+    if kernel.compares:
+        logits = jax.ShapeDtypeStruct((2, *found["logits"].shape), np.float32)
+        params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), network["params"])
+        found = jax.eval_shape(functools.partial(binding.compare, settings), logits, None, params)
+    assert of_kernel(name)
+    assert set(of_kernel(name)) <= {kernel.prefix + result for result in found}
+
+
+def test_an_entry_without_words_falls_back_on_its_name_unit_and_direction(added):
+    added(Measurement("gradient_norm", "nats", "norm of the gradient", direction="hot"), kernel=lambda network: 0.0)
+    assert axis("gradient_norm") == "gradient norm, nats"
+    node = Node("gradient_norm", 0.5, 0.0, 2.0, "data", "size")
+    steps, _ = tree_path("q", Structure("s", (node,), ("data", "size")), [0.5], None, {"gradient_norm": 0.1}, {})
+    assert steps[0].sentence == f"gradient norm 0.1 nats is at most 0.5 nats: {DIRECTIONS['hot'][0]}"
+    assert steps[0].unit == "nats"
+
+
+def test_one_with_a_scale_enters_later_joint_models(small_grid, added):
+    added(Measurement("toy", "1", "a toy", needs=("pair",), scale=Scale(np.arcsinh, 1.0)), kernel=lambda pair: 0.0)
+    assert joint.METRICS[-1] == joint.COLUMNS[-1] == joint.PAIR_COLUMNS[-1] == METRICS[-1] == PAIR_CHOICES[-1] == "toy"
+    rng = np.random.default_rng(0)
+    frame = small_grid.assign(toy=rng.standard_normal(len(small_grid)))
+    loaded, gained = load_collection(frame), rng.standard_normal((len(frame), 4))
+    assert joint.fit_joint(loaded, gained, ["train_error", "toy"]).metrics == ("train_error", "toy")
+    assert joint.metrics_of(["train_error", "cka"]) == ("train_error", "cka")
+
+
+def test_a_default_grid_measures_what_it_did_before(added):
+    before = resolve(MeasureConfig())
+    added(Measurement("toy", "1", "a toy"), kernel=lambda network: 0.0)
+    assert resolve(MeasureConfig()) == before
+    assert resolve(MeasureConfig(metrics=["toy", "hessian"])).metrics == ("hessian", "toy")
+
+
+# Kernels from outside
+
+
+SHAPE, WIDTH = (3, 3, 1), 4
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    members = tuple(Member(i, seed, n, n / 40, 0.1, 0.0) for i, n in enumerate((16, 40)) for seed in (0, 1, 2))
+    model = build_model("mlp", WIDTH, 3, SHAPE, "float32")
+    networks = [model.init(jax.random.key(10 * m.index + m.seed)) for m in members]
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((60, *SHAPE)).astype(np.float32), rng.integers(0, 3, 60).astype(np.int32)
+    return (
+        Cohort(WIDTH, 8, 1, members),
+        jax.tree.map(lambda *leaves: np.stack(leaves), *networks),
+        LoadedDataset(x[:40], y[:40], x[40:], y[40:], 3, "random"),
+        model,
+    )
+
+
+def measure(cohort, metrics, is_finite=(True,) * 6):
+    recipe = Recipe("digits", "mlp", num_classes=3, image_shape=SHAPE)
+    settings = resolve(MeasureConfig(metrics=metrics, hessian_images=20, similarity_images=64))
+    return measure_cohort(recipe, cohort[0], cohort[2], cohort[1], list(is_finite), settings, memory_budget_bytes=2**30)
+
+
+def test_the_function_of_a_network_sees_parameters_batch_loss_outputs_and_key(cohort, added):
+    def look(network):
+        x, y = network.batch
+        doubled = jax.tree.map(lambda leaf: 2 * leaf, network.params)
+        return {
+            "batch_error": 100 * (network.outputs(x).argmax(-1) != y).mean(),
+            "batch_loss": network.loss(network.params),
+            "loss_of_twice": network.loss(doubled),
+            "drawn": jax.random.uniform(network.key),
+        }
+
+    added(Kernel("look", "what a function sees", cost=2.0), kernel=look)
+    for name in ("batch_error", "batch_loss", "loss_of_twice", "drawn"):
+        added(Measurement(name, "1", name, kernel="look"))
+    found = measure(cohort, ["look"]).members
+    (_, variables, data, model), members = cohort, cohort[0].members
+    for row, member in enumerate(members):
+        network = jax.tree.map(lambda leaf, row=row: leaf[row], variables)
+        rows = np.arange(20) % member.num_samples
+        for factor, loss in ((1.0, "batch_loss"), (2.0, "loss_of_twice")):
+            params = jax.tree.map(lambda leaf, factor=factor: factor * leaf, network["params"])
+            logits = np.asarray(model.apply({**network, "params": params}, data.x_train[rows], False)[0], np.float64)
+            chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+            assert found[loss][row] == pytest.approx(
+                -np.log(chances[np.arange(20), data.y_train[rows]]).mean(), rel=1e-5
+            )
+            if factor == 1.0:
+                wrong = logits.argmax(1) != data.y_train[rows]
+                assert found["batch_error"][row] == pytest.approx(100 * wrong.mean(), rel=1e-5)
+    assert found["drawn"].nunique() == 6
+    assert found["look_flops"].nunique() == 1
+    assert measure(cohort, ["look"]).num_compilations == 0
+    again = measure(cohort, ["look"], [True, False, *[True] * 4]).members
+    np.testing.assert_array_equal(again["drawn"].drop(1), found["drawn"].drop(1))
+    assert np.isnan(again["drawn"][1])
+
+
+def test_the_function_of_a_pair_sees_both_networks(cohort, added):
+    """The distance of their parameters is what the package measures too."""
+
+    def distance(pair):
+        sides = (jax.tree.leaves(side.params) for side in (pair.first, pair.second))
+        return jnp.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(*sides, strict=True)))
+
+    added(Measurement("apart", "1", "distance of the parameters", needs=("pair",)), kernel=distance)
+    found = measure(cohort, ["apart", "similarity"])
+    assert len(found.pairs) == 6
+    np.testing.assert_allclose(found.pairs["apart"], found.pairs["l2_distance"], rtol=1e-5)
+    assert "apart" not in found.members
+    # Registered again with another function, it is another program.
+    register(MEASUREMENTS["apart"], kernel=lambda pair: 2 * distance(pair))
+    np.testing.assert_allclose(measure(cohort, ["apart"]).pairs["apart"], 2 * found.pairs["apart"], rtol=1e-5)
+
+
+def test_a_value_that_is_not_finite_is_counted_and_left_out(weight_size):
+    rows = [
+        {"configuration": 0, "seed": seed, "status": "ok", "cohort": "c", "width": 2, "batch_size": 8,
+         "data_fraction": 1.0, "num_samples": 40, "num_parameters": 9, "learning_rate": 0.1, "weight_decay": 0.0,
+         "train_epochs": 1, "train_error": 1.0, "test_error": 2.0, "train_loss": 0.1, "test_loss": 0.2,
+         "stop_epoch": 1, "train_seconds": 1.0, "train_flops": 1.0}
+        for seed in range(3)
+    ]  # fmt: skip
+    members = typed_members(pd.DataFrame(rows)).assign(weight_size=[1.0, np.inf, 3.0], weight_size_seconds=0.1)
+    found = collect(members).iloc[0]
+    assert (found["weight_size"], found["num_not_measurable"]) == (2.0, 1)
+    assert found["log_weight_size"] == pytest.approx(np.log(2.0))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda network: jnp.zeros(3), r"returns an array of shape \(3,\) for 'toy'; wanted a scalar"),
+        (lambda network: {"tiy": 0.0}, "returns 'tiy', and its measurements are 'toy'"),
+        (lambda network: {}, "returns , and its measurements are 'toy'"),
+    ],
+)
+def test_results_that_are_no_scalars_are_refused_before_anything_runs(cohort, added, function, message):
+    added(Measurement("toy", "1", "a toy"), kernel=function)
+    with pytest.raises(UserError, match=message):
+        measure(cohort, ["toy"])
+
+
+def zero(network):
+    return 0.0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: register(Measurement("cka", "1", "mine"), kernel=zero), "the name 'CKA'|'cka' is registered already"),
+        (lambda: register(Measurement("CKA", "1", "mine"), kernel=zero), "the name 'CKA' is taken by the column 'cka'"),
+        (lambda: register(Measurement("width", "1", "mine"), kernel=zero), "'width' is taken by the column 'width'"),
+        (
+            lambda: register(Measurement("mine", "1", "mine", aliases={"hessian_t": None}), kernel=zero),
+            "'hessian_t' is taken by the column 'log_hessian_trace'",
+        ),
+        (lambda: register(Measurement("hessian", "1", "mine"), kernel=zero), "a kernel named 'hessian' is registered"),
+        (lambda: register(Measurement("train", "1", "mine"), kernel=zero), "'train' is no name of a kernel"),
+        (lambda: register(Measurement("mine", "1", "mine"), kernel=3), "kernel=3 of 'mine' cannot be called"),
+        (lambda: register(Measurement("mine", "1", "mine", kernel="no")), "names the kernel 'no', which there is not"),
+        (lambda: register(Measurement("mine", "1", "mine"), kernl=zero), r"register\(Measurement, kernl=…\): it takes"),
+        (lambda: register(Measurement("log_mine", "ln", "mine", logarithm_of="mine")), "follows from 'mine', which"),
+        (lambda: register(Measurement("my metric", "1", "mine"), kernel=zero), "is not an identifier"),
+        (lambda: register("mine"), "it is of type str; wanted one of"),
+        (lambda: Measurement("mine_se", "1", "mine"), "'mine_se' is no name of a measurement"),
+        (lambda: Measurement("seed", "1", "mine"), "'seed' is no name of a measurement"),
+        (lambda: Measurement("mine", "1", "mine", direction="warm"), "unknown direction of 'mine' 'warm'"),
+        (lambda: Measurement("mine", "1", "mine", needs=("pears",)), "'mine' needs 'pears', which is not one of"),
+        (lambda: Measurement("mine", "1", "mine", bounds=(1.0, 0.0)), r"bounds=\(1.0, 0.0\) of 'mine' hold nothing"),
+        (lambda: Measurement("mine", "1", "mine", sources=("cka",)), "'mine' needs both sources and formula"),
+        (lambda: Kernel("mine", "mine", cost=-1.0), "cost=-1.0 is out of range"),
+        (lambda: register(Kernel("mine", "mine", ("test_data",)), kernel=zero), "needs neither network nor pair"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_change_no_table(make, message):
+    before = list(MEASUREMENTS), list(KERNELS), dict(KERNEL_FUNCTIONS)
+    with pytest.raises(UserError, match=message):
+        make()
+    assert (list(MEASUREMENTS), list(KERNELS), dict(KERNEL_FUNCTIONS)) == before

@@ -1,0 +1,447 @@
+"""A user's own architecture and data set, each a file of at most 25 lines outside the checkout, and their mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint
+import pandas as pd
+import pytest
+
+from mdtree_jax import Architecture, Dataset, Objective, UserError, models, register
+from mdtree_jax.data import dataset_shape, load_dataset
+from mdtree_jax.models import build_model, count_flops, count_parameters, has_permutations
+from mdtree_jax.models.base import check_widths
+from mdtree_jax.registry.architectures import ARCHITECTURES
+from mdtree_jax.registry.datasets import DATASETS, DatasetShape
+from mdtree_jax.registry.register import unregister
+from mdtree_jax.store.checkpoint import load_network
+from mdtree_jax.training import objective_functions
+from tests.conftest import ROOT
+
+TINY = """
+import flax.linen as nn
+
+from mdtree_jax import Architecture, register
+
+
+class Tiny(nn.Module):
+    width: int
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(self.width)(x.reshape(len(x), -1))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        return nn.Dense(self.num_classes)(x)
+
+
+def build(width, num_classes):
+    return Tiny(width, num_classes)
+
+
+register(Architecture("tiny", "one hidden layer of so many units as its width"), build=build)
+"""
+RINGS = """
+import numpy as np
+
+from mdtree_jax import Dataset, register
+
+
+def load():
+    rng = np.random.default_rng(0)
+    labels = np.sort(np.arange(600) % 3)
+    radius = 1 + labels + 0.2 * rng.standard_normal(600)
+    angle = rng.uniform(0, 2 * np.pi, 600)
+    x = (radius * np.stack([np.cos(angle), np.sin(angle)])).T.reshape(-1, 1, 2, 1)
+    return {"x_train": x[::2], "y_train": labels[::2], "x_test": x[1::2], "y_test": labels[1::2]}
+
+
+register(Dataset("rings", "three rings in the plane"), load=load)
+"""
+GRID = [
+    "+grid=digits_tiny", "grid.width=[2,4]", "grid.batch_size=[32]", "grid.data_fraction=[0.5,1]",
+    "grid.learning_rate=[0.05,0.1]", "grid.train_epochs=[3]", "grid.num_seeds=2", "grid.measure.effort=fast",
+    "grid.measure.metrics=[similarity,barrier]",
+]  # fmt: skip
+OWN = ["grid.model=tiny:build", "grid.dataset=rings:load"]
+REGISTERED = ["plugins=[tiny,rings]", "grid.model=tiny", "grid.dataset=rings"]
+
+
+def command(folder, name, *arguments, path=()):
+    search = os.pathsep.join([str(ROOT), *map(str, path)])
+    environment = os.environ | {"PYTHONPATH": search, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    call = [sys.executable, "-m", f"mdtree_jax.{name}", *arguments]
+    done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    return done.returncode, done.stdout, done.stderr
+
+
+def succeed(*arguments, **options):
+    code, out, err = command(*arguments, **options)
+    assert code == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Return a folder with the two modules and two runs: `own` of their functions, `named` of what they register."""
+    folder = tmp_path_factory.mktemp("plugins")
+    for name, text in (("tiny", TINY), ("rings", RINGS)):
+        assert len(text.strip().splitlines()) <= 25
+        (folder / f"{name}.py").write_text(text)
+    succeed(folder, "sweep", *GRID, *OWN, "out=own")
+    succeed(folder, "sweep", *GRID, *REGISTERED, "out=named", "stages=[train]")
+    return folder
+
+
+def test_a_sweep_of_own_functions_and_of_registered_names_is_the_same(runs):
+    own, named = (json.loads((runs / name / "manifest.json").read_text()) for name in ("own", "named"))
+    assert (own["config"]["model"], own["config"]["dataset"]) == ("tiny:build", "rings:load")
+    assert (named["config"]["model"], named["config"]["dataset"]) == ("tiny", "rings")
+    assert [session["plugins"] for session in named["sessions"]] == [["tiny", "rings"]]
+    tables = [pd.read_parquet(runs / name / "members.parquet") for name in ("own", "named")]
+    columns = [c for c in tables[1] if not c.endswith("_seconds")]
+    pd.testing.assert_frame_equal(tables[0][columns], tables[1][columns], check_exact=True)
+    assert (tables[0]["train_flops"] > 0).all()
+    collection = pd.read_parquet(runs / "own" / "collection.parquet")
+    assert len(collection) == 8
+    # two inputs to width units, scale and shift, three logits
+    assert (
+        collection["num_parameters"]
+        == 3 * collection["width"] + 2 * collection["width"] + 3 * (collection["width"] + 1)
+    ).all()
+    assert collection["num_samples"].tolist() == [150, 150, 300, 300] * 2
+    assert np.isfinite(collection[["cka", "barrier", "test_error"]]).all(axis=None)
+    assert "aligned_barrier" not in collection  # nothing is known of its permutations
+    assert "2 cohorts, 2 finished" in succeed(runs, "sweep", *GRID, *OWN, "out=own", "dry_run=true")
+    assert "0 cohorts trained and 0 measured" in succeed(runs, "sweep", *GRID, *OWN, "out=own")
+    (runs / "later").mkdir()
+    (runs / "later" / "tiny.py").write_text(
+        TINY.replace("nn.Dense(self.width)", "nn.Dense(self.width, use_bias=False)")
+    )
+    (runs / "later" / "rings.py").write_text(RINGS)
+    code, _, err = command(runs / "later", "sweep", *GRID, *OWN, "out=../own")
+    assert (code, "made with another config (model_hash is" in err) == (2, True)
+
+
+def forward(variables, x):
+    """Return the logits of `Tiny`, written out."""
+    params, stats = variables["params"], variables["batch_stats"]["BatchNorm_0"]
+    x = x.reshape(len(x), -1) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+    x = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
+    x = np.maximum(x * params["BatchNorm_0"]["scale"] + params["BatchNorm_0"]["bias"], 0)
+    return x @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]
+
+
+def test_its_networks_have_the_errors_of_their_rows_and_are_diagnosed(runs, monkeypatch):
+    monkeypatch.chdir(runs)
+    data = load_dataset("rings:load")
+    assert set(data.y_train[:30]) == {0, 1, 2}  # made in order, and shuffled
+    select = {"width": 4, "data_fraction": 1.0, "learning_rate": 0.1}
+    errors = []
+    for seed in (0, 1):
+        network, row = load_network(runs / "own", seed=seed, **select)
+        assert np.abs(network["batch_stats"]["BatchNorm_0"]["mean"]).max() > 1e-3
+        wrong = forward(network, data.x_test).argmax(1) != data.y_test
+        assert 100 * np.mean(wrong) == pytest.approx(row["test_error"], abs=1e-4)
+        errors.append(row["train_error"])
+        orbax.checkpoint.PyTreeCheckpointer().save(runs / "networks" / str(seed), network)
+    chosen = [f"select.{name}={value:g}" for name, value in select.items()]
+    assert "report" in succeed(runs, "diagnose", "run=own", *chosen)
+    # not measured yet: from its networks
+    quick = ["measure={effort: fast, metrics: [similarity]}", "format=json"]
+    code, _, err = command(runs, "diagnose", "run=named", *chosen, *quick)
+    assert code == 2
+    assert "the model 'tiny' of named is registered by a plugin; add plugins=[rings,tiny]" in err
+    found = json.loads(succeed(runs, "diagnose", "run=named", *chosen, *quick, "plugins=[tiny,rings]"))
+    assert found["metrics"]["train_error"] == pytest.approx(np.mean(errors), abs=1e-4)
+    files = ["checkpoints=[networks/0,networks/1]", "dataset=rings:load", "model=tiny:build", "model_width=4"]
+    found = json.loads(succeed(runs, "diagnose", *files, *quick))
+    assert found["metrics"]["train_error"] == pytest.approx(np.mean(errors), abs=1e-4)
+    code, _, err = command(runs, "diagnose", *files[:-1], *quick)
+    assert (code, "model_width is not given; the function of model=tiny:build needs it" in err) == (2, True)
+
+
+def test_help_shows_what_plugins_register(runs, tmp_path):
+    for name in ("sweep", "diagnose"):
+        out = succeed(runs, name, "plugins=[tiny,rings]", "--help")
+        assert "one hidden layer of so many units as its width" in out
+        assert "three rings in the plane" in out
+        assert "three rings" not in succeed(runs, name, "--help")
+    # an installed package, by its entry points
+    metadata = tmp_path / "mine-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[mdtree_jax.plugins]\nrings = rings\n")
+    assert "three rings in the plane" in succeed(runs, "sweep", "--help", path=[tmp_path])
+    (metadata / "entry_points.txt").write_text("[mdtree_jax.plugins]\nrings = rungs\n")
+    code, out, err = command(runs, "reference", path=[tmp_path])
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "the plugin 'rings': the module 'rungs' cannot be imported (ModuleNotFoundError" in err
+    assert "it comes with the installed package 'mine'" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "ModuleNotFoundError: No module named 'plugin'"),
+        ("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("def f(:", "SyntaxError"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        (
+            "from mdtree_jax import *\nregister(Architecture('mlp'), build=print)",
+            "UserError: a model named 'mlp' is registered already; choose another name",
+        ),
+    ],
+)
+def test_a_plugin_that_fails_is_one_sentence(tmp_path, text, why):
+    if text is not None:
+        (tmp_path / "plugin.py").write_text(text)
+    code, out, err = command(tmp_path, "transfer", "plugins=[plugin]")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"transfer: plugins=[plugin]: the module 'plugin' cannot be imported ({why}")
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Return a function that writes a module and gives its name; it is forgotten at the end."""
+    monkeypatch.chdir(tmp_path)
+    known = set(sys.modules)
+
+    def write(text):
+        name = f"own_{tmp_path.name.replace('-', '_')}"
+        (tmp_path / f"{name}.py").write_text(
+            "import flax.linen as nn\nimport jax.numpy as jnp\nimport numpy as np\n" + text
+        )
+        return name
+
+    yield write
+    for name in set(sys.modules) - known:
+        if name.startswith("own_"):
+            del sys.modules[name]
+
+
+NETWORK = """
+class Net(nn.Module):
+    outputs: int = 3
+    dtype: type = jnp.float32
+    drop: float = 0.0
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dropout(self.drop, deterministic=not train)(x.reshape(len(x), -1))
+        return nn.Dense(self.outputs, param_dtype=self.dtype)(x), {"features": x}
+
+class Convolution(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.Conv(self.width, (3, 3))(x).mean((1, 2)))
+
+class Frozen(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.BatchNorm(use_running_average=False)(x.reshape(len(x), -1)))
+
+class Counting(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        self.variable("cache", "count", jnp.zeros, ())
+        return nn.Dense(3)(x.reshape(len(x), -1))
+
+class Empty(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return x.reshape(len(x), -1)[:, :3]
+"""
+
+
+def test_a_builder_is_given_the_settings_that_it_names(module):
+    name = module(
+        NETWORK
+        + "seen = {}\n"
+        + "def build(num_outputs, input_shape, dtype, depth=2):\n"
+        + "    seen.update(locals())\n"
+        + "    return Net(num_outputs, dtype)\n"
+        + "def all_of_them(**settings):\n"
+        + "    seen.update(settings)\n"
+        + "    return Net(settings['num_classes'])\n"
+    )
+    model = build_model(f"{name}:build", 7, 3, (2, 2, 1))
+    assert build_model(f"{name}:build", 7, 3, (2, 2, 1)) is model  # or every cohort would be compiled anew
+    seen = sys.modules[name].seen
+    assert seen == {"num_outputs": 3, "input_shape": (2, 2, 1), "dtype": jnp.float32, "depth": 2}
+    assert count_parameters(model) == 4 * 3 + 3
+    variables = model.init(jax.random.key(0))
+    logits, intermediates, stats = model.apply(variables, jnp.ones((5, 2, 2, 1)), True)
+    assert (logits.shape, intermediates["features"].shape, stats) == ((5, 3), (5, 4), {})
+    assert not has_permutations(f"{name}:build")
+    seen.clear()
+    build_model(f"{name}:all_of_them", 7, 3, (2, 2, 1))
+    assert set(seen) == {"width", "num_classes", "num_outputs", "image_shape", "input_shape", "dtype"}
+    assert count_parameters(build_model(f"{name}:Net", 7, 3, (2, 2, 1))) == 15  # a module is a builder too
+    convolution = build_model(f"{name}:Convolution", 2, 3, (5, 4, 1))
+    assert count_parameters(convolution) == 9 * 2 + 2 + 2 * 3 + 3
+    assert count_flops(convolution, (5, 4, 1)) == 2 * (9 * 2 * 20 + 2 * 3)
+    check_widths(f"{name}:build", [2])
+    with pytest.raises(UserError, match=r"takes no 'width', so its networks would be the same at width=\[2, 4\]"):
+        check_widths(f"{name}:build", [2, 4])
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("builld", r"has no function 'builld'; there are: build"),
+        ("depth", "the function needs 'depth', which is no setting of it; there are: width, num_classes, num_out"),
+        ("fails", r"the function is called with width, and fails \(ZeroDivisionError: division by zero\)"),
+        ("nothing", "the function returns a NoneType; wanted a Flax Linen module, or a mdtree_jax.models.Model"),
+        ("four", r"gives outputs of shape \(2, 4\) for 2 images; wanted logits \(2, 3\)"),
+        ("half", "has parameters of float16; wanted float32, the dtype that its builder is given"),
+        ("dropout", "it draws random numbers, as dropout does, and a network of a sweep is given none"),
+        ("Frozen", "keeps running averages, and its call has no argument 'train'"),
+        ("Counting", "keeps the state 'cache'; of a network's state only running averages"),
+        ("Empty", "has no parameters, so there is nothing to train"),
+        ("large", r"does not take images of shape \(2, 2, 1\): .*reshape"),
+        ("model", r"is initialized to something else than \{'params': …, 'batch_stats': …\}"),
+    ],
+)
+def test_builders_that_do_not_fit(module, function, message):
+    name = module(
+        NETWORK
+        + "from mdtree_jax.models import Model\n"
+        + "def build(): return Net()\n"
+        + "def depth(depth): return Net()\n"
+        + "def fails(width): 1 / 0\n"
+        + "def nothing(): return None\n"
+        + "def four(): return Net(4)\n"
+        + "def half(): return Net(3, jnp.float16)\n"
+        + "def dropout(): return Net(drop=0.5)\n"
+        + "class Large(nn.Module):\n"
+        + "    @nn.compact\n"
+        + "    def __call__(self, x): return nn.Dense(3)(x.reshape(len(x), 784))\n"
+        + "def large(): return Large()\n"
+        + "def model(): return Model(lambda key: {'w': jnp.zeros(3)}, lambda v, x, train: (x, {}, {}))\n"
+    )
+    with pytest.raises(UserError, match=message) as error:
+        build_model(f"{name}:{function}", 2, 3, (2, 2, 1))
+    assert "\n" not in str(error.value)
+
+
+LOADER = """
+from typing import NamedTuple
+
+def arrays(**changed):
+    x, y = np.ones((12, 2, 2, 1), np.float32), np.arange(12) % 3
+    return dict(x_train=x, y_train=y, x_test=x, y_test=y) | changed
+
+class Named(NamedTuple):
+    x_train: object
+    y_train: object
+    x_test: object
+    y_test: object
+    num_classes: int
+
+def load(): return Named(**arrays(), num_classes=5)
+def images(data_dir): return arrays(x_train=np.full((12, 2, 2), len(data_dir), np.float32))
+def nothing(): return None
+def lacking(): return {"x_train": 1}
+def flat(): return arrays(x_train=np.ones((12, 4), np.float32))
+def few(): return arrays(y_train=np.arange(11) % 3)
+def text(): return arrays(y_train=["a"] * 12)
+def ragged(): return arrays(x_train=[[1.0], [1.0, 2.0]])
+def one(): return arrays(num_classes=1)
+def fails(): raise OSError("no disk")
+def many(source, depth): return arrays()
+"""
+
+
+def test_a_loader_returns_a_mapping_or_a_named_tuple(module):
+    name = module(LOADER)
+    data = load_dataset(f"{name}:load", label_noise_fraction=0.5)
+    assert (data.num_classes, data.classes_are_known, data.name) == (5, True, f"{name}:load")
+    assert dataset_shape(f"{name}:images", data_dir="four") == (12, 12, (2, 2, 1), 3)
+    data = load_dataset(f"{name}:images", data_dir="four")
+    assert not data.classes_are_known
+    assert (data.x_train == 4).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("lode", "has no function 'lode'; there are: .*load"),
+        ("nothing", "the function returns a NoneType; wanted a mapping or a named tuple with x_train, y_train"),
+        ("lacking", "has no array 'y_train'; wanted x_train, y_train, x_test, y_test"),
+        ("flat", r"the training images of data set '.*:flat' have shape \(12, 4\); wanted \(number, height"),
+        ("few", r"the training labels of data set '.*:few' have shape \(11,\); wanted \(12,\), one per image"),
+        ("text", "the training labels of data set '.*:text' are of type <U1; wanted integers"),
+        ("ragged", "holds what is no array"),
+        ("one", "num_classes of dataset=.*:one is 1; wanted a whole number of at least 2"),
+        ("fails", r"the function is called without arguments, and fails \(OSError: no disk\)"),
+        ("many", "the function needs 'depth', which is no setting of it; there are: source, data_dir, data_file"),
+        ("images", r"the function needs data_dir, which is not given; add data_dir=PATH"),
+    ],
+)
+def test_loaders_that_do_not_fit(module, function, message):
+    name = module(LOADER)
+    with pytest.raises(UserError, match=message) as error:
+        load_dataset(f"{name}:{function}")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"data_file='a\.npz' is given, but the function of dataset=.* takes no"):
+        load_dataset(f"{name}:load", data_file="a.npz")
+
+
+@pytest.fixture
+def added():
+    """Return a function that registers an entry, which is forgotten at the end."""
+    entries = {}
+
+    def add(entry, **functions):
+        entries[entry.name] = register(entry, **functions)
+        return entries[entry.name]
+
+    yield add
+    for entry in entries.values():
+        unregister(entry)
+
+
+def test_register_binds_replaces_and_refuses(added):
+    arrays = {"x_train": np.ones((4, 1, 1, 1)), "y_train": [0, 1, 0, 1], "x_test": np.ones((4, 1, 1, 1))}
+    arrays["y_test"] = arrays["y_train"]
+    one = Dataset("ones", shape=DatasetShape(4, 4, (1, 1, 1), 3))
+    assert added(one, load=lambda: arrays) is one
+    assert dataset_shape("ones") == load_dataset("ones").shape == one.shape  # three classes, though two have labels
+    added(one, load=lambda: arrays | {"x_test": arrays["x_test"][:3], "y_test": arrays["y_test"][:3]})
+    with pytest.raises(UserError, match=r"'ones' is registered with DatasetShape\(num_train=4.*but has .*num_test=3"):
+        load_dataset("ones")
+    added(Objective("hinge"), loss=lambda o, t: o[:, 0], error=lambda o, t: t > 0)
+    assert objective_functions("hinge").loss(np.ones((2, 3)), np.ones(2)).tolist() == [1, 1]
+    with pytest.raises(UserError, match=r"unknown objective 'hinges' \(did you mean 'hinge'\?\)"):
+        objective_functions("hinges")
+    for entry, functions, message in (
+        (Dataset("ones", "another"), {"load": print}, "a data set named 'ones' is registered already"),
+        (Dataset("a b"), {"load": print}, "'a b' is not an identifier"),
+        (Dataset("twos"), {}, "the data set 'twos' needs load=, the function that is bound to it"),
+        (Architecture("net"), {"built": print}, r"register\(Architecture, built=…\): it takes build=, permutations= b"),
+        (Architecture("net"), {"build": 3}, "build= of the model 'net' is of type int; wanted a function"),
+        ("net", {}, r"register\('net'\): it is of type str; wanted one of Architecture, .*Dataset"),
+    ):
+        with pytest.raises(UserError, match=message):
+            register(entry, **functions)
+    assert "net" not in ARCHITECTURES
+    assert "twos" not in DATASETS
+
+
+def test_the_decorator_of_the_release_before_still_registers():
+    with pytest.warns(DeprecationWarning, match="register of models.base goes in the next release"):
+        decorate = models.base.register("plain")
+    made = models.Model(lambda key: {"params": {"w": jnp.zeros(3)}, "batch_stats": {}}, lambda v, x, train: None)
+    builder = decorate(lambda width, num_classes, dtype: made)
+    assert models.find_builder("plain") is builder
+    assert "plain" in models.model_names()
+    unregister(ARCHITECTURES["plain"])
