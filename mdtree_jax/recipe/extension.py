@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from typing import Any, NamedTuple
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.recipe.axes import AXES, Grid
+from mdtree_jax.recipe.axes import AXES
+from mdtree_jax.registry.knobs import KNOBS
 
-_SEEDS = ("num_seeds", "seed")
+_SEEDS = {"num_seeds": 1, "seed": 0}
 
 
 class Extension(NamedTuple):
@@ -24,16 +24,19 @@ class Extension(NamedTuple):
         changes: setting -> its value in the smaller grid and in the larger one.
         numbers: number of a configuration in the smaller grid -> its number in the larger one.
         seeds: of the smaller grid.
+        knobs: those beside `AXES` that the larger grid uses, in the order of their columns -> None, or the one value
+            that all networks of the smaller grid have, which does not use the knob.
     """
 
     changes: Mapping[str, tuple[Any, Any]]
     numbers: Mapping[int, int]
     seeds: range
+    knobs: Mapping[str, Any]
 
     def of_smaller(self, members: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return which of the larger grid's networks (configuration, seed) are in the smaller one, in its order.
 
-        >>> Extension({}, {0: 1, 1: 0}, range(2)).of_smaller([(0, 0), (0, 2), (1, 0), (2, 0)])
+        >>> Extension({}, {0: 1, 1: 0}, range(2), {}).of_smaller([(0, 0), (0, 2), (1, 0), (2, 0)])
         [(1, 0), (0, 0)]
         """
         there = {here: number for number, here in self.numbers.items()}
@@ -54,12 +57,12 @@ def extension(folder: Any, there: Mapping[str, Any], here: Mapping[str, Any]) ->
         UserError: a grid that leaves out values or seeds that `folder` has networks of.
     """
     changed = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-    if any(key not in (*AXES, *_SEEDS) for key in changed):
+    if any(key not in KNOBS and key not in _SEEDS for key in changed):
         return None
     axes_there, axes_here = _axes(there, here), _axes(here, there)
     if any(not set(values) & set(axes_here[name]) for name, values in axes_there.items()):
         return None
-    seeds, seeds_here = (range(c["seed"], c["seed"] + c["num_seeds"]) for c in (_with_seeds(there), _with_seeds(here)))
+    seeds, seeds_here = _seeds(there), _seeds(here)
     left_out = {name: [v for v in values if v not in axes_here[name]] for name, values in axes_there.items()}
     left_out["seed"] = [seed for seed in seeds if seed not in seeds_here]
     named = [f"{name}={', '.join(map(str, values))}" for name, values in left_out.items() if values]
@@ -70,14 +73,27 @@ def extension(folder: Any, there: Mapping[str, Any], here: Mapping[str, Any]) ->
         )
     places = {point: number for number, point in enumerate(itertools.product(*axes_here.values()))}
     numbers = {number: places[point] for number, point in enumerate(itertools.product(*axes_there.values()))}
-    return Extension({key: (there.get(key), here.get(key)) for key in changed}, numbers, seeds)
+    changes = {key: (there.get(key), here.get(key)) for key in changed}
+    used, used_here = _further(axes_there), _further(axes_here)
+    return Extension(changes, numbers, seeds, {n: None if n in used else KNOBS[n].default for n in used_here})
 
 
 def _axes(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     """Return the values of the axes of both configs, in the order in which configurations are counted."""
-    defaults = {field.name: field.default for field in fields(Grid)}
-    return {name: tuple(config.get(name, defaults[name])) for name in AXES if name in config or name in other}
+    axes = {}
+    for name in (*AXES, *(name for name in KNOBS if name not in AXES)):
+        if name in config or name in other:
+            values = config.get(name, KNOBS[name].default)
+            axes[name] = tuple(values) if isinstance(values, (list, tuple)) else (values,)
+    return axes
 
 
-def _with_seeds(config: Mapping[str, Any]) -> dict[str, int]:
-    return {name: config.get(name, Grid.__dataclass_fields__[name].default) for name in _SEEDS}
+def _further(axes: Mapping[str, tuple[Any, ...]]) -> list[str]:
+    """Return the knobs beside `AXES` that a grid uses, in the order of their columns: static ones first."""
+    used = [name for name, values in axes.items() if name not in AXES and values != (KNOBS[name].default,)]
+    return sorted(used, key=lambda name: not KNOBS[name].is_static)
+
+
+def _seeds(config: Mapping[str, Any]) -> range:
+    number, first = (config.get(name, default) for name, default in _SEEDS.items())
+    return range(first, first + number)

@@ -25,6 +25,7 @@ from mdtree_jax.store.tables import (
     networks_of,
     read_part,
     sorted_rows,
+    with_knobs,
     write_table,
 )
 
@@ -144,9 +145,10 @@ class Parts:
         there = metadata.get("config_hash")
         if key not in self._cohorts or metadata.get("cohort") != key or there not in self.grids:
             raise UserError(f"{path} is of a sweep with another config than {self._folder}")
-        if self.grids.since(there) is not None:
+        if (since := self.grids.since(there)) is not None:
             numbers = [self.grids.number_here(number, there) for number in rows["configuration"].tolist()]
             rows = sorted_rows(rows.assign(configuration=np.array(numbers, np.int64)), kind)
+            rows = with_knobs(rows, since.knobs) if kind == "trained" else rows
         grown = self.grids.since(metadata.get("complete_for", there)) if is_own else None
         wanted = self._cohorts[key] if grown is None else grown.of_smaller(self._cohorts[key])
         if kind in _OF_NETWORKS and (len(rows) != len(wanted) or networks_of(rows) != set(wanted)):
