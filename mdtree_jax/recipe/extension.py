@@ -24,19 +24,16 @@ class Extension(NamedTuple):
         changes: setting -> its value in the smaller grid and in the larger one.
         numbers: number of a configuration in the smaller grid -> its number in the larger one.
         seeds: of the smaller grid.
-        knobs: those beside `AXES` that the larger grid uses, in the order of their columns -> None, or the one value
-            that all networks of the smaller grid have, which does not use the knob.
     """
 
     changes: Mapping[str, tuple[Any, Any]]
     numbers: Mapping[int, int]
     seeds: range
-    knobs: Mapping[str, Any]
 
     def of_smaller(self, members: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return which of the larger grid's networks (configuration, seed) are in the smaller one, in its order.
 
-        >>> Extension({}, {0: 1, 1: 0}, range(2), {}).of_smaller([(0, 0), (0, 2), (1, 0), (2, 0)])
+        >>> Extension({}, {0: 1, 1: 0}, range(2)).of_smaller([(0, 0), (0, 2), (1, 0), (2, 0)])
         [(1, 0), (0, 0)]
         """
         there = {here: number for number, here in self.numbers.items()}
@@ -73,9 +70,7 @@ def extension(folder: Any, there: Mapping[str, Any], here: Mapping[str, Any]) ->
         )
     places = {point: number for number, point in enumerate(itertools.product(*axes_here.values()))}
     numbers = {number: places[point] for number, point in enumerate(itertools.product(*axes_there.values()))}
-    changes = {key: (there.get(key), here.get(key)) for key in changed}
-    used, used_here = _further(axes_there), _further(axes_here)
-    return Extension(changes, numbers, seeds, {n: None if n in used else KNOBS[n].default for n in used_here})
+    return Extension({key: (there.get(key), here.get(key)) for key in changed}, numbers, seeds)
 
 
 def _axes(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
@@ -86,12 +81,6 @@ def _axes(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tupl
             values = config.get(name, KNOBS[name].default)
             axes[name] = tuple(values) if isinstance(values, (list, tuple)) else (values,)
     return axes
-
-
-def _further(axes: Mapping[str, tuple[Any, ...]]) -> list[str]:
-    """Return the knobs beside `AXES` that a grid uses, in the order of their columns: static ones first."""
-    used = [name for name, values in axes.items() if name not in AXES and values != (KNOBS[name].default,)]
-    return sorted(used, key=lambda name: not KNOBS[name].is_static)
 
 
 def _seeds(config: Mapping[str, Any]) -> range:

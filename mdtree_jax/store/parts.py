@@ -25,7 +25,6 @@ from mdtree_jax.store.tables import (
     networks_of,
     read_part,
     sorted_rows,
-    with_knobs,
     write_table,
 )
 
@@ -116,9 +115,10 @@ class Parts:
         """Add trained members of a cohort to its part."""
         metadata = {**metadata, **self._identity(key)}
         if key in self.trained:
-            before, number = self.trained[key], 1 + max(self.additions(key))
-            before = before if ADDITION in before else before.assign(**{ADDITION: 0})
-            rows = sorted_rows(pd.concat([before, rows.assign(**{ADDITION: number})], ignore_index=True))
+            before, added = self.trained[key], [1 + max(self.additions(key))] * len(rows)
+            additions = [*(before[ADDITION] if ADDITION in before else [0] * len(before)), *added]
+            rows = pd.concat([self.rows(key), rows], ignore_index=True)
+            rows = sorted_rows(rows.assign(**{ADDITION: additions}))
             metadata["extends"] = self._metadata[key, "trained"]
         write_table(self.path(key), rows, metadata)
         self.trained[key], self._metadata[key, "trained"] = rows, metadata
@@ -145,10 +145,9 @@ class Parts:
         there = metadata.get("config_hash")
         if key not in self._cohorts or metadata.get("cohort") != key or there not in self.grids:
             raise UserError(f"{path} is of a sweep with another config than {self._folder}")
-        if (since := self.grids.since(there)) is not None:
+        if self.grids.since(there) is not None:
             numbers = [self.grids.number_here(number, there) for number in rows["configuration"].tolist()]
             rows = sorted_rows(rows.assign(configuration=np.array(numbers, np.int64)), kind)
-            rows = with_knobs(rows, since.knobs) if kind == "trained" else rows
         grown = self.grids.since(metadata.get("complete_for", there)) if is_own else None
         wanted = self._cohorts[key] if grown is None else grown.of_smaller(self._cohorts[key])
         if kind in _OF_NETWORKS and (len(rows) != len(wanted) or networks_of(rows) != set(wanted)):

@@ -114,19 +114,6 @@ def sorted_rows(rows: pd.DataFrame, kind: str = "trained") -> pd.DataFrame:
     return rows.sort_values(list(_KEYS.get(kind, _KEYS["members"])), kind="stable", ignore_index=True)
 
 
-def with_knobs(rows: pd.DataFrame, knobs: Mapping[str, Any]) -> pd.DataFrame:
-    """Return per-seed rows with a column for each of these knobs, behind those of the configuration.
-
-    `knobs` gives the value of all rows where there is no column yet.
-    """
-    values = {name: int(value) if isinstance(value, bool) else value for name, value in knobs.items()}
-    rows = rows.assign(**{name: value for name, value in values.items() if name not in rows and value is not None})
-    further = [name for name in knobs if name in rows]
-    others = [column for column in rows if column not in further]
-    place = 1 + others.index(CONFIGURATION_COLUMNS[-1])
-    return rows[[*others[:place], *further, *others[place:]]]
-
-
 def write_table(path: Path, table: pd.DataFrame, metadata: dict[str, Any] | None = None) -> None:
     """Write `table` as parquet, whole or not at all, with `metadata` (JSON) in the file's schema."""
     import pyarrow
