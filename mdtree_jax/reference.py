@@ -1,9 +1,9 @@
-"""Fit trees and the joint model on a collection of your own, for diagnose to compare with.
+"""Make a reference: fit trees and the joint model on a collection of your own, for diagnose to compare with.
 
   python -m mdtree_jax.reference collection=runs/digits_tiny out=mine.json
   python -m mdtree_jax.diagnose metrics=my_models.csv reference=mine.json
 
-Prints what the answers are worth: accuracy on half of the collection's own cells, or on the collection `test`.
+Prints how often its answers are right: on half of the collection's own cells, or on the collection `test`.
 """
 
 from __future__ import annotations

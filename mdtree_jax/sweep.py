@@ -44,9 +44,9 @@ def main(config: SweepConfig) -> int:
 
     console, wanted = make_console(), config.grid
     check_settings(config)
+    grid = make_grid(wanted)
     set_up_jax(config)
     files = {"data_dir": config.data_dir, "data_file": config.data_file}
-    grid = make_grid(wanted)
     if config.dry_run:
         shape = dataset_shape(wanted.dataset, **files)
         return _show_plan(config, make_cohorts(grid, shape.num_train), shape, console)

@@ -1,11 +1,11 @@
-"""How well does a diagnosis transfer from one collection of models to another?
+"""How well do trees that are fitted on one collection of models answer about another?
 
-  python -m mdtree_jax.transfer                                      # digits -> digits_noisy, networks trained here
-  python -m mdtree_jax.transfer collection=published mode=dataset    # Fig. 3a, 6a of the paper, Q2 data by width sample
-  python -m mdtree_jax.transfer collection=published mode=scale      # Fig. 3b, 3c, 6b, Q2 data by width limit
-  python -m mdtree_jax.transfer collection=published mode=one_step   # what taking the advice would gain
+  python -m mdtree_jax.transfer                                      # digits -> digits_noisy, both in the package
+  python -m mdtree_jax.transfer collection=published mode=dataset    # the paper's Fig. 3a, 6a; data by widths
+  python -m mdtree_jax.transfer collection=published mode=scale      # the paper's Fig. 3b, 3c, 6b; data by widths
+  python -m mdtree_jax.transfer collection=published mode=one_step   # what following the advice gains
   python -m mdtree_jax.transfer tasks=joint mode=dataset             # one answer over five causes
-  python -m mdtree_jax.transfer mode=coverage                        # accuracy on the surest 50, 60, … % of the models
+  python -m mdtree_jax.transfer mode=coverage                        # accuracy on the surest 50, 60, … % of answers
   python -m mdtree_jax.transfer train=published/F_noise test=published/F mode=all seeds=50 out=runs/back
 
 Writes results.csv, one_step.csv, thresholds.csv, coverage.csv, tables.md and figures/ to the folder `out`.

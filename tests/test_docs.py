@@ -68,7 +68,7 @@ def commands_of(text):
 def quicker(command):
     """Return settings that make a command take seconds."""
     if "+grid=digits_tiny" in command:  # a residual network takes minutes to compile
-        less = ["grid.width=[1,3]", "grid.batch_size=[16,64]", "grid.measure.metrics=[hessian]"]
+        less = ["grid.width=[3,8]", "grid.batch_size=[16,64]", "grid.measure.metrics=[hessian]"]
         quick = ["grid.model=mlp", "grid.measure.curve_steps=20"]
         return [*quick, *(less if "[16,256]" not in command else [])]
     if "mdtree_jax.transfer" not in command or "mode=" not in command:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,8 @@ from mdtree_jax.collection.tasks import OPTIMAL, TASKS
 from mdtree_jax.registry.knobs import KNOBS
 
 
-class Grid(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Grid:
     """A collection laid out on its axes.
 
     `axes` are knobs; `values[axis]` the sorted coordinates of an axis; `index` (rows, axes) each row's place on them;
@@ -118,8 +119,9 @@ def missing_configurations(grid: Grid) -> int:
 
 
 def _shapes(grid: Grid) -> list[tuple[int, ...]]:
-    """Return the numbers of values along the axes with an order, for each group of equal values of the others."""
-    counts = [[len(values) for values in lines.coordinates()] for lines in grid.lines.values()]
+    """Return how many values a lattice's axes with an order have, for each group of equal values of the others."""
+    exact = [lines for lines in grid.lines.values() if isinstance(lines, Lines)]  # all of them are
+    counts = [[len(values) for values in lines.coordinates()] for lines in exact]
     return list(zip(*counts, strict=True)) if counts else [(1,)] * len(grid.index)
 
 
@@ -227,7 +229,7 @@ def with_labels(frame: pd.DataFrame, *, allow_missing: bool = False) -> pd.DataF
         UserError: as `make_grid`.
     """
     computed = compute_labels(make_grid(frame, allow_missing=allow_missing)).set_axis(frame.index)
-    out = frame.assign(**computed)
+    out = frame.assign(**{str(name): computed[name] for name in computed})
     out.attrs.update(frame.attrs)
     return out
 

@@ -12,6 +12,8 @@ the bootstrap adds its noise to theirs, so that it rather underrates stability.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -70,7 +72,7 @@ def label_agreement(networks: pd.DataFrame, *, draws: int = 200, seed: int = 0, 
         taken = np.arange(padded.shape[1]) < count[:, None]
         drawn = (np.take_along_axis(padded, picked, axis=1) * taken).sum(axis=1) / count
         drawn[alone] += scatter * rng.standard_normal(alone.sum())
-        again = grid._replace(test_error=centre + stretch * (drawn - centre))
+        again = replace(grid, test_error=centre + stretch * (drawn - centre))
         agree += (compute_labels(again)[list(labels)] == labels).to_numpy()
     agree[labels.isna().to_numpy()] = np.nan
     shares = pd.DataFrame(agree / draws, columns=[f"agreement_{name}" for name in labels])

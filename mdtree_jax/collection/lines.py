@@ -179,7 +179,7 @@ class NearLines:
     """
 
     def __init__(self, knob: str, here: np.ndarray, others: np.ndarray, group: np.ndarray):
-        from scipy.spatial import cKDTree  # slow to import, and a lattice does not need it
+        from scipy.spatial import KDTree  # slow to import, and a lattice does not need it
 
         self.knob, self._half = knob, first_step(knob) / 2 - 1e-6
         count = min(NEAR + 1, len(here))  # a row is near itself
@@ -188,13 +188,14 @@ class NearLines:
         order = np.argsort(group, kind="stable")
         for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
             self._ends[:, rows] = [[here[rows].min()], [here[rows].max()]]
-            tree = cKDTree(others[rows])
+            tree = KDTree(others[rows])
             for start in range(0, len(rows), _CHUNK):
                 part = rows[start : start + _CHUNK]
                 wanted = min(count, len(rows))
                 # The bound is exclusive, and differences of scaled positions round.
                 bound = TOLERANCE + 1e-9
-                found = tree.query(others[part], k=range(1, wanted + 1), p=np.inf, distance_upper_bound=bound)[1]
+                found = tree.query(others[part], k=wanted, p=np.inf, distance_upper_bound=bound)[1]
+                found = np.reshape(found, (len(part), wanted))
                 near[part, :wanted] = np.where(found < len(rows), rows[np.minimum(found, len(rows) - 1)], -1)
         self._near = near
         self._moved = np.where(near >= 0, here[near] - here[:, None], np.nan).astype(np.float32)

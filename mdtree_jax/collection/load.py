@@ -72,7 +72,7 @@ def load_collection(
         frame = _known_rows(frame)
     grid = make_grid(frame, allow_missing=allow_missing)
     computed = compute_labels(grid).set_axis(frame.index)
-    new = [column for column in computed if column not in frame]
+    new = [str(column) for column in computed if column not in frame]
     attributes = frame.attrs | {"axes": list(grid.axes), "near": list(grid.near)}
     attributes["notes"] = _notes(frame, grid)
     frame = frame.assign(**{column: computed[column] for column in new})
@@ -93,8 +93,8 @@ def _notes(frame: pd.DataFrame, grid: Grid) -> list[str]:
             if move.knob in grid.near
         ]
         notes.append(
-            f"{name} is no grid along {', '.join(grid.near)}: rows that are close in the other knobs are compared; rows "
-            f"with such a neighbour, of {len(frame)}: {', '.join(counts)}"
+            f"{name} is no grid along {', '.join(grid.near)}: rows that are close in the other knobs are compared; "
+            f"rows with such a neighbour, of {len(frame)}: {', '.join(counts)}"
         )
     if tied := [knob for knob in varying_knobs(frame) if knob not in grid.axes]:
         notes.append(f"{', '.join(tied)} of {name} changes with the other knobs, and is no axis of its own")

@@ -207,7 +207,7 @@ class Reference:
             "trees": trees,
             "least_gain_points": LEAST_GAIN,
             "summary": self.summary(),
-            "rows": {name: [rounded(v) for v in self.rows[name]] for name in kept},
+            "rows": {name: [kept_value(v) for v in self.rows[name]] for name in kept},
         }
 
     def save(self, path: str | os.PathLike) -> None:
@@ -332,10 +332,13 @@ def _without_pairs(columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(c for c in columns if c not in joint.PAIR_COLUMNS)
 
 
-def rounded(value: float | str) -> float | int | str | None:
-    """Return a number of `_DIGITS` significant digits, a whole one as int, None for what is not finite; text stays."""
-    if isinstance(value, str):
-        return value
+def kept_value(value: float | str) -> float | str | None:
+    """Return a value of the rows as the file holds it: a number rounded, text as it is."""
+    return value if isinstance(value, str) else rounded(value)
+
+
+def rounded(value: float) -> float | None:
+    """Return a number of `_DIGITS` significant digits, a whole one as int, None for what is not finite."""
     if not np.isfinite(value):
         return None
     number = float(f"{float(value):.{_DIGITS}g}")

@@ -16,9 +16,10 @@ from mdtree_jax.causes.methods import JOINT_TASKS, joint_method, trees_and_gains
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.grid import cells_of, make_grid
 from mdtree_jax.collection.load import load_collection
+from mdtree_jax.collection.moves import Move
 from mdtree_jax.collection.tasks import TASKS, brought_labels
 from mdtree_jax.diagnosis.gains import best_moves, best_step, factor_gain, steps_of
-from mdtree_jax.diagnosis.reference import Reference, as_numbers, rounded
+from mdtree_jax.diagnosis.reference import Reference, as_numbers, kept_value
 from mdtree_jax.provenance import code_version
 
 
@@ -86,17 +87,17 @@ def _of_first_causes(reference: Reference, test: pd.DataFrame | None) -> dict[st
         by_cause[cause] = {"answers": len(rows), "right": round(100 * float(np.mean(asked.y[rows] == place)), 1)}
         moves, stated = best_moves(reference, asked.frame.iloc[rows], cause, model)
         places = asked.frame.index[rows]
-        found = {
+        found: dict[tuple[Move | None, str], np.ndarray] = {
             (move, step): factor_gain(grid, move, size)[places]
-            for move in dict.fromkeys(moves)
-            if move in grid.moves
+            for move in grid.moves
+            if move in moves
             for step, size in steps_of(move.knob).items()
         }
         # Not known where the grid has no such step.
         pairs += [
-            (steps[best], found[move, best][i])
+            (steps[best], gained[i])
             for i, (move, steps) in enumerate(zip(moves, stated, strict=True))
-            if steps and move in grid.moves and np.isfinite(found[move, best := best_step(steps)][i])
+            if steps and (gained := found.get((move, best := best_step(steps)))) is not None and np.isfinite(gained[i])
         ]
     out: dict[str, Any] = {"by_cause": by_cause}
     if pairs:
@@ -139,7 +140,7 @@ def fit_reference(
         )
     beside = [name for name in (*joint.SHOWN, *brought_labels()) if name in loaded]
     kept = loaded[[*loaded.attrs["axes"], "test_error", *columns, *beside]]
-    rows = load_collection(as_numbers(kept.apply(lambda c: c.map(rounded))), allow_missing=True)
+    rows = load_collection(as_numbers(kept.apply(lambda c: c.map(kept_value))), allow_missing=True)
     rows.attrs["name"] = name or loaded.attrs["name"]
     provenance = {
         "collection": rows.attrs["name"],

@@ -18,7 +18,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.measuring.kernels import Binding, Data, NetworkItem, PairItem, Results, first_rows, make_loss
 from mdtree_jax.models import Model
 from mdtree_jax.recipe.measure_settings import MeasureSettings
-from mdtree_jax.registry.kernels import KERNEL_FUNCTIONS, KERNELS
+from mdtree_jax.registry.kernels import KERNELS, function_of
 from mdtree_jax.registry.measurements import of_kernel
 
 
@@ -59,7 +59,7 @@ class Pair(NamedTuple):
 
 def binding_of(name: str) -> Binding:
     """Return the program of a kernel that was registered with a function."""
-    function, of_pairs = KERNEL_FUNCTIONS[name], KERNELS[name].is_of_pairs
+    function, of_pairs = function_of(name), KERNELS[name].is_of_pairs
 
     def make(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
         def view(variables: Any, item: NetworkItem | PairItem, data: Data) -> Network:
@@ -112,7 +112,7 @@ def check_extensions(model: Model, settings: MeasureSettings, image_shape: tuple
     count, key = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
     images, labels = jax.ShapeDtypeStruct((2, *image_shape), dtype), jax.ShapeDtypeStruct((2,), np.int32)
     for name in settings.metrics:
-        if name in KERNEL_FUNCTIONS:
+        if function_of(name) is not None:
             of_pairs = KERNELS[name].is_of_pairs
             item = PairItem(network, network, count, key) if of_pairs else NetworkItem(network, count, key)
             measure = binding_of(name).make(model, settings)

@@ -32,8 +32,9 @@ from mdtree_jax.measuring.programs import (
     program_of,
 )
 from mdtree_jax.measuring.tables import empty_results, layer_names, layer_table, member_table, pair_table
-from mdtree_jax.models import Model, build_model, count_flops, has_permutations
+from mdtree_jax.models import Model, count_flops, has_permutations
 from mdtree_jax.population.loop import AXIS
+from mdtree_jax.population.programs import model_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureSettings, chosen_pairs
 from mdtree_jax.registry.kernels import Kernel, stages
@@ -144,7 +145,7 @@ class _Measurement:
         self.recipe, self.cohort, self.settings, self.dtype = recipe, cohort, settings, dtype
         shape = tuple(recipe.image_shape)
         is_ours = model is None
-        model = build_model(recipe.model, cohort.width, recipe.num_classes, shape, dtype) if is_ours else model
+        model = model_of(recipe, cohort, dtype) if is_ours else model
         check_kernels(model, settings, shape, dtype)
         self.model = model
         self.is_finite = np.asarray(is_finite, bool)

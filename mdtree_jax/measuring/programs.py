@@ -20,7 +20,7 @@ from mdtree_jax.models import Model, count_activations
 from mdtree_jax.population.compiled import jit_over_members
 from mdtree_jax.population.memory import margin, peak_bytes
 from mdtree_jax.recipe.measure_settings import MeasureSettings
-from mdtree_jax.registry.kernels import KERNEL_FUNCTIONS, KERNELS
+from mdtree_jax.registry.kernels import KERNELS, function_of
 
 #: A Hessian product on a CPU holds no more activations than this, unless it were for fewer images than `CPU_FEWEST`: a
 #: block of products of ResNet-18 takes 1.4 times as long with all 200 images at once (811 MB at width 8) as with 20 or
@@ -85,7 +85,7 @@ def program_of(
 ) -> Program:
     """Return the program of a kernel, or of a part of one as `<kernel> <part>`; the same one for the same arguments."""
     # A function that was registered again under its name is another program.
-    return _program(name, KERNEL_FUNCTIONS.get(name), model, settings, mesh, lanes, options)
+    return _program(name, function_of(name), model, settings, mesh, lanes, options)
 
 
 @functools.lru_cache(maxsize=16)
@@ -230,7 +230,7 @@ def _kernel_bytes(
         return 0
     if batch_size is not None:
         options = (("batch_size", batch_size), *options)
-    return _bytes_of(kernel, KERNEL_FUNCTIONS.get(kernel), model, data, settings, options)
+    return _bytes_of(kernel, function_of(kernel), model, data, settings, options)
 
 
 # Tracing takes seconds, and the cohorts of a width ask the same.

@@ -41,8 +41,12 @@ class Extension(NamedTuple):
         return [(self.numbers[number], seed) for number, seed in sorted(found)]
 
     def in_words(self) -> str:
-        """Return what is larger, as `width [4, 8] -> [4, 8, 16]; num_seeds 3 -> 5`."""
-        return "; ".join(f"{name} {there} -> {here}" for name, (there, here) in self.changes.items())
+        """Return what is larger.
+
+        >>> Extension({"width": ((4, 8), (4, 8, 16)), "num_seeds": (3, 5)}, {}, range(3)).in_words()
+        'width [4, 8] -> [4, 8, 16]; num_seeds 3 -> 5'
+        """
+        return "; ".join(f"{name} {_text(there)} -> {_text(here)}" for name, (there, here) in self.changes.items())
 
 
 def extension(folder: Any, there: Mapping[str, Any], here: Mapping[str, Any]) -> Extension | None:
@@ -70,7 +74,9 @@ def extension(folder: Any, there: Mapping[str, Any], here: Mapping[str, Any]) ->
         )
     places = {point: number for number, point in enumerate(itertools.product(*axes_here.values()))}
     numbers = {number: places[point] for number, point in enumerate(itertools.product(*axes_there.values()))}
-    return Extension({key: (there.get(key), here.get(key)) for key in changed}, numbers, seeds)
+    every = {name: (values, axes_here[name]) for name, values in axes_there.items()}
+    every |= {name: (there.get(name), here.get(name)) for name in _SEEDS}
+    return Extension({name: both for name, both in every.items() if both[0] != both[1]}, numbers, seeds)
 
 
 def _axes(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
@@ -81,6 +87,10 @@ def _axes(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tupl
             values = config.get(name, KNOBS[name].default)
             axes[name] = tuple(values) if isinstance(values, (list, tuple)) else (values,)
     return axes
+
+
+def _text(value: Any) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
 
 
 def _seeds(config: Mapping[str, Any]) -> range:

@@ -78,38 +78,53 @@ class MeasureConfig:
     metrics: list[str] = setting(
         lambda: f"groups: {', '.join(METRICS)}", [name for name in METRICS if KERNELS[name].is_default]
     )
-    effort: str = setting("fast | standard | exact: how finely; decides what is null below", "standard")
-    pairs: str = setting("networks that are joined: the first two | a ring (each in two) | all; CKA is of all", "ring")
-    seed: int = setting("of probes, mixed-up images and curve batches", 0)
+    effort: str = setting("fast | standard | exact: precision; sets what is null below", "standard")
+    pairs: str = setting(
+        "first | ring | all: pairs that are connected (ring: each network in two pairs); similarity takes all pairs",
+        "ring",
+    )
+    seed: int = setting("seed of random vectors, mixed-up images and curve batches", 0)
     hessian_images: int = setting(
-        "first images of the subset (over again if it has fewer), for Hessian, sharpness and metrics of your own", 200
+        "training images for Hessian, sharpness and metrics of your own: the first of the subset", 200
     )
     trace_products: int | None = setting(
-        "most Hessian-vector products for a trace, whole blocks of 16 (hutchinson: 8)", None
+        "most Hessian-vector products for a trace, in blocks of 16 (hutchinson: 8)", None
     )
     trace_relative_error: float | None = setting("relative standard error at which a trace stops", None)
     eigenvalue_steps: int | None = setting("most Lanczos steps", None)
-    eigenvalue_tolerance: float | None = setting("relative residual at which they stop", None)
-    ball_radius: float = setting("of the worst-case loss increase, as a share of the parameters' norm", 0.005)
-    ball_steps: int | None = setting("ascent steps to find it", None)
+    eigenvalue_tolerance: float | None = setting("relative residual at which Lanczos stops", None)
+    ball_radius: float = setting(
+        "radius of the ball of worst-case sharpness, as a share of the parameters' norm", 0.005
+    )
+    ball_steps: int | None = setting("steps of gradient ascent in the ball", None)
     similarity_images: int = setting("mixed-up training images on which outputs are compared", 768)
-    mixup_alpha: float = setting("of the Beta distribution of the mixture", 16.0)
-    barrier_points: int | None = setting("equally spaced points of a straight line, ends included", None)
+    mixup_alpha: float = setting("parameter of the mixture's Beta distribution", 16.0)
+    barrier_points: int | None = setting("equally spaced points on the straight line, ends included", None)
     statistics_batch_size: int = setting("images at a time for BatchNorm statistics between two networks", 128)
-    curve_steps: int = setting("training steps of a curve; effort fast takes half of them, exact 4 times", 19_000)
-    curve_batch_size: int = setting("images of such a step", 128)
-    curve_learning_rate: float = setting("of the first half of the steps", 0.01)
-    curve_momentum: float = setting("of SGD", 0.9)
+    curve_steps: int = setting(
+        "training steps of a curve; effort=fast takes half of them, effort=exact four times as many", 19_000
+    )
+    curve_batch_size: int = setting("images per step of a curve", 128)
+    curve_learning_rate: float = setting("learning rate of a curve in the first half of its steps", 0.01)
+    curve_momentum: float = setting("momentum of SGD on a curve", 0.9)
     curve_weight_decay: float = setting("on the point of the curve, as a term of the loss", 5e-4)
     curve_points: int | None = setting("equally spaced points at which a curve is evaluated, ends included", None)
-    curve_init: str = setting("start of the middle point: linear | published (a random network)", "linear")
-    curve_schedule: str = setting("of its learning rate: published | constant | cosine", "published")
-    similarity_features: str = setting("what CKA compares: softmax | logits | a named activation", "softmax")
-    similarity_debiased: bool = setting("whether CKA takes the unbiased estimator", False)
-    trace_method: str = setting("xtrace (hutchinson where memory is short) | hutchinson, as published", "xtrace")
-    eigenvalue_start: str | None = setting("of lanczos: trace (where the products of xtrace lead) | random", None)
-    eigenvalue_method: str = setting("lanczos | power, the power iteration of the published numbers", "lanczos")
-    evaluation_images: int | None = setting("first images of the subset on which points are evaluated; null: all", None)
+    curve_init: str = setting(
+        "linear | published: start of a curve's middle point (published: a random network)", "linear"
+    )
+    curve_schedule: str = setting("published | constant | cosine: schedule of a curve's learning rate", "published")
+    similarity_features: str = setting("softmax | logits | NAME of an activation: what CKA compares", "softmax")
+    similarity_debiased: bool = setting("use the unbiased estimator of CKA", False)
+    trace_method: str = setting(
+        "xtrace | hutchinson, as published; xtrace falls back on hutchinson where memory is short", "xtrace"
+    )
+    eigenvalue_start: str | None = setting(
+        "trace | random: start of Lanczos (trace: where the products of xtrace lead)", None
+    )
+    eigenvalue_method: str = setting("lanczos | power, the power iteration of the paper", "lanczos")
+    evaluation_images: int | None = setting(
+        "training images on which points of curves and lines are evaluated; null is all", None
+    )
 
 
 @dataclass(frozen=True)

@@ -161,8 +161,6 @@ KERNELS: Table[Kernel] = Table(
         ),
     ],
 )
-#: Functions of kernels that were added from outside, by name; how they are called: `mdtree_jax.measuring.extension`.
-KERNEL_FUNCTIONS: dict[str, Callable[..., Any]] = {}
 
 #: The kernels that can be chosen, in the order in which they run.
 CHOICES: ListView[str] = ListView(lambda: [k.name for k in KERNELS.values() if not k.part_of], KERNELS)
@@ -195,14 +193,16 @@ def add_kernel(entry: Kernel, kernel: Callable[..., Any] | None = None) -> Kerne
     if not {"network", "pair"} & {*entry.needs}:
         raise UserError(f"kernel '{entry.name}' needs neither network nor pair; say what its function takes")
     KERNELS.register(entry)
-    KERNEL_FUNCTIONS[entry.name] = kernel
+    KERNELS.bind(entry.name, kernel=kernel)
     return entry
 
 
-def remove_kernel(name: str) -> None:
-    """Remove a kernel that was added from outside."""
-    KERNELS.unregister(name)
-    del KERNEL_FUNCTIONS[name]
+def function_of(name: str) -> Callable[..., Any] | None:
+    """Return the function of a kernel that was added from outside, None for one of the package.
+
+    How it is called stands in `mdtree_jax.measuring.extension`.
+    """
+    return KERNELS.bound(name, "kernel")
 
 
-BINDERS[Kernel] = Binder(add_kernel, remove_kernel, ("kernel",))
+BINDERS[Kernel] = Binder(add_kernel, KERNELS.unregister, ("kernel",))

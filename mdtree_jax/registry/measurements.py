@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.registry.kernels import KERNEL_FUNCTIONS, KERNELS, Kernel, add_kernel, remove_kernel
+from mdtree_jax.registry.kernels import KERNELS, Kernel, add_kernel, function_of
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.measurement import Measurement, Scale, Words
 from mdtree_jax.registry.register import BINDERS, Binder
@@ -391,8 +391,8 @@ def _add_measurement(entry: Measurement, kernel: Callable[..., Any] | None = Non
 
 
 def _remove_measurement(name: str) -> None:
-    if MEASUREMENTS[name].kernel == name and name in KERNEL_FUNCTIONS:
-        remove_kernel(name)
+    if MEASUREMENTS[name].kernel == name and function_of(name) is not None:
+        KERNELS.unregister(name)
     MEASUREMENTS.unregister(name)
 
 

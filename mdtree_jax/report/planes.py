@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -114,7 +114,7 @@ def _panels(axis: Axis) -> Axis:
     return Axis(axis.knob, place, [axis.ticks[old] for old in kept])
 
 
-def _shown(value: object) -> str:
+def _shown(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:.3g}" if value != round(value) else f"{value:g}"
 
 

@@ -110,7 +110,7 @@ def left_to_do(parts: Parts, cohorts: Iterable[Cohort], metrics: Collection[str]
 
 def make_plan(
     cohorts: Iterable[Cohort],
-    model_cost: Callable[[int], ModelCost],
+    model_cost: Callable[[Cohort], ModelCost],
     *,
     num_test: int,
     keep_checkpoints: bool,
@@ -123,14 +123,14 @@ def make_plan(
 ) -> pd.DataFrame:
     """Return one row per cohort: its shape, members, costs, and whether it is finished.
 
-    `model_cost` gives the cost of one network by width; `finished` is the per-seed table of the run folder, if any, and
+    `model_cost` gives the cost of one network of a cohort, `finished` is the per-seed table of the run folder, if any,
     `left` what is left to do of its cohorts; `measure` says what is measured, None for nothing, and `train` whether
     anything is trained. Columns: cohort, width, batch_size, train_epochs, num_members, num_parameters (one network),
     train_flops, measure_flops and checkpoint_bytes (all members), estimated_seconds of what is left to do, finished.
     """
     rows = []
     for cohort in cohorts:
-        cost, to_do = model_cost(cohort.width), left.get(cohort.key, Left())
+        cost, to_do = model_cost(cohort), left.get(cohort.key, Left())
         passes = {
             metric: MeasureCost(measure.with_metrics((metric,)), cost.forward_flops, num_test).cohort_passes(cohort)
             for metric in (() if measure is None else measure.metrics)

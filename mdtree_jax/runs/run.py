@@ -112,7 +112,7 @@ def run_sweep(
     check_networks_are_there(folder, cohorts, to_measure, {} if measurer is None else measurer.config)
     if folder.growth:
         monitor.say(growth_line(folder))
-        folder.extend()
+    folder.extend()
     folder.write_tables(csv)  # a killed process may have left them behind its parts
     pending = [cohort for cohort in cohorts if cohort.key in to_train | to_measure]
     with _Ahead(recipe, data, folder, trainer, [cohort for cohort in pending if cohort.key in to_train]) as ahead:
@@ -299,11 +299,19 @@ def member_rows(cohort: Cohort, trained: Any) -> pd.DataFrame:
             "learning_rate": [member.learning_rate for member in members],
             "weight_decay": [member.weight_decay for member in members],
             "train_epochs": cohort.train_epochs,
+            **_further_knobs(cohort),
             **per_member,
             "train_flops": np.asarray(trained.train_flops),
         }
     )
     return typed_members(rows)
+
+
+def _further_knobs(cohort: Cohort) -> dict[str, list[Any]]:
+    """Return the values of the knobs that not every grid has, by member; true is 1."""
+    columns = {name: [value] * len(cohort.members) for name, value in cohort.knobs}
+    columns |= {name: [member.value(name) for member in cohort.members] for name in cohort.batched}
+    return {name: [int(v) if isinstance(v, bool) else v for v in values] for name, values in columns.items()}
 
 
 def count_parameters(stacked: Any) -> int:

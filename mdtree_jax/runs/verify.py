@@ -20,7 +20,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.recipe.cohort import Cohort
 from mdtree_jax.store.manifest import check_same_config
 from mdtree_jax.store.record import Record
-from mdtree_jax.store.tables import CONFIGURATION_COLUMNS, collect
+from mdtree_jax.store.tables import CONFIGURATION_COLUMNS, collect, further_knobs
 
 #: Standard errors within which two means agree, and the share of the means that must.
 JOINT_ERRORS, LEAST_SHARE = 3.0, 0.95
@@ -103,7 +103,8 @@ def compare(record: Record, networks: pd.DataFrame, pairs: pd.DataFrame, session
     counts: dict[str, dict[str, Any]] = {}
     for table, frame in again.items():
         there = getattr(record, table)
-        metrics = [c for c in there if c in frame and c not in _KEYS[table] and c not in CONFIGURATION_COLUMNS]
+        known = {*_KEYS[table], *CONFIGURATION_COLUMNS, *further_knobs(networks)}
+        metrics = [c for c in there if c in frame and c not in known]
         # Rounded in the record, so compared as rounded; costs differ from run to run.
         metrics = [c for c in metrics if not c.endswith((*_COSTS, "_se")) and c != "cohort"]
         both = frame.merge(there, "left", on=_KEYS[table], suffixes=("", "_record"))

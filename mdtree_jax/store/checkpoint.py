@@ -25,7 +25,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.files import one_sentence_on_write_failure
 from mdtree_jax.store.grids import Grids
 from mdtree_jax.store.manifest import read_manifest
-from mdtree_jax.store.tables import read_metadata
+from mdtree_jax.store.tables import has_value, read_metadata
 
 # The interface's verbs were renamed within 0.12.
 _save: Callable = getattr(ocp, "save", None) or ocp.save_pytree
@@ -81,7 +81,7 @@ def load_member(path: Path, configuration: int, seed: int, grids: Grids | None =
     return jax.tree.unflatten(structure, cut)
 
 
-def load_network(run: str | Path, *, seed: int, **selection: float) -> tuple[dict[str, Any], pd.Series]:
+def load_network(run: str | Path, *, seed: int, **selection: float | str) -> tuple[dict[str, Any], pd.Series]:
     """Return the network of the run folder `run` with this `seed` and configuration, and its row of the table.
 
     `selection` names as many columns of `members.parquet` as it takes, `width=8, batch_size=64, data_fraction=0.5`
@@ -98,8 +98,8 @@ def load_network(run: str | Path, *, seed: int, **selection: float) -> tuple[dic
         raise UserError(f"unknown column '{unknown[0]}'; there are: {', '.join(map(str, members.columns))}")
     fits = np.ones(len(members), bool)
     for name, value in selection.items():
-        fits &= np.isclose(members[name].to_numpy(float), value, rtol=1e-9, atol=0)
-    said = ", ".join(f"{name}={value:g}" for name, value in selection.items())
+        fits &= has_value(members[name], value)
+    said = ", ".join(f"{name}={value if isinstance(value, str) else f'{value:g}'}" for name, value in selection.items())
     if fits.sum() != 1:
         raise UserError(f"{fits.sum()} networks of {run} have {said}; wanted exactly one")
     row = members[fits].iloc[0]

@@ -74,11 +74,13 @@ def import_parts(run: RunFolder, source: str | Path) -> tuple[int, int]:
 
 
 def _check_not_larger(run: RunFolder, option: str) -> None:
+    """Raise `UserError` if the grid is larger than that of the folder."""
     if run.growth:
         raise UserError(
             f"{run.path} is of a smaller grid ({run.growth}), and {option}= moves what is finished; run the sweep "
             "without it first"
         )
+    run.extend()  # the same grid can be written otherwise
 
 
 def _kinds_to_import(run: RunFolder, key: str, there: Mapping[str, pd.DataFrame]) -> list[str]:

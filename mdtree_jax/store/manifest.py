@@ -11,6 +11,7 @@ import numpy as np
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.files import write_atomically
+from mdtree_jax.registry.knobs import KNOBS
 
 FORMAT = 1
 
@@ -55,10 +56,22 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def check_same_config(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    """Raise `UserError` naming every key in which the two configs differ, with both values."""
+    """Raise `UserError` naming every key in which the two configs differ, with both values.
+
+    A knob that one of them lacks has its default there.
+    """
     # Through JSON, so that tuples and lists, and floats written in another way, compare equal.
     there, here = json.loads(json.dumps(there)), json.loads(json.dumps(here))
-    keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    both = {key: (_setting(there, here, key), _setting(here, there, key)) for key in {**there, **here}}
+    keys = [key for key, (theirs, ours) in both.items() if theirs != ours]
     if keys:
-        listed = "; ".join(f"{key} is {there.get(key)} there, {here.get(key)} here" for key in keys)
+        listed = "; ".join("{} is {} there, {} here".format(key, *both[key]) for key in keys)
         raise UserError(f"{folder} was made with another config ({listed}); choose another out= or the same values")
+
+
+def _setting(config: dict[str, Any], other: dict[str, Any], key: str) -> Any:
+    """Return a setting of a config; of a knob that it lacks the default, in the form that the other config has."""
+    if key in config or key not in KNOBS:
+        return config.get(key)
+    default = KNOBS[key].default
+    return [default] if isinstance(other[key], list) else default

@@ -20,6 +20,7 @@ from mdtree_jax.store.manifest import check_same_config, config_hash
 from mdtree_jax.store.tables import (
     ADDITION,
     Measured,
+    concat_members,
     join_members,
     join_parts,
     networks_of,
@@ -117,8 +118,7 @@ class Parts:
         if key in self.trained:
             before, added = self.trained[key], [1 + max(self.additions(key))] * len(rows)
             additions = [*(before[ADDITION] if ADDITION in before else [0] * len(before)), *added]
-            rows = pd.concat([self.rows(key), rows], ignore_index=True)
-            rows = sorted_rows(rows.assign(**{ADDITION: additions}))
+            rows = sorted_rows(concat_members([self.rows(key), rows]).assign(**{ADDITION: additions}))
             metadata["extends"] = self._metadata[key, "trained"]
         write_table(self.path(key), rows, metadata)
         self.trained[key], self._metadata[key, "trained"] = rows, metadata

@@ -121,8 +121,8 @@ def _read_table(run: Path, name: str) -> pd.DataFrame:
 
 def _check_complete(run: Path, manifest: dict[str, Any], networks: pd.DataFrame) -> None:
     config = manifest["config"]
-    axes = ("width", "batch_size", "data_fraction", "learning_rate", "weight_decay", "train_epochs")
-    wanted = math.prod(len(config[axis]) for axis in axes) * config["num_seeds"]
+    # The lists of a grid are its axes; a run can be recorded where a knob of it is not known.
+    wanted = math.prod(len(value) for value in config.values() if isinstance(value, list)) * config["num_seeds"]
     if len(networks) != wanted:
         raise UserError(f"{run} holds {len(networks)} of the {wanted} networks of its grid; finish the sweep first")
     sizes = networks["cohort"].value_counts(sort=False)

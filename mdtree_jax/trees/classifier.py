@@ -303,7 +303,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         X = X[X[task.label].notna()]
         smallest = self.min_width
         if smallest is None:
-            smallest = smallest_width(task, X["width"]) if "width" in X else task.min_width
+            smallest = smallest_width(task, X["width"]) if "width" in X else 0
         if smallest and "width" in X:
             wide = X["width"] >= smallest
             if not wide.any():

@@ -1,5 +1,6 @@
 """Transfer between collections over any knobs: what can be asked is asked, what cannot is said in a sentence."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,6 +11,7 @@ from mdtree_jax.collection.load import load_collection
 from mdtree_jax.collection.tasks import TASKS, task_rows
 from mdtree_jax.experiments.sampling import SAMPLINGS
 from mdtree_jax.experiments.suite import transfer
+from mdtree_jax.trees.classifier import MDTreeClassifier
 from tests.collection.test_moves import product
 from tests.rates import random_rates, rate_collection
 
@@ -97,3 +99,15 @@ def test_where_nothing_can_be_asked():
     with pytest.raises(UserError, match="does not vary batch_size or learning_rate and not width, so task 'size'"):
         task_rows(decays, TASKS["size"])
     assert pd.isna(decays.label_size).all()
+
+
+def test_the_question_of_data_needs_no_width():
+    frame = product(learning_rate=[0.1, 0.2, 0.4, 0.8], data_fraction=[0.1, 0.3, 1.0])
+    rng = np.random.default_rng(0)
+    frame = load_collection(frame.assign(train_error=rng.random(12), log_hessian_trace=6 + rng.normal(size=12)))
+    assert task_rows(frame, TASKS["data"]).label_data.nunique() == 2
+    frame["mode_connectivity_peak"] = -20 * rng.random(12)
+    tree = MDTreeClassifier("data").fit(frame)
+    assert set(tree.predict(frame)) <= {"data", "temperature"}
+    with pytest.raises(UserError, match="no column 'width', which min_width=8 asks for"):
+        MDTreeClassifier("data", min_width=8).fit(frame)

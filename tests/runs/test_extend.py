@@ -25,6 +25,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.provenance import describe_session
 from mdtree_jax.recipe.axes import Grid, make_cohorts
 from mdtree_jax.recipe.measure_settings import chosen_pairs
+from mdtree_jax.recipe.schema import grid_schema, resolved_config
 from mdtree_jax.runs import verify
 from mdtree_jax.runs.progress import Monitor
 from mdtree_jax.runs.run import Measurer, run_sweep
@@ -41,7 +42,9 @@ VALUES = {
     "batch_size": (16,),
     "data_fraction": (0.5, 1.0),
     "learning_rate": (0.05, 0.1, 0.2),
-    "train_epochs": (3, 5),
+    "train_epochs": (3,),
+    "label_smoothing": (0.0, 0.1),
+    "optimizer": ("sgd", "adamw"),
 }
 
 
@@ -59,7 +62,7 @@ class Plan:
     @property
     def config(self):
         values = {name: list(values) for name, values in self.axes}
-        return values | {"weight_decay": [5e-4], "num_seeds": self.num_seeds, "seed": self.seed, "optimizer": "sgd"}
+        return resolved_config(grid_schema()(name="any", num_seeds=self.num_seeds, seed=self.seed, **values))
 
     @property
     def cohorts(self):
@@ -78,7 +81,12 @@ def plan(num_seeds=2, **options):
 
 def numbers(cohort, member, *more):
     what = (cohort.width, cohort.batch_size, cohort.train_epochs, int(1000 * member.learning_rate), member.num_samples)
+    what += (len(cohort.value("optimizer")), int(100 * member.value("label_smoothing")))
     return np.random.default_rng([*what, member.seed, *more]).random(4)
+
+
+def named(cohort, member):
+    return cohort.key, member.learning_rate, member.num_samples, member.value("label_smoothing")
 
 
 class Lab:
@@ -89,7 +97,7 @@ class Lab:
 
     def train(self, recipe, cohort, data, *, executor, progress, checkpoint, resume):
         values = np.array([numbers(cohort, m) for m in cohort.members])
-        self.trained += [(cohort.width, m.learning_rate, m.num_samples, cohort.key, m.seed) for m in cohort.members]
+        self.trained += [(*named(cohort, m), m.seed) for m in cohort.members]
         is_finite = np.array([v[3] * 100 >= self.diverging for v in values])
         n, shown = len(values), np.where(is_finite[:, None], values, np.nan)
         progress(1.0, "")
@@ -165,8 +173,7 @@ class Lab:
             return old[key]
         for row, member in zip(rows, members, strict=True):
             assert w[row] == numbers(cohort, member)[0], "another network than the one asked for"
-        what = (cohort.key, members[0].learning_rate, members[0].num_samples, *(m.seed for m in members))
-        self.measured.append((metric, *what))
+        self.measured.append((metric, *named(cohort, members[0]), *(m.seed for m in members)))
         return float(w[list(rows)].sum() * (1 + METRICS.index(metric)))
 
     def run(self, path, wanted, *, keep="all", stages=("train", "measure"), choose=lambda *_: {"name": "map"}):
@@ -239,7 +246,7 @@ def pickled(monkeypatch):
     monkeypatch.setattr(checkpoint, "_read", lambda path, tree: tree)
 
 
-QUICK = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @QUICK
@@ -287,7 +294,7 @@ def killed_at(monkeypatch, moment):
             return
 
 
-@settings(QUICK, max_examples=8)
+@settings(QUICK, max_examples=6)
 @given(plans=growing_plans(), data=st.data())
 def test_interrupted_anywhere_it_ends_with_the_same_tables(pickled, tmp_path_factory, plans, data):
     path, lab = tmp_path_factory.mktemp("killed"), Lab(plans[0].diverging)

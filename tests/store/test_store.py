@@ -76,13 +76,14 @@ def test_another_config_is_refused_with_the_keys_named(tmp_path):
     with run_folder(tmp_path) as folder:
         finish(folder, COHORTS[:1])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "run.lock"}
-    other = CONFIG | {"width": [2, 4, 8], "optimizer": "adamw", "momentum": 0.9}
+    other = CONFIG | {"width": [2, 4, 8], "optimizer": "adamw", "momentum": 0.8, "dtype": "float64"}
     with pytest.raises(UserError) as caught, run_folder(tmp_path, other):
         pass
     message = str(caught.value)
     assert "width is [2, 4] there, [2, 4, 8] here" in message
     assert "optimizer is sgd there, adamw here" in message
-    assert "momentum is None there, 0.9 here" in message
+    assert "momentum is 0.9 there, 0.8 here" in message  # a knob that is not recorded had its default
+    assert "dtype is None there, float64 here" in message
     assert "learning_rate" not in message
     assert {path: path.read_bytes() for path in before} == before
     with run_folder(tmp_path, json.loads(json.dumps(CONFIG))):  # tuples become lists on the way: the same config
