@@ -5,8 +5,8 @@
 A threshold on a raw metric is specific to the family on which it was fitted: ResNet-18 on CIFAR-10 for 150 epochs and
 small networks on digits for 30 epochs differ in the level of loss, sharpness and connectivity. Every metric is
 therefore also expressed relative to something that changes with the family, and as a rank within its collection. A
-small free tree (depth 3, at least 20 models per leaf) is fitted to one collection and tested on another, for every set of up to
-three forms and every task; the sets are sorted by their worst direction.
+small free tree (depth 3, at least 20 models per leaf) is fitted to one collection and tested on another, for every set
+of up to three forms and every task; the sets are sorted by their worst direction.
 """
 
 from __future__ import annotations
