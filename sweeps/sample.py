@@ -123,8 +123,8 @@ def main() -> None:
             "three networks each, with 1600 or 3200 training images, diagnosed without their own rows of the record. "
             "*images*: number of images on which errors and points between networks are evaluated; curves are trained "
             "on all images. Metrics: mean and root mean square of the change compared with all images. "
-            "*probabilities*: root mean square distance of the five probabilities. *right*: according to `label_joint_step` of the "
-            "record.",
+            "*probabilities*: root mean square distance of the five probabilities. *right*: according to "
+            "`label_joint_step` of the record.",
             "",
             markdown(header, rows),
             "",
