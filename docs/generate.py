@@ -195,6 +195,8 @@ def example(name: str) -> str:
 #: Kind of an extension -> test module, and its constant that holds the example.
 EXAMPLES = {
     "metric": ("tests/registry/test_measurements.py", "PLUGIN"),
+    "knob": ("tests/registry/test_knob_plugins.py", "NOISE"),
+    "depth": ("tests/registry/test_knob_plugins.py", "DEPTH"),
     "question": ("tests/registry/test_questions.py", "PLUGIN"),
     "architecture": ("tests/registry/test_plugins.py", "TINY"),
     "dataset": ("tests/registry/test_plugins.py", "RINGS"),

@@ -18,7 +18,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from mdtree_jax.checks import UserError, nearest
-from mdtree_jax.config import SCHEMAS
+from mdtree_jax.config import schema_of
 from mdtree_jax.provenance import __version__
 from mdtree_jax.recipe.setting import meaning_of
 from mdtree_jax.registry.architectures import ARCHITECTURES
@@ -52,7 +52,7 @@ def compose(name: str, overrides: list[str]):
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    schema = SCHEMAS[name]
+    schema = schema_of(name)
     _check_grammar(overrides, schema)
     _check_groups_chosen(schema, overrides)
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
@@ -220,12 +220,13 @@ def help_text(name: str, what: str) -> str:
     start = next(i for i, line in enumerate(lines) if line.startswith("  - _self_")) + 1
     settings = "\n".join(lines[start:]).strip("\n")
     text = f"{what.strip()}\n\nSettings, as key=value, with their defaults:\n\n{settings}\n"
-    for group, schema in _chosen_groups(SCHEMAS[name]).items():
+    schema = schema_of(name)
+    for group, inner in _chosen_groups(schema).items():
         names = ", ".join(_group_names(group))
         text += f"\n+{group}=NAME, one of: {names}.\n"
         text += "Its settings can be overridden; settings that it leaves out have these defaults:\n\n"
-        text += "\n".join(_help_lines(schema, f"{group}.")) + "\n"
-    return text + "".join(_table_lines(path) for path, _ in _all_fields(SCHEMAS[name]))
+        text += "\n".join(_help_lines(inner, f"{group}.")) + "\n"
+    return text + "".join(_table_lines(path) for path, _ in _all_fields(schema))
 
 
 def _table_lines(path: str) -> str:

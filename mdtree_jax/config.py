@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.recipe.schema import SweepConfig
+from mdtree_jax.recipe.schema import SweepConfig, sweep_schema
+from mdtree_jax.registry.knobs import KNOBS
 
 
 @dataclass
@@ -32,18 +33,6 @@ class TransferConfig:
 
 
 @dataclass
-class SelectConfig:
-    """Which networks of a run folder; what is not given is not asked."""
-
-    width: int | None = None
-    batch_size: int | None = None
-    data_fraction: float | None = None
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    train_epochs: int | None = None
-
-
-@dataclass
 class TrainingConfig:
     """How the model was trained, as far as it is known."""
 
@@ -54,12 +43,15 @@ class TrainingConfig:
 
 @dataclass
 class DiagnoseConfig:
-    """`python -m mdtree_jax.diagnose`; the meaning of each key stands beside its value in conf/diagnose.yaml."""
+    """`python -m mdtree_jax.diagnose`; the meaning of each key stands beside its value in conf/diagnose.yaml.
+
+    `select` says which networks of a run folder, by values of knobs; `diagnose_schema` gives it their keys.
+    """
 
     metrics: str | None = None
     units: str | None = None
     run: str | None = None
-    select: SelectConfig = field(default_factory=SelectConfig)
+    select: Any = None
     model: str | None = None
     model_width: int | None = None
     checkpoints: list[str] = field(default_factory=list)
@@ -88,12 +80,26 @@ class ReferenceConfig:
     plugins: list[str] = field(default_factory=list)
 
 
+def diagnose_schema() -> type[DiagnoseConfig]:
+    """Return the schema of a diagnosis, with the knobs that there are now; one that is not given is not asked."""
+    keys = [(name, knob.kind | None, None) for name, knob in KNOBS.items()]
+    select = make_dataclass("SelectConfig", keys, namespace={"__module__": __name__})
+    fields = [("select", select, field(default_factory=select))]
+    return make_dataclass("DiagnoseConfig", fields, bases=(DiagnoseConfig,), namespace={"__module__": __name__})
+
+
 SCHEMAS = {
     "transfer": TransferConfig,
     "sweep": SweepConfig,
     "diagnose": DiagnoseConfig,
     "reference": ReferenceConfig,
 }
+_WITH_KNOBS = {"sweep": sweep_schema, "diagnose": diagnose_schema}
+
+
+def schema_of(command: str) -> type:
+    """Return the schema of a command: of `SCHEMAS`, with a key for every knob that there is now where it takes them."""
+    return _WITH_KNOBS[command]() if command in _WITH_KNOBS else SCHEMAS[command]
 
 
 def as_list(value: Any) -> list | None:

@@ -94,6 +94,8 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     from mdtree_jax.collection.load import read_table
     from mdtree_jax.diagnosis.facts import fact
     from mdtree_jax.diagnosis.from_metrics import not_measured
+    from mdtree_jax.registry.knobs import KNOBS
+    from mdtree_jax.store.tables import has_value
 
     folder = Path(config.run).expanduser()
     if not (folder / "collection.parquet").is_file():
@@ -111,14 +113,14 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
         if name not in table:
             raise UserError(f"select.{name} cannot be used: the collection of {config.run} has no column '{name}'")
         there = sorted(set(table[name]))
-        table = table[abs(table[name] - value) <= 1e-9 * abs(value)]
+        table = table[has_value(table[name], value)]
         if not len(table):
             raise UserError(
-                f"select.{name}={value:g} matches no configuration; there are: {', '.join(f'{v:g}' for v in there)}"
+                f"select.{name}={_shown(value)} matches no configuration; there are: {', '.join(map(_shown, there))}"
             )
     said = ["width", "batch_size", "data_fraction"]
-    said += [c for c in ("learning_rate", "weight_decay", "train_epochs") if c in table and table[c].nunique() > 1]
-    names = [", ".join(f"{c.replace('_', ' ')} {row[c]:g}" for c in said) for _, row in table.iterrows()]
+    said += [name for name in KNOBS if name not in said and name in table and table[name].nunique() > 1]
+    names = [", ".join(f"{c.replace('_', ' ')} {_shown(row[c])}" for c in said) for _, row in table.iterrows()]
     if config.name and len(table) == 1:
         names = [config.name]
     rows = [row for _, row in table.iterrows()]
@@ -150,6 +152,10 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     if len(failed) == len(rows) and len(set(failed)) == 1:  # the run's, not a configuration's
         raise UserError(failed[0])
     return [(name, dataclasses.replace(d, remarks=(*d.remarks, *noise))) for name, d in items]
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _note_on_label_noise(config: DiagnoseConfig, folder: Path) -> list:

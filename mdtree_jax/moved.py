@@ -17,7 +17,7 @@ from typing import Any
 
 #: Old module -> the modules that its names are in now, the first to be asked first; all within `mdtree_jax`.
 MOVED = {
-    "diagnosis.causes": ("causes.labels",),
+    "diagnosis.causes": ("causes.labels", "registry.causes"),
     "diagnosis.chances": ("diagnosis.probabilities",),
     "diagnosis.classifier": ("trees.classifier",),
     "diagnosis.collection": ("collection.load",),

@@ -181,13 +181,29 @@ def test_the_same_command_goes_on_and_another_config_is_refused(small_run, capsy
     code, _, err = call(capsys, *SMALL, "grid.num_seeds=3", "grid.schedule=cosine")
     assert code == 2
     assert "num_seeds is 2 there, 3 here; schedule is constant there, cosine here" in err
-    code, _, err = call(capsys, *SMALL, "grid.num_seeds=3", "dry_run=true")
-    assert (code, "num_seeds is 2 there, 3 here" in err) == (2, True)
+    code, _, err = call(capsys, *SMALL, "grid.num_seeds=1", "dry_run=true")
+    assert (code, "has networks of seed=1, which this grid leaves out" in err) == (2, True)
+    code, out, _ = call(capsys, *SMALL, "grid.num_seeds=3", "grid.width=[4,8]", "dry_run=true")
+    assert code == 0
+    assert "run would be extended (width [4] -> [4, 8]; num_seeds 2 -> 3)" in out
+    assert "4 cohorts, 0 finished" in out
     code, _, err = call(capsys, *SMALL, "out=file", "dry_run=true")
     assert (code, "out=file is a file; wanted a folder" in err) == (2, True)
     code, out, _ = call(capsys, *SMALL, "dry_run=true")
     assert code == 0
     assert "2 cohorts, 2 finished" in out
+
+
+def test_networks_under_names_of_an_earlier_version_are_not_lost(capsys, tmp_path):
+    cosine = [*SMALL, "grid.batch_size=[64]", "grid.schedule=cosine"]
+    assert call(capsys, *cosine)[0] == 0
+    run = tmp_path / "run"
+    for path in (run / "parts" / "w4-b64-e2-scosine.parquet", run / "checkpoints" / "w4-b64-e2-scosine"):
+        path.rename(path.with_name(path.name.replace("-scosine", "")))
+    code, _, err = call(capsys, *cosine)
+    assert code == 2
+    assert "run has 1 cohorts that are named otherwise than in this version (first: w4-b64-e2)" in err
+    assert (run / "checkpoints" / "w4-b64-e2").is_dir()
 
 
 def test_parts_move_to_another_folder(small_run, capsys, monkeypatch):

@@ -132,8 +132,9 @@ class Sample:
             return self._gains()
         if self._whole is None:
             raise UserError(f"task '{self.task.name}' needs gains, and the gains of these rows are unknown")
-        whole, rows = self._whole
-        return whole.gains._replace(frame=self.frame, gained=whole.gains.gained[rows])
+        known = self._whole[0].gains
+        keep = known.frame.index.isin(self.frame.index)  # a loaded collection's index is unique
+        return known._replace(frame=known.frame[keep], gained=known.gained[keep])
 
     def __getitem__(self, rows: np.ndarray) -> Sample:
         """Return some of the rows, (rows,) bool; their table is made when it is first asked for."""
@@ -199,7 +200,6 @@ def asks_two(task: AnyTask) -> TypeIs[Task]:
 
 def joint_method(columns: Sequence[str] = joint.COLUMNS) -> Method:
     """Return the joint model restricted to the given columns, which names the cause."""
-    metrics = joint.metrics_of(columns)
 
     def fit(sample: Sample, seed: int) -> Fitted:
         model = joint.fit_joint(sample.gains.frame, sample.gains.gained, columns)
@@ -209,7 +209,9 @@ def joint_method(columns: Sequence[str] = joint.COLUMNS) -> Method:
         left = [name for name in columns if has(name)]
         return joint_method(left if joint.metrics_of(left) else columns)
 
-    return Method("md_tree_joint", "MD tree joint", lambda task: metrics, fit, asks_causes, adapt=adapt)
+    return Method(
+        "md_tree_joint", "MD tree joint", lambda task: joint.metrics_of(columns), fit, asks_causes, adapt=adapt
+    )
 
 
 def trees_and_gains(columns: Sequence[str] = joint.COLUMNS) -> Method:

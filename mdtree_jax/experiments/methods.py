@@ -63,25 +63,26 @@ def _free_tree(name: str, label: str, features: Callable[[Any], tuple[str, ...]]
     return Method(name, label, features, fit, is_seeded=lambda task: len(features(task)) > 1, **options)
 
 
-def _forest(name: str, label: str, features: tuple[str, ...], **options) -> Method:
-    """Return a random forest as scikit-learn sets it up."""
+def _forest(name: str, label: str, asks: Sequence[str]) -> Method:
+    """Return a random forest as scikit-learn sets it up; `asks` are its features, which may be a view."""
 
     def fit(sample: Sample, seed: int) -> Fitted:
         from sklearn.ensemble import RandomForestClassifier  # slow to import, and few runs need it
 
-        model = RandomForestClassifier(_NUM_TREES, random_state=seed).fit(sample.features[features], sample.y)
+        names = tuple(asks)
+        model = RandomForestClassifier(_NUM_TREES, random_state=seed).fit(sample.features[names], sample.y)
 
         def chances(other: Sample) -> np.ndarray:
             out = np.zeros((len(other), len(other.task.classes)))
-            out[:, model.classes_] = model.predict_proba(other.features[features])
+            out[:, model.classes_] = model.predict_proba(other.features[names])
             return out
 
-        return Fitted(lambda other: model.predict(other.features[features]), chances)
+        return Fitted(lambda other: model.predict(other.features[names]), chances)
 
     def adapt(has: Callable[[str], bool]) -> Method:
-        return _forest(name, label, tuple(filter(has, features)) or features, **options)
+        return _forest(name, label, tuple(filter(has, asks)) or asks)
 
-    return Method(name, label, lambda task: features, fit, is_seeded=lambda task: True, adapt=adapt, **options)
+    return Method(name, label, lambda task: tuple(asks), fit, is_seeded=lambda task: True, adapt=adapt)
 
 
 def _fit_majority(sample: Sample, seed: int) -> Fitted:

@@ -29,7 +29,7 @@ class Sampling(NamedTuple):
 
     `sizes(frame)` are the k of the published experiments, `limits(frame)` the smallest and largest k that mean
     something on this frame, `mask(frame, k, seed)` (rows,) bool marks the sample, `random` says if the seed matters.
-    `needs` is the axis that a collection must vary, None for any.
+    `needs` is the axis that a collection must vary, None for any; `words` say what the sample is.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Sampling(NamedTuple):
     mask: Callable[[pd.DataFrame, int, int], np.ndarray]
     random: bool
     needs: str | None = None
+    words: str = ""
 
     def why_not(self, frame: pd.DataFrame) -> str:
         """Return why the sampling means nothing on a collection, '' if it does mean something."""
@@ -117,10 +118,28 @@ _DATA, _WIDTH = "data_fraction", "width"
 SAMPLINGS = {
     sampling.name: sampling
     for sampling in (
-        Sampling("random", "cells", *_up_to(_num_cells, MOST_SIZES), _random_cells, True),
-        Sampling("random_data", "data fractions", *_up_to(_count(_DATA)), _random_values(_DATA), True, _DATA),
-        Sampling("random_width", "widths", *_up_to(_count(_WIDTH)), _random_values(_WIDTH), True, _WIDTH),
-        Sampling("data_limit", "smallest data fractions", *_up_to(_count(_DATA)), _data_limit, False, _DATA),
+        Sampling("random", "cells", *_up_to(_num_cells, MOST_SIZES), _random_cells, True, words="random cells"),
+        Sampling(
+            "random_data",
+            "data fractions",
+            *_up_to(_count(_DATA)),
+            _random_values(_DATA),
+            True,
+            _DATA,
+            "random data fractions",
+        ),
+        Sampling(
+            "random_width", "widths", *_up_to(_count(_WIDTH)), _random_values(_WIDTH), True, _WIDTH, "random widths"
+        ),
+        Sampling(
+            "data_limit",
+            "smallest data fractions",
+            *_up_to(_count(_DATA)),
+            _data_limit,
+            False,
+            _DATA,
+            "the smallest data fractions",
+        ),
         Sampling(
             "width_limit",
             "largest width",
@@ -129,6 +148,7 @@ SAMPLINGS = {
             _width_limit,
             False,
             _WIDTH,
+            "the narrowest networks",
         ),
     )
 }

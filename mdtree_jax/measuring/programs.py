@@ -53,6 +53,10 @@ class Program:
             self.compile_seconds += time.perf_counter() - start
         return self._executables[key]
 
+    def results(self, *arguments: Any) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shapes of what comes out for arrays of these shapes; nothing is compiled."""
+        return jax.eval_shape(self._jitted, *arguments)
+
 
 def full_precision() -> contextlib.AbstractContextManager[None]:
     """Have products of matrices computed in the type of their arrays while programs are traced.

@@ -8,6 +8,7 @@ from mdtree_jax.models import mlp as mlp
 from mdtree_jax.models import resnet as resnet
 from mdtree_jax.models.base import (
     Model,
+    build_knobs,
     build_model,
     builder_settings,
     check_widths,
@@ -26,6 +27,7 @@ __all__ = [
     "TORCH_MODELS",
     "ConvertedWeights",
     "Model",
+    "build_knobs",
     "build_model",
     "builder_settings",
     "check_widths",

@@ -21,7 +21,7 @@ import functools
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -33,6 +33,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.models.flax_module import Model, check_model, check_module, module_model
 from mdtree_jax.models.matrix_product import product_flops
 from mdtree_jax.registry.architectures import ARCHITECTURES, BUILT_IN, Architecture
+from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.register import register as register_entry
 from mdtree_jax.registry.resolve import call_with, find_entry, is_own, resolve, takes
 
@@ -158,6 +159,19 @@ def builder_settings(
     known |= dict.fromkeys(("num_classes", "num_outputs"), num_classes)
     known |= dict.fromkeys(("image_shape", "input_shape"), tuple(image_shape))
     return known | {"dtype": jnp.dtype(dtype)}
+
+
+def build_knobs(name: str, used: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return the knobs beside the width that an architecture is built with: those used, and others its builder takes.
+
+    Args:
+        name: as of `build_model`.
+        used: knob -> value, those that act elsewhere included; others have their default.
+    """
+    builder = find_builder(name)
+    knobs = [knob for knob in KNOBS.values() if knob.acts_on == "build" and knob.name != "width"]
+    taken = [knob for knob in knobs if knob.name in used or takes(builder, knob.name)]
+    return tuple((knob.name, used.get(knob.name, knob.default)) for knob in taken)
 
 
 def variables_hash(model: Model) -> str:

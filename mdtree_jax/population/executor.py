@@ -24,10 +24,11 @@ import jax
 import numpy as np
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.models import build_model, count_activations, count_parameters
+from mdtree_jax.models import count_activations, count_parameters
 from mdtree_jax.parallel import available_cores
 from mdtree_jax.population.assignment import balance
 from mdtree_jax.population.memory import memory_needs
+from mdtree_jax.population.programs import model_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 
 CPU_LANE_BYTES = 2**18
@@ -71,8 +72,8 @@ def step_bytes(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> int:
 
     A measure of work, not of memory: an array counts whether or not it is ever written.
     """
-    model = build_model(recipe.model, cohort.width, recipe.num_classes, tuple(recipe.image_shape), dtype)
-    copies = 4 + (2 if recipe.optimizer == "adamw" else 1)
+    model = model_of(recipe, cohort, dtype)
+    copies = 4 + (2 if cohort.value("optimizer") == "adamw" else 1)
     activations = count_activations(model, tuple(recipe.image_shape), cohort.batch_size, dtype)
     return (copies * count_parameters(model) + 2 * activations) * np.dtype(dtype).itemsize
 

@@ -9,6 +9,7 @@ copies what goes into a loop over parts and what comes out. `MARGIN` and `LOOP_M
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -18,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from mdtree_jax.models import build_model
+from mdtree_jax.population.programs import hyperparameter_shapes, model_of, trainer_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
-from mdtree_jax.training import Hyperparameters, evaluate, make_trainer
+from mdtree_jax.training import evaluate
 
 MARGIN = 1.15
 LOOP_MARGIN = 2.2
@@ -45,20 +46,20 @@ def memory_needs(
 ) -> MemoryNeeds:
     """Return an upper estimate of the memory of a cohort; `num_train` is the largest subset where it is not given."""
     num_train = num_train or max(member.num_samples for member in cohort.members)
-    return _memory_needs(recipe, cohort.width, cohort.batch_size, dtype, num_train, max(num_test, 1))
+    # A longer training takes no more, so cohorts that differ in it alone are looked at once.
+    one_epoch = dataclasses.replace(cohort.shape, train_epochs=1)
+    return _memory_needs(recipe, one_epoch, cohort.batched, dtype, num_train, max(num_test, 1))
 
 
 @functools.lru_cache(maxsize=256)
 def _memory_needs(
-    recipe: Recipe, width: int, batch_size: int, dtype: str, num_train: int, num_test: int
+    recipe: Recipe, cohort: Cohort, batched: tuple[str, ...], dtype: str, num_train: int, num_test: int
 ) -> MemoryNeeds:
     shape = tuple(recipe.image_shape)
-    model = build_model(recipe.model, width, recipe.num_classes, shape, dtype)
-    options = {name: getattr(recipe, name) for name in ("optimizer", "schedule", "momentum", "augment")}
-    trainer = make_trainer(model, batch_size=batch_size, num_epochs=1, **options)
+    model = model_of(recipe, cohort, dtype)
+    trainer = trainer_of(recipe, cohort, model)
     images, labels = jax.ShapeDtypeStruct((num_train, *shape), dtype), jax.ShapeDtypeStruct((num_train,), jnp.int32)
-    number, count = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((), jnp.int32)
-    hparams = Hyperparameters(jax.ShapeDtypeStruct((2,), jnp.uint32), count, number, number)
+    hparams = hyperparameter_shapes(batched, dtype)
     variables = jax.eval_shape(model.init, jax.random.key(0))
     state = jax.eval_shape(lambda v, h: trainer.start(v, h, num_train), variables, hparams)
 
@@ -67,7 +68,7 @@ def _memory_needs(
 
     training = _margined(jax.make_jaxpr(trainer.step)(state, hparams, images, labels).jaxpr)
     epoch = _margined(jax.make_jaxpr(trainer.begin_epoch)(state, hparams).jaxpr)
-    evaluation = _margined(jax.make_jaxpr(test)(variables, images, labels, count).jaxpr)
+    evaluation = _margined(jax.make_jaxpr(test)(variables, images, labels, hparams.num_samples).jaxpr)
     if num_test <= recipe.eval_batch_size:  # a loop of one turn is no loop: it may run beside the one on training data
         evaluation *= 2
     held = sum(_bytes(leaf) for leaf in jax.tree.leaves(state))

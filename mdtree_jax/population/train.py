@@ -19,13 +19,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdtree_jax.checks import StaleState, UserError
-from mdtree_jax.models import Model, build_model, count_flops
+from mdtree_jax.models import Model, count_flops
 from mdtree_jax.population.assignment import Pass, plan_passes
 from mdtree_jax.population.compiled import executables, jit_over_members
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options
 from mdtree_jax.population.loop import AXIS, PopulationState, make_run, start_population
+from mdtree_jax.population.programs import knob_dtype, model_of, trainer_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
-from mdtree_jax.training import Hyperparameters, Trainer, evaluate, make_trainer
+from mdtree_jax.training import Hyperparameters, Trainer, evaluate
 from mdtree_jax.training.train import init_key
 
 DEFAULT_BUDGET_BYTES = 4 * 2**30
@@ -163,12 +164,9 @@ _MAKING = threading.Lock()
 
 
 @functools.lru_cache(maxsize=4)
-def _make_trainer(recipe: Recipe, width: int, batch_size: int, num_epochs: int, dtype: str) -> tuple[Model, Trainer]:
-    model = build_model(recipe.model, width, recipe.num_classes, recipe.image_shape, dtype)
-    names = ("optimizer", "schedule", "momentum", "augment")
-    names += ("early_stop", "early_stop_min_epoch", "early_stop_patience", "early_stop_tolerance")
-    options = {name: getattr(recipe, name) for name in names}
-    return model, make_trainer(model, batch_size=batch_size, num_epochs=num_epochs, **options)
+def _make_trainer(recipe: Recipe, cohort: Cohort, dtype: str) -> tuple[Model, Trainer]:
+    model = model_of(recipe, cohort, dtype)
+    return model, trainer_of(recipe, cohort, model)
 
 
 @functools.lru_cache(maxsize=4)
@@ -206,9 +204,7 @@ class _CohortRun:
         self.mesh = Mesh(np.array(devices[: executor.num_devices]), (AXIS,))
         self.split, self.whole = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
         with _MAKING:
-            self.model, self.trainer = _make_trainer(
-                recipe, cohort.width, cohort.batch_size, cohort.train_epochs, dtype
-            )
+            self.model, self.trainer = _make_trainer(recipe, cohort.shape, dtype)
             self.jit_run = _jit_run(self.trainer, self.mesh)
             self.jit_init = _jit_init(self.model)
         self.arrays = [(data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32)]
@@ -239,6 +235,10 @@ class _CohortRun:
             num_samples=np.array([m.num_samples for m in members], np.int32),
             learning_rate=np.array([m.learning_rate for m in members], self.dtype),
             weight_decay=np.array([m.weight_decay for m in members], self.dtype),
+            knobs={
+                name: np.array([m.value(name) for m in members], knob_dtype(name, self.dtype))
+                for name in self.cohort.batched
+            },
         )
 
     def first_state(self, networks: Sequence[Any]) -> tuple[PopulationState, tuple[Hyperparameters, np.ndarray]]:

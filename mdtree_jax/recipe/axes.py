@@ -1,44 +1,66 @@
-"""From the axes of a grid to its configurations, and from those to cohorts of equal static shape. No JAX."""
+"""From the axes of a grid to its configurations, and from those to cohorts of equal static shape. No JAX.
+
+Every knob (`mdtree_jax.registry.knobs`) can be an axis. The axes of a grid are those that every grid has, the fields of
+`Cohort` and `Member`, and the further knobs that it uses: those with several values, or with one that is not the
+default. A knob that it does not use leaves no trace, in programs, names and tables.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from mdtree_jax.checks import UserError
+from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.recipe.cohort import Cohort, Member
+from mdtree_jax.registry.knobs import KNOBS
 
+#: Knobs that every grid has, in the order in which its configurations are counted.
 AXES = ("width", "batch_size", "data_fraction", "learning_rate", "weight_decay", "train_epochs")
-STATIC_AXES = ("width", "batch_size", "train_epochs")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Grid:
     """The axes of a grid; every combination of their values is a configuration, trained with each seed.
 
-    `width`, `batch_size` and `train_epochs` are whole numbers ≥ 1, `data_fraction` is in (0, 1], `learning_rate` > 0,
-    `weight_decay` ≥ 0; the seeds are `seed`, …, `seed + num_seeds − 1`. Raises `UserError` for an empty axis, a value
-    given twice or out of range.
+    Attributes:
+        axes: values of every knob, of `AXES` first, then of the others in the order of the table.
+        num_seeds: networks of a configuration; their seeds are `seed`, …, `seed + num_seeds − 1`.
+        seed: of the first.
     """
 
-    width: tuple[int, ...]
-    batch_size: tuple[int, ...]
-    data_fraction: tuple[float, ...] = (1.0,)
-    learning_rate: tuple[float, ...] = (0.05,)
-    weight_decay: tuple[float, ...] = (5e-4,)
-    train_epochs: tuple[int, ...] = (50,)
-    num_seeds: int = 1
-    seed: int = 0
+    axes: Mapping[str, tuple[Any, ...]]
+    num_seeds: int
+    seed: int
 
-    def __post_init__(self):
-        for field in fields(self):
-            if field.name in AXES:
-                _check_axis(field.name, getattr(self, field.name))
-        if self.num_seeds < 1:
-            raise UserError(f"num_seeds={self.num_seeds} is too few; wanted at least 1")
-        if not 0 <= self.seed < 2**31 - self.num_seeds:
-            raise UserError(f"seed={self.seed} is out of range; wanted 0 to 2^31 - 1")
+    def __init__(self, *values: Iterable[Any], num_seeds: int = 1, seed: int = 0, **axes: Iterable[Any]):
+        """Take the axes by name or in the order of `AXES`; a knob that is not given has its default.
+
+        Raises:
+            UserError: an unknown knob, one without a default that is not given, an axis that is empty, a value given
+                twice or out of range.
+
+        >>> Grid((2, 4), (16,), optimizer=("sgd", "adamw")).num_configurations
+        4
+        """
+        given = {**dict(zip(AXES[: len(values)], values, strict=True)), **axes}
+        for name in given:
+            check_choice("knob", name, KNOBS)
+        every = {}
+        for name in (*AXES, *(name for name in KNOBS if name not in AXES)):
+            if name not in given and KNOBS[name].default is None:
+                raise UserError(f"the grid has no {name}; give at least one value")
+            every[name] = tuple(given.get(name, (KNOBS[name].default,)))
+            _check_axis(name, every[name])
+        if num_seeds < 1:
+            raise UserError(f"num_seeds={num_seeds} is too few; wanted at least 1")
+        if not 0 <= seed < 2**31 - num_seeds:
+            raise UserError(f"seed={seed} is out of range; wanted 0 to 2^31 - 1")
+        for name, value in (("axes", every), ("num_seeds", num_seeds), ("seed", seed)):
+            object.__setattr__(self, name, value)
 
     @property
     def seeds(self) -> range:
@@ -46,23 +68,23 @@ class Grid:
         return range(self.seed, self.seed + self.num_seeds)
 
     @property
+    def used(self) -> tuple[str, ...]:
+        """The knobs that the grid uses."""
+        return tuple(name for name, values in self.axes.items() if name in AXES or values != (KNOBS[name].default,))
+
+    @property
     def num_configurations(self) -> int:
         """The product of the axes' lengths."""
-        return math.prod(len(getattr(self, axis)) for axis in AXES)
+        return math.prod(map(len, self.axes.values()))
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One point of a grid; `index` counts them with the last axis fastest, in the order of `AXES`."""
+    """One point of a grid: values of the knobs that the grid uses; `index` counts them with the last axis fastest."""
 
     index: int
-    width: int
-    batch_size: int
-    data_fraction: float
-    learning_rate: float
-    weight_decay: float
-    train_epochs: int
     num_samples: int
+    values: Mapping[str, Any]
 
 
 def configurations(grid: Grid, num_train: int) -> tuple[Configuration, ...]:
@@ -74,53 +96,54 @@ def configurations(grid: Grid, num_train: int) -> tuple[Configuration, ...]:
     >>> [c.num_samples for c in configurations(Grid((2,), (16,), data_fraction=(0.1, 1.0)), 3200)]
     [320, 3200]
     """
-    smallest_fraction, largest_batch = min(grid.data_fraction), max(grid.batch_size)
+    smallest_fraction, largest_batch = min(grid.axes["data_fraction"]), max(grid.axes["batch_size"])
     smallest = round(smallest_fraction * num_train)
     if largest_batch > smallest:
         raise UserError(
             f"batch_size={largest_batch} is larger than the subset of data_fraction={smallest_fraction:g}, which has "
             f"{smallest} of {num_train} images; wanted at most {smallest}"
         )
-    points = itertools.product(*(getattr(grid, axis) for axis in AXES))
-    named = (dict(zip(AXES, point, strict=True)) for point in points)
+    points = itertools.product(*(grid.axes[name] for name in grid.used))
+    named = (dict(zip(grid.used, point, strict=True)) for point in points)
     return tuple(
-        Configuration(index=index, num_samples=round(values["data_fraction"] * num_train), **values)
-        for index, values in enumerate(named)
+        Configuration(index, round(values["data_fraction"] * num_train), values) for index, values in enumerate(named)
     )
 
 
 def make_cohorts(grid: Grid, num_train: int) -> tuple[Cohort, ...]:
-    """Return the cohorts of `grid`: configurations of equal width, batch size and epochs, with all their seeds.
+    """Return the cohorts of `grid`: configurations of equal static knobs, with all their seeds.
 
     Cohorts come in the order of the grid, members by configuration and then by seed.
 
     >>> [c.key for c in make_cohorts(Grid((2, 4), (16,), data_fraction=(0.5, 1.0), num_seeds=3), 100)]
     ['w2-b16-e50', 'w4-b16-e50']
+    >>> grid = Grid((2,), (16,), optimizer=("sgd", "adamw"), label_smoothing=(0.0, 0.1))
+    >>> [(c.key, [dict(m.knobs) for m in c.members]) for c in make_cohorts(grid, 100)][1]
+    ('w2-b16-e50-oadamw', [{'label_smoothing': 0.0}, {'label_smoothing': 0.1}])
     """
-    groups: dict[tuple[int, ...], list[Member]] = {}
+    static, batched = ([n for n in grid.used if KNOBS[n].is_static is which] for which in (True, False))
+    groups: dict[tuple[Any, ...], list[Member]] = {}
     for c in configurations(grid, num_train):
-        group = groups.setdefault(tuple(getattr(c, axis) for axis in STATIC_AXES), [])
-        group.extend(
-            Member(c.index, seed, c.num_samples, c.data_fraction, c.learning_rate, c.weight_decay)
-            for seed in grid.seeds
-        )
-    return tuple(Cohort(*shape, members=tuple(members)) for shape, members in groups.items())
+        group = groups.setdefault(tuple(c.values[name] for name in static), [])
+        values = _arguments(Member, batched, (c.values[name] for name in batched))
+        group.extend(Member(index=c.index, seed=seed, num_samples=c.num_samples, **values) for seed in grid.seeds)
+    return tuple(
+        Cohort(**_arguments(Cohort, static, shape), members=tuple(members)) for shape, members in groups.items()
+    )
 
 
-def _check_axis(name: str, values: tuple) -> None:
-    """Raise `UserError` unless `values` is not empty, free of duplicates and within the axis's range."""
+def _arguments(kind: type, names: Sequence[str], values: Iterable[Any]) -> dict[str, Any]:
+    """Return values of knobs as arguments of `Cohort` or `Member`: fields, and `knobs` for the others."""
+    given, fields = dict(zip(names, values, strict=True)), {field.name for field in dataclasses.fields(kind)}
+    further = tuple((name, value) for name, value in given.items() if name not in fields)
+    return {name: value for name, value in given.items() if name in fields} | {"knobs": further}
+
+
+def _check_axis(name: str, values: tuple[Any, ...]) -> None:
+    """Raise `UserError` unless `values` is not empty, free of duplicates and within the knob's range."""
     if not values:
         raise UserError(f"the axis {name} of the grid is empty; wanted at least one value")
     if len(set(values)) < len(values):
         raise UserError(f"the axis {name}={list(values)} holds a value twice")
     for value in values:
-        if name == "data_fraction":
-            good, wanted = 0.0 < value <= 1.0, "in (0, 1]"
-        elif name == "learning_rate":
-            good, wanted = 0.0 < value < math.inf, "above 0"
-        elif name == "weight_decay":
-            good, wanted = 0.0 <= value < math.inf, "0 or above"
-        else:
-            good, wanted = value >= 1, "at least 1"
-        if not good:
-            raise UserError(f"{name}={value:g} is out of range; wanted {wanted}")
+        KNOBS[name].check(value)

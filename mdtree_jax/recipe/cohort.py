@@ -1,44 +1,61 @@
-"""What is trained: the recipe of a grid, and cohorts of members that share every static shape. No JAX.
+"""What is trained: the recipe of a grid, and cohorts of members that share every static setting. No JAX.
 
-Width, batch size and the number of epochs change shapes or loop lengths, so they cut the grid into cohorts; seed,
-data fraction, learning rate and weight decay are batched along the population axis.
+A static knob (width, batch size, number of epochs, optimizer …) changes shapes, loop lengths or the program, so it cuts
+the grid into cohorts; a batched one (data fraction, learning rate …) and the seed go along the population axis.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
+
+from mdtree_jax.registry.knobs import KNOBS
+
+#: Knobs with their values, in the order of the table; hashable.
+Values = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that is the same for a whole grid.
+    """Everything that is the same for a whole grid and is no knob.
 
-    `image_shape` is (height, width, channels); `optimizer` is sgd or adamw; `schedule` is constant, step or cosine.
-    The early-stop snapshot is the first epoch ≥ `early_stop_min_epoch` after `early_stop_patience` consecutive changes
-    of the mean training loss ≤ `early_stop_tolerance` (nats); else the epoch of lowest training loss; else the last.
+    `image_shape` is (height, width, channels). The early-stop snapshot is the first epoch ≥ `early_stop_min_epoch`
+    after `early_stop_patience` consecutive changes of the mean training loss ≤ `early_stop_tolerance` (nats); else the
+    epoch of lowest training loss; else the last.
     """
 
     dataset: str
     model: str
     num_classes: int
     image_shape: tuple[int, int, int]
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    schedule: str = "constant"
     early_stop: bool = True
     early_stop_min_epoch: int = 30
     early_stop_patience: int = 5
     early_stop_tolerance: float = 1e-4
-    augment: bool = False
     eval_batch_size: int = 512
 
 
+class _WithKnobs:
+    """What has values of knobs: fields for those that every grid has, `knobs` for the others."""
+
+    knobs: Values
+
+    def value(self, name: str) -> Any:
+        """Return what a knob is set to: its default where the grid does not use it.
+
+        >>> Cohort(width=8, batch_size=64, train_epochs=50, members=()).value("optimizer")
+        'sgd'
+        """
+        return getattr(self, name) if name in vars(self) else dict(self.knobs).get(name, KNOBS[name].default)
+
+
 @dataclass(frozen=True)
-class Member:
+class Member(_WithKnobs):
     """One network of a population: what is batched along the population axis.
 
     `index` is the configuration's row in the grid, the same for all seeds; `num_samples` is the length of the prefix
-    of the training set it sees.
+    of the training set it sees; `knobs` are further batched knobs that the grid uses.
     """
 
     index: int
@@ -47,22 +64,55 @@ class Member:
     data_fraction: float
     learning_rate: float
     weight_decay: float
+    knobs: Values = ()
 
 
 @dataclass(frozen=True)
-class Cohort:
-    """Members of one static shape: they train in one compiled program."""
+class Cohort(_WithKnobs):
+    """Members of one static shape: they train in one compiled program.
+
+    `knobs` are further static knobs that the grid uses.
+    """
 
     width: int
     batch_size: int
     train_epochs: int
     members: tuple[Member, ...]
+    knobs: Values = ()
 
     @property
     def key(self) -> str:
-        """The cohort's name in run folders.
+        """The cohort's name in run folders; a further knob is in it where it is not at its default.
+
+        So a cohort keeps its name when its grid gets another axis.
 
         >>> Cohort(width=8, batch_size=64, train_epochs=50, members=()).key
         'w8-b64-e50'
+        >>> Cohort(8, 64, 50, (), (("optimizer", "adamw"), ("momentum", 0.9))).key
+        'w8-b64-e50-oadamw'
         """
-        return f"w{self.width}-b{self.batch_size}-e{self.train_epochs}"
+        known = (("width", self.width), ("batch_size", self.batch_size), ("train_epochs", self.train_epochs))
+        changed = ((name, value) for name, value in self.knobs if value != KNOBS[name].default)
+        return "-".join((KNOBS[name].prefix or name) + _text(value) for name, value in (*known, *changed))
+
+    @property
+    def shape(self) -> Cohort:
+        """The cohort without its members: what its programs depend on beside the recipe."""
+        return dataclasses.replace(self, members=())
+
+    @property
+    def batched(self) -> tuple[str, ...]:
+        """The further batched knobs that the grid uses."""
+        return tuple(name for name, _ in self.members[0].knobs)
+
+
+def _text(value: Any) -> str:
+    """Return a value as a part of a file's name, different for different values.
+
+    >>> _text(64), _text(0.1), _text(True), _text("step")
+    ('64', '0.1', '1', 'step')
+    """
+    if not isinstance(value, float):
+        return str(int(value) if isinstance(value, bool) else value)
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

@@ -1,60 +1,87 @@
 """Schemas of `conf/sweep.yaml` and `conf/grid/*.yaml`. No JAX, so `--help` is fast.
 
 What is under `grid` decides the numbers and is compared when a run is continued; the rest says how and where to run.
+The schema of a grid has a key for every knob (`mdtree_jax.registry.knobs`), so `sweep_schema` makes it when a
+configuration is composed.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from math import inf
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, BooleanNode, FloatNode, IntegerNode, StringNode
+from omegaconf.errors import ValidationError
 
 from mdtree_jax.checks import UserError, check_choice
-from mdtree_jax.recipe.axes import AXES, Grid
+from mdtree_jax.recipe.axes import Grid
 from mdtree_jax.recipe.cohort import Recipe
 from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.recipe.setting import setting
 from mdtree_jax.registry.datasets import DATASETS
 from mdtree_jax.registry.kernels import PAIR_CHOICES
+from mdtree_jax.registry.knobs import KNOBS, Knob
+from mdtree_jax.registry.measurements import MEASUREMENTS
 
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("constant", "step", "cosine")
 DTYPES = ("float32", "float64")
 KEEP = ("all", "metrics_only")
 STAGES = ("train", "measure")
 
 
-@dataclass
-class GridConfig:
-    """A grid: its axes (lists), its seeds, and the recipe all its members share."""
+#: Knobs that took one value before they could be axes: one value is shown and recorded as it was then, without a list.
+_ONE_VALUE = ("optimizer", "momentum", "schedule", "augment")
+#: Columns of the tables of a sweep (`mdtree_jax.store.tables`) that are neither knobs nor measurements.
+COLUMNS = ("configuration", "seed", "seed_a", "seed_b", "layer", "status", "cohort", "stop_epoch", "train_seconds")
+COLUMNS += ("train_flops", "num_finite", "num_not_measurable", "num_not_converged")
+_NODES = {int: IntegerNode, float: FloatNode, str: StringNode, bool: BooleanNode}
 
-    name: str = setting("of the grid, and of its run folder")
+
+class GridConfig:
+    """A grid: its seeds, and what all its members share; `grid_schema` adds a key for every knob.
+
+    A plain class, because a dataclass would put its fields before those of the dataclass that is made of it.
+    """
+
+    name: str = setting("name of the grid, and of its run folder")
     dataset: str = setting("data set, one of those below, or a function of your own", "digits")
     model: str = setting("architecture, one of those below, or a function of your own", "resnet8")
-    width: list[int] = setting("axis: channels of the first stage (resnet8_fine: the last; mlp: units of a layer)")
-    batch_size: list[int] = setting("axis: images of a training step")
-    data_fraction: list[float] = setting("axis: share of the training set, in (0, 1]; its first images", [1.0])
-    learning_rate: list[float] = setting("axis: at the start of the schedule", [0.05])
-    weight_decay: list[float] = setting("axis: on every parameter", [5e-4])
-    train_epochs: list[int] = setting("axis: passes over the subset", [50])
-    num_seeds: int = setting("networks of each configuration; two or more for connectivity and similarity", 1)
-    seed: int = setting("of the first; the others count up", 0)
-    label_noise_fraction: float = setting("share of the training labels that are drawn anew from all classes", 0.0)
-    label_noise_seed: int = setting("which labels; the same for all networks", 0)
-    optimizer: str = setting("sgd | adamw", "sgd")
-    momentum: float = setting("of sgd; beta1 of adamw", 0.9)
-    schedule: str = setting("of the learning rate: constant | step | cosine", "constant")
-    early_stop: bool = setting("keep the network of the epoch where the loss has settled, not the last", True)
-    early_stop_min_epoch: int = setting("not before this epoch", 30)
-    early_stop_patience: int = setting("settled: so many changes of the mean loss in a row …", 5)
-    early_stop_tolerance: float = setting("… are at most this, nats", 1e-4)
-    augment: bool = setting("random crops and flips", False)
+    num_seeds: int = setting("networks per configuration; connectivity and similarity need two or more", 1)
+    seed: int = setting("seed of the first network; the others count up", 0)
+    label_noise_fraction: float = setting(
+        "share of the training labels that are redrawn uniformly over all classes", 0.0
+    )
+    label_noise_seed: int = setting("which labels are redrawn; the same for all networks", 0)
+    early_stop: bool = setting("keep the network of the epoch at which the loss has settled, not the last one", True)
+    early_stop_min_epoch: int = setting("earliest epoch that is kept", 30)
+    early_stop_patience: int = setting("the loss has settled after this many consecutive changes of its mean …", 5)
+    early_stop_tolerance: float = setting("… of at most this, nats", 1e-4)
     eval_batch_size: int = setting("images at a time when errors are measured", 512)
     dtype: str = setting("float32 | float64", "float32")
     measure: MeasureConfig = field(default_factory=MeasureConfig)
+
+
+def grid_schema() -> type[GridConfig]:
+    """Return the dataclass of a grid, with the knobs that there are now after `model`; each takes a list or one value.
+
+    Raises:
+        UserError: a knob that has the name of another setting, or of another column of a sweep's tables.
+    """
+    for name in KNOBS:
+        for taken, what in ((GridConfig.__annotations__, "setting"), ((*COLUMNS, *MEASUREMENTS), "column of a sweep")):
+            if name in taken:
+                raise UserError(f"the knob '{name}' has the name of another {what}; choose another")
+    fields = [(name, kind, getattr(GridConfig, name)) for name, kind in GridConfig.__annotations__.items()]
+    place = 1 + list(GridConfig.__annotations__).index("model")
+    fields[place:place] = [(name, Any, _knob_setting(knob)) for name, knob in KNOBS.items()]
+    return make_dataclass("GridConfig", fields, bases=(GridConfig,), namespace={"__module__": __name__})
+
+
+def _knob_setting(knob: Knob) -> Any:
+    if knob.default is None:
+        return setting(f"axis: {knob.meaning}")
+    return setting(f"axis: {knob.meaning}", knob.default if knob.name in _ONE_VALUE else [knob.default])
 
 
 @dataclass
@@ -80,10 +107,29 @@ class SweepConfig:
     plugins: list[str] = field(default_factory=list)
 
 
+def sweep_schema() -> type[SweepConfig]:
+    """Return the schema of a sweep, with the knobs that there are now."""
+    grid = ("grid", grid_schema(), field(default=MISSING))
+    return make_dataclass("SweepConfig", [grid], bases=(SweepConfig,), namespace={"__module__": __name__})
+
+
 def make_grid(config: GridConfig) -> Grid:
-    """Return the frozen axes of `config`; raises `UserError` for values out of range."""
-    axes = {axis: tuple(getattr(config, axis)) for axis in AXES}
+    """Return the frozen axes of `config`; raises `UserError` for values of another type or out of range."""
+    axes = {name: _values(knob, getattr(config, name)) for name, knob in KNOBS.items() if hasattr(config, name)}
     return Grid(**axes, num_seeds=config.num_seeds, seed=config.seed)
+
+
+def _values(knob: Knob, given: Any) -> tuple[Any, ...]:
+    """Return the values of an axis, given as a list or as one value; raises `UserError` for another type."""
+    values = given if isinstance(given, (list, tuple)) else [given]
+    try:
+        return tuple(_NODES[knob.kind](value, is_optional=False)._value() for value in values)
+    except ValidationError as error:
+        shown = f"[{','.join(map(str, values))}]" if values is given else given
+        kind = knob.kind.__name__
+        raise UserError(
+            f"grid.{knob.name}={shown} does not fit: grid.{knob.name} takes list[{kind}], or one {kind}"
+        ) from error
 
 
 def make_recipe(config: GridConfig, num_classes: int, image_shape: tuple[int, int, int]) -> Recipe:
@@ -93,19 +139,27 @@ def make_recipe(config: GridConfig, num_classes: int, image_shape: tuple[int, in
 
 
 def resolved_config(config: GridConfig) -> dict[str, Any]:
-    """Return what decides the trained networks of a run, as plain values: the grid without name and measurement."""
-    values = asdict(config)
-    del values["name"], values["measure"]
+    """Return what decides the trained networks of a run, as plain values: the grid without name and measurement.
+
+    A knob that the grid does not use is left out unless grids have always held it, so that a run that was begun before
+    there was such a knob can go on.
+    """
+    grid = make_grid(config)
+    values = {name: getattr(config, name) for name in GridConfig.__annotations__ if name not in ("name", "measure")}
+    for name, axis in grid.axes.items():
+        if name in _ONE_VALUE and len(axis) == 1:
+            values[name] = axis[0]
+        elif name in grid.used or name in _ONE_VALUE:
+            values[name] = list(axis)
     return values
 
 
 def check_settings(config: SweepConfig) -> None:
-    """Raise `UserError` for a choice that does not exist or a number out of range; the axes check themselves."""
+    """Raise `UserError` for a choice that does not exist or a number out of range."""
     grid = config.grid
     if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", grid.name):
         raise UserError(f"grid.name='{grid.name}' is no name; wanted letters, digits and . + - _")
-    check_choice("optimizer", grid.optimizer, OPTIMIZERS)
-    check_choice("schedule", grid.schedule, SCHEDULES)
+    make_grid(grid)
     check_choice("dtype", grid.dtype, DTYPES)
     check_choice("keep", config.keep, KEEP)
     for stage in config.stages:
@@ -128,7 +182,6 @@ def check_settings(config: SweepConfig) -> None:
         raise UserError(f"verify={config.verify} needs both stages, and stages={config.stages} leaves one out")
     _check_files(config)
     for name, value, good, wanted in (
-        ("grid.momentum", grid.momentum, 0.0 <= grid.momentum < 1.0, "in [0, 1)"),
         ("grid.early_stop_min_epoch", grid.early_stop_min_epoch, grid.early_stop_min_epoch >= 1, "at least 1"),
         ("grid.early_stop_patience", grid.early_stop_patience, grid.early_stop_patience >= 1, "at least 1"),
         ("grid.early_stop_tolerance", grid.early_stop_tolerance, grid.early_stop_tolerance >= 0.0, "0 or above"),

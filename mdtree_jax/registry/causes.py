@@ -20,8 +20,8 @@ class Cause:
         name: identifier, as used in tables and JSON.
         sentence: the answer in words, as a reply to "Why?"; `{knobs}` is replaced by the compared knobs.
         short: two or three words for tables and plots.
-        colour: of marks and bars, a hex code; the built-in colours are Okabe and Ito's palette, a brown and a dark
-            grey, at least 17 apart in CIELAB for the three kinds of colour blindness.
+        colour: of marks and bars, a hex code; the built-in colours (Okabe and Ito's palette and others) are at least
+            16.9 apart in CIELAB for the three kinds of colour blindness.
     """
 
     name: str
@@ -49,14 +49,14 @@ CAUSES: Table[Cause] = Table(
         ),
         Cause("model_too_small", "the model is too small for its data", "model too small", "#009e73"),
         Cause("too_little_data", "there is too little training data", "too little data", "#e69f00"),
-        Cause("trained_too_short", "training was stopped too early", "trained too short", "#cc79a7"),
+        Cause("trained_too_short", "the training was stopped too early", "trained too short", "#cc55ee"),
         Cause(
             "too_little_regularization",
             "it has too little regularization",
             "too little regularization",
-            "#56b4e9",
+            "#00cc88",
         ),
-        Cause("too_much_regularization", "it has too much regularization", "too much regularization", "#8c564b"),
+        Cause("too_much_regularization", "it has too much regularization", "too much regularization", "#880000"),
         Cause(
             NONE,
             "changing {knobs} is not expected to gain a point of test accuracy",

@@ -2,21 +2,30 @@
 
 An entry holds everything about a knob: unit, range, whether it is static or batched, which direction is hotter, which
 cause each direction addresses, and the words for advice. The axes of a grid, the schema and help of a sweep, labels,
-room for improvement and advice follow from it. If a knob acts on training, `mdtree_jax.training` binds a function to
-its name.
+room for improvement, advice and prices follow from it. If a knob acts on the loss, the inputs or the gradients, a
+function is bound to its name as `apply`; see `mdtree_jax.training.knobs`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mdtree_jax.registry.register import BINDERS, in_table
+from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.registry.register import BINDERS, Binder
 from mdtree_jax.registry.table import Table
 
 #: Where a knob acts, which determines the code that reads its value.
 ACTS_ON = ("build", "data", "batch", "length", "optimizer", "loss", "inputs", "gradients")
+#: Those where a function that is bound to the knob's name does it, and so where a new knob can act; `build` beside
+#: them, where the architecture's builder takes the value by the knob's name.
+BY_FUNCTION = ("loss", "inputs", "gradients")
+#: What changes shapes or the length of a loop, and so cannot be batched.
+_STATIC_ONLY = ("build", "batch", "length")
+KINDS = (int, float, str, bool)
 
 
 @dataclass(frozen=True)
@@ -55,14 +64,15 @@ class Knob:
         is_static: True if a value changes shapes, loop lengths or the program, so that each value needs its own cohort;
             False if different values are batched along the population axis of one cohort.
         kind: int, float, str or bool.
-        default: value in a grid that does not set it; None if a grid must set it.
-        low, high: range of its values, both included unless `excludes_low`.
-        choices: values of a `str` knob.
+        default: value in a grid that does not set it, at which a knob that acts through a function has no effect; None
+            if a grid must set it.
+        low, high: finite range of its values, both included unless `excludes_low`, `excludes_high`.
+        choices: values of a `str` knob; empty for any.
         temperature: +1 if a larger value is hotter (more noise in the optimizer), -1 if it is colder, otherwise 0.
         up, down: the cause that a larger or a smaller value addresses; None if there is none, or if the knob has no
             order (`kind` is str).
         steps: factors of its steps in labels (the first) and advice; empty if factors do not apply.
-        prefix: letter of its values in a cohort's key; '' for a batched knob.
+        prefix: prefix of its values in a cohort's key, for static knobs only; the knob's name if empty.
         words: the words for advice.
     """
 
@@ -77,6 +87,7 @@ class Knob:
     low: float = float("-inf")
     high: float = float("inf")
     excludes_low: bool = False
+    excludes_high: bool = False
     choices: tuple[str, ...] = ()
     temperature: int = 0
     up: str | None = None
@@ -93,6 +104,46 @@ class Knob:
     def short(self) -> str:
         """The stem of the knob's columns of room for improvement: `rfi_<short>_up`, `rfi_<short>_down`."""
         return {"batch_size": "batch", "data_fraction": "data"}.get(self.name, self.name)
+
+    def __post_init__(self) -> None:
+        check_choice(f"place of the knob '{self.name}' to act on", self.acts_on, ACTS_ON)
+        if self.kind not in KINDS:
+            kinds = ", ".join(kind.__name__ for kind in KINDS)
+            raise UserError(f"the knob '{self.name}' has kind={self.kind!r}; there are: {kinds}")
+        if not self.is_static and (self.kind is str or self.acts_on in _STATIC_ONLY):
+            why = "takes names" if self.kind is str else f"acts on '{self.acts_on}'"
+            raise UserError(f"the knob '{self.name}' {why}, so its values cannot be batched; give is_static=True")
+
+    @property
+    def wanted(self) -> str:
+        """The range of its values in words.
+
+        >>> KNOBS["data_fraction"].wanted, KNOBS["weight_decay"].wanted, KNOBS["width"].wanted
+        ('in (0, 1]', '0 or above', 'at least 1')
+        """
+        has_low, has_high = math.isfinite(self.low), math.isfinite(self.high)
+        if has_low and has_high:
+            ends = "(" if self.excludes_low else "[", ")" if self.excludes_high else "]"
+            return f"in {ends[0]}{self.low:g}, {self.high:g}{ends[1]}"
+        if has_low:
+            at_least = f"at least {self.low:g}" if self.kind is int else f"{self.low:g} or above"
+            return f"above {self.low:g}" if self.excludes_low else at_least
+        if has_high:
+            return f"below {self.high:g}" if self.excludes_high else f"at most {self.high:g}"
+        return "a finite number"
+
+    def check(self, value: Any) -> None:
+        """Raise `UserError` for a value that is out of range or none of the choices."""
+        if self.kind is str:
+            if self.choices:
+                check_choice(self.name, value, self.choices)
+            if not re.fullmatch(r"[\w.+-]+", value):  # it becomes a part of files' names
+                raise UserError(f"{self.name}='{value}' is no name; wanted letters, digits and . + - _")
+            return
+        is_high_enough = value > self.low if self.excludes_low else value >= self.low
+        is_low_enough = value < self.high if self.excludes_high else value <= self.high
+        if not (math.isfinite(value) and is_high_enough and is_low_enough):
+            raise UserError(f"{self.name}={value:g} is out of range; wanted {self.wanted}")
 
 
 RETUNE = "tune the learning rate again after changing the batch size"
@@ -197,7 +248,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "weight_decay",
             "1",
-            "applied to every parameter",
+            "weight decay, applied to every parameter",
             "optimizer",
             is_static=False,
             default=5e-4,
@@ -242,7 +293,8 @@ KNOBS: Table[Knob] = Table(
             is_static=False,
             default=0.0,
             low=0.0,
-            high=0.999,
+            high=1.0,
+            excludes_high=True,
             up="too_little_regularization",
             down="too_much_regularization",
             words=Words("label smoothing"),
@@ -276,7 +328,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "augment",
             "1",
-            "random crops and flips: 0 or 1",
+            "crop and mirror images at random, anew in every step",
             "inputs",
             is_static=True,
             kind=bool,
@@ -292,6 +344,51 @@ KNOBS: Table[Knob] = Table(
                 do={"up": "turn on data augmentation", "down": "turn off data augmentation"},
             ),
         ),
+        Knob(
+            "momentum",
+            "1",
+            "momentum of sgd; beta1 of adamw",
+            "optimizer",
+            is_static=True,
+            default=0.9,
+            low=0.0,
+            high=1.0,
+            excludes_high=True,
+            steps=(),
+            prefix="m",
+            words=Words("momentum"),
+        ),
     ],
 )
-BINDERS[Knob] = in_table(KNOBS)
+
+
+def register_knob(knob: Knob, apply: Callable[..., Any] | None = None) -> Knob:
+    """Add a knob to the table and return it.
+
+    Args:
+        knob: acts on the loss, the inputs or the gradients by `apply`, or is taken by the architecture's builder.
+        apply: what it does; `mdtree_jax.training.knobs` says how it is called.
+
+    Raises:
+        UserError: a name that is taken, no default, a knob that would do nothing.
+    """
+    named = f"the knob '{knob.name}'"
+    if knob.default is None:
+        raise UserError(f"{named} has no default, and grids that do not name it need one")
+    if knob.acts_on in BY_FUNCTION and apply is None:
+        raise UserError(f"{named} acts on the {knob.acts_on} by a function; give it as apply=")
+    if knob.acts_on not in BY_FUNCTION and apply is not None:
+        raise UserError(f"{named} acts on '{knob.acts_on}' and takes no apply=")
+    if knob.acts_on not in (*BY_FUNCTION, "build"):
+        raise UserError(
+            f"{named} acts on '{knob.acts_on}', where only the knobs of the package do; a new one can act on: "
+            f"{', '.join(('build', *BY_FUNCTION))}"
+        )
+    knob.check(knob.default)
+    knob = KNOBS.register(knob)
+    if apply is not None:
+        KNOBS.bind(knob.name, apply=apply)
+    return knob
+
+
+BINDERS[Knob] = Binder(register_knob, KNOBS.unregister, ("apply",))

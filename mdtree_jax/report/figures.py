@@ -8,20 +8,23 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from mdtree_jax.collection.columns import finite_rows_of, missing_columns
 from mdtree_jax.collection.tasks import OPTIMAL, TASKS, Task, takes_part
-from mdtree_jax.experiments.runner import get_experiment
 from mdtree_jax.files import output_folder, written_aside
+from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.registry.questions import class_colour
-from mdtree_jax.report.planes import Plane, axis_name, make_plane, panel_name
+from mdtree_jax.report.planes import Plane, axis_label, axis_name, make_plane, panel_name
 from mdtree_jax.report.pyplot import plt
 from mdtree_jax.report.statistics import over_seeds
-from mdtree_jax.report.tables import method_label
+from mdtree_jax.report.styles import style_of
+from mdtree_jax.report.tables import method_label, title_of
 from mdtree_jax.trees.classifier import MDTreeClassifier, choose_structure
+from mdtree_jax.trees.questions import SIMILARITY
 
 _STYLE = {
     "font.size": 9,
@@ -31,30 +34,16 @@ _STYLE = {
     "svg.hashsalt": "mdtree_jax",
     "figure.dpi": 110,
 }
-#: Colour and line of each method, the same in every figure.
-_LINES = {
-    "md_tree": ("#c53030", "-"),
-    "md_tree_exact": ("#2b6cb0", "-"),
-    "md_tree_robust": ("#000000", "-"),
-    "md_tree_similarity": ("#d69e2e", "-"),
-    "md_tree_relative": ("#0e7490", "-"),
-    "initial_thresholds": ("#c53030", ":"),
-    "landscape": ("#2f855a", "--"),
-    "validation": ("#6b46c1", "--"),
-    "hyperparameter_validation": ("#b83280", "--"),
-    "hyperparameter": ("#4a5568", "--"),
-    "majority": ("#a0aec0", ":"),
-    "md_tree_joint": ("#000000", "-"),
-    "forest": ("#2f855a", "-"),
-    "validation_forest": ("#6b46c1", "-"),
-}
+#: Column and colours of the phase plots of metrics.
 _PHASE_METRICS = (
-    ("test_error", "test accuracy, %", "viridis"),
-    ("train_error", "train error, %", "magma_r"),
-    ("mode_connectivity_peak", "mode connectivity (peak), %", "cividis"),
-    ("log_hessian_trace", "sharpness: ln Hessian trace", "inferno"),
-    ("cka", "similarity: CKA", "viridis"),
+    ("test_error", "viridis"),
+    ("train_error", "magma_r"),
+    ("mode_connectivity_peak", "cividis"),
+    ("log_hessian_trace", "inferno"),
+    ("cka", "viridis"),
 )
+#: From this ratio of the largest to the smallest sample on, sample sizes stand on a logarithmic scale.
+_DOUBLES = 4.0
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -68,27 +57,52 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def accuracy_curves(results: pd.DataFrame, experiment: str) -> Figure:
-    """Return accuracy against the number of training models: mean over seeds, band of one s.d., every method."""
+    """Return accuracy against the number of training models, every method.
+
+    Lines are means over the seeds, bands their 95 % intervals (Student's t), which a sample without randomness or a
+    single seed has none of.
+    """
     part = results[results["experiment"] == experiment]
     table = over_seeds(part, ["method", "k"], "accuracy")
     table["n_train"] = part.groupby(["method", "k"], sort=False)["n_train"].mean()
-    figure, ax = plt.subplots(figsize=(7.4, 4.2), layout="constrained")
+    figure, ax = plt.subplots(figsize=(7.8, 4.6), layout="constrained")
+    has_bands = False
     for method in dict.fromkeys(part["method"]):
-        colour, line = _LINES.get(method, ("#000000", "-"))
-        curve = table.loc[method]
-        x, y, sd = (curve[c].to_numpy(dtype=float) for c in ("n_train", "mean", "sd"))
-        marker = "o" if len(x) <= 13 else None
-        ax.plot(x, y, line, color=colour, label=method_label(method), lw=1.8, marker=marker, ms=3)
-        ax.fill_between(x, y - sd, y + sd, color=colour, alpha=0.12, lw=0)
-    about = get_experiment(experiment)
-    ax.set_xlabel("number of training models")
-    ax.set_ylabel("correctly diagnosed, %")
+        style, curve = style_of(method), table.loc[method]
+        x, y, half = (curve[c].to_numpy(dtype=float) for c in ("n_train", "mean", "half_width"))
+        look = {"color": style.colour, "marker": style.marker, "ms": 4.5, "mew": 0, "lw": 1.5}
+        ax.plot(x, y, style.line, label=method_label(method), **look)
+        if np.nan_to_num(half).any():
+            has_bands = True
+            ends = np.clip([y - half, y + half], 0, 100)
+            ax.fill_between(x, *ends, color=style.colour, alpha=0.07, lw=0)
+            for end in ends:
+                ax.plot(x, end, style.line, color=style.colour, alpha=0.35, lw=0.6)
+    _count_axis(ax, table["n_train"].to_numpy())
     seeds = part["seed"].nunique()
-    ax.set_title(f"{experiment} ({about.figure})\ntask {about.task}, mean ± s.d. over {seeds} seed{'s' * (seeds > 1)}",
-                 loc="left", fontsize=9.5)  # fmt: skip
+    over = f"mean over {seeds} seeds" if seeds > 1 else "one seed"
+    ax.set_ylabel(f"models diagnosed correctly, %\n({over}{'; band: 95 % interval of the mean' * has_bands})")
+    ax.set_title(_curve_title(experiment, part["n_test"]), loc="left", fontsize=9.5)
     ax.grid(alpha=0.25)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
+
+
+def _curve_title(experiment: str, n_test: pd.Series) -> str:
+    low, high = n_test.min(), n_test.max()
+    tested = f"{low}" if low == high else f"{low} to {high}"
+    return f"{title_of(experiment)}\ntested on {tested} models"
+
+
+def _count_axis(ax: Axes, counts: np.ndarray) -> None:
+    """Label the axis of sample sizes, logarithmic where they double."""
+    ax.set_xlabel("number of training models")
+    low, high = counts.min(), counts.max()
+    if low > 0 and high >= _DOUBLES * low:
+        ax.set_xscale("log", base=2)
+        ticks = [round(low * 2**i) for i in range(int(np.log2(high / low)) + 1)]
+        ax.set_xticks(ticks, [str(tick) for tick in ticks])
+        ax.minorticks_off()
 
 
 def fitted_tree(tree: MDTreeClassifier, title: str) -> Figure:
@@ -108,7 +122,7 @@ def _phase_axes(ax, plane: Plane, *, left: bool, bottom: bool) -> None:
     for spine in ax.spines.values():
         spine.set_visible(False)
     if bottom:
-        ax.set_xlabel(axis_name(plane.x.knob), fontsize=8)
+        ax.set_xlabel(axis_label(plane.x.knob), fontsize=8)
 
 
 def _over(plane: Plane) -> str:
@@ -124,8 +138,9 @@ def phase_metrics(frame: pd.DataFrame, name: str, axes: Sequence[str] | None = N
     metrics = [m for m in _PHASE_METRICS if m[0] in frame]
     figure, axs = plt.subplots(len(rows), len(metrics), figsize=(2.9 * len(metrics), 2.35 * len(rows) + 0.6),
                                layout="constrained", squeeze=False)  # fmt: skip
-    for j, (column, title, colours) in enumerate(metrics):
+    for j, (column, colours) in enumerate(metrics):
         values = frame[column].to_numpy(dtype=float)
+        title = "test accuracy, %" if column == "test_error" else MEASUREMENTS[column].axis
         values = 100 - values if column == "test_error" else values
         low, high = np.nanpercentile(values, [1, 99])
         for i in rows:
@@ -133,10 +148,12 @@ def phase_metrics(frame: pd.DataFrame, name: str, axes: Sequence[str] | None = N
             image = ax.pcolormesh(plane.matrix(values, i), cmap=colours, vmin=low, vmax=high)
             _phase_axes(ax, plane, left=j == 0, bottom=i == rows[-1])
             if i == 0:
-                ax.set_title(title, fontsize=9)
+                ax.set_title(title.partition(",")[0], fontsize=9)
             if j == 0:
-                ax.set_ylabel(f"{panel_name(plane.panel, i)}\n{axis_name(plane.y.knob)}", fontsize=8)
-        figure.colorbar(image, ax=axs[:, j], location="bottom", fraction=0.03, aspect=25, extend="both")
+                ax.set_ylabel(f"{panel_name(plane.panel, i)}\n{axis_label(plane.y.knob)}", fontsize=8)
+        bar = figure.colorbar(image, ax=axs[:, j], location="bottom", fraction=0.03, aspect=25, extend="both")
+        bar.set_label(title, fontsize=7)
+        bar.ax.tick_params(labelsize=7)
     figure.suptitle(f"{name}: metrics over {_over(plane)} (colours end at the 1st and 99th percentile)", fontsize=10)
     return figure
 
@@ -153,7 +170,7 @@ def phase_labels(
     verdict = np.array([classes.index(v) for v in tree.predict(frame)])
     part = takes_part(frame, task)
     wrong = np.where(part, label != verdict, -1)
-    columns = (("label, from the grid", label, colours, 2), ("verdict of the tree", verdict, colours, 2),
+    columns = (("label, from the grid", label, colours, 2), ("answer of the tree", verdict, colours, 2),
                ("where the tree errs", wrong, ListedColormap(["#c6f6d5", "#c53030"]), 1))  # fmt: skip
     figure, axs = plt.subplots(len(rows), 3, figsize=(9.2, 2.5 * len(rows) + 0.9), layout="constrained",
                                squeeze=False)  # fmt: skip
@@ -166,13 +183,17 @@ def phase_labels(
             if i == 0:
                 ax.set_title(title, fontsize=9)
             if j == 0:
-                ax.set_ylabel(f"{panel_name(plane.panel, i)}\n{axis_name(plane.y.knob)}", fontsize=8)
-    handles = [Patch(color=colours(i), label=c.replace("_", " ")) for i, c in enumerate(classes)]
+                ax.set_ylabel(f"{panel_name(plane.panel, i)}\n{axis_label(plane.y.knob)}", fontsize=8)
+    names = [*(answer.words for answer in task.answers), "no difference"]
+    handles = [Patch(color=colours(i), label=name) for i, name in enumerate(names)]
     handles += [Patch(color="#c6f6d5", label="tree is right"), Patch(color="#c53030", label="tree errs")]
     handles.append(Patch(facecolor="#f7fafc", edgecolor="#cbd5e0", label="takes no part"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     share = 100 * np.mean(wrong[part] == 0)
-    figure.suptitle(f"{name}: task {task.name}, {share:.1f} % of {part.sum()} models right", fontsize=10)
+    figure.suptitle(
+        f"{task.title}: the tree is right for {share:.1f} % of {part.sum()} models of {name}\n{task.sentence}",
+        fontsize=10,
+    )
     return figure
 
 
@@ -205,7 +226,7 @@ def make_figures(
         for collection, name, file in zip(collections, names, files, strict=True):
             yield f"phase_metrics_{file}", phase_metrics(collection, name, axes)
         asked = [(TASKS[name], False) for name in tasks if name in TASKS]
-        asked += [(TASKS["optimizer"], True)] * ("optimizer" in tasks)
+        asked += [(TASKS[name], True) for name in tasks if name in SIMILARITY]
         for task, similarity in asked:
             tree = MDTreeClassifier(task=task.name, similarity=similarity, fit=fit)
             features = tree_features(tree)
@@ -216,7 +237,7 @@ def make_figures(
                 continue
             tree.fit(train)
             kind = "_similarity" if similarity else ""
-            title = f"Task {task.name}{' with similarity' * similarity}: {fit} fit on all of {names[0]}"
+            title = f"{task.title}{', asking for similarity' * similarity}: {fit} fit to all of {names[0]}"
             yield f"tree_{task.name}{kind}", fitted_tree(tree, title)
             if not similarity:
                 yield f"phase_{task.name}_{files[-1]}", phase_labels(shown, tree, task, names[-1], axes)

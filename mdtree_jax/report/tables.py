@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mdtree_jax.causes.methods import JOINT_TASKS
+from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.experiments.coverage import COVERAGES
 from mdtree_jax.experiments.methods import METHOD_TABLE
 from mdtree_jax.experiments.one_step import STEPS
@@ -26,6 +28,18 @@ def method_label(name: str) -> str:
     """Return a method's name for people."""
     known = METHOD_TABLE.get(name)
     return known.label if known else _REFERENCE_LABELS.get(name, name)
+
+
+def title_of(experiment: str) -> str:
+    """Return what an experiment of transfer asks and trains on, in words.
+
+    >>> title_of("q1_scale_width")
+    'Training temperature, trained on the narrowest networks (Fig. 3c)'
+    """
+    about = get_experiment(experiment)
+    task = JOINT_TASKS[about.task] if about.task in JOINT_TASKS else TASKS[about.task]
+    shown = f" ({about.figure})" if about.figure.startswith("Fig.") else ""
+    return f"{task.title}, trained on {SAMPLINGS[about.sampling].words}{shown}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -124,7 +138,7 @@ def tables_markdown(measured: Tables, *, train: str, test: str, seeds: Sequence[
     for name in dict.fromkeys(results["experiment"]):
         experiment = get_experiment(name)
         unit = SAMPLINGS[experiment.sampling].unit
-        parts += [f"## {name} ({experiment.figure})", f"Task {experiment.task}; k: {unit}. Accuracy in percent."]
+        parts += [f"## {title_of(name)}", f"`{name}`, task `{experiment.task}`; k: {unit}. Accuracy in percent."]
         parts.append(markdown(*curve_rows(results, name)))
     for task in dict.fromkeys(one_step["task"]):
         parts.append(f"## One step, task {task}")
@@ -175,7 +189,7 @@ def print_results(console, measured: Tables, *, paper: bool) -> None:
         chosen = sorted({sizes[round(i * (len(sizes) - 1) / 5)] for i in range(6)}, key=sizes.index)
         means = over_seeds(part, ["method", "k"], "accuracy")
         experiment = get_experiment(name)
-        title = f"{name} ({experiment.figure}) – task {experiment.task}, accuracy in %"
+        title = f"{title_of(name)}: accuracy in % ({name}, task {experiment.task})"
         console.print(title, style="bold", highlight=False)
         table = Table()
         table.add_column("method")

@@ -8,7 +8,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,18 @@ import pandas as pd
 from mdtree_jax.data import DatasetShape
 from mdtree_jax.measuring.measure import measure_cohort
 from mdtree_jax.measuring.programs import check_kernels
-from mdtree_jax.models import (
-    build_model,
-    check_widths,
-    count_activations,
-    count_flops,
-    count_parameters,
-    variables_hash,
-)
+from mdtree_jax.models import check_widths, count_activations, count_flops, count_parameters, variables_hash
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
+from mdtree_jax.population.programs import model_of
 from mdtree_jax.population.train import prepare_cohort, train_cohort
+from mdtree_jax.recipe.axes import make_cohorts
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.measure_settings import ADDED_LATER, resolve
-from mdtree_jax.recipe.schema import GridConfig, SweepConfig
+from mdtree_jax.recipe.schema import SweepConfig, make_grid, make_recipe
 from mdtree_jax.registry.architectures import BUILT_IN
-from mdtree_jax.runs.plan import Machine, ModelCost, cpu_machine, make_plan
+from mdtree_jax.runs.plan import Machine, ModelCost, cpu_machine, left_to_do, make_plan
 from mdtree_jax.runs.run import Measurer, Trainer
+from mdtree_jax.store.parts import Parts
 
 
 def set_up_jax(config: SweepConfig) -> None:
@@ -45,19 +41,23 @@ def set_up_jax(config: SweepConfig) -> None:
     """
     jax.config.update("jax_enable_x64", config.grid.dtype == "float64")
     set_up_devices(config.num_devices)
-    check_widths(config.grid.model, _widths(config))  # imports a module of the user's, which may compute
+    check_widths(
+        config.grid.model, make_grid(config.grid).axes["width"]
+    )  # imports a module of the user's, which may compute
 
 
 def model_identity(config: SweepConfig, shape: DatasetShape) -> dict[str, str]:
     """Return by what a run folder knows a model again that is not the package's, and so can change between two runs."""
     if config.grid.model in BUILT_IN:
         return {}
-    sizes = min(_widths(config)), shape.num_classes, tuple(shape.image_shape)
-    return {"model_hash": variables_hash(build_model(config.grid.model, *sizes, config.grid.dtype))}
+    recipe, cohorts = _recipe_and_cohorts(config, shape)
+    smallest = min(cohorts, key=lambda cohort: cohort.width)
+    return {"model_hash": variables_hash(model_of(recipe, smallest, config.grid.dtype))}
 
 
-def _widths(config: SweepConfig) -> list[int]:
-    return np.atleast_1d(config.grid.width).tolist()
+def _recipe_and_cohorts(config: SweepConfig, shape: DatasetShape) -> tuple[Recipe, tuple[Cohort, ...]]:
+    recipe = make_recipe(config.grid, shape.num_classes, tuple(shape.image_shape))
+    return recipe, make_cohorts(make_grid(config.grid), shape.num_train)
 
 
 def set_up_devices(num_devices: int | None = None) -> None:
@@ -123,9 +123,9 @@ def jax_measurer(config: SweepConfig, shape: DatasetShape) -> Measurer:
     Raises `UserError` for settings out of range, and for features to compare that the model does not have.
     """
     settings = resolve(config.grid.measure)
-    image_shape = tuple(shape.image_shape)
-    model = build_model(config.grid.model, min(config.grid.width), shape.num_classes, image_shape, config.grid.dtype)
-    check_kernels(model, settings, image_shape, config.grid.dtype)
+    recipe, cohorts = _recipe_and_cohorts(config, shape)
+    model = model_of(recipe, cohorts[0], config.grid.dtype)
+    check_kernels(model, settings, recipe.image_shape, config.grid.dtype)
 
     def measure(*arguments: Any, **options: Any) -> Any:
         return measure_cohort(
@@ -145,14 +145,13 @@ def describe_devices() -> list[str]:
     return [device.device_kind for device in jax.devices()]
 
 
-def model_cost(grid: GridConfig, shape: DatasetShape, width: int) -> ModelCost:
-    """Return parameters, stored bytes and forward operations of one network, computing none of them."""
-    model = build_model(grid.model, width, shape.num_classes, tuple(shape.image_shape), grid.dtype)
+def model_cost(recipe: Recipe, cohort: Cohort, dtype: str) -> ModelCost:
+    """Return parameters, stored bytes and forward operations of one network of a cohort, computing none of them."""
+    model = model_of(recipe, cohort, dtype)
     leaves = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))
     num_bytes = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
-    image_shape = tuple(shape.image_shape)
-    activations = count_activations(model, image_shape, 1, grid.dtype) * np.dtype(grid.dtype).itemsize
-    return ModelCost(count_parameters(model), num_bytes, count_flops(model, image_shape, grid.dtype), activations)
+    activations = count_activations(model, recipe.image_shape, 1, dtype) * np.dtype(dtype).itemsize
+    return ModelCost(count_parameters(model), num_bytes, count_flops(model, recipe.image_shape, dtype), activations)
 
 
 def this_machine(dtype: str) -> Machine:
@@ -189,18 +188,31 @@ def _best_seconds(function: Callable[[jax.Array], jax.Array], size: int, patienc
 
 
 def plan_here(
-    config: SweepConfig, cohorts: Iterable[Cohort], shape: DatasetShape, finished: pd.DataFrame | None = None
+    config: SweepConfig, cohorts: Sequence[Cohort], shape: DatasetShape, parts: Parts | None = None
 ) -> pd.DataFrame:
-    """Return the plan of the sweep on this machine; see `make_plan`."""
-    costs = {width: model_cost(config.grid, shape, width) for width in config.grid.width}
+    """Return the plan of the sweep on this machine, where a run folder has `parts`; see `make_plan`."""
+    measure = resolve(config.grid.measure) if "measure" in config.stages else None
+    done = {}
+    if parts is not None:
+        done["finished"] = parts.joined_members()
+        done["left"] = left_to_do(parts, cohorts, () if measure is None else measure.metrics)
+    recipe = make_recipe(config.grid, shape.num_classes, tuple(shape.image_shape))
+    costs: dict[Any, ModelCost] = {}
+
+    def cost(cohort: Cohort) -> ModelCost:
+        model = model_of(recipe, cohort, config.grid.dtype)  # the same of many cohorts
+        if model not in costs:
+            costs[model] = model_cost(recipe, cohort, config.grid.dtype)
+        return costs[model]
+
     return make_plan(
         cohorts,
-        costs.__getitem__,
+        cost,
         num_test=shape.num_test,
         keep_checkpoints=config.keep == "all",
         machine=this_machine(config.grid.dtype),
         eval_batch_size=config.grid.eval_batch_size,
-        finished=finished,
-        measure=resolve(config.grid.measure) if "measure" in config.stages else None,
+        measure=measure,
         train="train" in config.stages,
+        **done,
     )

@@ -20,7 +20,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.recipe.cohort import Cohort
 from mdtree_jax.store.manifest import check_same_config
 from mdtree_jax.store.record import Record
-from mdtree_jax.store.tables import CONFIGURATION_COLUMNS, collect
+from mdtree_jax.store.tables import CONFIGURATION_COLUMNS, collect, further_knobs
 
 #: Standard errors within which two means agree, and the share of the means that must.
 JOINT_ERRORS, LEAST_SHARE = 3.0, 0.95
@@ -103,7 +103,8 @@ def compare(record: Record, networks: pd.DataFrame, pairs: pd.DataFrame, session
     counts: dict[str, dict[str, Any]] = {}
     for table, frame in again.items():
         there = getattr(record, table)
-        metrics = [c for c in there if c in frame and c not in _KEYS[table] and c not in CONFIGURATION_COLUMNS]
+        known = {*_KEYS[table], *CONFIGURATION_COLUMNS, *further_knobs(networks)}
+        metrics = [c for c in there if c in frame and c not in known]
         # Rounded in the record, so compared as rounded; costs differ from run to run.
         metrics = [c for c in metrics if not c.endswith((*_COSTS, "_se")) and c != "cohort"]
         both = frame.merge(there, "left", on=_KEYS[table], suffixes=("", "_record"))
@@ -146,7 +147,7 @@ def kind(session: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differences(record: Record, session: dict[str, Any]) -> dict[str, str]:
-    """Return, for every cohort that a machine of another kind took part in, what is different here."""
+    """Return, for every cohort that was not all made as a machine of this kind makes it now, what is different here."""
     here, found = kind(session), {}
     for made_by in record.about["sessions"]:
         there = kind(made_by)
@@ -154,7 +155,9 @@ def _differences(record: Record, session: dict[str, Any]) -> dict[str, str]:
             unlike = [key for key in here if here[key] != there[key]]
             why = "; ".join(f"{key} {there[key] or 'not recorded'} there, {here[key]} here" for key in unlike)
             found |= dict.fromkeys(made_by["cohorts"], why)
-    return found
+    cohorts = record.networks["cohort"].unique()
+    mixed = [cohort for cohort in cohorts if len(record.executors(cohort)) > 1]
+    return dict.fromkeys(mixed, "executor of what was added to a cohort later") | found
 
 
 def verification_table(found: Verification, title: str) -> Table:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.files import write_atomically
+from mdtree_jax.files import is_temporary, write_atomically
+from mdtree_jax.registry.knobs import KNOBS
 
 FORMAT = 1
 
@@ -55,10 +57,35 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def check_same_config(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    """Raise `UserError` naming every key in which the two configs differ, with both values."""
+    """Raise `UserError` naming every key in which the two configs differ, with both values.
+
+    A knob that one of them lacks has its default there.
+    """
     # Through JSON, so that tuples and lists, and floats written in another way, compare equal.
     there, here = json.loads(json.dumps(there)), json.loads(json.dumps(here))
-    keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    both = {key: (_setting(there, here, key), _setting(here, there, key)) for key in {**there, **here}}
+    keys = [key for key, (theirs, ours) in both.items() if theirs != ours]
     if keys:
-        listed = "; ".join(f"{key} is {there.get(key)} there, {here.get(key)} here" for key in keys)
+        listed = "; ".join("{} is {} there, {} here".format(key, *both[key]) for key in keys)
         raise UserError(f"{folder} was made with another config ({listed}); choose another out= or the same values")
+
+
+def check_names(folder: Path, keys: Collection[str]) -> None:
+    """Raise `UserError` if a run folder has cohorts of other names than these, whose networks would be lost."""
+    there = (path.name for path in sorted(folder.glob("parts/*.parquet")))
+    strange = [name.removesuffix(".parquet") for name in there if not is_temporary(name)]
+    strange = [key for key in strange if key not in keys]
+    if strange:
+        raise UserError(
+            f"{folder} has {len(strange)} cohorts that are named otherwise than in this version (first: {strange[0]}): "
+            "version 0.1 left optimizer, momentum, schedule and augmentation out of the names; finish the run with "
+            "that version, or choose another out="
+        )
+
+
+def _setting(config: dict[str, Any], other: dict[str, Any], key: str) -> Any:
+    """Return a setting of a config; of a knob that it lacks the default, in the form that the other config has."""
+    if key in config or key not in KNOBS:
+        return config.get(key)
+    default = KNOBS[key].default
+    return [default] if isinstance(other[key], list) else default

@@ -10,6 +10,9 @@
 Errors are percent, losses nats, both with BatchNorm in evaluation mode, over the whole training subset (labels as
 trained on, noise included) and the whole test set. Columns that end in `_seconds` and `_flops` are costs per network,
 or per pair.
+
+Knobs (`mdtree_jax.registry.knobs`) that a grid uses beside those of `CONFIGURATION_COLUMNS` have a column each, after
+`train_epochs`.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +28,7 @@ import pandas as pd
 from mdtree_jax.checks import UserError
 from mdtree_jax.files import write_atomically
 from mdtree_jax.registry.kernels import KERNELS
+from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.measurement import Measurement
 from mdtree_jax.registry.measurements import MEASUREMENTS, of_kernel
 from mdtree_jax.registry.views import ListView, MappingView
@@ -72,6 +76,27 @@ _DETAIL_ENDINGS = ("_residual", "_converged", "_products")  # how a kernel ended
 _NOT_METRICS = ("_se", *_DETAIL_ENDINGS, *_COST_ENDINGS)
 _KEYS = {"members": ("configuration", "seed"), "pairs": ("configuration", "seed_a", "seed_b")}
 _KEYS["layers"] = ("configuration", "seed", "layer")
+#: Column of a trained part whose cohort was extended: 0 for a network of its first training, else of which addition.
+ADDITION = "addition"
+
+
+class Measured(NamedTuple):
+    """What was measured of a cohort, or of the part of it that was there then.
+
+    Attributes:
+        metrics: groups of metrics.
+        members, pairs, layers: the tables; every network that was looked at has a row in `members`.
+    """
+
+    metrics: frozenset[str]
+    members: pd.DataFrame
+    pairs: pd.DataFrame
+    layers: pd.DataFrame
+
+    @property
+    def networks(self) -> frozenset[tuple[int, int]]:
+        """Configuration and seed of every network that was looked at."""
+        return networks_of(self.members)
 
 
 def typed_members(rows: pd.DataFrame) -> pd.DataFrame:
@@ -80,7 +105,37 @@ def typed_members(rows: pd.DataFrame) -> pd.DataFrame:
     So a table is the same whether its rows were just measured or read back from a part.
     """
     types = {column: np.float64 if column in _FLOAT_COLUMNS else np.int64 for column in MEMBER_COLUMNS}
-    return rows[list(MEMBER_COLUMNS)].astype(types | dict.fromkeys(_TEXT_COLUMNS, str))
+    types |= dict.fromkeys(_TEXT_COLUMNS, str)
+    further = further_knobs(rows)
+    types |= {c: str for c in further if not pd.api.types.is_numeric_dtype(rows[c])}
+    place = 1 + MEMBER_COLUMNS.index(CONFIGURATION_COLUMNS[-1])
+    return rows[[*MEMBER_COLUMNS[:place], *further, *MEMBER_COLUMNS[place:]]].astype(types)
+
+
+def further_knobs(members: pd.DataFrame) -> list[str]:
+    """Return the columns of knobs that not every grid has, of a per-seed table.
+
+    By their place, behind the columns of the configuration, so that the table can be read where they are not known.
+    """
+    columns = list(members)
+    return columns[1 + columns.index(CONFIGURATION_COLUMNS[-1]) : columns.index(METRIC_COLUMNS[0])]
+
+
+def has_value(column: pd.Series, value: float | str) -> np.ndarray:
+    """Return which rows of a column of numbers or names hold a value; numbers count as equal but for rounding."""
+    if isinstance(value, str) or not pd.api.types.is_numeric_dtype(column):
+        return (column.astype(str) == str(value)).to_numpy()
+    return np.isclose(column.to_numpy(float), value, rtol=1e-9, atol=0)
+
+
+def networks_of(rows: pd.DataFrame) -> frozenset[tuple[int, int]]:
+    """Return (configuration, seed) of every row."""
+    return frozenset(zip(rows["configuration"].tolist(), rows["seed"].tolist(), strict=True))
+
+
+def sorted_rows(rows: pd.DataFrame, kind: str = "trained") -> pd.DataFrame:
+    """Return the rows of a part or table of this kind in the order of the grid."""
+    return rows.sort_values(list(_KEYS.get(kind, _KEYS["members"])), kind="stable", ignore_index=True)
 
 
 def write_table(path: Path, table: pd.DataFrame, metadata: dict[str, Any] | None = None) -> None:
@@ -97,7 +152,8 @@ def write_table(path: Path, table: pd.DataFrame, metadata: dict[str, Any] | None
 def read_part(path: Path, kind: str = "trained") -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the rows and the metadata of a part; raises `UserError` if the file is damaged or no part.
 
-    `kind` is `trained`, or the table of measurements it is a part of: `members`, `pairs` or `layers`.
+    `kind` is `trained`, or the table of measurements it is a part of: `members`, `pairs` or `layers`. Trained rows have
+    a column `ADDITION` if the cohort was extended.
     """
     import pyarrow
     import pyarrow.parquet
@@ -106,14 +162,24 @@ def read_part(path: Path, kind: str = "trained") -> tuple[pd.DataFrame, dict[str
         arrow = pyarrow.parquet.read_table(path)
         metadata = json.loads(arrow.schema.metadata[_METADATA_KEY])
         table = arrow.to_pandas()
-        table = typed_members(table) if kind == "trained" else table
-        table = table.sort_values(list(_KEYS.get(kind, ("configuration", "seed"))), kind="stable", ignore_index=True)
+        if kind == "trained":
+            added = {ADDITION: table[ADDITION]} if ADDITION in table else {}
+            table = typed_members(table).assign(**added)
+        table = sorted_rows(table, kind)
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
         again = "trained" if kind == "trained" else "measured"
         raise UserError(
             f"{path} is damaged or no part of a sweep; delete it, and its cohort is {again} again"
         ) from error
     return table, metadata
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata that `write_table` put into a file, empty if none."""
+    import pyarrow.parquet
+
+    found = (pyarrow.parquet.read_schema(path).metadata or {}).get(_METADATA_KEY)
+    return {} if found is None else json.loads(found)
 
 
 def join_members(trained: list[pd.DataFrame], measured: list[pd.DataFrame] = ()) -> pd.DataFrame:
@@ -129,13 +195,32 @@ def join_members(trained: list[pd.DataFrame], measured: list[pd.DataFrame] = ())
     return members.sort_values(["configuration", "seed"], ignore_index=True)
 
 
+def concat_members(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return the trained rows of all parts, one below the other.
+
+    A knob that a part has no column of was at its default there. Columns come as in a table that was made at once:
+    static knobs first, then those of the members.
+    """
+    members = pd.concat(parts, ignore_index=True)
+    further = dict.fromkeys(name for part in parts for name in further_knobs(part))
+    if all(further_knobs(part) == list(further) for part in parts):
+        return members
+    places = {name: (not knob.is_static, place) for place, (name, knob) in enumerate(KNOBS.items())}
+    further = sorted(further, key=lambda name: places.get(name, (True, len(places))))
+    kinds = {name: part[name].dtype for part in parts for name in further_knobs(part)}
+    defaults = {name: kinds[name].type(KNOBS[name].default) for name in further if name in KNOBS}
+    filled = {name: members[name].fillna(value).astype(kinds[name]) for name, value in defaults.items()}
+    first = [*MEMBER_COLUMNS[: 1 + MEMBER_COLUMNS.index(CONFIGURATION_COLUMNS[-1])], *further]
+    return typed_members(members.assign(**filled)[[*first, *(c for c in members if c not in first)]])
+
+
 def join_parts(parts: list[pd.DataFrame], kind: str) -> pd.DataFrame:
     """Return all rows of the parts of a table of pairs or layers, in the order of the grid."""
     keys = list(_KEYS[kind])
     parts = [part for part in parts if len(part)]
     if not parts:
         return pd.DataFrame(columns=keys)
-    return pd.concat(parts, ignore_index=True).sort_values(keys, kind="stable", ignore_index=True)
+    return sorted_rows(pd.concat(parts, ignore_index=True), kind)
 
 
 def collect(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -155,9 +240,11 @@ def collect(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Data
     Of the dominant eigenvalue, which may be negative, it is that of its size.
     """
     by_configuration = members.groupby("configuration", sort=True)
-    collection = by_configuration[list(CONFIGURATION_COLUMNS)].first()
+    further = further_knobs(members)
+    collection = by_configuration[[*CONFIGURATION_COLUMNS, *further]].first()
     is_finite = members["status"] == OK
-    measured = [c for c in members.columns if c not in MEMBER_COLUMNS and not c.endswith(_NOT_METRICS)]
+    known = {*MEMBER_COLUMNS, *further}
+    measured = [c for c in members.columns if c not in known and not c.endswith(_NOT_METRICS)]
     metrics = [*METRIC_COLUMNS, *measured]
     failed = not_measurable(members[is_finite], pairs)
     members = without_infinities(members)
@@ -192,7 +279,7 @@ def collect(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Data
         collection = collection.join(pairs.groupby("configuration")[of_pairs].mean())
     first = [c for c in CONFIGURATION_COLUMNS if c not in ("learning_rate", "weight_decay", "train_epochs")]
     last = [name for name in ("num_finite", "num_not_measurable", "num_not_converged") if name in collection]
-    last += ["learning_rate", "weight_decay", "train_epochs", *costs]
+    last += ["learning_rate", "weight_decay", "train_epochs", *further, *costs]
     return collection[[*first, *columns, *last]].reset_index(drop=True)
 
 

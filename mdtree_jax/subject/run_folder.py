@@ -8,18 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.data import load_dataset
-from mdtree_jax.models import build_model
+from mdtree_jax.models import build_knobs, build_model
 from mdtree_jax.registry.architectures import ARCHITECTURES
 from mdtree_jax.registry.datasets import DATASETS
+from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.resolve import is_own
+from mdtree_jax.registry.table import Table
 from mdtree_jax.store.checkpoint import load_network
 from mdtree_jax.store.manifest import data_hash, read_manifest
-from mdtree_jax.store.tables import CONFIGURATION_COLUMNS, OK
+from mdtree_jax.store.tables import CONFIGURATION_COLUMNS, OK, has_value
 from mdtree_jax.subject.network import Examples, Subject, examples, wrap_model
 
 
@@ -46,23 +47,27 @@ def load_configuration(
     data = load_dataset(config["dataset"], data_dir=data_dir, data_file=data_file, **noise)
     if data_hash(*data[:4]) != config["data_hash"]:
         raise UserError(f"the data set '{config['dataset']}' here is not the one that {folder} was trained on")
-    wanted = {name: row[name] for name in CONFIGURATION_COLUMNS if name in row.index}
+    # What names both a setting and a column is a knob.
+    wanted = {name: row[name] for name in {**dict.fromkeys(CONFIGURATION_COLUMNS), **config} if name in row.index}
     networks = [load_network(folder, seed=seed, **wanted)[0] for seed in _finite_seeds(folder, wanted)]
     shape = data.shape
-    model = build_model(
-        config["model"], int(row["width"]), shape.num_classes, tuple(shape.image_shape), config["dtype"]
-    )
+    used = {name: KNOBS[name].kind(value) for name, value in wanted.items() if name in KNOBS}
+    sizes = int(row["width"]), shape.num_classes, tuple(shape.image_shape)
+    model = build_model(config["model"], *sizes, config["dtype"], build_knobs(config["model"], used))
     count = int(row["num_samples"])
     used = examples(data.x_train[:count], data.y_train[:count], data.x_test, data.y_test, config["dtype"])
     return wrap_model(model, networks, config["model"]), used
 
 
 def _check_registered(folder: Path, manifest: dict[str, Any]) -> None:
-    """Raise `UserError` for a model or data set that only the run's plugins register, with what to add."""
+    """Raise `UserError` for a model, data set or knob that only the run's plugins register, with what to add."""
     plugins = sorted({name for session in manifest["sessions"] for name in session.get("plugins", [])})
     if not plugins:
         return
-    for table, name in ((ARCHITECTURES, manifest["config"]["model"]), (DATASETS, manifest["config"]["dataset"])):
+    config = manifest["config"]
+    named: list[tuple[Table[Any], str]] = [(ARCHITECTURES, config["model"]), (DATASETS, config["dataset"])]
+    named += [(KNOBS, name) for name, value in config.items() if isinstance(value, list)]  # the axes
+    for table, name in named:
         if name not in table and not is_own(name):
             raise UserError(
                 f"the {table.kind} '{name}' of {folder} is registered by a plugin; add plugins=[{','.join(plugins)}]"
@@ -76,7 +81,7 @@ def _finite_seeds(folder: Path, wanted: dict[str, float]) -> list[int]:
         raise UserError(f"{folder} has no readable members.parquet, the table of its networks ({error})") from error
     fits = members["status"] == OK
     for name, value in wanted.items():
-        fits &= np.isclose(members[name].to_numpy(float), value, rtol=1e-9, atol=0)
+        fits &= has_value(members[name], value)
     if not fits.any():
         raise UserError(f"all networks of this configuration of {folder} diverged; none is left to diagnose")
     return sorted(int(seed) for seed in members.loc[fits, "seed"])

@@ -1,4 +1,4 @@
-"""Training one network as pure functions: loss, optimizer, schedule, early-stop rule, `make_trainer`. JAX."""
+"""Training one network as pure functions: loss, optimizer, schedule, knobs, early-stop rule, `make_trainer`. JAX."""
 
 from mdtree_jax.training.early_stop import EarlyStop
 from mdtree_jax.training.loss import ObjectiveFunctions, cross_entropy, error_count, objective_functions

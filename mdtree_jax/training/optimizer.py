@@ -9,10 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mdtree_jax.checks import check_choice
-
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("constant", "step", "cosine")
+from mdtree_jax.registry.knobs import KNOBS
 
 
 def make_optimizer(
@@ -40,8 +37,8 @@ def make_optimizer(
     Raises:
         UserError: an unknown optimizer or schedule.
     """
-    check_choice("optimizer", optimizer, OPTIMIZERS)
-    check_choice("schedule", schedule, SCHEDULES)
+    KNOBS["optimizer"].check(optimizer)
+    KNOBS["schedule"].check(schedule)
     rate = _make_schedule(schedule, learning_rate, num_steps)
     if optimizer == "adamw":
         return optax.adamw(rate, b1=momentum, weight_decay=weight_decay)

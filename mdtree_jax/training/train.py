@@ -1,7 +1,8 @@
 """One network's training as pure functions of arrays: `make_trainer(model, ...) -> Trainer`. JAX.
 
 The functions carry no `jit` and no `vmap`: the population layer applies both. What is static (shapes, optimizer,
-rule) goes to the constructor; learning rate, weight decay, subset size and key are arrays.
+rule, static knobs) goes to the constructor; learning rate, weight decay, subset size, key and further batched knobs are
+arrays.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jax import lax
 from mdtree_jax.models import Model
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
 from mdtree_jax.training.early_stop import EarlyStop, update_early_stop
+from mdtree_jax.training.knobs import by_function, change_gradients, change_inputs, change_losses
 from mdtree_jax.training.loss import ObjectiveFunctions, objective_functions
 from mdtree_jax.training.optimizer import make_optimizer
 
@@ -30,12 +32,14 @@ class Hyperparameters(NamedTuple):
         num_samples: size of the training subset, a prefix of the training set; int32.
         learning_rate: of the first step.
         weight_decay: on every parameter.
+        knobs: further batched knobs that are used, by name (`mdtree_jax.training.knobs`).
     """
 
     key: jax.Array
     num_samples: jax.Array
     learning_rate: jax.Array
     weight_decay: jax.Array
+    knobs: dict[str, jax.Array] = {}  # noqa: RUF012 (never written to)
 
 
 class TrainState(NamedTuple):
@@ -97,13 +101,13 @@ def make_trainer(
     early_stop_min_epoch: int = 30,
     early_stop_patience: int = 5,
     early_stop_tolerance: float = 1e-4,
-    augment: bool = False,
     objective: str = DEFAULT_OBJECTIVE,
+    **knobs: Any,
 ) -> Trainer:
     """Return the functions that train `model` on batches of `batch_size` for at most `num_epochs` epochs.
 
     The loss is the objective's mean over a batch with BatchNorm in training mode, without weight decay, which the
-    optimizer adds. `augment` shifts by up to 4 pixels (zeros come in) and mirrors, per image and step.
+    optimizer adds, and as the knobs change it: the static ones are given here, by name.
 
     Raises:
         UserError: an unknown optimizer, schedule or objective.
@@ -122,7 +126,7 @@ def make_trainer(
             patience=early_stop_patience,
             tolerance=early_stop_tolerance,
         ),
-        augment=augment,
+        knobs=by_function(knobs),
         objective=objective_functions(objective),
     )
     static.make_optimizer(0.1, 0.0, 1)  # a wrong name is refused now, not at the first step
@@ -138,7 +142,7 @@ class _Static(NamedTuple):
     num_epochs: int
     make_optimizer: Callable[..., optax.GradientTransformation]
     update_early_stop: Callable[..., tuple[EarlyStop, jax.Array]]
-    augment: bool
+    knobs: dict[str, Any]
     objective: ObjectiveFunctions
 
     def steps_per_epoch(self, num_samples: Any) -> Any:
@@ -173,17 +177,21 @@ def _step(
 ) -> TrainState:
     rows = lax.dynamic_slice_in_dim(state.order, state.step * static.batch_size, static.batch_size)
     x, y = (a.at[rows].get(mode="promise_in_bounds") for a in (x_train, y_train))
-    if static.augment:
-        key = jax.random.fold_in(_epoch_key(hparams, state.record.epoch), 1 + state.step)
-        x = shift_and_mirror(key, x)
+    knobs = static.knobs | hparams.knobs
+
+    def step_key() -> jax.Array:
+        return jax.random.fold_in(_epoch_key(hparams, state.record.epoch), 1 + state.step)
+
+    x = change_inputs(x, step_key, knobs)
 
     def loss(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": state.variables["batch_stats"]}
         logits, _, batch_stats = static.model.apply(variables, x, True)
-        return static.objective.loss(logits, y).mean(), batch_stats
+        return change_losses(static.objective.loss(logits, y), logits, y, knobs).mean(), batch_stats
 
     params = state.variables["params"]
     (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    gradient = change_gradients(gradient, params, knobs)
     updates, opt_state = static.optimizer(hparams).update(gradient, state.opt_state, params)
     variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
     return state._replace(
@@ -211,21 +219,6 @@ def random_order(key: jax.Array, num_samples: jax.Array, length: int) -> jax.Arr
     index = jnp.arange(length, dtype=jnp.int32)
     bits = jnp.where(index < num_samples, bits, jnp.uint32(2**32 - 1))
     return lax.sort((bits, index), num_keys=1, is_stable=True)[1]
-
-
-def shift_and_mirror(key: jax.Array, x: jax.Array, pixels: int = 4) -> jax.Array:
-    """Return images (batch, height, width, channels) shifted by up to `pixels` in both axes and mirrored by a coin."""
-    batch, height, width, channels = x.shape
-    shift_key, mirror_key = jax.random.split(key)
-    corners = jax.random.randint(shift_key, (batch, 2), 0, 2 * pixels + 1, jnp.int32)
-    padded = jnp.pad(x, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
-
-    def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
-        return lax.dynamic_slice(image, (corner[0], corner[1], jnp.int32(0)), (height, width, channels))
-
-    x = jax.vmap(crop)(padded, corners)
-    is_mirrored = jax.random.bernoulli(mirror_key, shape=(batch, 1, 1, 1))
-    return jnp.where(is_mirrored, x[:, :, ::-1], x)
 
 
 def evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mdtree_jax.collection.columns import COLUMN
 from mdtree_jax.registry.measurement import unit_after_number
+from mdtree_jax.registry.measurements import label
 from mdtree_jax.registry.questions import class_colour
 
 
@@ -88,7 +89,8 @@ def draw_tree(tree, ax=None):
                     color="#4a5568", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, zorder=2)  # fmt: skip
             if not isinstance(structure.children(node)[side], int):
                 _draw_leaf(tree, ax, end_x, -end_level, numbers[node, side])
-        text = question(tree, node).replace(" <=", "\n≤").replace("  [", "\n[")
+        feature = structure.nodes[node].feature
+        text = question(tree, node).replace(f"{feature} <=", f"{label(feature)}\n≤").replace("  [", "\n[")
         ax.text(x, -level, text, ha="center", va="center", fontsize=9, zorder=3,
                 bbox={"boxstyle": "round,pad=0.4", "facecolor": "#edf2f7", "edgecolor": "#4a5568"})  # fmt: skip
     ax.set_xlim(-0.6, len(structure.leaves) - 0.4)

@@ -354,7 +354,7 @@ def test_the_given_networks_are_looked_at_before_anything_runs(cohort, data, mon
         logits, intermediates, statistics = model.apply(variables, x, train)
         return logits + variables["params"]["BatchNorm_0"]["bias"].sum() * x.mean(), intermediates, statistics
 
-    monkeypatch.setattr(measure_module, "build_model", lambda *_: Model(model.init, apply))
+    monkeypatch.setattr(measure_module, "model_of", lambda *_: Model(model.init, apply))
     with pytest.raises(UserError, match="depends on the other examples"):
         measure(*cohort, data)
     broken = jax.tree.map(lambda leaf: np.concatenate([np.full_like(leaf[:1], np.nan), leaf[1:]]), cohort[1])

@@ -37,27 +37,28 @@ def compiled_bytes(recipe, cohort, lanes, num_train, num_test):
     return max(one.temp_size_in_bytes for one in found), max(one.argument_size_in_bytes for one in found)
 
 
-def cohort_of(width, batch_size, num_members, num_samples):
-    return Cohort(width, batch_size, 2, tuple(Member(0, s, num_samples, 1.0, 0.05, 0.0) for s in range(num_members)))
+def cohort_of(width, batch_size, num_members, num_samples, static=(), batched=()):
+    members = tuple(Member(0, s, num_samples, 1.0, 0.05, 0.0, batched) for s in range(num_members))
+    return Cohort(width, batch_size, 2, members, static)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "width", "batch_size", "lanes", "num_train", "num_test"),
+    ("recipe", "width", "batch_size", "lanes", "num_train", "num_test", "knobs"),
     [
-        (RESNET8, 1, 4, 1, 640, 512),
-        pytest.param(RESNET8, 13, 288, 1, 1300, 1300, marks=pytest.mark.slow),
-        (MLP, 64, 256, 2, 3200, 1300),
-        pytest.param(RESNET8, 2, 16, 4, 1300, 1300, marks=pytest.mark.slow),
+        (RESNET8, 1, 4, 1, 640, 512, {}),
+        pytest.param(RESNET8, 13, 288, 1, 1300, 1300, {}, marks=pytest.mark.slow),
+        (MLP, 64, 256, 2, 3200, 1300, {"batched": (("label_smoothing", 0.1),)}),
+        pytest.param(RESNET8, 2, 16, 4, 1300, 1300, {}, marks=pytest.mark.slow),
         pytest.param(
-            dataclasses.replace(RESNET8, optimizer="adamw", eval_batch_size=64),
-            *(8, 16, 1, 640, 640),
+            dataclasses.replace(RESNET8, eval_batch_size=64),
+            *(8, 16, 1, 640, 640, {"static": (("optimizer", "adamw"),)}),
             marks=pytest.mark.slow,
         ),
-        pytest.param(RESNET18, 16, 16, 1, 1300, 1300, marks=pytest.mark.slow),
+        pytest.param(RESNET18, 16, 16, 1, 1300, 1300, {}, marks=pytest.mark.slow),
     ],
 )
-def test_the_estimate_is_never_below_and_not_far_above(recipe, width, batch_size, lanes, num_train, num_test):
-    cohort = cohort_of(width, batch_size, 2 * lanes, num_train)
+def test_the_estimate_is_never_below_and_not_far_above(recipe, width, batch_size, lanes, num_train, num_test, knobs):
+    cohort = cohort_of(width, batch_size, 2 * lanes, num_train, **knobs)
     needs = memory_needs(recipe, cohort, "float32", num_train, num_test)
     temporary, arguments = compiled_bytes(recipe, cohort, lanes, num_train, num_test)
     estimated = needs.total(1, lanes, len(cohort.members))

@@ -36,13 +36,13 @@ def toy_data(recipe, num_train=40, num_test=30):
     return SimpleNamespace(x_train=x[:num_train], y_train=y[:num_train], x_test=x[num_train:], y_test=y[num_train:])
 
 
-def toy_cohort(epochs=4, rates=(0.1, 0.05), sizes=(12, 40, 23), width=4):
+def toy_cohort(epochs=4, rates=(0.1, 0.05), sizes=(12, 40, 23), width=4, **knobs):
     members = tuple(
         Member(index, seed, size, size / 40, rates[seed % len(rates)], 5e-4)
         for seed in range(2)
         for index, size in enumerate(sizes)
     )
-    return Cohort(width=width, batch_size=4, train_epochs=epochs, members=members)
+    return Cohort(width=width, batch_size=4, train_epochs=epochs, members=members, knobs=tuple(knobs.items()))
 
 
 def executor(lanes=1, per_pass=100, devices=None):
@@ -72,9 +72,8 @@ def test_population_equals_a_loop_over_single_networks(choice, optimizer):
 
 
 def compare_with_loop(choice, optimizer):
-    recipe = dataclasses.replace(MLP, optimizer=optimizer, schedule="cosine")
-    cohort, data = toy_cohort(), toy_data(MLP)
-    trained = train_cohort(recipe, cohort, data, executor=executor(**choice), dtype="float64", grid_seed=3)
+    cohort, data = toy_cohort(optimizer=optimizer, schedule="cosine"), toy_data(MLP)
+    trained = train_cohort(MLP, cohort, data, executor=executor(**choice), dtype="float64", grid_seed=3)
     # Adam divides what is only rounding, as of a bias before BatchNorm, by its own size.
     rtol = 1e-10 if optimizer == "sgd" else 1e-6
     for row, (kept, kept_epoch, loss, wrong) in enumerate(trained_alone(optimizer)):
@@ -118,13 +117,13 @@ def test_a_members_result_does_not_depend_on_the_others(strict64):
 
 
 def test_one_compilation_and_none_for_the_second_call():
-    recipe, cohort, data = dataclasses.replace(MLP, momentum=0.8), toy_cohort(), toy_data(MLP)
-    first = train_cohort(recipe, cohort, data, executor=executor(per_pass=4))
+    cohort, data = toy_cohort(momentum=0.8), toy_data(MLP)
+    first = train_cohort(MLP, cohort, data, executor=executor(per_pass=4))
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, seconds, **_: compiled.append(name) if "backend_compile" in name else None
     )
-    second = train_cohort(recipe, cohort, data, executor=executor(per_pass=4))
+    second = train_cohort(MLP, cohort, data, executor=executor(per_pass=4))
     assert (first.num_compilations, second.num_compilations) == (1, 0)
     assert compiled == []
     assert_equal(first, second)
@@ -135,18 +134,18 @@ def test_a_program_compiled_ahead_in_another_thread_is_the_one_that_trains(monke
         time.sleep(0.5)  # both threads ask for the trainer before either has made it
         return make_trainer(*args, **kwargs)
 
-    monkeypatch.setattr("mdtree_jax.population.train.make_trainer", make_slowly)
-    recipe, cohort, data = dataclasses.replace(MLP, momentum=0.7), toy_cohort(), toy_data(MLP)
-    thread = threading.Thread(target=prepare_cohort, args=(recipe, cohort, data), kwargs={"executor": executor()})
+    monkeypatch.setattr("mdtree_jax.population.programs.make_trainer", make_slowly)
+    cohort, data = toy_cohort(momentum=0.7), toy_data(MLP)
+    thread = threading.Thread(target=prepare_cohort, args=(MLP, cohort, data), kwargs={"executor": executor()})
     thread.start()
-    first = train_cohort(recipe, cohort, data, executor=executor())  # waits for it, or it for this one
+    first = train_cohort(MLP, cohort, data, executor=executor())  # waits for it, or it for this one
     thread.join()
-    second = train_cohort(recipe, cohort, data, executor=executor())
+    second = train_cohort(MLP, cohort, data, executor=executor())
     assert (first.num_compilations, second.num_compilations) == (1, 0)
     ahead = dataclasses.replace(cohort, batch_size=3)
-    prepare_cohort(recipe, ahead, data, executor=executor())
+    prepare_cohort(MLP, ahead, data, executor=executor())
     there = dict(executables._found)
-    third = train_cohort(recipe, ahead, data, executor=executor())
+    third = train_cohort(MLP, ahead, data, executor=executor())
     assert third.num_compilations == 1
     assert executables._found == there  # found, not made
 

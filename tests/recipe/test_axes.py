@@ -9,8 +9,9 @@ import pytest
 from mdtree_jax.checks import UserError
 from mdtree_jax.recipe.axes import AXES, Grid, configurations, make_cohorts
 from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
-from mdtree_jax.recipe.schema import GridConfig, SweepConfig, make_grid, make_recipe
-from mdtree_jax.runs.plan import COHORT_SECONDS, Machine, ModelCost, cohort_flops, cpu_machine, make_plan
+from mdtree_jax.recipe.schema import SweepConfig, grid_schema, make_grid, make_recipe
+from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.runs.plan import COHORT_SECONDS, Left, Machine, ModelCost, cohort_flops, cpu_machine, make_plan
 from tests.conftest import ROOT
 
 
@@ -25,12 +26,40 @@ def test_every_combination_is_trained_once_with_each_seed():
             point = points[member.index]
             for axis in AXES:  # a member's configuration is what its index says, wherever the value is kept
                 kept_by = member if hasattr(member, axis) else cohort
-                assert getattr(kept_by, axis) == getattr(point, axis)
+                assert getattr(kept_by, axis) == point.values[axis]
             assert member.num_samples == round(1000 * member.data_fraction)
-            seen.add((*(getattr(point, axis) for axis in AXES), member.seed))
+            seen.add((*(point.values[axis] for axis in AXES), member.seed))
     assert len(seen) == 96 * 2 == sum(len(c.members) for c in cohorts)
     assert {m.seed for c in cohorts for m in c.members} == {7, 8}
     assert len({c.key for c in cohorts}) == len(cohorts) == 2 * 2 * 2
+
+
+def test_further_knobs_are_axes_and_leave_no_trace_where_they_are_not_used():
+    plain = Grid((2, 3), (8,), num_seeds=2)
+    off = Grid((2, 3), (8,), num_seeds=2, label_smoothing=(0.0,), optimizer=("sgd",), augment=(False,), momentum=(0.9,))
+    assert make_cohorts(off, 100) == make_cohorts(plain, 100)
+    assert all(cohort.knobs == () == member.knobs for cohort in make_cohorts(off, 100) for member in cohort.members)
+    grid = Grid((2, 3), (8,), label_smoothing=(0.0, 0.1), optimizer=("sgd", "adamw"), momentum=(0.99,), num_seeds=2)
+    points, cohorts = configurations(grid, 100), make_cohorts(grid, 100)
+    keys = ["w2-b8-e50-m0.99", "w2-b8-e50-oadamw-m0.99", "w3-b8-e50-m0.99", "w3-b8-e50-oadamw-m0.99"]
+    assert [c.key for c in cohorts] == keys
+    seen = set()
+    for cohort in cohorts:
+        assert cohort.batched == ("label_smoothing",)
+        for member in cohort.members:
+            values = points[member.index].values
+            for name in KNOBS:
+                kept_by = cohort if KNOBS[name].is_static else member
+                assert kept_by.value(name) == values.get(name, KNOBS[name].default)
+            seen.add((member.index, member.seed))
+    assert seen == {(index, seed) for index in range(2 * 2 * 2) for seed in range(2)}
+
+
+@pytest.mark.parametrize("values", [(16, 17), (1e6, 1e6 + 0.5), (0.1, 0.1 + 1e-9), (True, False), (10**6, 10**6 + 1)])
+def test_different_values_have_different_names(values):
+    first, second = (Cohort(8, 64, 50, (), (("momentum", value),)).key for value in values)
+    assert first != second
+    assert Cohort(8, 10**6, 50, ()).key == "w8-b1000000-e50"
 
 
 def test_the_papers_grid():
@@ -54,6 +83,9 @@ def test_the_papers_grid():
         ({"learning_rate": (-0.1,)}, "learning_rate=-0.1 is out of range; wanted above 0"),
         ({"weight_decay": (float("inf"),)}, "weight_decay=inf is out of range"),
         ({"train_epochs": (0,)}, "train_epochs=0 is out of range"),
+        ({"label_smoothing": (0.0, 1.0)}, r"label_smoothing=1 is out of range; wanted in \[0, 1\)"),
+        ({"optimizer": ("sgd", "adam")}, "unknown optimizer 'adam'"),
+        ({"smoothing": (0.1,)}, r"unknown knob 'smoothing' \(did you mean 'label_smoothing'"),
         ({"num_seeds": 0}, "num_seeds=0 is too few"),
         ({"seed": -1}, "seed=-1 is out of range"),
     ],
@@ -73,15 +105,16 @@ def test_a_batch_larger_than_a_subset():
 
 
 def test_schemas_match_the_value_objects():
-    config = GridConfig(name="mine", width=[2], batch_size=[16], momentum=0.5, num_seeds=4, seed=2)
-    assert make_grid(config) == Grid((2,), (16,), num_seeds=4, seed=2)
+    made = grid_schema()
+    config = made(name="mine", width=[2], batch_size=16, momentum=0.5, early_stop=False, num_seeds=4, seed=2)
+    assert make_grid(config) == Grid((2,), (16,), momentum=(0.5,), num_seeds=4, seed=2)
     recipe = make_recipe(config, 10, (10, 10, 1))
-    assert recipe == Recipe("digits", "resnet8", 10, (10, 10, 1), momentum=0.5)
-    configured = {f.name for f in dataclasses.fields(GridConfig)}
+    assert recipe == Recipe("digits", "resnet8", 10, (10, 10, 1), early_stop=False)
+    configured = {f.name for f in dataclasses.fields(made)}
     assert {f.name for f in dataclasses.fields(Recipe)} - configured == {"num_classes", "image_shape"}
-    assert {f.name for f in dataclasses.fields(Grid)} <= configured
+    assert set(KNOBS) <= configured
     defaults = {f.name: f.default for f in dataclasses.fields(Recipe) if f.default is not dataclasses.MISSING}
-    assert {name: getattr(GridConfig(), name) for name in defaults} == defaults
+    assert {name: getattr(made(), name) for name in defaults} == defaults
     assert SweepConfig().out == "runs/${grid.name}"
 
 
@@ -91,7 +124,11 @@ def test_plan_counts_by_hand():
     # 3 whole batches of 32 in 100 images, 6 in 200; a step is three passes; then the subset and 50 test images
     by_hand = 7.0 * (3 * 96 * 10 + 100 + 50 + 3 * 192 * 10 + 200 + 50)
     assert cohort_flops(cohorts[0], 7.0, num_test=50) == by_hand
-    cost = {2: ModelCost(100, 480, 7.0, 5.0), 8: ModelCost(1600, 6800, 112.0, 20.0)}.__getitem__
+    costs = {2: ModelCost(100, 480, 7.0, 5.0), 8: ModelCost(1600, 6800, 112.0, 20.0)}
+
+    def cost(cohort):
+        return costs[cohort.width]
+
     options = {"num_test": 50, "machine": Machine(2, 1e3, 0.5, 1e2, 1e1, 140.0)}
     plan = make_plan(cohorts, cost, keep_checkpoints=True, **options)
     assert plan["train_flops"][0] == by_hand
@@ -104,13 +141,19 @@ def test_plan_counts_by_hand():
     assert plan["estimated_seconds"][0] == pytest.approx(COHORT_SECONDS + (90 * step + evaluation) / 2)
     before = plan
     finished = pd.DataFrame({"cohort": "w2-b32-e10", "train_seconds": [60 * step, 30 * step]})  # twice the estimate
-    plan = make_plan(cohorts, cost, keep_checkpoints=False, finished=finished, **options)
+    done = {"finished": finished, "left": {"w2-b32-e10": Left(0.0)}}
+    plan = make_plan(cohorts, cost, keep_checkpoints=False, **done, **options)
     assert plan["finished"].tolist() == [True, False]
     assert plan["estimated_seconds"][0] == 0.0  # nothing is left to do
     # The other cohort too is expected to take twice as long to train: 40 steps of 64 images, 1280 bytes, 1140 far.
     other = 0.5 + 1280 / 1e2 + 1140 / 1e1 + 3 * 64 * 112.0 / 1e3
     assert plan["estimated_seconds"][1] == pytest.approx(before["estimated_seconds"][1] + 40 * other / 2)
     assert plan["checkpoint_bytes"].sum() == 0
+    # The same time for half of the members: four times the estimate, and half of it is left.
+    done["left"]["w2-b32-e10"] = Left(0.5)
+    plan = make_plan(cohorts, cost, keep_checkpoints=False, **done, **options)
+    assert not plan["finished"].any()
+    assert plan["estimated_seconds"][0] == pytest.approx(COHORT_SECONDS + (4 * 90 * step + evaluation) / 2 / 2)
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +166,10 @@ def digits():
     # The grid of the recorded throughputs, from which the constants come: resnet8 of thirteen widths, 50 epochs.
     recorded = ["grid.model=resnet8", f"grid.width={list(range(1, 14))}".replace(" ", ""), "grid.train_epochs=[50]"]
     grid, shape = compose("sweep", ["+grid=digits", *recorded]).grid, dataset_shape("digits")
-    costs = {width: model_cost(grid, shape, width) for width in grid.width}
+    recipe, cohorts = make_recipe(grid, 10, shape.image_shape), make_cohorts(make_grid(grid), shape.num_train)
+    costs = {cohort.width: model_cost(recipe, cohort, grid.dtype) for cohort in cohorts if cohort.batch_size == 4}
     options = {"num_test": shape.num_test, "keep_checkpoints": True, "machine": cpu_machine(405e9 / 2, 2)}
-    return make_cohorts(make_grid(grid), shape.num_train), costs.__getitem__, options
+    return cohorts, lambda cohort: costs[cohort.width], options
 
 
 def recorded_throughput():
@@ -140,7 +184,7 @@ def test_estimated_time_of_the_digits_grid_is_the_measured_one(digits):
     rates = recorded_throughput()
     assert len(rates) == 20
     for (width, batch_size), rate in rates.items():
-        ratio = options["machine"].step(cost(width), batch_size) / (2 * batch_size / rate)
+        ratio = options["machine"].step(cost(Cohort(width, batch_size, 1, ())), batch_size) / (2 * batch_size / rate)
         assert 0.75 < ratio < 1.6, (width, batch_size, ratio)
     plan = make_plan(cohorts, cost, **options)
     hours = (plan["estimated_seconds"].sum() - len(plan) * COHORT_SECONDS) / 3600
@@ -156,13 +200,14 @@ def test_time_left_is_sane_from_the_first_cohort_on(digits):
     for cohort in cohorts:
         images = sum(m.num_samples // cohort.batch_size for m in cohort.members) * cohort.batch_size * 50
         truth[cohort.key] = 2 * images / rates[cohort.width, cohort.batch_size]
-    for done in range(1, len(cohorts) - 1):
-        keys = [cohort.key for cohort in cohorts[:done]]
+    for number in range(1, len(cohorts) - 1):
+        keys = [cohort.key for cohort in cohorts[:number]]
         finished = pd.DataFrame({"cohort": keys, "train_seconds": [truth[key] for key in keys]})
-        plan = make_plan(cohorts, cost, finished=finished, **options).set_index("cohort")
+        done = {"finished": finished, "left": dict.fromkeys(keys, Left(0.0))}
+        plan = make_plan(cohorts, cost, **done, **options).set_index("cohort")
         left = plan["estimated_seconds"].drop(keys)
         wanted = sum(truth.values()) - sum(truth[key] for key in keys)
-        assert 1 / 1.35 < left.sum() / (wanted + COHORT_SECONDS * len(left)) < 1.35, done
+        assert 1 / 1.35 < left.sum() / (wanted + COHORT_SECONDS * len(left)) < 1.35, number
 
 
 def test_the_measured_rate_of_this_machine_is_plausible(monkeypatch):

@@ -9,7 +9,8 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.models import build_model
 from mdtree_jax.training import EarlyStop, Hyperparameters, cross_entropy, evaluate, make_optimizer, make_trainer
 from mdtree_jax.training.early_stop import update_early_stop
-from mdtree_jax.training.train import random_order, shift_and_mirror, train_single
+from mdtree_jax.training.knobs import shift_and_mirror
+from mdtree_jax.training.train import random_order, train_single
 
 
 def expected_stop(losses, min_epoch, patience, tolerance):

@@ -1,0 +1,41 @@
+"""The network and the trainer of a cohort: what recipe and static knobs make. JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from mdtree_jax.models import Model, build_knobs, build_model
+from mdtree_jax.recipe.cohort import Cohort, Recipe
+from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.training import Hyperparameters, Trainer, make_trainer
+
+_OF_RECIPE = ("early_stop", "early_stop_min_epoch", "early_stop_patience", "early_stop_tolerance")
+
+
+def model_of(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> Model:
+    """Return the network of a cohort; raises `UserError` for a knob that the architecture does not take."""
+    height, width, channels = recipe.image_shape
+    sizes = cohort.width, recipe.num_classes, (height, width, channels)
+    return build_model(recipe.model, *sizes, dtype, build_knobs(recipe.model, dict(cohort.knobs)))
+
+
+def trainer_of(recipe: Recipe, cohort: Cohort, model: Model) -> Trainer:
+    """Return the functions that train a network of a cohort."""
+    rule = {name: getattr(recipe, name) for name in _OF_RECIPE}
+    knobs = {name: value for name, value in cohort.knobs if KNOBS[name].acts_on != "build"}
+    return make_trainer(model, batch_size=cohort.batch_size, num_epochs=cohort.train_epochs, **rule, **knobs)
+
+
+def hyperparameter_shapes(batched: tuple[str, ...], dtype: str) -> Any:
+    """Return `Hyperparameters` that hold shapes, of one network; `batched` are the further knobs among them."""
+    key, count = jax.ShapeDtypeStruct((2,), "uint32"), jax.ShapeDtypeStruct((), "int32")
+    number = jax.ShapeDtypeStruct((), dtype)
+    knobs = {name: jax.ShapeDtypeStruct((), knob_dtype(name, dtype)) for name in batched}
+    return Hyperparameters._make((key, count, number, number, knobs))
+
+
+def knob_dtype(name: str, dtype: str) -> Any:
+    """Return the type of a batched knob's values in a program whose arithmetic is of `dtype`."""
+    return {float: dtype, int: "int32", bool: "bool"}[KNOBS[name].kind]
