@@ -271,7 +271,7 @@ def as_reference(source: Reference | str | os.PathLike | None) -> Reference:
     if isinstance(source, (str, os.PathLike)):
         return get_reference(source)
     raise UserError(
-        f"reference={source!r:.60} is a {type(source).__name__}; wanted a Reference (fit_reference(collection)), the "
+        f"reference={source!r:.60} is a {type(source).__name__}; expected a Reference (fit_reference(collection)), the "
         f"path of its file, or one of {', '.join(reference_names())}"
     )
 

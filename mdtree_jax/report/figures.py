@@ -42,7 +42,7 @@ _PHASE_METRICS = (
     ("log_hessian_trace", "inferno"),
     ("cka", "viridis"),
 )
-#: From this ratio of the largest to the smallest sample on, sample sizes stand on a logarithmic scale.
+#: Ratio of the largest to the smallest sample from which the axis of sample sizes is logarithmic.
 _DOUBLES = 4.0
 
 
@@ -59,8 +59,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 def accuracy_curves(results: pd.DataFrame, experiment: str) -> Figure:
     """Return accuracy against the number of training models, every method.
 
-    Lines are means over the seeds, bands their 95 % intervals (Student's t), which a sample without randomness or a
-    single seed has none of.
+    Lines are means over the seeds, bands their 95 % intervals (Student's t), omitted for a single seed or a sample
+    without randomness.
     """
     part = results[results["experiment"] == experiment]
     table = over_seeds(part, ["method", "k"], "accuracy")

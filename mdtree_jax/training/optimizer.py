@@ -22,13 +22,13 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Return the gradient transformation of one network.
 
-    - `sgd`: g + weight_decay * w enters the momentum buffer (no damping, no Nesterov), then times the rate; the
-      decay acts on every parameter, as in PyTorch.
+    - `sgd`: g + weight_decay * w enters the momentum buffer (no damping, no Nesterov), which is multiplied by the
+      learning rate; the decay acts on every parameter, as in PyTorch.
     - `adamw`: decoupled decay (Loshchilov and Hutter, 2019), `momentum` is beta1, beta2 = 0.999.
 
     Args:
         optimizer: `sgd` or `adamw`.
-        schedule: `constant`; `step`, times 0.1 after a half and again after three quarters of the steps; `cosine` to 0.
+        schedule: `constant`; `step`, multiplied by 0.1 after 1/2 and 3/4 of the steps; or `cosine`, down to 0.
         momentum: static.
         learning_rate: scalar, may be traced; of the first step.
         weight_decay: scalar, may be traced.
