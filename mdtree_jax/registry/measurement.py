@@ -18,9 +18,12 @@ DIRECTIONS = {
     "sharp": ("its minimum is flat", "its minimum is sharp"),
     "hot": ("it looks as if it was trained cold", "it looks as if it was trained hot"),
     "cold": ("it looks as if it was trained hot", "it looks as if it was trained cold"),
-    "joined": ("a barrier of error parts two such networks", "two such networks are joined by a path of low error"),
+    "joined": (
+        "an error barrier separates two such networks",
+        "two such networks are connected by a path of low error",
+    ),
     "apart": ("two such networks are close to each other", "two such networks are far apart"),
-    "alike": ("two such networks have found different functions", "two such networks agree"),
+    "alike": ("two such networks have learned different functions", "two such networks agree"),
     "large": ("it is small", "it is large"),
 }
 #: Ends of columns that stand beside a measurement, and so of no measurement.

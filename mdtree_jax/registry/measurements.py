@@ -92,7 +92,7 @@ MEASUREMENTS: Table[Measurement] = Table(
             direction="unfit",
             words=Words(
                 "training loss",
-                at_most="it is at the bottom of its valley",
+                at_most="it is at a minimum of the training loss",
                 above="it could still lower its training loss",
             ),
             scale=Scale(lambda v: np.log(np.maximum(v, 1e-12)), 3.0),
@@ -152,8 +152,8 @@ MEASUREMENTS: Table[Measurement] = Table(
             words=Words(
                 "sharpness relative to the loss",
                 "sharpness relative to the loss, ln of top eigenvalue / training loss",
-                "its valley is flat for the loss it has",
-                "its valley is sharp for the loss it has",
+                "its minimum is flat relative to its loss",
+                "its minimum is sharp relative to its loss",
             ),
             sources=("log_hessian_max_eigenvalue", "train_loss"),
             formula=_relative_to_loss,
