@@ -1,20 +1,21 @@
-"""Train and measure every network of a grid, as populations, in tables. Kill it, and the same command goes on.
+"""Train and measure every network of a grid. If it is stopped, the same command continues.
 
-  python -m mdtree_jax.sweep +grid=digits_tiny                 # some 4 minutes on 2 CPU cores, embedded data
+  python -m mdtree_jax.sweep +grid=digits_tiny                 # about 4 minutes on 2 CPU cores, embedded data
   python -m mdtree_jax.sweep +grid=digits                      # 1690 configurations x 3 seeds on embedded data
-  python -m mdtree_jax.sweep +grid=cifar dry_run=true          # what the paper's collection would cost here
+  python -m mdtree_jax.sweep +grid=cifar dry_run=true          # what the paper's collection would cost
   python -m mdtree_jax.sweep +grid=digits_tiny 'grid.width=[2,4]' grid.num_seeds=2 out=runs/mine
   python -m mdtree_jax.sweep +grid=digits_tiny grid.model=mypackage.models:build grid.dataset=mypackage.data:load
-  python -m mdtree_jax.sweep plugins=[mypackage.plugin] --help                 # with what a module of yours registers
+  python -m mdtree_jax.sweep plugins=[mypackage.plugin] --help                 # with what your module adds
 
-Every key of a grid can be set, as grid.key=value. Writes collection.parquet (one row per configuration),
-members.parquet (one per network), pairs.parquet (curves), layers.parquet (traces by layer), manifest.json and the
-networks to the folder `out`: a collection for transfer. One process works in a folder at a time.
+Every key of a grid can be set, as grid.key=value. The folder `out` then holds a collection for transfer, reference and
+diagnose: collection.parquet (one row per configuration), members.parquet (one per network), pairs.parquet (curves),
+layers.parquet (traces by layer), manifest.json and the networks. With more seeds, values or metrics the same command
+extends the run in it, and trains and measures only what is missing. One process works in a folder at a time.
 Exit code 3: some networks diverged; they are rows with status `diverged`.
 
-  python -m mdtree_jax.sweep +grid=digits verify=20    # is the record that ships with the package reproduced here?
+  python -m mdtree_jax.sweep +grid=digits verify=20    # do the recorded networks come out the same here?
 
-Exit code 4: it is not.
+Exit code 4: they do not.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def main(config: SweepConfig) -> int:
     from mdtree_jax.recipe.axes import make_cohorts
     from mdtree_jax.recipe.schema import check_settings, make_grid, make_recipe, resolved_config
     from mdtree_jax.report.progress import make_console
+    from mdtree_jax.runs.extend import members_by_key
     from mdtree_jax.runs.jax_backend import model_identity, set_up_jax
     from mdtree_jax.store.folder import RunFolder
     from mdtree_jax.store.manifest import data_hash
@@ -56,8 +58,7 @@ def main(config: SweepConfig) -> int:
     identity = resolved_config(wanted) | {"data_hash": data_hash(*data[:4])} | model_identity(config, data.shape)
     if record is not None:
         return _verify(config, record, recipe, cohorts, data, identity, console)
-    members = {cohort.key: [(m.index, m.seed) for m in cohort.members] for cohort in cohorts}
-    with RunFolder(config.out, identity, members) as folder:
+    with RunFolder(config.out, identity, members_by_key(cohorts)) as folder:
         if config.import_from is None and config.export_to is None:
             return _train(config, recipe, cohorts, data, folder, console)
         return _move_parts(config, folder, console)
@@ -65,22 +66,27 @@ def main(config: SweepConfig) -> int:
 
 def _show_plan(config: SweepConfig, cohorts, shape, console) -> int:
     from mdtree_jax.recipe.schema import resolved_config
+    from mdtree_jax.runs.extend import members_by_key
     from mdtree_jax.runs.jax_backend import plan_here
     from mdtree_jax.runs.progress import plan_table
-    from mdtree_jax.store.folder import read_members
+    from mdtree_jax.store.folder import read_parts
 
-    members = read_members(config.out, resolved_config(config.grid))
-    console.print(plan_table(plan_here(config, cohorts, shape, members), config.grid.name))
+    parts = read_parts(config.out, resolved_config(config.grid), members_by_key(cohorts))
+    if parts is not None and (grown := parts.grids.since(parts.grids.stored)) is not None:
+        console.print(f"{config.out} would be extended ({grown.in_words()})", highlight=False, soft_wrap=True)
+    console.print(plan_table(plan_here(config, cohorts, shape, parts), config.grid.name))
     return 0
 
 
 def _move_parts(config: SweepConfig, folder, console) -> int:
+    from mdtree_jax.store.exchange import export_parts, import_parts
+
     if config.import_from is not None:
-        new, known = folder.import_parts(config.import_from)
+        new, known = import_parts(folder, config.import_from)
         folder.write_tables(config.csv)
         console.print(f"imported {new} cohorts into {folder.path}, {known} were there", highlight=False)
     if config.export_to is not None:
-        number = folder.export_parts(config.export_to)
+        number = export_parts(folder, config.export_to)
         console.print(f"exported {number} of {len(folder.cohorts)} cohorts to {config.export_to}", highlight=False)
     return 0
 
@@ -88,18 +94,18 @@ def _move_parts(config: SweepConfig, folder, console) -> int:
 def _verify(config: SweepConfig, record, recipe, cohorts, data, identity, console) -> int:
     """Train and measure a sample of the record again in a run folder of its own, so that it resumes, and compare."""
     from mdtree_jax.provenance import code_hash, describe_session
+    from mdtree_jax.runs.extend import members_by_key
     from mdtree_jax.runs.jax_backend import describe_devices, jax_measurer
     from mdtree_jax.runs.verify import check_same_recipe, compare, kind, sample_cohorts, verdict, verification_table
     from mdtree_jax.store.folder import RunFolder
 
     check_same_recipe(record, identity, jax_measurer(config, data.shape).config)
     cohorts = sample_cohorts(cohorts, config.verify, config.verify_seed)
-    members = {cohort.key: [(m.index, m.seed) for m in cohort.members] for cohort in cohorts}
     session = describe_session(describe_devices())
     # What another version or machine left in the folder must not pass for this one's.
     sample = {"verify": config.verify, "verify_seed": config.verify_seed, "code": code_hash()}
-    out = Path(config.out)
-    with RunFolder(out.with_name(f"{out.name}-verify"), identity | sample | kind(session), members) as folder:
+    out, identity = Path(config.out), identity | sample | kind(session)
+    with RunFolder(out.with_name(f"{out.name}-verify"), identity, members_by_key(cohorts)) as folder:
         _train(config, recipe, cohorts, data, folder, console, record)
         found = compare(record, folder.members, folder.pairs, session)
     console.print(verification_table(found, f"{config.grid.name}: {config.verify} configurations again"))
@@ -116,7 +122,10 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=N
 
     scalars = ScalarLog(folder.path / "tensorboard") if config.tensorboard else None
     folder.begin_session(describe_session(describe_devices()) | ({"plugins": config.plugins} if config.plugins else {}))
-    estimated = plan_here(config, cohorts, data.shape, folder.members).set_index("cohort")["estimated_seconds"]
+    measurer = jax_measurer(config, data.shape) if "measure" in config.stages else None
+    if measurer is not None:
+        folder.use_measurement(measurer.config, measurer.earlier)
+    estimated = plan_here(config, cohorts, data.shape, folder.parts).set_index("cohort")["estimated_seconds"]
     stages = {stage: stage in config.stages for stage in ("train", "measure")}
     pending = set().union(*still_to_do(cohorts, folder, **stages))
     done = (len(cohorts) if stages["train"] else len(folder.trained)) - len(pending)
@@ -124,7 +133,6 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=N
         trainer = jax_trainer(config, data.shape) if "train" in config.stages else None
         if record is not None:
             trainer = trainer._replace(choose=recorded_choice(record, trainer.decode, trainer.choose))
-        measurer = jax_measurer(config, data.shape) if "measure" in config.stages else None
         options = {"measurer": measurer, "keep": config.keep, "csv": config.csv, "scalars": scalars}
         summary = run_sweep(recipe, cohorts, data, folder, trainer, monitor, **options)
     diverged = f", {summary.num_diverged} diverged" if summary.num_diverged else ""

@@ -21,6 +21,7 @@ from mdtree_jax.measuring import kernels as measures
 from mdtree_jax.measuring.cost import MeasureCost
 from mdtree_jax.measuring.curves import Curves, curves_in_blocks, takes_long
 from mdtree_jax.measuring.items import Arrays
+from mdtree_jax.measuring.known import Known
 from mdtree_jax.measuring.programs import (
     Program,
     binding_of,
@@ -30,13 +31,14 @@ from mdtree_jax.measuring.programs import (
     comparison_program,
     program_of,
 )
-from mdtree_jax.measuring.tables import layer_table, member_table, pair_table
+from mdtree_jax.measuring.tables import empty_results, layer_names, layer_table, member_table, pair_table
 from mdtree_jax.models import Model, count_flops, has_permutations
 from mdtree_jax.population.loop import AXIS
 from mdtree_jax.population.programs import model_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureSettings, chosen_pairs
 from mdtree_jax.registry.kernels import Kernel, stages
+from mdtree_jax.store.tables import Measured
 
 
 class MeasuredCohort(NamedTuple):
@@ -78,6 +80,7 @@ def measure_cohort(
     resume: Mapping[str, np.ndarray] | None = None,
     recorded: Mapping[str, Any] | None = None,
     record: Callable[[dict[str, Any]], None] | None = None,
+    known: Measured | None = None,
 ) -> MeasuredCohort:
     """Measure the networks of a trained cohort.
 
@@ -98,12 +101,14 @@ def measure_cohort(
         recorded: what `record` was called with when this cohort was begun: how much memory is free now must not change
             a number. On other devices, or with less than half of the memory, it is decided anew.
         record: called once, before anything runs, with what was decided, as plain values.
+        known: what was measured of some of the members, or with some of the metrics: only what is missing is measured,
+            and the tables are of all. Networks that nothing is measured of any more can be anything finite.
 
     Raises:
         UserError: a model whose outputs depend on the rest of the batch or change from call to call.
         StaleState: a `resume` of another cohort.
     """
-    run = _Measurement(recipe, cohort, data, variables, is_finite, settings, memory_budget_bytes, dtype, model)
+    run = _Measurement(recipe, cohort, data, variables, is_finite, settings, memory_budget_bytes, dtype, model, known)
     run.adopt(recorded or {})
     run.take_up(resume or {})
     if record is not None:
@@ -135,6 +140,7 @@ class _Measurement:
         budget: int,
         dtype: str,
         model: Model | None,
+        known: Measured | None,
     ) -> None:
         self.recipe, self.cohort, self.settings, self.dtype = recipe, cohort, settings, dtype
         shape = tuple(recipe.image_shape)
@@ -174,6 +180,8 @@ class _Measurement:
         self.configurations = self._rows_by_configuration()
         self.all_pairs = self._pairs("all")
         self.pairs = self._pairs(settings.pairs)
+        self.known = Known(known, cohort)
+        self.left: dict[str, list[int]] = {}
 
     def decided(self) -> dict[str, Any]:
         """Return how the cohort is measured, and on what that was decided, as plain values."""
@@ -222,14 +230,20 @@ class _Measurement:
         is_long = binding_of(kernel.program).make_parts is not None and takes_long(self.cost)
         # No device and no lane that only repeats an item: the cores that are left help with the products.
         mesh = self.mesh if len(items) >= self.mesh.size else Mesh(self.mesh.devices[: max(1, len(items))], (AXIS,))
-        lanes = min(lanes, max(1, -(-len(items) // mesh.size)))
+        left = self._left(kernel)
+        lanes = min(lanes, max(1, -(-len(left) // mesh.size)))
         size = lanes * mesh.size
         program = program_of(kernel.program, self.model, self.settings, mesh, lanes, tuple(options.items()))
         split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
         data = self.data if mesh is self.mesh else jax.device_put(self.data, whole)
         self._restore(stage, len(items))
-        for start in range(self.num_done[stage], len(items), size):
-            chunk = list(items[start : start + size])
+        if len(left) < len(items):
+            arguments = jax.device_put(self.arrays.of(kernel, [items[0]] * size), split), data
+            like, layers = program.results(*arguments), layer_names(self.arrays.variables["params"])
+            left = self.left[stage] = self.known.take(kernel, items, left, like, layers, self.results[stage])
+        for start in range(self.num_done[stage], len(left), size):
+            places = left[start : start + size]
+            chunk = [items[place] for place in places]
             padded = chunk + [chunk[-1]] * (size - len(chunk))
             begin, compiling = time.perf_counter(), self.compile_seconds
             arguments = jax.device_put(self.arrays.of(kernel, padded), split), data
@@ -242,13 +256,19 @@ class _Measurement:
             seconds = seconds if self.curves is None else self.curves.seconds
             found["seconds"] = np.full(size, seconds / len(chunk))
             for name, value in found.items():
-                # Features can be many; everything else is a table's.
-                kind = value.dtype if name == "features" else float
-                kept = self.results[stage].setdefault(name, np.full((len(items), *value.shape[1:]), np.nan, kind))
-                kept[start : start + len(chunk)] = value[: len(chunk)]
+                kept = self.results[stage].setdefault(name, empty_results(name, len(items), value))
+                kept[places] = value[: len(chunk)]
             self.num_done[stage] = start + len(chunk)
             self.curves = None
             after_chunk(stage)
+
+    def _left(self, kernel: Kernel) -> list[int]:
+        """Return the places, among the items of a kernel, of those that it is to be run for."""
+        if kernel.name not in self.left:
+            items = self.pairs if kernel.is_of_pairs else self.rows
+            groups = self.configurations.values() if kernel.compares else ()
+            self.left[kernel.name] = self.known.left(kernel.name, items, groups)
+        return self.left[kernel.name]
 
     def _in_blocks(
         self,
@@ -314,7 +334,7 @@ class _Measurement:
         total = done = 0.0
         for kernel in self.kernels:
             counts = pairs if kernel.is_of_pairs else networks
-            flops = np.array([self.cost.flops(kernel.name, count) for count in counts])
+            flops = np.array([self.cost.flops(kernel.name, counts[place]) for place in self._left(kernel)])
             finished = self.num_done.get(kernel.name, 0)
             total += flops.sum()
             done += flops[:finished].sum()
@@ -329,7 +349,7 @@ class _Measurement:
         compared: dict[str, np.ndarray] = {}
         for kernel in self.kernels:
             if kernel.compares:
-                compared |= self._compare(kernel.name)  # adds to its seconds
+                compared |= self._compare(kernel)  # adds to its seconds
         pairs = self.all_pairs if any("pair" in kernel.needs for kernel in self.kernels) else []
         of_layers = next((found for found in self.results.values() if "layer_traces" in found), None)
         measured = self.cohort, self.results, self.cost, self.counts
@@ -342,28 +362,34 @@ class _Measurement:
             choices=self.choices._asdict(),
         )
 
-    def _compare(self, name: str) -> dict[str, np.ndarray]:
+    def _compare(self, kernel: Kernel) -> dict[str, np.ndarray]:
         """Return the results of a kernel that compares for every pair of finite networks, in order of `all_pairs`."""
         found: dict[str, np.ndarray] = {}
         if not self.all_pairs:
             return found
         begin, compiling = time.perf_counter(), self.compile_seconds
-        program, stage = comparison_program(name, self.settings), self.results[name]
+        program, stage = comparison_program(kernel.name, self.settings), self.results[kernel.name]
         place = {row: index for index, row in enumerate(self.rows)}
         position = {pair: index for index, pair in enumerate(self.all_pairs)}
+        left = set(self._left(kernel))
         for rows in self.configurations.values():
             if not any((a, b) in position for a in rows for b in rows):
                 continue
             # Diverged networks take part with whatever they hold, so that the shapes are always the same.
             at = [place.get(row, 0) for row in rows]
             outputs = [stage[side][at].astype(self.dtype) if side in stage else None for side in ("logits", "features")]
-            matrices = self._call(program, *outputs, self.arrays.networks(rows)["params"])
+            arguments = *outputs, self.arrays.networks(rows)["params"]
+            is_left = any(place.get(row) in left for row in rows)
+            matrices = self._call(program, *arguments) if is_left else program.results(*arguments)
             for column, matrix in matrices.items():
                 values = found.setdefault(column, np.full(len(self.all_pairs), np.nan))
+                if not is_left:
+                    continue  # all of this configuration is known
                 for a, first in enumerate(rows):
                     for b, second in enumerate(rows):
                         if (first, second) in position:
                             values[position[first, second]] = matrix[a, b]
         seconds = time.perf_counter() - begin - (self.compile_seconds - compiling)
-        stage["seconds"] += seconds / len(self.rows)
+        stage["seconds"][sorted(left)] += seconds / max(1, len(left))
+        self.known.put_compared(kernel.name, self.all_pairs, found)
         return found

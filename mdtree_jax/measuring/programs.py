@@ -53,6 +53,10 @@ class Program:
             self.compile_seconds += time.perf_counter() - start
         return self._executables[key]
 
+    def results(self, *arguments: Any) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shapes of what comes out for arrays of these shapes; nothing is compiled."""
+        return jax.eval_shape(self._jitted, *arguments)
+
 
 def full_precision() -> contextlib.AbstractContextManager[None]:
     """Have products of matrices computed in the type of their arrays while programs are traced.
@@ -176,7 +180,7 @@ def choose(
         steps = f", or lower eigenvalue_steps ({settings.eigenvalue_steps}), each of which keeps a vector"
         raise UserError(
             f"measuring one network takes at least {least / 1e9:.3g} GB of memory on each device, and "
-            f"{budget / 1e9:.3g} GB may be used: give more (memory_gb= of sweep), or ask for fewer metrics"
+            f"{budget / 1e9:.3g} GB may be used: allow more (memory_gb= of sweep), or measure fewer metrics"
             f"{steps if 'hessian' in settings.metrics else ''}"
         )
     return Choices(*plan, batched, int(max(1, budget // lane)) if batched else 1, images, outputs)

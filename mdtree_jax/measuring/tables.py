@@ -96,8 +96,7 @@ def layer_table(
     columns = ["configuration", "seed", "layer", "hessian_trace", "hessian_trace_se"]
     if not found:
         return pd.DataFrame(columns=columns)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    names = ["/".join(str(getattr(key, "key", key)) for key in path) for path in paths]
+    names = layer_names(params)
     frames = [
         pd.DataFrame(
             {
@@ -111,6 +110,18 @@ def layer_table(
         for index, row in enumerate(rows)
     ]
     return pd.concat(frames, ignore_index=True).sort_values(["configuration", "seed"], kind="stable", ignore_index=True)
+
+
+def empty_results(name: str, length: int, like: Any) -> np.ndarray:
+    """Return an array of NaN for a result of `length` items, each of the shape of those in `like`."""
+    # Features can be many; everything else is a table's.
+    return np.full((length, *like.shape[1:]), np.nan, like.dtype if name == "features" else float)
+
+
+def layer_names(params: Any) -> list[str]:
+    """Return the names of parameter arrays, in the order of their leaves."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return ["/".join(str(getattr(key, "key", key)) for key in path) for path in paths]
 
 
 def scatter(values: np.ndarray, rows: np.ndarray, length: int) -> Any:

@@ -8,7 +8,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.measure_settings import ADDED_LATER, resolve
 from mdtree_jax.recipe.schema import SweepConfig, make_grid, make_recipe
 from mdtree_jax.registry.architectures import BUILT_IN
-from mdtree_jax.runs.plan import Machine, ModelCost, cpu_machine, make_plan
+from mdtree_jax.runs.plan import Machine, ModelCost, cpu_machine, left_to_do, make_plan
 from mdtree_jax.runs.run import Measurer, Trainer
+from mdtree_jax.store.parts import Parts
 
 
 def set_up_jax(config: SweepConfig) -> None:
@@ -187,9 +188,14 @@ def _best_seconds(function: Callable[[jax.Array], jax.Array], size: int, patienc
 
 
 def plan_here(
-    config: SweepConfig, cohorts: Iterable[Cohort], shape: DatasetShape, finished: pd.DataFrame | None = None
+    config: SweepConfig, cohorts: Sequence[Cohort], shape: DatasetShape, parts: Parts | None = None
 ) -> pd.DataFrame:
-    """Return the plan of the sweep on this machine; see `make_plan`."""
+    """Return the plan of the sweep on this machine, where a run folder has `parts`; see `make_plan`."""
+    measure = resolve(config.grid.measure) if "measure" in config.stages else None
+    done = {}
+    if parts is not None:
+        done["finished"] = parts.joined_members()
+        done["left"] = left_to_do(parts, cohorts, () if measure is None else measure.metrics)
     recipe = make_recipe(config.grid, shape.num_classes, tuple(shape.image_shape))
     costs: dict[Any, ModelCost] = {}
 
@@ -206,7 +212,7 @@ def plan_here(
         keep_checkpoints=config.keep == "all",
         machine=this_machine(config.grid.dtype),
         eval_batch_size=config.grid.eval_batch_size,
-        finished=finished,
-        measure=resolve(config.grid.measure) if "measure" in config.stages else None,
+        measure=measure,
         train="train" in config.stages,
+        **done,
     )

@@ -19,7 +19,8 @@ early stopping enter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ import pandas as pd
 from mdtree_jax.measuring.cost import MeasureCost
 from mdtree_jax.recipe.cohort import Cohort
 from mdtree_jax.recipe.measure_settings import MeasureSettings
+from mdtree_jax.store.parts import Parts
 
 MEASURE_COMPILE_SECONDS = 45.0  # of the programs of one width
 COHORT_SECONDS = 7.0  # compile, initialise, write; less when the compilation cache knows the cohort
@@ -83,6 +85,29 @@ def cohort_flops(cohort: Cohort, forward_flops: float, num_test: int) -> float:
     return float(forward_flops) * images
 
 
+class Left(NamedTuple):
+    """What is left to do of a cohort: the share of its members that are to be trained, and to be measured by metric."""
+
+    train: float = 1.0
+    measure: Mapping[str, float] = MappingProxyType({})
+
+    def to_measure(self, metric: str) -> float:
+        """Return the share of the members of which a metric is to be measured."""
+        return self.measure.get(metric, 1.0)
+
+
+def left_to_do(parts: Parts, cohorts: Iterable[Cohort], metrics: Collection[str]) -> dict[str, Left]:
+    """Return what is left to do of every cohort in a run folder."""
+    found = {}
+    for cohort in cohorts:
+        key, number = cohort.key, len(cohort.members)
+        known = parts.measured.get(key)
+        unmeasured = 1.0 if known is None else 1.0 - len(known.networks) / number
+        measure = {m: unmeasured if known is not None and m in known.metrics else 1.0 for m in metrics}
+        found[key] = Left(len(parts.missing(key)) / number, measure)
+    return found
+
+
 def make_plan(
     cohorts: Iterable[Cohort],
     model_cost: Callable[[Cohort], ModelCost],
@@ -92,20 +117,25 @@ def make_plan(
     machine: Machine,
     eval_batch_size: int = 512,
     finished: pd.DataFrame | None = None,
+    left: Mapping[str, Left] = MappingProxyType({}),
     measure: MeasureSettings | None = None,
     train: bool = True,
 ) -> pd.DataFrame:
     """Return one row per cohort: its shape, members, costs, and whether it is finished.
 
-    `model_cost` gives the cost of one network of a cohort; `finished` is the per-seed table of the run folder, if any;
-    `measure` says what is measured, None for nothing, and `train` whether anything is trained. Columns: cohort, width,
-    batch_size, train_epochs, num_members, num_parameters (one network), train_flops, measure_flops and
-    checkpoint_bytes (all members), estimated_seconds of what is left to do, finished.
+    `model_cost` gives the cost of one network of a cohort, `finished` is the per-seed table of the run folder, if any,
+    `left` what is left to do of its cohorts; `measure` says what is measured, None for nothing, and `train` whether
+    anything is trained. Columns: cohort, width, batch_size, train_epochs, num_members, num_parameters (one network),
+    train_flops, measure_flops and checkpoint_bytes (all members), estimated_seconds of what is left to do, finished.
     """
     rows = []
     for cohort in cohorts:
-        cost = model_cost(cohort)
-        passes = 0.0 if measure is None else MeasureCost(measure, cost.forward_flops, num_test).cohort_passes(cohort)
+        cost, to_do = model_cost(cohort), left.get(cohort.key, Left())
+        passes = {
+            metric: MeasureCost(measure.with_metrics((metric,)), cost.forward_flops, num_test).cohort_passes(cohort)
+            for metric in (() if measure is None else measure.metrics)
+        }
+        passes_left = sum(to_do.to_measure(metric) * number for metric, number in passes.items())
         rows.append(
             {
                 "cohort": cohort.key,
@@ -115,31 +145,24 @@ def make_plan(
                 "num_members": len(cohort.members),
                 "num_parameters": cost.num_parameters,
                 "train_flops": cohort_flops(cohort, cost.forward_flops, num_test),
-                "measure_flops": passes * cost.forward_flops,
+                "measure_flops": sum(passes.values()) * cost.forward_flops,
                 "checkpoint_bytes": cost.num_bytes * len(cohort.members) if keep_checkpoints else 0,
                 "training": training_seconds(cohort, cost, machine),
                 "evaluation": evaluation_seconds(cohort, cost, machine, num_test, eval_batch_size),
-                "measuring": passes * machine.step(cost, 128) / (3 * 128) / machine.num_devices,
+                "measuring": passes_left * machine.step(cost, 128) / (3 * 128) / machine.num_devices,
+                "untrained": to_do.train if train else 0.0,
+                "is_unmeasured": any(to_do.to_measure(metric) > 0 for metric in passes),
             }
         )
     plan = pd.DataFrame(rows)
     took = pd.Series(dtype=float) if finished is None else finished.groupby("cohort")["train_seconds"].sum()
-    is_trained, is_measured = plan["cohort"].isin(took.index), plan["cohort"].isin(_measured(finished))
-    seconds = COHORT_SECONDS + plan.pop("evaluation") + plan["training"] * _scale(plan, took)
-    left = np.where(is_trained | (not train), 0.0, seconds)
-    if measure is not None:
-        compiled = ~plan["width"].duplicated() * MEASURE_COMPILE_SECONDS
-        left = left + np.where(is_measured, 0.0, plan["measuring"] + compiled)
-    done = (is_trained | (not train)) & (is_measured | (measure is None))
-    return plan.drop(columns=["training", "measuring"]).assign(estimated_seconds=left, finished=done)
-
-
-def _measured(members: pd.DataFrame | None) -> set[str]:
-    """Return the cohorts that have measurements: a column of measuring costs that is not empty."""
-    columns = [] if members is None else [c for c in members if c.endswith("_seconds") and c != "train_seconds"]
-    if not columns:
-        return set()
-    return set(members.loc[members[columns].notna().any(axis=1), "cohort"])
+    trained = plan["cohort"].map({key: 1.0 - to_do.train for key, to_do in left.items()}).astype(float)
+    untrained, is_unmeasured = plan.pop("untrained"), plan.pop("is_unmeasured")
+    seconds = (plan.pop("evaluation") + plan["training"] * _scale(plan, took, trained)) * untrained
+    seconds += np.where(untrained > 0, COHORT_SECONDS, 0.0)
+    seconds += plan["measuring"] + np.where(is_unmeasured & ~plan["width"].duplicated(), MEASURE_COMPILE_SECONDS, 0.0)
+    plan = plan.drop(columns=["training", "measuring"])
+    return plan.assign(estimated_seconds=seconds, finished=(untrained == 0) & ~is_unmeasured)
 
 
 def training_seconds(cohort: Cohort, cost: ModelCost, machine: Machine) -> float:
@@ -154,12 +177,17 @@ def evaluation_seconds(cohort: Cohort, cost: ModelCost, machine: Machine, num_te
     return steps * machine.step(cost, batch_size) / 3 / min(machine.num_devices, len(cohort.members))
 
 
-def _scale(plan: pd.DataFrame, took: pd.Series) -> np.ndarray:
-    """Return for every cohort what to multiply its training time with, from what the finished ones took (seconds)."""
-    known = plan[plan["cohort"].isin(took.index)]
+def _scale(plan: pd.DataFrame, took: pd.Series, trained: pd.Series) -> np.ndarray:
+    """Return for every cohort what to multiply its training time with.
+
+    `took` holds the seconds that the training of cohorts, or of the share `trained` of their members, took.
+    """
+    is_known = plan["cohort"].isin(took.index) & (trained > 0)
+    known = plan[is_known]
     if not len(known):
         return np.ones(len(plan))
-    ratios = np.log(took[known["cohort"]].clip(lower=1e-9).to_numpy() / known["training"].to_numpy())
+    estimates = (known["training"] * trained[is_known]).to_numpy()
+    ratios = np.log(took[known["cohort"]].clip(lower=1e-9).to_numpy() / estimates)
     places, known_places = (np.log(table[["width", "batch_size"]].to_numpy(float)) for table in (plan, known))
     weights = 1 / (0.1 + ((places[:, None] - known_places[None]) ** 2).sum(-1))
     return np.exp(weights @ ratios / weights.sum(1))

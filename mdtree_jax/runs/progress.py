@@ -99,6 +99,10 @@ class Monitor:
     def __exit__(self, *exception) -> None:
         self._bar.stop()
 
+    def say(self, line: str) -> None:
+        """Print a line."""
+        self._console.print(line, highlight=False, soft_wrap=True)
+
     def start_cohort(self, key: str) -> None:
         """The cohort `key` begins."""
         self._current, self._fraction = (key, time.perf_counter()), 0.0

@@ -17,9 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.checks import StaleState, UserError, check_choice
+from mdtree_jax.checks import StaleState, check_choice
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.schema import KEEP
+from mdtree_jax.runs.extend import (
+    Networks,
+    check_networks_are_there,
+    executor_before,
+    growth_line,
+    members_of,
+    stacked_networks,
+    untrained,
+)
 from mdtree_jax.runs.progress import Monitor, ScalarLog
 from mdtree_jax.store.folder import RunFolder
 from mdtree_jax.store.tables import DIVERGED, OK, not_converged, not_measurable, typed_members
@@ -49,6 +58,7 @@ class Measurer(NamedTuple):
     `config` are the settings as plain JSON values. `measure(recipe, cohort, data, variables, is_finite, progress=,
     checkpoint=, resume=, recorded=, record=)` returns a `MeasuredCohort`; `checkpoint` and `resume` are as of a
     `Trainer`; what was decided when the cohort was begun is `recorded`, None for a new one; `record` is called with it.
+    Of a cohort that grew, or lacks metrics, it gets `known=` the `Measured` of before, which it is to complete.
     `earlier` are the values of settings that a `config` without them was made with.
     """
 
@@ -87,32 +97,35 @@ def run_sweep(
 ) -> SweepSummary:
     """Train and measure every cohort of which `folder` (entered, so locked) does not have that yet.
 
-    Without a `trainer` nothing is trained, without a `measurer` nothing measured. The executor of a cohort is written
-    to the manifest before its first step, and taken from there when the run is continued. A member that diverges stays
-    as a row with status `diverged`. Raises `UserError` on a full disk, and for trained cohorts that are to be measured
-    but whose networks are gone; whatever stops it, what was finished so far is kept.
+    Without a `trainer` nothing is trained, without a `measurer` nothing measured. A folder of a smaller grid, or with
+    fewer metrics, is extended: what it has is kept, only what is missing is trained and measured, and its tables end as
+    those of a run of the larger grid. The executor of a cohort is written to the manifest before its first step, and
+    taken from there when the run is continued. A member that diverges stays as a row with status `diverged`. Raises
+    `UserError` on a full disk, and for trained networks that are needed to measure but gone; whatever stops it, what
+    was finished so far is kept.
     """
     check_choice("keep", keep, KEEP)
     start = time.perf_counter()
     if measurer is not None:
         folder.use_measurement(measurer.config, measurer.earlier)
     to_train, to_measure = still_to_do(cohorts, folder, train=trainer is not None, measure=measurer is not None)
-    _check_networks_are_there(folder, sorted(to_measure - to_train))
+    check_networks_are_there(folder, cohorts, to_measure, {} if measurer is None else measurer.config)
+    if folder.growth:
+        monitor.say(growth_line(folder))
+    folder.extend()
     folder.write_tables(csv)  # a killed process may have left them behind its parts
     pending = [cohort for cohort in cohorts if cohort.key in to_train | to_measure]
     with _Ahead(recipe, data, folder, trainer, [cohort for cohort in pending if cohort.key in to_train]) as ahead:
         for cohort in pending:
             monitor.start_cohort(cohort.key)
             is_measured_next = cohort.key in to_measure
-            variables = None
+            fresh = None
             if cohort.key in to_train:
                 keep_networks = keep == "all" or is_measured_next
                 ahead.start_next(cohort)
-                variables = _train_one(recipe, cohort, data, folder, trainer, monitor, keep_networks)
+                fresh = _train_one(recipe, cohort, data, folder, trainer, monitor, keep_networks)
             if is_measured_next:
-                _measure_one(recipe, cohort, data, folder, measurer, monitor, variables, keep)
-                if keep != "all":
-                    folder.forget_checkpoint(cohort.key)
+                _measure_one(recipe, cohort, data, folder, measurer, monitor, fresh, keep)
             rows = folder.trained_rows(cohort.key)
             folder.write_tables(csv)
             monitor.finish_cohort(rows)
@@ -139,16 +152,6 @@ def still_to_do(
     there = to_train | set(folder.trained)
     to_measure = {c.key for c in cohorts if measure and c.key in there and c.key not in folder.measured}
     return to_train, to_measure
-
-
-def _check_networks_are_there(folder: RunFolder, keys: Sequence[str]) -> None:
-    missing = [key for key in keys if not folder.checkpoint_path(key).is_dir()]
-    if missing:
-        raise UserError(
-            f"{len(missing)} trained cohorts of {folder.path} are not measured and their networks are gone (first: "
-            f"{missing[0]}), because they were imported or trained with keep=metrics_only and stages=[train]; measure "
-            "where they were trained, or train them again under another out="
-        )
 
 
 class _Ahead:
@@ -179,37 +182,37 @@ class _Ahead:
     def _prepare(self, cohort: Cohort) -> None:
         # The folder is written by the main thread alone; what is chosen here is chosen again there.
         choice = _recorded_executor(cohort, self._folder, self._trainer) or self._trainer.choose(self._recipe, cohort)
-        self._trainer.prepare(self._recipe, cohort, self._data, executor=choice)
+        self._trainer.prepare(self._recipe, untrained(cohort, self._folder), self._data, executor=choice)
 
 
 def _recorded_executor(cohort: Cohort, folder: RunFolder, trainer: Trainer) -> Any:
     """Return how a cohort is executed as the manifest says, None if it does not or this machine cannot do it."""
-    recorded = folder.executor(cohort.key)
+    recorded = executor_before(cohort, folder)
     return None if recorded is None else trainer.decode(recorded)
 
 
 def _train_one(
     recipe: Recipe, cohort: Cohort, data: Any, folder: RunFolder, trainer: Trainer, monitor: Monitor, keep: bool
-) -> Any:
-    """Train one cohort and commit it: executor, then networks, then the part that says it is finished.
+) -> Networks:
+    """Train what is missing of a cohort and commit it: executor, then networks, then the part that says so.
 
-    Returns the trained variables of all members.
+    Returns the trained networks.
     """
+    name, missing = folder.name_to_train(cohort.key), untrained(cohort, folder)
     choice = _recorded_executor(cohort, folder, trainer)
-    if choice is None:
-        folder.forget_unfinished(cohort.key)  # a state goes with its executor
-        choice = trainer.choose(recipe, cohort)
-        folder.record_executor(cohort.key, trainer.encode(choice))
-    unfinished = folder.unfinished_path(cohort.key)
+    if choice is None or folder.executor(name) is None:
+        folder.forget_unfinished(name)  # a state goes with its executor
+        choice = choice or trainer.choose(recipe, cohort)
+        folder.record_executor(name, trainer.encode(choice))
+    unfinished = folder.unfinished_path(name)
     options = {"progress": monitor.progress, "checkpoint": functools.partial(_save_state, unfinished)}
-    train = functools.partial(trainer.train, recipe, cohort, data, executor=choice, **options)
+    train = functools.partial(trainer.train, recipe, missing, data, executor=choice, **options)
     trained = _resumed(train, unfinished, folder)
-    rows = member_rows(cohort, trained)
+    rows, networks = member_rows(missing, trained), Networks(members_of(missing), trained.variables)
     if keep:
         from mdtree_jax.store.checkpoint import save_population
 
-        members = [(member.index, member.seed) for member in cohort.members]
-        save_population(folder.checkpoint_path(cohort.key), trained.variables, members)
+        save_population(folder.checkpoint_path(name), networks.variables, networks.members, folder.parts.grids.here)
     metadata = {
         "executor": trainer.encode(choice),
         "useful_step_fraction": float(trained.useful_step_fraction),
@@ -217,7 +220,7 @@ def _train_one(
         "compile_seconds": float(trained.compile_seconds),
     }
     folder.finish(cohort.key, rows, metadata)
-    return trained.variables
+    return networks
 
 
 def _measure_one(
@@ -227,22 +230,19 @@ def _measure_one(
     folder: RunFolder,
     measurer: Measurer,
     monitor: Monitor,
-    variables: Any,
+    fresh: Networks | None,
     keep: str,
 ) -> None:
-    """Measure one trained cohort and commit the tables; `variables` are read from disk if they are None."""
-    if variables is None:
-        from mdtree_jax.store.checkpoint import load_population
-
-        variables, members = load_population(folder.checkpoint_path(cohort.key))
-        if members != [(member.index, member.seed) for member in cohort.members]:
-            raise UserError(f"{folder.checkpoint_path(cohort.key)} does not hold the members of cohort {cohort.key}")
+    """Measure what is missing of a trained cohort and commit the tables; `fresh` networks were trained just now."""
+    variables = stacked_networks(folder, cohort, fresh)
     unfinished = folder.unfinished_path(f"measured-{cohort.key}")
     rows = folder.trained_rows(cohort.key).set_index(["configuration", "seed"])["status"]
     is_finite = [rows[member.index, member.seed] == OK for member in cohort.members]
     options = {"progress": monitor.progress, "checkpoint": functools.partial(_save_state, unfinished)}
     options["recorded"] = folder.choices(cohort.key)
     options["record"] = functools.partial(folder.record_choices, cohort.key)
+    if (known := folder.measurement(cohort.key)) is not None:
+        options["known"] = known
     measure = functools.partial(measurer.measure, recipe, cohort, data, variables, is_finite, **options)
     measured = _resumed(measure, unfinished, folder)
     tables = {"members": measured.members, "pairs": measured.pairs, "layers": measured.layers}

@@ -147,7 +147,7 @@ def kind(session: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differences(record: Record, session: dict[str, Any]) -> dict[str, str]:
-    """Return, for every cohort that a machine of another kind took part in, what is different here."""
+    """Return, for every cohort that was not all made as a machine of this kind makes it now, what is different here."""
     here, found = kind(session), {}
     for made_by in record.about["sessions"]:
         there = kind(made_by)
@@ -155,7 +155,9 @@ def _differences(record: Record, session: dict[str, Any]) -> dict[str, str]:
             unlike = [key for key in here if here[key] != there[key]]
             why = "; ".join(f"{key} {there[key] or 'not recorded'} there, {here[key]} here" for key in unlike)
             found |= dict.fromkeys(made_by["cohorts"], why)
-    return found
+    cohorts = record.networks["cohort"].unique()
+    mixed = [cohort for cohort in cohorts if len(record.executors(cohort)) > 1]
+    return dict.fromkeys(mixed, "executor of what was added to a cohort later") | found
 
 
 def verification_table(found: Verification, title: str) -> Table:

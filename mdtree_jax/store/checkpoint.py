@@ -23,7 +23,9 @@ from orbax.checkpoint import v1 as ocp
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.files import one_sentence_on_write_failure
-from mdtree_jax.store.tables import has_value
+from mdtree_jax.store.grids import Grids
+from mdtree_jax.store.manifest import read_manifest
+from mdtree_jax.store.tables import has_value, read_metadata
 
 # The interface's verbs were renamed within 0.12.
 _save: Callable = getattr(ocp, "save", None) or ocp.save_pytree
@@ -34,33 +36,38 @@ _GROUP_BYTES = 256 * 2**20  # how much of a stacked checkpoint is in memory at o
 _OVERHEAD_BYTES = 2**17  # what a checkpoint of nothing takes, generously: 60 kB in some twenty files
 
 
-def save_population(path: Path, variables: Any, members: Sequence[tuple[int, int]]) -> None:
+def save_population(path: Path, variables: Any, members: Sequence[tuple[int, int]], grid: str | None = None) -> None:
     """Write the networks of a cohort to `path`, over what is there.
 
-    `variables` is a nested dict of arrays (members, …); `members` their (configuration, seed), in the same order.
-    Raises `UserError` on a full disk.
+    `variables` is a nested dict of arrays (members, …); `members` their (configuration, seed), in the same order;
+    `grid` the hash of the config in which configurations have these numbers, `Grids.here`. Raises `UserError` on a
+    full disk.
     """
     variables = jax.tree.map(np.asarray, variables)
     wrong = [leaf.shape for leaf in jax.tree.leaves(variables) if leaf.shape[:1] != (len(members),)]
     if wrong:
         raise ValueError(f"an array of shape {wrong[0]} has no leading axis of {len(members)} members")
-    _write(path, variables, {"members": [[int(c), int(s)] for c, s in members]})
+    about = {} if grid is None else {"grid": grid}
+    _write(path, variables, {"members": [[int(c), int(s)] for c, s in members], **about})
 
 
-def load_population(path: Path) -> tuple[dict[str, Any], list[tuple[int, int]]]:
-    """Return the stacked networks (NumPy) at `path` and the (configuration, seed) of each, in order."""
+def load_population(path: Path, grids: Grids | None = None) -> tuple[dict[str, Any], list[tuple[int, int]]]:
+    """Return the stacked networks (NumPy) at `path` and the (configuration, seed) of each, in order.
+
+    Configurations are counted as in `grids.here`, or as they were when the networks were written.
+    """
     metadata = _read_metadata(path)
-    return _read(path, metadata.metadata), _members(metadata)
+    return _read(path, metadata.metadata), _members(metadata, grids)
 
 
-def load_member(path: Path, configuration: int, seed: int) -> dict[str, Any]:
-    """Return one network of the cohort at `path`, without the leading axis.
+def load_member(path: Path, configuration: int, seed: int, grids: Grids | None = None) -> dict[str, Any]:
+    """Return one network of the cohort at `path`, without the leading axis; `grids` are as of `load_population`.
 
     The stacked arrays are read in groups of at most 256 MiB (or one array, if that is larger) and cut at once, so a
     single network of a large cohort fits wherever that much does. Raises `UserError` if the member is not there.
     """
     metadata = _read_metadata(path)
-    members = _members(metadata)
+    members = _members(metadata, grids)
     if (configuration, seed) not in members:
         raise UserError(f"{path} has no network of configuration {configuration} and seed {seed}")
     row = members.index((configuration, seed))
@@ -97,11 +104,19 @@ def load_network(run: str | Path, *, seed: int, **selection: float | str) -> tup
         raise UserError(f"{fits.sum()} networks of {run} have {said}; wanted exactly one")
     row = members[fits].iloc[0]
     path = run / "checkpoints" / row["cohort"]
-    if not path.is_dir():
+    paths = [one for one in (path, *sorted(path.parent.glob(f"{path.name}+*"))) if one.is_dir()]
+    manifest = read_manifest(run / "manifest.json")
+    grids = None if manifest is None else Grids(run, manifest)
+    number = int(row["configuration"])
+    if grids is not None:  # the table is one of before where a run was just extended
+        number = grids.number_here(number, read_metadata(run / "members.parquet").get("config_hash"))
+    holder = next((one for one in paths if (number, seed) in _members(_read_metadata(one), grids)), None)
+    if holder is None:
+        which = f"seed {seed} of cohort" if paths else "cohort"
         raise UserError(
-            f"{run} has no checkpoint of cohort {row['cohort']}: it was run with keep=metrics_only or imported"
+            f"{run} has no checkpoint of {which} {row['cohort']}: it was run with keep=metrics_only or imported"
         )
-    return load_member(path, int(row["configuration"]), seed), row
+    return load_member(holder, number, seed, grids), row
 
 
 def save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
@@ -181,8 +196,9 @@ def _read_metadata(path: Path) -> Any:
             raise UserError(f"{path} is not a checkpoint, or is damaged ({type(error).__name__})") from error
 
 
-def _members(metadata: Any) -> list[tuple[int, int]]:
-    return [(int(c), int(s)) for c, s in metadata.custom_metadata["members"]]
+def _members(metadata: Any, grids: Grids | None) -> list[tuple[int, int]]:
+    members = [(int(c), int(s)) for c, s in metadata.custom_metadata["members"]]
+    return members if grids is None else grids.members_here(members, metadata.custom_metadata.get("grid"))
 
 
 def _groups(sizes: Sequence[int]) -> list[list[int]]:

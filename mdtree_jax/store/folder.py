@@ -4,21 +4,24 @@
 runs/digits/
   manifest.json         resolved config, sessions (code, packages, machine), executor of each cohort
   run.lock              held while a process works here
-  parts/<cohort>.parquet        rows of a trained cohort: its existence says that the cohort is trained
+  parts/<cohort>.parquet        rows of a trained cohort: its existence says that they are trained
   parts/<table>/<cohort>.parquet        the same of a measured cohort: layers, pairs and, last, members
   checkpoints/<cohort>/         the trained networks, stacked (keep=all, and until they are measured)
+  checkpoints/<cohort>+1/       those that were added to the cohort when the run was first extended, and so on
   unfinished/<cohort>/          state inside a cohort that takes long; measured-<cohort> while it is measured
   members.parquet, pairs.parquet, layers.parquet, collection.parquet    made from the parts after every cohort
 ```
 Every file is written whole or not at all, and a part comes after its checkpoint, so killing the process at any moment
 loses at most the training or the measurement of the cohort it was at.
+
+A folder can be extended, to a larger grid and to more metrics. One write of the manifest does it, which keeps the
+config before in `extended_from`; parts and checkpoints say in which grid their configurations are counted.
 """
 
 from __future__ import annotations
 
-import functools
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,12 +30,12 @@ import pandas as pd
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.files import is_temporary, one_sentence_on_write_failure, write_atomically
+from mdtree_jax.recipe.extension import Extension
+from mdtree_jax.store.grids import Grids, extension_from
 from mdtree_jax.store.lock import FolderLock
-from mdtree_jax.store.manifest import check_same_config, config_hash, new_manifest, read_manifest, write_manifest
-from mdtree_jax.store.tables import collect, join_members, join_parts, read_part, write_table
-
-#: The tables of a measurement; the last one says that the cohort is measured.
-MEASURED = ("layers", "pairs", "members")
+from mdtree_jax.store.manifest import check_names, config_hash, new_manifest, read_manifest, write_manifest
+from mdtree_jax.store.parts import Parts, check_more_metrics, metrics_of
+from mdtree_jax.store.tables import Measured, collect, write_table
 
 
 class RunFolder:
@@ -40,32 +43,35 @@ class RunFolder:
 
     `cohorts` gives for every cohort's key its members as pairs (configuration, seed), in the order of the grid.
 
-    Use it as a context manager: entering takes the folder's lock, refuses a folder made with another config, makes a
-    new one, and clears what a killed process left behind. All methods raise `UserError` on a full disk.
+    Use it as a context manager: entering takes the folder's lock, refuses a folder made with a config that this one
+    does not extend, makes a new one, and clears what a killed process left behind. Where the config extends that of
+    the folder, `extension` says how, and `extend` makes it so. All methods raise `UserError` on a full disk.
     """
 
     def __init__(self, path: str | Path, config: dict[str, Any], cohorts: Mapping[str, Iterable[tuple[int, int]]]):
         self.path = Path(path).expanduser().absolute()
         self.config = config
-        self.cohorts = {key: frozenset(members) for key, members in cohorts.items()}
+        self.cohorts = {key: tuple(members) for key, members in cohorts.items()}
+        self.extension: Extension | None = None
+        self.parts: Parts
         self._lock = FolderLock(self.path)
         self._manifest: dict[str, Any] = {}
-        self._parts: dict[str, pd.DataFrame] = {}
-        self._measured: dict[str, dict[str, pd.DataFrame]] = {}
+        self._more: dict[str, Any] | None = None  # settings of measuring with metrics that the manifest's lack
 
     def __enter__(self) -> RunFolder:
         check_folder(self.path, self.config)  # before anything is made in somebody else's folder
+        check_names(self.path, self.cohorts)
         self._lock.__enter__()
         try:
-            with self._writing():
+            with self.writing():
                 manifest = read_manifest(self.path / "manifest.json")
                 if manifest is None:
                     manifest = new_manifest(self.config)
                     write_manifest(self.path / "manifest.json", manifest)
-                check_same_config(self.path, manifest["config"], self.config)
+                self.extension = extension_from(self.path, manifest["config"], self.config)
                 self._manifest = manifest
+                self.read_parts()
                 self._clear_leftovers()
-            self._read_parts()
         except BaseException:
             self._lock.__exit__()
             raise
@@ -76,57 +82,97 @@ class RunFolder:
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """Keys of the trained cohorts, in the order of the grid."""
-        return tuple(key for key in self.cohorts if key in self._parts)
+        """Keys of the cohorts of which all members are trained, in the order of the grid."""
+        return tuple(key for key in self.cohorts if not self.parts.missing(key))
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """Keys of the measured cohorts, in the order of the grid."""
-        return tuple(key for key in self.cohorts if key in self._measured)
+        """Keys of the cohorts of which all members are measured, with all metrics, in the order of the grid."""
+        wanted = metrics_of(self._more or self._manifest.get("measure"))
+        return tuple(key for key in self.cohorts if self.parts.is_measured(key, wanted))
 
     @property
     def members(self) -> pd.DataFrame:
-        """The per-seed table of all finished cohorts."""
-        measured = [self._measured[key]["members"] for key in self.measured]
-        return join_members([self._parts[key] for key in self.trained], measured)
+        """The per-seed table of all that is finished."""
+        return self.parts.joined_members()
 
     @property
     def pairs(self) -> pd.DataFrame:
-        """The table of pairs of all measured cohorts."""
-        return join_parts([self._measured[key]["pairs"] for key in self.measured], "pairs")
+        """The table of pairs of all that is measured."""
+        return self.parts.joined("pairs")
 
     def trained_rows(self, key: str) -> pd.DataFrame:
-        """Return the rows of a trained cohort, by configuration and seed."""
-        return self._parts[key]
+        """Return the rows of the trained members of a cohort, by configuration and seed."""
+        return self.parts.rows(key)
+
+    def measurement(self, key: str) -> Measured | None:
+        """Return what is measured of a cohort, None if nothing is."""
+        return self.parts.measured.get(key)
 
     def use_measurement(self, config: dict[str, Any], earlier: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Say how this run measures, before the first measurement; raises `UserError` if the folder has another.
 
-        `earlier` are the values of settings that a config without them was made with.
+        Metrics that the folder lacks extend it, which `extend` does. `earlier` are the values of settings that a
+        config without them was made with.
         """
         there = self._manifest.get("measure")
-        if there is not None and self._measured:
-            check_same_config(self.path, {**earlier, **there}, {**earlier, **config})
+        if there is not None and self.parts.measured:
+            check_more_metrics(self.path, {**earlier, **there}, {**earlier, **config})
+            if metrics_of(config) != metrics_of(there):
+                self._more = config
+                return
         elif there is not None and config_hash(there) != config_hash(config):
-            for key in self.cohorts:  # what was begun was measured otherwise
-                self.forget_unfinished(f"measured-{key}")
+            self._forget_begun_measurements(self.cohorts)  # what was begun was measured otherwise
             self._manifest.pop("choices", None)
         self._manifest["measure"] = config
-        self._write_manifest()
+        self.save_manifest()
+
+    @property
+    def growth(self) -> str:
+        """What `extend` will change, in words; "" if it has nothing to do."""
+        words = [self.extension.in_words()] if self.extension is not None else []
+        if self._more is not None:
+            there = metrics_of(self._manifest["measure"])
+            words.append(f"metrics + {', '.join(metric for metric in self._more['metrics'] if metric not in there)}")
+        return "; ".join(words)
+
+    def extend(self) -> None:
+        """Make this the folder of its config and its metrics, where these extend what is there."""
+        if self.extension is None and self._more is None:
+            return
+        manifest = dict(self._manifest)
+        before = {name: manifest[name] for name in ("config", "config_hash", "measure") if name in manifest}
+        manifest["extended_from"] = [*manifest.get("extended_from", []), before]
+        if self.extension is not None:
+            manifest |= {"config": self.config, "config_hash": config_hash(self.config)}
+            grown = [k for k, members in self.cohorts.items() if self.extension.of_smaller(members) != [*members]]
+            self._forget_begun_measurements(grown)
+            # What was begun is of other members; with its executor a state inside it goes.
+            begun = {self.name_to_train(key) for key in grown}
+            manifest["executors"] = {k: choice for k, choice in manifest["executors"].items() if k not in begun}
+        if self._more is not None:
+            manifest["measure"] = self._more
+            self._forget_begun_measurements(self.cohorts)
+            manifest.pop("choices", None)  # how much memory the added metrics take was not looked at
+        self._manifest = manifest
+        self.save_manifest()
+        self.extension = self._more = None
+        with self.writing():
+            self.read_parts()
 
     def begin_session(self, session: dict[str, Any]) -> None:
         """Add to the manifest what this process runs on."""
         self._manifest["sessions"].append(session)
-        self._write_manifest()
+        self.save_manifest()
 
-    def executor(self, key: str) -> dict[str, Any] | None:
-        """Return the executor chosen for the cohort, None if none was yet."""
-        return self._manifest["executors"].get(key)
+    def executor(self, name: str) -> dict[str, Any] | None:
+        """Return the executor chosen for a cohort, or for an addition to one, None if none was yet."""
+        return self._manifest["executors"].get(name)
 
-    def record_executor(self, key: str, choice: dict[str, Any]) -> None:
-        """Write the executor chosen for the cohort into the manifest, before its first step."""
-        self._manifest["executors"][key] = choice
-        self._write_manifest()
+    def record_executor(self, name: str, choice: dict[str, Any]) -> None:
+        """Write the executor chosen for a cohort or an addition into the manifest, before its first step."""
+        self._manifest["executors"][name] = choice
+        self.save_manifest()
 
     def choices(self, key: str) -> dict[str, Any] | None:
         """Return what was decided for the measurement of the cohort, None if it was not begun."""
@@ -136,235 +182,148 @@ class RunFolder:
         """Write what was decided for the measurement of the cohort into the manifest, before it begins."""
         if self.choices(key) != choices:
             self._manifest.setdefault("choices", {})[key] = choices
-            self._write_manifest()
+            self.save_manifest()
 
-    def checkpoint_path(self, key: str) -> Path:
-        """Where the stacked networks of the cohort are kept."""
-        return self.path / "checkpoints" / key
+    def name_to_train(self, key: str) -> str:
+        """Return the name that executor, state and checkpoint of a cohort's next training have.
 
-    def unfinished_path(self, key: str) -> Path:
-        """Where the state inside a long cohort is kept until the cohort is finished."""
-        return self.path / "unfinished" / key
+        That is the cohort's key, and with +1, +2 … for what is added to it later.
+        """
+        return _named(key, 1 + max(self.parts.additions(key), default=-1))
 
-    def forget_unfinished(self, key: str) -> None:
-        """Remove the state inside the cohort."""
-        path = self.unfinished_path(key)
-        for leftover in (path, *path.parent.glob(f"{key}.*")):
+    def checkpoint_path(self, name: str) -> Path:
+        """Where the stacked networks of a cohort or an addition are kept."""
+        return self.path / "checkpoints" / name
+
+    def checkpoints(self, key: str) -> dict[Path, frozenset[tuple[int, int]]]:
+        """Return where networks of a cohort are kept, and which (configuration, seed)."""
+        found = self.parts.members_of_additions(key).items()
+        paths = {self.checkpoint_path(_named(key, addition)): members for addition, members in found}
+        return {path: members for path, members in paths.items() if path.is_dir()}
+
+    def unfinished_path(self, name: str) -> Path:
+        """Where the state inside a long cohort or addition is kept until that is finished."""
+        return self.path / "unfinished" / name
+
+    def forget_unfinished(self, name: str) -> None:
+        """Remove the state inside a cohort or addition."""
+        path = self.unfinished_path(name)
+        for leftover in (path, *path.parent.glob(f"{name}.*")):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def finish(self, key: str, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:
-        """Commit the cohort: its rows become a part; from here on it is never trained again.
+        """Commit members of the cohort: their rows become a part, or join it; they are never trained again.
 
         The part says on what it was made, so that it still does in another folder.
         """
-        session = self._manifest["sessions"][-1:]
-        with self._writing():
-            write_table(self._part(key), rows, {**metadata, "made_by": session, **self._identity(key)})
-            self._parts[key] = rows
-            self.forget_unfinished(key)
+        name = self.name_to_train(key)
+        with self.writing():
+            self.parts.commit(key, rows, {**metadata, "made_by": self._manifest["sessions"][-1:]})
+            self.forget_unfinished(name)
 
     def finish_measurement(self, key: str, tables: dict[str, pd.DataFrame], metadata: dict[str, Any]) -> None:
-        """Commit the measurement of a trained cohort, its `layers`, `pairs` and `members`; never measured again."""
-        session = self._manifest["sessions"][-1:]
-        measure = {"measure_hash": config_hash(self._manifest["measure"]), "measure": self._manifest["measure"]}
-        with self._writing():
-            for kind in MEASURED:
-                described = {**metadata, "made_by": session, **measure, **self._identity(key)}
-                write_table(self._part(key, kind), tables[kind], described)
-            self._measured[key] = {kind: tables[kind] for kind in MEASURED}
-            self.forget_unfinished(f"measured-{key}")
+        """Commit the measurement of a trained cohort, its `layers`, `pairs` and `members`; never measured again.
 
-    def forget_checkpoint(self, key: str) -> None:
-        """Remove the networks of the cohort."""
-        shutil.rmtree(self.checkpoint_path(key), ignore_errors=True)
+        Where the metadata say `keep`: metrics_only, the networks go that this is the first measurement of.
+        """
+        measure = {"measure_hash": config_hash(self._manifest["measure"]), "measure": self._manifest["measure"]}
+        earlier = self.parts.measured.get(key)
+        new = self.parts.additions(key, without=earlier.networks if earlier else ())
+        about = {"made_by": self._manifest["sessions"][-1:], **measure}
+        with self.writing():
+            about["superfluous"] = [_named(key, addition) for addition in new]
+            self.parts.commit_measured(key, tables, {**metadata, **about})
+            self.forget_unfinished(f"measured-{key}")
+        self._forget_superfluous_networks()
 
     def write_tables(self, csv: bool = False) -> None:
         """Write the tables of the finished cohorts (and the same as CSV); the module says which."""
         members = self.members
         pairs = self.pairs
-        layers = join_parts([self._measured[key]["layers"] for key in self.measured], "layers")
         tables = {"members": members, "collection": collect(members, pairs)}
-        tables |= {"pairs": pairs, "layers": layers} if self._measured else {}
-        with self._writing():
+        tables |= {"pairs": pairs, "layers": self.parts.joined("layers")} if self.parts.measured else {}
+        with self.writing():
             for name, table in tables.items():
-                write_table(self.path / f"{name}.parquet", table)
+                grid = {"config_hash": self.parts.grids.here} if name == "members" else None
+                write_table(self.path / f"{name}.parquet", table, grid)
                 if csv:
                     write_atomically(
                         self.path / f"{name}.csv", lambda temporary, table=table: table.to_csv(temporary, index=False)
                     )
 
-    def export_parts(self, target: str | Path) -> int:
-        """Copy the parts of all finished cohorts into the folder `target`; return how many cohorts.
+    def read_parts(self) -> None:
+        """Read and check all parts that are there, counted as in the grid of the folder."""
+        grids = Grids(self.path, self._manifest, self.config)
+        self.parts = Parts(self.path, self._manifest, grids, self.cohorts)
+        self.parts.clear_uncommitted()
+        self.parts.read(rewrite=self.extension is None)
+        self._forget_superfluous_networks()
 
-        Raises `UserError` if no cohort is finished, or `target` cannot be written.
-        """
-        target = Path(target).expanduser()
-        if not self.trained:
-            raise UserError(f"{self.path} has no finished cohort to export; run the sweep without export_to= first")
-        with one_sentence_on_write_failure(target):
-            for key in self.trained:
-                for path in self._part_paths(key):
-                    copy = functools.partial(shutil.copyfile, path)
-                    write_atomically(target / path.relative_to(self.path / "parts"), copy)
-        return len(self.trained)
-
-    def import_parts(self, source: str | Path) -> tuple[int, int]:
-        """Take over the parts in `source` (exported ones, or a run folder); return how many were new and known.
-
-        Where any cohort of the source is measured, those that are only trained are left out: their networks are not in
-        the parts, so they could never be measured. All are checked before the first is taken. Raises `UserError` for a
-        folder without parts, a part of another config, and a part whose members are not those of this grid.
-        """
-        source = Path(source).expanduser()
-        folder = source / "parts" if (source / "parts").is_dir() else source
-        found = [path for path in folder.rglob("*.parquet") if not is_temporary(path.name)]
-        found = [path for path in found if path.parent == folder or path.parent.name in MEASURED]
-        if not found:
-            raise UserError(f"import_from='{source}' holds no parts (*.parquet)")
-        # In the order in which they are committed: trained, then layers, pairs and members.
-        kinds = ("trained", *MEASURED)
-        paths = [(path, path.parent.name if path.parent != folder else "trained") for path in sorted(found)]
-        paths.sort(key=lambda item: kinds.index(item[1]))
-        trained, measured = ({path.stem for path, kind in paths if kind == which} for which in ("trained", "members"))
-        paths = [(path, kind) for path, kind in paths if kind == "trained" or path.stem in measured]
-        if measured:
-            paths = [(path, kind) for path, kind in paths if path.stem in measured]
-        alone = sorted(measured - trained - set(self._parts))
-        if alone:
-            raise UserError(f"import_from='{source}' holds measurements of cohort {alone[0]}, but not its training")
-        there: dict[str, dict[str, pd.DataFrame]] = {}
-        source_of: dict[tuple[str, str], Path] = {}
-        for path, kind in paths:
-            rows, metadata = read_part(path, kind)
-            self._check_part(path, path.stem, kind, rows, metadata)
-            there.setdefault(path.stem, {})[kind] = rows
-            source_of[path.stem, kind] = path
-        wanted = {key: self._kinds_to_import(key, rows) for key, rows in there.items()}
-        with self._writing():
-            for key, kind in [(key, kind) for key, kinds_of in wanted.items() for kind in kinds_of]:
-                write_atomically(self._part(key, kind), functools.partial(shutil.copyfile, source_of[key, kind]))
-        self._read_parts()
-        self._write_manifest()  # how the measurements that came were made is now how this folder measures
-        fresh = sum(1 for kinds_of in wanted.values() if kinds_of)
-        return fresh, len(wanted) - fresh
-
-    def _kinds_to_import(self, key: str, there: Mapping[str, pd.DataFrame]) -> list[str]:
-        """Return which parts of a cohort are taken over, in the order in which they are committed.
-
-        Measurements go with the networks that they are of: a cohort that was trained here takes only those of networks
-        with the same numbers, else it keeps what it has.
-        """
-        if key not in self._parts:
-            return [kind for kind in ("trained", *MEASURED) if kind in there]
-        if key in self._measured or MEASURED[-1] not in there:
-            return []
-        numbers = [c for c in self._parts[key] if not c.endswith("_seconds")]
-        ours = self._parts[key][numbers]
-        if "trained" in there and not ours.equals(there["trained"].reindex(columns=numbers)):
-            return []
-        return list(MEASURED)
-
-    def _read_parts(self) -> None:
-        """Read and check all parts that are there."""
-        self._parts = {key: self._read_own_part(key, "trained") for key in self.cohorts if self._part(key).exists()}
-        self._measured = {
-            key: {kind: self._read_own_part(key, kind) for kind in MEASURED}
-            for key in self._parts
-            if self._part(key, MEASURED[-1]).exists()
-        }
-
-    def _part(self, key: str, kind: str = "trained") -> Path:
-        folder = self.path / "parts" if kind == "trained" else self.path / "parts" / kind
-        return folder / f"{key}.parquet"
-
-    def _part_paths(self, key: str) -> list[Path]:
-        kinds = ("trained", *MEASURED) if key in self._measured else ("trained",)
-        return [self._part(key, kind) for kind in kinds]
-
-    def _identity(self, key: str) -> dict[str, Any]:
-        return {"cohort": key, "config_hash": config_hash(self.config)}
-
-    def _writing(self):
-        return one_sentence_on_write_failure(self.path)
-
-    def _write_manifest(self) -> None:
-        with self._writing():
+    def save_manifest(self) -> None:
+        """Write the manifest as it is now."""
+        with self.writing():
             write_manifest(self.path / "manifest.json", self._manifest)
 
-    def _read_own_part(self, key: str, kind: str) -> pd.DataFrame:
-        rows, metadata = read_part(self._part(key, kind), kind)
-        self._check_part(self._part(key, kind), key, kind, rows, metadata)
-        ours = {session["started"] for session in self._manifest["sessions"]}
-        made_by = metadata.get("made_by", [])
-        is_imported = bool(made_by) and not any(session.get("started") in ours for session in made_by)
-        if metadata.get("keep") == "metrics_only" and not is_imported:  # killed before it came to that
-            self.forget_checkpoint(key)
-        return rows
+    def writing(self):
+        """Return a context in which a full disk becomes a `UserError`."""
+        return one_sentence_on_write_failure(self.path)
 
-    def _check_part(self, path: Path, key: str, kind: str, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:
-        """Raise `UserError` unless the part was made with this config and holds just the cohort's members.
+    def _forget_begun_measurements(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.forget_unfinished(f"measured-{key}")
 
-        One with measurements must be made as this folder's measurements are.
-        """
-        if key not in self.cohorts or {name: metadata.get(name) for name in self._identity(key)} != self._identity(key):
-            raise UserError(f"{path} is of a sweep with another config than {self.path}")
-        wanted = self.cohorts[key]
-        if kind in ("trained", "members"):
-            members = set(zip(rows["configuration"], rows["seed"], strict=True))
-            if len(rows) != len(wanted) or members != wanted:
-                raise UserError(f"{path} does not hold the members of cohort {key}; it is damaged")
-        if kind != "trained":
-            self._manifest.setdefault("measure", metadata.get("measure"))
-            check_same_config(path, metadata.get("measure") or {}, self._manifest["measure"])
+    def _forget_superfluous_networks(self) -> None:
+        while self.parts.superfluous:
+            shutil.rmtree(self.checkpoint_path(self.parts.superfluous.pop()), ignore_errors=True)
 
     def _clear_leftovers(self) -> None:
-        """Remove temporary files, and checkpoints of unfinished cohorts, that a killed process left behind."""
-        for folder in (self.path, self.path / "parts", *(self.path / "parts" / kind for kind in MEASURED)):
-            for path in folder.glob("*"):
-                if is_temporary(path.name):
-                    path.unlink(missing_ok=True)
-        for kind in MEASURED:  # of a cohort whose training is gone, or of a measurement that was not committed
-            for path in (self.path / "parts" / kind).glob("*.parquet"):
-                if not (self._part(path.stem).exists() and self._part(path.stem, MEASURED[-1]).exists()):
-                    path.unlink(missing_ok=True)
+        """Remove what a killed process left: temporary files, networks of unfinished cohorts, states of finished."""
+        for path in self.path.glob("*"):
+            if is_temporary(path.name):
+                path.unlink(missing_ok=True)
+        finished = {_named(key, addition) for key in self.cohorts for addition in self.parts.additions(key)}
         for path in self.path.glob("checkpoints/*"):
-            if path.name not in self.cohorts or not self._part(path.name).exists():
+            if path.name not in finished:
                 shutil.rmtree(path, ignore_errors=True)
-        for key in self.cohorts:
-            if self._part(key).exists():
-                self.forget_unfinished(key)
-            if self._part(key, MEASURED[-1]).exists():
-                self.forget_unfinished(f"measured-{key}")
+        for name in finished:
+            self.forget_unfinished(name)
+        self._forget_begun_measurements(self.measured)
+
+
+def _named(key: str, addition: int) -> str:
+    return f"{key}+{addition}" if addition else key
 
 
 def check_folder(path: Path, config: dict[str, Any]) -> None:
     """Raise `UserError` unless a run of `config` can start or go on at `path`.
 
-    That is: nothing there, an empty folder, or a run folder made with the same config.
+    That is: nothing there, an empty folder, or a run folder made with the same config or one that this extends.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"out={path} is a file; wanted a folder")
     manifest = read_manifest(path / "manifest.json")
     if manifest is not None:
-        check_same_config(path, manifest["config"], config)
+        extension_from(path, manifest["config"], config)
     elif path.is_dir() and any(not _may_be_alone(entry.name) for entry in path.iterdir()):
         raise UserError(f"{path} is not empty and has no manifest.json, so it is no run folder; choose another out=")
 
 
-def read_members(path: str | Path, config: dict[str, Any]) -> pd.DataFrame | None:
-    """Return the per-seed table at `path`, None if no run was begun there; takes no lock.
+def read_parts(
+    path: str | Path, config: dict[str, Any], cohorts: Mapping[str, Sequence[tuple[int, int]]]
+) -> Parts | None:
+    """Return the parts of the run folder at `path`, None if no run was begun there; takes no lock, changes nothing.
 
-    `config` may lack what is only known with the data. Raises `UserError` as `check_folder`.
+    `config` may lack what is only known with the data. Raises `UserError` as `check_folder`, and for damaged parts.
     """
     path = Path(path).expanduser()
-    manifest = read_manifest(path / "manifest.json") or {"config": {}}
-    check_folder(path, manifest["config"] | config)
-    table = path / "members.parquet"
-    try:
-        return pd.read_parquet(table) if table.exists() else None
-    except (OSError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        raise UserError(f"{table} cannot be read ({why}); delete it: the run makes it again") from error
+    manifest = read_manifest(path / "manifest.json")
+    config = config if manifest is None else manifest["config"] | config
+    check_folder(path, config)
+    if manifest is None:
+        return None
+    parts = Parts(path, manifest, Grids(path, manifest, config), cohorts)
+    parts.read(rewrite=False)
+    return parts
 
 
 def _may_be_alone(name: str) -> bool:

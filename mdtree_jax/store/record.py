@@ -23,8 +23,8 @@ import pandas as pd
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.files import one_sentence_on_write_failure, record_names, records_folder, write_atomically
-from mdtree_jax.store.folder import MEASURED
 from mdtree_jax.store.manifest import read_manifest
+from mdtree_jax.store.parts import MEASURED, metrics_of, trainings_of
 from mdtree_jax.store.tables import collect, read_part
 
 _METADATA_KEY = b"mdtree_jax"
@@ -42,8 +42,8 @@ class Record(NamedTuple):
         networks: one row per network.
         pairs: one row per measured pair of networks.
         about: `config` and `measure` (every setting), `sessions` (code, packages and machine of every process that
-            took part, with the cohorts it worked on), `executors` (pairs of an executor and the cohorts it trained),
-            `compile_seconds`.
+            took part, with the cohorts it worked on), `executors` (pairs of an executor and the cohorts it trained; a
+            cohort that was extended can have two), `compile_seconds`.
     """
 
     name: str
@@ -53,8 +53,12 @@ class Record(NamedTuple):
     about: dict[str, Any]
 
     def executor(self, cohort: str) -> dict[str, Any] | None:
-        """Return how a cohort was executed, None if it is not in the record."""
-        return next((choice for choice, cohorts in self.about["executors"] if cohort in cohorts), None)
+        """Return how a cohort was executed, at first if it was extended; None if it is not in the record."""
+        return next(iter(self.executors(cohort)), None)
+
+    def executors(self, cohort: str) -> list[dict[str, Any]]:
+        """Return the executors of a cohort: several if it was extended, and another was chosen then."""
+        return [choice for choice, cohorts in self.about["executors"] if cohort in cohorts]
 
 
 def record_path(name: str, table: str = "collection", folder: Path | None = None) -> Path:
@@ -97,7 +101,7 @@ def write_record(run: str | Path, folder: str | Path, name: str) -> Record:
     if manifest is None:
         raise UserError(f"'{run}' is no run folder: it has no manifest.json")
     networks = _read_table(run, "members")
-    _check_complete(run, manifest["config"], networks)
+    _check_complete(run, manifest, networks)
     pairs = _read_table(run, "pairs")
     about = {"name": name, "config": manifest["config"], "measure": manifest["measure"], **_origin(run, networks)}
     tables = {"collection": collect(networks, pairs), "networks": networks, "pairs": pairs}
@@ -115,15 +119,25 @@ def _read_table(run: Path, name: str) -> pd.DataFrame:
         raise UserError(f"{run / name}.parquet cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def _check_complete(run: Path, config: dict[str, Any], networks: pd.DataFrame) -> None:
+def _check_complete(run: Path, manifest: dict[str, Any], networks: pd.DataFrame) -> None:
+    config = manifest["config"]
     # The lists of a grid are its axes; a run can be recorded where a knob of it is not known.
     wanted = math.prod(len(value) for value in config.values() if isinstance(value, list)) * config["num_seeds"]
     if len(networks) != wanted:
         raise UserError(f"{run} holds {len(networks)} of the {wanted} networks of its grid; finish the sweep first")
-    cohorts = networks["cohort"].unique()
-    missing = [key for key in cohorts if not (run / "parts" / MEASURED[-1] / f"{key}.parquet").exists()]
+    sizes = networks["cohort"].value_counts(sort=False)
+    missing = [key for key, size in sizes.items() if not _is_measured(run, key, size, manifest["measure"])]
     if missing:
-        raise UserError(f"{run}: {len(missing)} of {len(cohorts)} cohorts are not measured; finish the sweep first")
+        raise UserError(f"{run}: {len(missing)} of {len(sizes)} cohorts are not measured; finish the sweep first")
+
+
+def _is_measured(run: Path, cohort: str, num_networks: int, measure: dict[str, Any]) -> bool:
+    """Return whether all networks of a cohort are measured with all metrics: the run may have been extended since."""
+    path = run / "parts" / MEASURED[-1] / f"{cohort}.parquet"
+    if not path.exists():
+        return False
+    rows, metadata = read_part(path, MEASURED[-1])
+    return len(rows) == num_networks and metrics_of(metadata["measure"]) >= metrics_of(measure)
 
 
 def _origin(run: Path, networks: pd.DataFrame) -> dict[str, Any]:
@@ -131,14 +145,15 @@ def _origin(run: Path, networks: pd.DataFrame) -> dict[str, Any]:
     sessions, executors, seconds = {}, {}, 0.0
     for cohort in networks["cohort"].unique():
         for kind, place in (("trained", "."), (MEASURED[-1], MEASURED[-1])):
-            metadata = read_part(run / "parts" / place / f"{cohort}.parquet", kind)[1]
-            seconds += metadata["compile_seconds"]
-            for session in metadata["made_by"]:
-                sessions.setdefault(session["started"], session | {"cohorts": []})["cohorts"].append(cohort)
-            if kind == "trained":
-                executors.setdefault(json.dumps(metadata["executor"]), []).append(cohort)
+            for metadata in trainings_of(read_part(run / "parts" / place / f"{cohort}.parquet", kind)[1]):
+                seconds += metadata["compile_seconds"]
+                for session in metadata["made_by"]:
+                    sessions.setdefault(session["started"], session | {"cohorts": []})["cohorts"].append(cohort)
+                if kind == "trained":
+                    executors.setdefault(json.dumps(metadata["executor"]), []).append(cohort)
     for session in sessions.values():
         session["cohorts"] = list(dict.fromkeys(session["cohorts"]))
+    executors = {choice: list(dict.fromkeys(cohorts)) for choice, cohorts in executors.items()}
     return {
         "sessions": [sessions[start] for start in sorted(sessions)],
         "executors": [[json.loads(choice), cohorts] for choice, cohorts in executors.items()],

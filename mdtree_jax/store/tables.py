@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -76,6 +76,27 @@ _DETAIL_ENDINGS = ("_residual", "_converged", "_products")  # how a kernel ended
 _NOT_METRICS = ("_se", *_DETAIL_ENDINGS, *_COST_ENDINGS)
 _KEYS = {"members": ("configuration", "seed"), "pairs": ("configuration", "seed_a", "seed_b")}
 _KEYS["layers"] = ("configuration", "seed", "layer")
+#: Column of a trained part whose cohort was extended: 0 for a network of its first training, else of which addition.
+ADDITION = "addition"
+
+
+class Measured(NamedTuple):
+    """What was measured of a cohort, or of the part of it that was there then.
+
+    Attributes:
+        metrics: groups of metrics.
+        members, pairs, layers: the tables; every network that was looked at has a row in `members`.
+    """
+
+    metrics: frozenset[str]
+    members: pd.DataFrame
+    pairs: pd.DataFrame
+    layers: pd.DataFrame
+
+    @property
+    def networks(self) -> frozenset[tuple[int, int]]:
+        """Configuration and seed of every network that was looked at."""
+        return networks_of(self.members)
 
 
 def typed_members(rows: pd.DataFrame) -> pd.DataFrame:
@@ -107,6 +128,16 @@ def has_value(column: pd.Series, value: float | str) -> np.ndarray:
     return np.isclose(column.to_numpy(float), value, rtol=1e-9, atol=0)
 
 
+def networks_of(rows: pd.DataFrame) -> frozenset[tuple[int, int]]:
+    """Return (configuration, seed) of every row."""
+    return frozenset(zip(rows["configuration"].tolist(), rows["seed"].tolist(), strict=True))
+
+
+def sorted_rows(rows: pd.DataFrame, kind: str = "trained") -> pd.DataFrame:
+    """Return the rows of a part or table of this kind in the order of the grid."""
+    return rows.sort_values(list(_KEYS.get(kind, _KEYS["members"])), kind="stable", ignore_index=True)
+
+
 def write_table(path: Path, table: pd.DataFrame, metadata: dict[str, Any] | None = None) -> None:
     """Write `table` as parquet, whole or not at all, with `metadata` (JSON) in the file's schema."""
     import pyarrow
@@ -121,7 +152,8 @@ def write_table(path: Path, table: pd.DataFrame, metadata: dict[str, Any] | None
 def read_part(path: Path, kind: str = "trained") -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the rows and the metadata of a part; raises `UserError` if the file is damaged or no part.
 
-    `kind` is `trained`, or the table of measurements it is a part of: `members`, `pairs` or `layers`.
+    `kind` is `trained`, or the table of measurements it is a part of: `members`, `pairs` or `layers`. Trained rows have
+    a column `ADDITION` if the cohort was extended.
     """
     import pyarrow
     import pyarrow.parquet
@@ -130,14 +162,24 @@ def read_part(path: Path, kind: str = "trained") -> tuple[pd.DataFrame, dict[str
         arrow = pyarrow.parquet.read_table(path)
         metadata = json.loads(arrow.schema.metadata[_METADATA_KEY])
         table = arrow.to_pandas()
-        table = typed_members(table) if kind == "trained" else table
-        table = table.sort_values(list(_KEYS.get(kind, ("configuration", "seed"))), kind="stable", ignore_index=True)
+        if kind == "trained":
+            added = {ADDITION: table[ADDITION]} if ADDITION in table else {}
+            table = typed_members(table).assign(**added)
+        table = sorted_rows(table, kind)
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
         again = "trained" if kind == "trained" else "measured"
         raise UserError(
             f"{path} is damaged or no part of a sweep; delete it, and its cohort is {again} again"
         ) from error
     return table, metadata
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata that `write_table` put into a file, empty if none."""
+    import pyarrow.parquet
+
+    found = (pyarrow.parquet.read_schema(path).metadata or {}).get(_METADATA_KEY)
+    return {} if found is None else json.loads(found)
 
 
 def join_members(trained: list[pd.DataFrame], measured: list[pd.DataFrame] = ()) -> pd.DataFrame:
@@ -147,7 +189,7 @@ def join_members(trained: list[pd.DataFrame], measured: list[pd.DataFrame] = ())
     """
     if not trained:
         return typed_members(pd.DataFrame(columns=list(MEMBER_COLUMNS)))
-    members = concat_members(trained)
+    members = pd.concat(trained, ignore_index=True)
     if measured:
         members = members.merge(pd.concat(measured, ignore_index=True), "left", on=["configuration", "seed"])
     return members.sort_values(["configuration", "seed"], ignore_index=True)
@@ -156,12 +198,15 @@ def join_members(trained: list[pd.DataFrame], measured: list[pd.DataFrame] = ())
 def concat_members(parts: list[pd.DataFrame]) -> pd.DataFrame:
     """Return the trained rows of all parts, one below the other.
 
-    A knob that a part has no column of was at its default there.
+    A knob that a part has no column of was at its default there. Columns come as in a table that was made at once:
+    static knobs first, then those of the members.
     """
     members = pd.concat(parts, ignore_index=True)
     further = dict.fromkeys(name for part in parts for name in further_knobs(part))
     if all(further_knobs(part) == list(further) for part in parts):
         return members
+    places = {name: (not knob.is_static, place) for place, (name, knob) in enumerate(KNOBS.items())}
+    further = sorted(further, key=lambda name: places.get(name, (True, len(places))))
     kinds = {name: part[name].dtype for part in parts for name in further_knobs(part)}
     defaults = {name: kinds[name].type(KNOBS[name].default) for name in further if name in KNOBS}
     filled = {name: members[name].fillna(value).astype(kinds[name]) for name, value in defaults.items()}
@@ -175,7 +220,7 @@ def join_parts(parts: list[pd.DataFrame], kind: str) -> pd.DataFrame:
     parts = [part for part in parts if len(part)]
     if not parts:
         return pd.DataFrame(columns=keys)
-    return pd.concat(parts, ignore_index=True).sort_values(keys, kind="stable", ignore_index=True)
+    return sorted_rows(pd.concat(parts, ignore_index=True), kind)
 
 
 def collect(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.DataFrame:

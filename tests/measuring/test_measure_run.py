@@ -11,6 +11,7 @@ from rich.console import Console
 from mdtree_jax.checks import StaleState, UserError
 from mdtree_jax.runs.progress import Monitor
 from mdtree_jax.runs.run import run_sweep
+from mdtree_jax.store.exchange import export_parts, import_parts
 from tests.fake_training import COHORTS, RECIPE, measure, measurer, run_folder, train, trainer
 
 
@@ -160,7 +161,7 @@ def test_measurements_go_with_the_networks_that_they_are_of(tmp_path):
         shutil.copytree(tmp_path / "there/parts/layers", tmp_path / f"{name}-here/parts/layers")
         with run_folder(tmp_path / f"{name}-here") as folder:
             assert not list((folder.path / "parts/layers").iterdir())
-            assert folder.import_parts(tmp_path / "there") == ((4, 0) if name == "same" else (0, 4))
+            assert import_parts(folder, tmp_path / "there") == ((4, 0) if name == "same" else (0, 4))
             assert len(folder.measured) == (4 if name == "same" else 0)
             assert len(list((folder.path / "checkpoints").iterdir())) == 4
         sweep(tmp_path / f"{name}-here", None, measurer())
@@ -184,11 +185,11 @@ def test_parts_move_between_folders_with_their_measurements(tmp_path):
     sweep(tmp_path / "here", trainer(), measurer())
     sweep(tmp_path / "there")
     with run_folder(tmp_path / "here") as folder:
-        assert folder.export_parts(tmp_path / "parts") == 4
+        assert export_parts(folder, tmp_path / "parts") == 4
     for source in (tmp_path / "parts", tmp_path / "here"):
         with run_folder(tmp_path / f"from-{source.name}") as folder:
-            assert folder.import_parts(source) == (4, 0)
-            assert folder.import_parts(source) == (0, 4)
+            assert import_parts(folder, source) == (4, 0)
+            assert import_parts(folder, source) == (0, 4)
             folder.write_tables()
         assert_same_tables(tmp_path / f"from-{source.name}", tmp_path / "here")
     with pytest.raises(UserError, match="seed is 0 there, 1 here"):
@@ -198,7 +199,7 @@ def test_parts_move_between_folders_with_their_measurements(tmp_path):
         pytest.raises(UserError, match=f"measurements of cohort {COHORTS[1].key}"),
         run_folder(tmp_path / "x") as folder,
     ):
-        folder.import_parts(tmp_path / "parts")
+        import_parts(folder, tmp_path / "parts")
 
 
 def test_networks_that_are_gone_are_named_before_anything_runs(tmp_path):

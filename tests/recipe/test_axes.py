@@ -11,7 +11,7 @@ from mdtree_jax.recipe.axes import AXES, Grid, configurations, make_cohorts
 from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
 from mdtree_jax.recipe.schema import SweepConfig, grid_schema, make_grid, make_recipe
 from mdtree_jax.registry.knobs import KNOBS
-from mdtree_jax.runs.plan import COHORT_SECONDS, Machine, ModelCost, cohort_flops, cpu_machine, make_plan
+from mdtree_jax.runs.plan import COHORT_SECONDS, Left, Machine, ModelCost, cohort_flops, cpu_machine, make_plan
 from tests.conftest import ROOT
 
 
@@ -141,13 +141,19 @@ def test_plan_counts_by_hand():
     assert plan["estimated_seconds"][0] == pytest.approx(COHORT_SECONDS + (90 * step + evaluation) / 2)
     before = plan
     finished = pd.DataFrame({"cohort": "w2-b32-e10", "train_seconds": [60 * step, 30 * step]})  # twice the estimate
-    plan = make_plan(cohorts, cost, keep_checkpoints=False, finished=finished, **options)
+    done = {"finished": finished, "left": {"w2-b32-e10": Left(0.0)}}
+    plan = make_plan(cohorts, cost, keep_checkpoints=False, **done, **options)
     assert plan["finished"].tolist() == [True, False]
     assert plan["estimated_seconds"][0] == 0.0  # nothing is left to do
     # The other cohort too is expected to take twice as long to train: 40 steps of 64 images, 1280 bytes, 1140 far.
     other = 0.5 + 1280 / 1e2 + 1140 / 1e1 + 3 * 64 * 112.0 / 1e3
     assert plan["estimated_seconds"][1] == pytest.approx(before["estimated_seconds"][1] + 40 * other / 2)
     assert plan["checkpoint_bytes"].sum() == 0
+    # The same time for half of the members: four times the estimate, and half of it is left.
+    done["left"]["w2-b32-e10"] = Left(0.5)
+    plan = make_plan(cohorts, cost, keep_checkpoints=False, **done, **options)
+    assert not plan["finished"].any()
+    assert plan["estimated_seconds"][0] == pytest.approx(COHORT_SECONDS + (4 * 90 * step + evaluation) / 2 / 2)
 
 
 @pytest.fixture(scope="module")
@@ -194,13 +200,14 @@ def test_time_left_is_sane_from_the_first_cohort_on(digits):
     for cohort in cohorts:
         images = sum(m.num_samples // cohort.batch_size for m in cohort.members) * cohort.batch_size * 50
         truth[cohort.key] = 2 * images / rates[cohort.width, cohort.batch_size]
-    for done in range(1, len(cohorts) - 1):
-        keys = [cohort.key for cohort in cohorts[:done]]
+    for number in range(1, len(cohorts) - 1):
+        keys = [cohort.key for cohort in cohorts[:number]]
         finished = pd.DataFrame({"cohort": keys, "train_seconds": [truth[key] for key in keys]})
-        plan = make_plan(cohorts, cost, finished=finished, **options).set_index("cohort")
+        done = {"finished": finished, "left": dict.fromkeys(keys, Left(0.0))}
+        plan = make_plan(cohorts, cost, **done, **options).set_index("cohort")
         left = plan["estimated_seconds"].drop(keys)
         wanted = sum(truth.values()) - sum(truth[key] for key in keys)
-        assert 1 / 1.35 < left.sum() / (wanted + COHORT_SECONDS * len(left)) < 1.35, done
+        assert 1 / 1.35 < left.sum() / (wanted + COHORT_SECONDS * len(left)) < 1.35, number
 
 
 def test_the_measured_rate_of_this_machine_is_plausible(monkeypatch):

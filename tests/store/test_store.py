@@ -17,6 +17,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.collection.load import read_csv
 from mdtree_jax.provenance import describe_session
 from mdtree_jax.runs.run import member_rows
+from mdtree_jax.store.exchange import export_parts, import_parts
 from mdtree_jax.store.lock import FolderLock
 from mdtree_jax.store.manifest import data_hash
 from mdtree_jax.store.tables import collect, read_part
@@ -121,6 +122,7 @@ def test_manifest_says_what_ran_where(tmp_path):
 
 HOLD = """
 import sys, time
+from mdtree_jax.store.exchange import export_parts, import_parts
 from mdtree_jax.store.lock import FolderLock
 with FolderLock(sys.argv[1]):
     print("held", flush=True)
@@ -148,24 +150,24 @@ def test_second_process_is_refused_and_a_killed_one_holds_nothing(tmp_path):
 def test_finished_cohorts_move_between_folders(tmp_path):
     with run_folder(tmp_path / "a") as a:
         finish(a, COHORTS[:2])
-        assert a.export_parts(tmp_path / "parts") == 2
+        assert export_parts(a, tmp_path / "parts") == 2
     with run_folder(tmp_path / "b") as b:
         finish(b, COHORTS[2:])
-        assert b.import_parts(tmp_path / "parts") == (2, 0)
-        assert b.import_parts(tmp_path / "a") == (0, 2)  # a whole run folder will do too
+        assert import_parts(b, tmp_path / "parts") == (2, 0)
+        assert import_parts(b, tmp_path / "a") == (0, 2)  # a whole run folder will do too
         assert b.trained == tuple(c.key for c in COHORTS)
         assert b.members["configuration"].tolist() == sorted(b.members["configuration"])
     assert sum(path.stat().st_size for path in (tmp_path / "parts").iterdir()) < 50_000
     with run_folder(tmp_path / "c", CONFIG | {"optimizer": "adamw"}) as c:
         with pytest.raises(UserError, match=r"w2-b16-e3.parquet is of a sweep with another config"):
-            c.import_parts(tmp_path / "parts")
+            import_parts(c, tmp_path / "parts")
         with pytest.raises(UserError, match="holds no parts"):
-            c.import_parts(tmp_path / "nothing")
+            import_parts(c, tmp_path / "nothing")
         assert c.trained == ()
     (tmp_path / "parts" / "w2-b32-e3.parquet").write_bytes(b"PAR1 cut short")
     with run_folder(tmp_path / "d") as d:
         with pytest.raises(UserError, match="damaged or no part"):
-            d.import_parts(tmp_path / "parts")
+            import_parts(d, tmp_path / "parts")
         assert d.trained == ()  # all are checked before the first is taken
 
 
@@ -176,9 +178,9 @@ def test_cohorts_that_could_never_be_measured_are_not_imported(tmp_path):
         rows = a.trained_rows(COHORTS[0].key)[["configuration", "seed"]]
         tables = {kind: rows.assign(seed_a=0, seed_b=1, layer="w") for kind in ("layers", "pairs", "members")}
         a.finish_measurement(COHORTS[0].key, tables, {})
-        a.export_parts(tmp_path / "parts")
+        export_parts(a, tmp_path / "parts")
     with run_folder(tmp_path / "b") as b:
-        assert b.import_parts(tmp_path / "parts") == (1, 0)
+        assert import_parts(b, tmp_path / "parts") == (1, 0)
         assert b.trained == b.measured == (COHORTS[0].key,)
 
 
@@ -200,10 +202,10 @@ def test_a_full_disk_leaves_earlier_results_intact(tmp_path, monkeypatch, code):
             raise OSError(code, os.strerror(code))
 
         monkeypatch.setattr(files.os, "fsync", full)
-        with pytest.raises(UserError, match=r"cannot write to .*; what was finished before is intact, and the same"):
+        with pytest.raises(UserError, match=r"cannot write to .*; finished work is intact, and the same"):
             finish(folder, COHORTS[1:2])
         with pytest.raises(UserError, match="cannot write to"):
-            folder.export_parts(tmp_path / "parts")
+            export_parts(folder, tmp_path / "parts")
         monkeypatch.undo()
     assert read_part(tmp_path / "parts" / f"{COHORTS[0].key}.parquet")[1]["cohort"] == COHORTS[0].key
     with run_folder(tmp_path) as folder:
