@@ -115,7 +115,7 @@ def how_far(action: Action) -> str:
     """Return the step of an action as a factor."""
     if action.factor is None:
         return "to the next value" if action.kind == "step" else NOT_KNOWN
-    return f"{'÷' if action.direction == 'down' else '×'} {number(action.factor)}"
+    return f"{'÷' if action.direction == 'down' else '×'}{number(action.factor)}"
 
 
 def gain_text(gain: Gain | None) -> str:
