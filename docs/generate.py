@@ -1,4 +1,4 @@
-"""Write the parts of the documentation that follow from the code and from recorded results.
+"""Write the parts of the documentation generated from the code and from recorded results.
 
     python docs/generate.py
 
@@ -88,7 +88,7 @@ def questions() -> str:
         classes = [f"`{a.name}`" + (f" (published `{a.published}`)" if a.published else "") for a in question.answers]
         least = f"widths from {question.min_width} on" if question.min_width else "all"
         rows.append([code(question.name), question.sentence, ", ".join(classes), code(question.label), least])
-    return table(["task", "question", "answers", "column of the label", "rows that take part"], rows)
+    return table(["task", "question", "answers", "column of the label", "rows used"], rows)
 
 
 def kernels() -> str:
@@ -102,12 +102,12 @@ def kernels() -> str:
         ]
         of = "two networks" if kernel.is_of_pairs or kernel.compares else "one network"
         rows.append([code(kernel.name), of, kernel.meaning, ", ".join(map(code, made))])
-    return table(["group", "of", "what it measures", "columns"], rows)
+    return table(["group", "of", "measures", "columns"], rows)
 
 
 def architectures() -> str:
     """Return the table of architectures."""
-    return table(["architecture", "what it is"], [[code(a.name), a.meaning] for a in ARCHITECTURES.values()])
+    return table(["architecture", "description"], [[code(a.name), a.meaning] for a in ARCHITECTURES.values()])
 
 
 def datasets() -> str:
@@ -117,8 +117,8 @@ def datasets() -> str:
         shape = data.shape and f"{data.shape.num_train} + {data.shape.num_test}"
         files = {"data_dir": "downloaded once, or from `data_dir=`", "data_file": "`data_file=`"}.get(data.takes, "")
         about = data.source + (f"; {data.licence}" if data.licence else "")
-        rows.append([code(data.name), data.meaning, shape or "", files or "with the package", about])
-    return table(["data set", "what it is", "training + test images", "files", "source, licence"], rows)
+        rows.append([code(data.name), data.meaning, shape or "", files or "included", about])
+    return table(["data set", "description", "training + test images", "files", "source, licence"], rows)
 
 
 def trees() -> str:
@@ -128,9 +128,9 @@ def trees() -> str:
         parts.append(f"### Task `{question.name}`")
         notes = {question.tree.name: "the published tree", **{tree.name: "companion" for tree in question.companions}}
         variants = {
-            "instead of a companion where collections are of different families": question.relative,
-            "variant that asks for similarity": (question.similarity,),
-            "where there is one network only": (question.one_checkpoint,),
+            "replaces a companion for collections of different families": question.relative,
+            "variant that uses similarity": (question.similarity,),
+            "for a single network": (question.one_checkpoint,),
         }
         shown = {tree.name: tree for tree in question.trees}
         for note, members in variants.items():
@@ -195,6 +195,8 @@ def example(name: str) -> str:
 #: Kind of an extension -> test module, and its constant that holds the example.
 EXAMPLES = {
     "metric": ("tests/registry/test_measurements.py", "PLUGIN"),
+    "knob": ("tests/registry/test_knob_plugins.py", "NOISE"),
+    "depth": ("tests/registry/test_knob_plugins.py", "DEPTH"),
     "question": ("tests/registry/test_questions.py", "PLUGIN"),
     "architecture": ("tests/registry/test_plugins.py", "TINY"),
     "dataset": ("tests/registry/test_plugins.py", "RINGS"),
@@ -247,14 +249,14 @@ def headline() -> str:
         "MD tree (robust fit)": "MD tree",
         "free tree on landscape": "free tree, landscape metrics",
         "validation": "free tree, training and test error",
-        "majority class": "commonest class",
+        "majority class": "most common class",
     }
     found, rows = accuracies("raw"), []
     for train, test in ((_F, _F_NOISE), (_DIGITS, _DIGITS_NOISY), (_F, _DIGITS)):
         for task in _EXPERIMENT:
             cells = [found[task, train, test][method].split(" ")[0] for method in methods]
             rows.append([f"{_SHORT[train]} → {_SHORT[test]}", task, *_bold_best(cells)])
-    return table(["fitted on → asked about", "question", *methods.values()], rows, numbers_from=2)
+    return table(["fitted on → tested on", "question", *methods.values()], rows, numbers_from=2)
 
 
 def families() -> str:
@@ -271,7 +273,7 @@ def families() -> str:
     rows = []
     for task, by_scale in shown.items():
         block = [
-            (method + ", by ranks" * (scale == "rank"), [found[scale][task, *pair][method] for pair in pairs])
+            (method + ", ranks" * (scale == "rank"), [found[scale][task, *pair][method] for pair in pairs])
             for scale, methods in by_scale.items()
             for method in methods
         ]
@@ -295,7 +297,7 @@ def advice() -> str:
         gains = {cells[0]: cells[1] for cells in map(_cells, _rows(text))}
         cells = [gains[who] for who in ("diagnosis", "validation", "commonest", "random")]
         rows.append([pair, answers, *_bold_best(cells), gains["oracle"]])
-    head = ["fitted on → taken on", "answers", "diagnosis", "tree on training and test error", "commonest cause"]
+    head = ["fitted on → tested on", "answers", "diagnosis", "tree on training and test error", "most common cause"]
     return table([*head, "random", "best possible"], rows, numbers_from=1)
 
 

@@ -1,9 +1,8 @@
-"""Draw the picture of the README, `docs/images/report.png`: the top of the report that its example writes.
+"""Render the picture in the README, `docs/images/report.png`: the top of the report that its example writes.
 
     python docs/picture.py
 
-Needs Chromium (or Chrome, by the environment variable BROWSER) and the published collection's reference, which comes
-with the package.
+Needs Chromium, or another browser named by the environment variable BROWSER.
 """
 
 from __future__ import annotations

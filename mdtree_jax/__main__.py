@@ -1,11 +1,11 @@
 """Say why a trained network is not good enough, from its loss landscape, without retraining it.
 
   mdtree-jax sweep      train and measure every network of a grid
-  mdtree-jax diagnose   say what holds a network back: its checkpoints, its metrics, or a run of sweep
-  mdtree-jax reference  fit trees on a collection of your own, for diagnose to compare with
-  mdtree-jax transfer   measure how well a diagnosis carries from one collection to another
+  mdtree-jax diagnose   diagnose networks from checkpoints, metrics, or a run folder of sweep
+  mdtree-jax reference  fit trees on your own collection, for diagnose to compare with
+  mdtree-jax transfer   measure how well diagnoses transfer from one collection to another
 
-mdtree-jax COMMAND --help says more; `python -m mdtree_jax.COMMAND` is the same command.
+Run mdtree-jax COMMAND --help for details; `python -m mdtree_jax.COMMAND` is the same command.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Input checks: every mistake of a user becomes one sentence that names the thing, its value and what would do.
+"""Input checks: every user error becomes one sentence that names the argument, its value and what is accepted.
 
-Static mistakes raise `UserError` here, at once; what depends on data (a diverged member of a population) is
-returned by the kernels and counted by the caller instead. Command lines turn a `UserError` into exit code 2.
+Errors that can be detected before a computation raise `UserError`. What depends on the data (a diverged network of a
+population) is returned by the kernels and counted by the caller. Commands turn a `UserError` into exit code 2.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in what the user asked for or handed over; the message is one clear sentence."""
+    """Invalid input from the user; the message is one clear sentence."""
 
 
 class StaleState(UserError):
-    """A state saved inside a computation is not of this one: of another version, or damaged; it can start over."""
+    """A saved intermediate state does not match this computation or is damaged; the computation can start over."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
-"""What every command line shares: compose and check the configuration, call, and turn mistakes into one sentence.
+"""Shared by all commands: compose and check the configuration, run the command, and report errors in one sentence.
 
-Plugins come first (`mdtree_jax.registry.plugins`), so that what they register can be chosen and stands in the help.
+Plugins are imported first (`mdtree_jax.registry.plugins`), so that their entries can be chosen and appear in the help.
 
 Hydra's compose interface is used instead of `hydra.main`: a run leaves no `outputs/` folder and no log file behind.
 """
@@ -100,10 +100,10 @@ def _check_grammar(overrides: list[str], schema: type) -> None:
             swept = "=" in override
             if not swept:
                 known = ", ".join(keys)
-                raise UserError(f"'{override}' is no setting; write key=value; the keys are: {known}") from None
+                raise UserError(f"'{override}' is not a setting; write key=value; valid keys: {known}") from None
         key, _, value = override.partition("=")
         if override.startswith("~") or key.lstrip("+").split(".")[0] == "hydra":
-            raise UserError(f"'{override}' is not taken; write key=value; the keys are: {', '.join(keys)}")
+            raise UserError(f"'{override}' is not accepted; write key=value; valid keys: {', '.join(keys)}")
         if key not in texts and re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
             raise UserError(f"'{override}' cannot be read; a list is written '{key}=[{value}]'")
         if swept:
@@ -131,7 +131,7 @@ def quoted(value: str) -> str:
 
 
 def explain_hydra_error(error: Exception, overrides: list[str], schema: type) -> str:
-    """Return one sentence for what Hydra or OmegaConf refused, with what would do."""
+    """Return one sentence that explains an error of Hydra or OmegaConf and says what is accepted."""
     chain: list[BaseException] = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
@@ -159,13 +159,13 @@ def explain_hydra_error(error: Exception, overrides: list[str], schema: type) ->
         key = typed.group(2).partition("[")[0]
         given = next((o for o in overrides[::-1] if o.lstrip("+").startswith(key + "=")), key)
         kinds = {path: field.type for path, field in _all_fields(schema)}
-        return f"{given} does not fit: {key} takes {kinds.get(key, 'another type')}"
+        return f"{given} has the wrong type: {key} must be {kinds.get(key, 'of another type')}"
     merged = re.search(r"Error merging override (\S+)", text)
     if merged:
-        return f"{merged.group(1)} does not fit: a value of another type is asked for there"
+        return f"{merged.group(1)} has the wrong type"
     twice = re.search(r"Could not append to config\. An item is already at '([^']+)'", text)
     if twice:
-        return f"'{twice.group(1)}' is a setting already; write it without the plus sign"
+        return f"'{twice.group(1)}' is already a setting; write it without the plus sign"
     wrong = re.search(r"full_key: (\S+)", text)
     if wrong:
         return f"{wrong.group(1)}: {' '.join(str(error).split()).split(' full_key:')[0]}"
@@ -207,9 +207,7 @@ def _check_groups_chosen(schema: type, overrides: list[str]) -> None:
     for group in _chosen_groups(schema):
         chosen = [value for key, _, value in (o.lstrip("+").partition("=") for o in overrides) if key == group]
         if not chosen or "null" in chosen:
-            raise UserError(
-                f"no {group} is chosen; add +{group}=NAME, where there are: {', '.join(_group_names(group))}"
-            )
+            raise UserError(f"no {group} is given; add +{group}=NAME, one of: {', '.join(_group_names(group))}")
 
 
 def _unknown_setting(key: str, keys: list[str]) -> str:
@@ -225,7 +223,8 @@ def help_text(name: str, what: str) -> str:
     schema = schema_of(name)
     for group, inner in _chosen_groups(schema).items():
         names = ", ".join(_group_names(group))
-        text += f"\n+{group}=NAME, one of: {names}.\nWhat is in it can be set too; where it says nothing:\n\n"
+        text += f"\n+{group}=NAME, one of: {names}.\n"
+        text += "Its settings can be overridden; settings that it leaves out have these defaults:\n\n"
         text += "\n".join(_help_lines(inner, f"{group}.")) + "\n"
     return text + "".join(_table_lines(path) for path, _ in _all_fields(schema))
 

@@ -1,4 +1,4 @@
-"""Why is this model not better? Looks at its loss landscape and answers, without retraining.
+"""Say why a model is not better, from its loss landscape, without retraining it.
 
   python -m mdtree_jax.diagnose metrics=my_models.csv                                  # measured elsewhere
   python -m mdtree_jax.diagnose run=runs/digits_tiny select.width=8 select.batch_size=64 select.data_fraction=1
@@ -6,9 +6,9 @@
   python -m mdtree_jax.diagnose model=mypackage.mymodel:build "checkpoints=[ckpt/a,ckpt/b]" dataset=npz data_file=my.npz
   python -m mdtree_jax.diagnose model=mypackage.mymodel:build "checkpoints=[ckpt/a,ckpt/b]" dataset=mypackage.data:load
 
-A path with one of = ( ) , or a blank in it needs quotes within the quotes: 'checkpoints=["a=1.safetensors"]'.
-Prints the answer and writes report.html and diagnosis.json to the folder `out` (of many models: index.html and a page
-for each); format=json prints the same facts as JSON. Keys: mdtree_jax.Diagnosis.
+A path that contains = ( ) , or a space needs quotes within the quotes: 'checkpoints=["a=1.safetensors"]'.
+Prints the answer and writes report.html and diagnosis.json to the folder `out` (for several models, index.html and a
+page for each); format=json prints the diagnosis as JSON, with the keys of mdtree_jax.Diagnosis.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def main(config: DiagnoseConfig) -> None:
     given = [source for source in SOURCES if getattr(config, source)]
     if len(given) != 1:
         raise UserError(
-            f"{'nothing' if not given else ' and '.join(given)} is given; wanted one of metrics=TABLE, run=FOLDER, or "
-            "model=NAME with checkpoints=[…]"
+            f"give exactly one of metrics=TABLE, run=FOLDER, or model=NAME with checkpoints=[…]; "
+            f"given: {', '.join(given) or 'none'}"
         )
     from mdtree_jax.files import output_folder
 
@@ -49,7 +49,7 @@ def main(config: DiagnoseConfig) -> None:
 
 
 def _reference(config: DiagnoseConfig):
-    """Return what is compared with: what the configuration names, else the package's of the same data set, if any."""
+    """Return the reference that the configuration names, or else the packaged one for its data set, or the default."""
     from mdtree_jax.diagnosis.reference import DEFAULT_REFERENCE, get_reference, reference_names
     from mdtree_jax.store.manifest import read_manifest
 
@@ -66,7 +66,7 @@ Item = tuple[str, Any]  # name, Diagnosis
 
 #: Columns that a collection made by `sweep` has, beside the metrics.
 _SWEPT = ("width", "batch_size", "data_fraction", "num_samples", "num_finite")
-#: Models that get a page of their own; a table of all with more of them would be beyond what a browser shows well.
+#: Most models that get a page of their own; browsers render longer tables poorly.
 _MOST_PAGES = 1000
 
 
@@ -99,24 +99,24 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
 
     folder = Path(config.run).expanduser()
     if not (folder / "collection.parquet").is_file():
-        raise UserError(f"run={config.run} is no run folder with finished networks: it has no collection.parquet")
+        raise UserError(f"run={config.run} is not a run folder with finished networks: it has no collection.parquet")
     table = read_table(folder / "collection.parquet", "collection")
     if lacking := [name for name in _SWEPT if name not in table]:
         raise UserError(
-            f"run={config.run} was not made by sweep: its collection.parquet has no column '{lacking[0]}'; metrics "
-            f"from elsewhere are diagnosed by metrics={config.run}/collection.parquet"
+            f"run={config.run} was not made by sweep: its collection.parquet has no column '{lacking[0]}'; to "
+            f"diagnose other metrics, use metrics={config.run}/collection.parquet"
         )
     if not len(table):
         raise UserError(f"run={config.run} has no finished cohort yet: its collection.parquet has no rows")
     select = {name: value for name, value in dataclasses.asdict(config.select).items() if value is not None}
     for name, value in select.items():
         if name not in table:
-            raise UserError(f"select.{name} cannot be looked for: the collection of {config.run} has no such column")
+            raise UserError(f"select.{name} cannot be used: the collection of {config.run} has no column '{name}'")
         there = sorted(set(table[name]))
         table = table[has_value(table[name], value)]
         if not len(table):
             raise UserError(
-                f"select.{name}={_shown(value)} fits no configuration; there are: {', '.join(map(_shown, there))}"
+                f"select.{name}={_shown(value)} matches no configuration; there are: {', '.join(map(_shown, there))}"
             )
     said = ["width", "batch_size", "data_fraction"]
     said += [name for name in KNOBS if name not in said and name in table and table[name].nunique() > 1]
@@ -128,8 +128,8 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     found = iter(_of_rows(config, folder, known, reference) if known else ())
     if len(rows) - len(known) > 1:
         print(
-            f"{len(rows) - len(known)} of {len(rows)} configurations are not measured yet and are now, one after the "
-            "other; the command of the sweep with stages=[measure] measures all at once and can be interrupted",
+            f"{len(rows) - len(known)} of {len(rows)} configurations have not been measured yet; measuring them one "
+            "by one (the sweep command with stages=[measure] measures them together and can be interrupted)",
             file=sys.stderr,
         )
     if len(known) < len(rows):
@@ -159,7 +159,7 @@ def _shown(value: float | str) -> str:
 
 
 def _note_on_label_noise(config: DiagnoseConfig, folder: Path) -> list:
-    """Return that a run was trained on noisy labels that no reference of the package has seen, as a list of facts."""
+    """Return a note if a run was trained on noisy labels, which no packaged reference contains, as a list of facts."""
     from mdtree_jax.diagnosis.facts import fact
     from mdtree_jax.diagnosis.reference import reference_names
     from mdtree_jax.store.manifest import read_manifest
@@ -171,9 +171,9 @@ def _note_on_label_noise(config: DiagnoseConfig, folder: Path) -> list:
 
 
 def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> list:
-    """Diagnose measured configurations, all at once; what it costs is what the sweep took.
+    """Diagnose measured configurations together; the cost is that of the sweep.
 
-    Of one whose networks all diverged nothing can be said, and that is its answer.
+    A configuration whose networks all diverged gets the answer that nothing was measured.
     """
     from mdtree_jax.diagnosis.cost import make_cost
     from mdtree_jax.diagnosis.facts import fact
@@ -263,9 +263,9 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
     """Measure and diagnose networks from files."""
     if config.model is None:
         known = ", ".join(ARCHITECTURES)
-        raise UserError(f"model= is not given; checkpoints need it: {known} or package.module:function")
+        raise UserError(f"checkpoints need model=: {known}, or package.module:function")
     if config.dataset is None:
-        raise UserError("dataset= is not given; checkpoints are measured on the data they were trained on")
+        raise UserError("checkpoints need dataset=, the data that they were trained on")
     from mdtree_jax.data import load_dataset
     from mdtree_jax.diagnosis.cost import Training
     from mdtree_jax.subject.from_model import diagnose_subject

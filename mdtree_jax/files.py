@@ -16,10 +16,10 @@ _MARK = ".partial"
 
 @contextlib.contextmanager
 def output_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Make the folder if it is not there and yield it; folders made here that stay empty are removed again.
+    """Create the folder if needed and yield it; created folders that stay empty are removed again.
 
     Raises:
-        UserError: it cannot be made or written to.
+        UserError: the folder cannot be created or written to.
     """
     folder = Path(path).expanduser()
     made = [one for one in (folder, *folder.parents) if not one.exists()]
@@ -29,7 +29,7 @@ def output_folder(path: str | os.PathLike) -> Iterator[Path]:
             pass
     except OSError as error:
         why = error.strerror or error
-        raise UserError(f"cannot write to the folder '{path}': {why}; choose another by out=") from error
+        raise UserError(f"cannot write to the folder '{path}': {why}; choose another one with out=") from error
     try:
         yield folder
     finally:
@@ -115,8 +115,7 @@ def one_sentence_on_write_failure(folder: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise UserError(
-            f"cannot write to {folder}: {reason}; what was finished before is intact, "
-            "and the same command goes on from there"
+            f"cannot write to {folder}: {reason}; finished work is intact, and the same command continues from there"
         ) from error
 
 
@@ -131,7 +130,7 @@ def _write_failure(error: BaseException | None) -> str | None:
         errno.EROFS: "the disk is read-only",
         errno.ENOTDIR: "a part of the path is a file",
         errno.EEXIST: "a part of the path is a file",
-        errno.ENOENT: "the folder is not there and cannot be made",
+        errno.ENOENT: "the folder does not exist and cannot be created",
     }
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     is_cause = True  # not merely what was being handled when something else went wrong

@@ -106,7 +106,7 @@ class OldNames(Loader):
     def exec_module(self, module: types.ModuleType) -> None:
         """Warn, at the line that imports the old name, and tie the module to the new ones."""
         names = [_PACKAGE + new for new in MOVED[module.__name__.removeprefix(_PACKAGE)]]
-        message = f"{module.__name__} moved to {' and '.join(names)}; the old name goes with the next release"
+        message = f"{module.__name__} moved to {' and '.join(names)}; the old name will be removed in the next release"
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         new = [importlib.import_module(name) for name in names]
         public = sorted({key for one in new for key in vars(one) if not key.startswith("_")})

@@ -1,4 +1,4 @@
-"""Where a result comes from: the version and commit of this code, the packages beside it, and the machine."""
+"""Provenance of a result: the version and commit of this code, the installed packages, and the machine."""
 
 from __future__ import annotations
 

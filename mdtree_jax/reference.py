@@ -1,9 +1,9 @@
-"""Make a reference: fit trees and the joint model on a collection of your own, for diagnose to compare with.
+"""Create a reference: fit trees and the joint model on your own collection, for diagnose to compare with.
 
   python -m mdtree_jax.reference collection=runs/digits_tiny out=mine.json
   python -m mdtree_jax.diagnose metrics=my_models.csv reference=mine.json
 
-Prints how often its answers are right: on half of the collection's own cells, or on the collection `test`.
+Prints the accuracy of its answers, measured on half of the collection's cells or on the collection `test`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(config: ReferenceConfig) -> None:
     from mdtree_jax.report.progress import make_console
 
     if config.collection is None:
-        raise UserError("collection= is not given; it names a .csv, a .parquet, a folder of sweep, or published/F")
+        raise UserError("collection= is required: a .csv or .parquet file, a run folder of sweep, or published/F")
     options = {"test": config.test, "name": config.name, "published_dir": config.published_dir}
     reference = fit_reference(config.collection, **options)
     reference.save(config.out)
@@ -34,7 +34,7 @@ def main(config: ReferenceConfig) -> None:
     )
     for task, found in about["accuracy"].items():
         console.print(
-            f"  {task}: {found['all']} % right, {found['surest_80_percent']} % of the surest 80 %, "
+            f"  {task}: {found['all']} % right, {found['surest_80_percent']} % of the most confident 80 %, "
             f"on {found['models']} models of {about['test']}",
             highlight=False,
             soft_wrap=True,

@@ -1,21 +1,21 @@
-"""Train and measure every network of a grid, as populations, in tables. Kill it, and the same command goes on.
+"""Train and measure every network of a grid. If it is stopped, the same command continues.
 
-  python -m mdtree_jax.sweep +grid=digits_tiny                 # some 4 minutes on 2 CPU cores, embedded data
+  python -m mdtree_jax.sweep +grid=digits_tiny                 # about 4 minutes on 2 CPU cores, embedded data
   python -m mdtree_jax.sweep +grid=digits                      # 1690 configurations x 3 seeds on embedded data
-  python -m mdtree_jax.sweep +grid=cifar dry_run=true          # what the paper's collection would cost here
+  python -m mdtree_jax.sweep +grid=cifar dry_run=true          # what the paper's collection would cost
   python -m mdtree_jax.sweep +grid=digits_tiny 'grid.width=[2,4]' grid.num_seeds=2 out=runs/mine
   python -m mdtree_jax.sweep +grid=digits_tiny grid.model=mypackage.models:build grid.dataset=mypackage.data:load
-  python -m mdtree_jax.sweep plugins=[mypackage.plugin] --help                 # with what a module of yours registers
+  python -m mdtree_jax.sweep plugins=[mypackage.plugin] --help                 # with what your module adds
 
-Every key of a grid can be set, as grid.key=value. Writes collection.parquet (one row per configuration),
-members.parquet (one per network), pairs.parquet (curves), layers.parquet (traces by layer), manifest.json and the
-networks to the folder `out`: a collection for transfer. One process works in a folder at a time. With more seeds,
-values or metrics the same command extends the run that is there, and trains and measures only what is missing.
+Every key of a grid can be set, as grid.key=value. The folder `out` then holds a collection for transfer, reference and
+diagnose: collection.parquet (one row per configuration), members.parquet (one per network), pairs.parquet (curves),
+layers.parquet (traces by layer), manifest.json and the networks. With more seeds, values or metrics the same command
+extends the run in it, and trains and measures only what is missing. One process works in a folder at a time.
 Exit code 3: some networks diverged; they are rows with status `diverged`.
 
-  python -m mdtree_jax.sweep +grid=digits verify=20    # is the record that ships with the package reproduced here?
+  python -m mdtree_jax.sweep +grid=digits verify=20    # do the recorded networks come out the same here?
 
-Exit code 4: it is not.
+Exit code 4: they do not.
 """
 
 from __future__ import annotations

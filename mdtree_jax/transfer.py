@@ -1,11 +1,11 @@
-"""How well do trees that are fitted on one collection of models answer about another?
+"""How well do trees fitted on one collection of models diagnose the models of another?
 
   python -m mdtree_jax.transfer                                      # digits -> digits_noisy, both in the package
   python -m mdtree_jax.transfer collection=published mode=dataset    # the paper's Fig. 3a, 6a; data by widths
   python -m mdtree_jax.transfer collection=published mode=scale      # the paper's Fig. 3b, 3c, 6b; data by widths
-  python -m mdtree_jax.transfer collection=published mode=one_step   # what following the advice gains
+  python -m mdtree_jax.transfer collection=published mode=one_step   # gain from following the advice
   python -m mdtree_jax.transfer tasks=joint mode=dataset             # one answer over five causes
-  python -m mdtree_jax.transfer mode=coverage                        # accuracy on the surest 50, 60, … % of answers
+  python -m mdtree_jax.transfer mode=coverage                        # accuracy of the most confident answers
   python -m mdtree_jax.transfer train=published/F_noise test=published/F mode=all seeds=50 out=runs/back
 
 Writes results.csv, one_step.csv, thresholds.csv, coverage.csv, tables.md and figures/ to the folder `out`.
@@ -30,9 +30,7 @@ def load_sides(config: TransferConfig):
 
     train, test = config.train, config.test
     if config.collection is not None and (train is not None or test is not None):
-        raise UserError(
-            f"collection={config.collection} stands beside train= or test=; give either the one or the others"
-        )
+        raise UserError(f"collection={config.collection} cannot be combined with train= or test=")
     if test is not None and train is None:
         raise UserError(f"test={test} needs train=, the collection that the trees are fitted on")
     if train is None:
@@ -75,11 +73,14 @@ def main(config: TransferConfig) -> None:
     setup = {"train": train, "test": test, "seeds": seeds, "allow_missing": config.allow_missing}
     setup |= {"k": as_list(config.k), "say": say, "jobs": available_cores(), "scale": config.scale}
     if config.scale == "rank":
-        say("scale=rank: the metrics of the test side are the train side's values at their ranks")
+        say("scale=rank: the metrics of the test side are replaced by the values of equal rank on the training side")
     with output_folder(config.out or f"runs/transfer-{mode}") as out:
         with progress(suite.size) as advance:
             measured = run_suite(suite, advance, **setup)
-        names = {"train": train.attrs["name"], "test": "its cells not sampled" if test is None else test.attrs["name"]}
+        names = {
+            "train": train.attrs["name"],
+            "test": "its cells that were not sampled" if test is None else test.attrs["name"],
+        }
         names["test"] += ", by rank" * (config.scale == "rank")
         written = tables.write_results(out, measured, seeds=seeds, notes=notes, **names)
         tables.print_results(console, measured, paper=tuple(names.values()) == tables.PUBLISHED_PAIR)

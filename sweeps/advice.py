@@ -1,20 +1,20 @@
-"""Take the advice for real: what does it gain to retrain with the knob changed as the diagnosis says?
+"""Follow the advice: how much does retraining gain with the knob changed as the diagnosis says?
 
     python -m sweeps.advice train=digits test=digits out=sweeps/advice_digits.md
 
-Of a collection of trained and measured networks, a small sample (3 x 3 x 3 of its width, batch and data values, as
-many as `digits_tiny`) is what a reference is fitted on. `NUMBER` other configurations are diagnosed. Each is then
-"retrained": the networks of the configuration to which the advised knob and step lead were trained from their own
-random starts, so its gain is the difference of two measured test errors, at least three networks each. The steps are
-twofold (one doubling) and fourfold; where a grid ends before, its last value is taken, and where there is none, or the
-advice is to leave everything, the gain is 0. Rivals take the same steps:
+A reference is fitted on a small sample of a collection of trained and measured networks (3 x 3 x 3 of its width, batch
+and data values, as many as `digits_tiny`), and `NUMBER` other configurations are diagnosed. Each is then "retrained":
+the collection contains the configuration to which the advised knob and step lead, with networks trained from their own
+random initializations, so the gain is the difference of two measured test errors, with at least three networks each.
+The steps are twofold (one doubling) and fourfold; at the end of the grid, the last value is used, and if there is none,
+or the advice is to change nothing, the gain is 0. Baselines take the same steps:
 
-- `random`: each of the four ways with equal chance (the mean over them);
+- `random`: each of the four changes with equal probability (the mean over them);
 - `validation`: a free tree on training and test error and loss, fitted on the same sample to the same causes;
-- `commonest`: the commonest cause of the sample;
-- `oracle`: the best of the four ways, or nothing.
+- `commonest`: the most common cause of the sample;
+- `oracle`: the best of the four changes, or none.
 
-Over `SAMPLES` draws of sample and models; intervals are 95 %, of the mean over draws.
+Results are over `SAMPLES` draws of sample and models, with 95 % intervals of the mean over draws.
 """
 
 from __future__ import annotations
@@ -112,11 +112,12 @@ def main() -> None:
         rows.append([method, *cells])
     text = "\n".join(
         [
-            "# Advice taken for real",
+            "# Gain from following the advice",
             "",
             f"{provenance(start)} "
             f"Mean gain in points of test accuracy over {NUMBER} models, {SAMPLES} draws, with 95 % intervals; the "
-            f"diagnosis answers {100 * found['answers'].mean():.0f} % of them, else its first guess is taken.",
+            f"diagnosis answers {100 * found['answers'].mean():.0f} % of them; for the others, its first guess is "
+            "used.",
             "",
             markdown(["advice", *(f"step {step}" for step in STEPS)], rows),
             "",

@@ -1,12 +1,12 @@
-"""In which form does a metric carry from one family of models to another? Every form, alone and in twos and threes.
+"""In which form does a metric transfer from one family of models to another? Every form, alone and in sets of up to 3.
 
     python -m sweeps.forms published/F published/F_noise digits digits_noisy out=sweeps/forms.md
 
-A threshold on a raw metric knows the family that it was fitted on: ResNet-18 on CIFAR-10 for 150 epochs and small
-networks on digits for 30 differ in loss, sharpness and connectivity throughout. So every metric is also put relative
-to something that changes with the family, and everything also as a rank within its collection. A small free tree
-(depth 3, 20 models a leaf) is fitted to one collection and tested on another, for every set of up to three forms, in
-every task; the sets are sorted by their worst direction.
+A threshold on a raw metric is specific to the family on which it was fitted: ResNet-18 on CIFAR-10 for 150 epochs and
+small networks on digits for 30 epochs differ in the level of loss, sharpness and connectivity. Every metric is
+therefore also expressed relative to something that changes with the family, and as a rank within its collection. A
+small free tree (depth 3, at least 20 models per leaf) is fitted to one collection and tested on another, for every set
+of up to three forms and every task; the sets are sorted by their worst direction.
 """
 
 from __future__ import annotations
@@ -97,17 +97,22 @@ def main() -> None:
         found = compare(collections, task)
         directions = list(found.columns[2:])
         found["worst"] = found[directions].min(axis=1)
-        parts += [f"## Task {task.name}", "", f"{len(found)} sets of forms; the best {SHOWN} of either scale.", ""]
+        parts += [
+            f"## Task {task.name}",
+            "",
+            f"{len(found)} sets of forms; the table shows the best {SHOWN} of each scale.",
+            "",
+        ]
         best = pd.concat([rows.nlargest(SHOWN, "worst") for _, rows in found.groupby("scale", sort=False)])
         rows = [[r["forms"], r["scale"], *(f"{r[c]:.1f}" for c in [*directions, "worst"])] for _, r in best.iterrows()]
         parts += [markdown(["forms", "scale", *directions, "worst"], rows), ""]
     legend = [[name, meaning] for name, meaning in FORMS.items()]
     text = "\n".join(
         [
-            "# Forms of the metrics that carry between families",
+            "# Forms of the metrics that transfer between families",
             "",
             f"{provenance(start)} Accuracy in percent of free trees of depth 3; "
-            "the sets were chosen by looking at these numbers, so that the best of many are optimistic.",
+            "the sets were selected by these numbers, so the best of many are optimistic.",
             "",
             *parts,
             markdown(["form", "what it is"], legend),

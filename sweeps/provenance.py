@@ -1,4 +1,4 @@
-"""What every recorded table says of itself: command, commit, date, machine, time."""
+"""The provenance line of every recorded table: command, commit, date, machine, time."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Record a finished sweep: compact tables that ship with the package, and the note of how and at what cost.
+"""Record a finished sweep: compact tables that are included in the package, and a note on recipe and cost.
 
     python -m mdtree_jax.sweep +grid=digits keep=metrics_only
     python -m sweeps.record digits run=runs/digits      # writes sweeps/digits*.parquet and sweeps/digits.md
 
-`python -m sweeps.record digits` alone writes the note again from the recorded tables.
+`python -m sweeps.record digits` without `run=` only rewrites the note, from the recorded tables.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STAGES = {
 
 
 def regimes(collection: pd.DataFrame) -> list[str]:
-    """Return what the grid's phase diagram has, a sentence each."""
+    """Return sentences that describe the regimes of the grid."""
     fits = collection["train_error"] <= INTERPOLATES
     widths = np.sort(collection["width"].unique())
     never = [int(w) for w in widths if not fits[collection["width"] == w].any()]
@@ -42,10 +42,10 @@ def regimes(collection: pd.DataFrame) -> list[str]:
     room = collection.groupby("width")["rfi_width"].mean()
     shown = ", ".join(f"{int(w)}: {r:.1f}" for w, r in room.items())
     return [
-        f"{100 * fits.mean():.0f} % of the configurations interpolate (training error <= {INTERPOLATES:g} %); none "
-        f"does of width {', '.join(map(str, never)) or '(each has some)'}.",
+        f"{100 * fits.mean():.0f} % of the configurations interpolate (training error <= {INTERPOLATES:g} %)"
+        + (f"; none of width {', '.join(map(str, never))} does." if never else "; some do at every width."),
         f"The best batch size lies inside the axis in {inside.sum()} of {len(inside)} slices of width and data.",
-        f"Mean room for improvement by a wider network, points, by width: {shown}.",
+        f"Mean room for improvement from a wider network, in points, by width: {shown}.",
     ]
 
 
@@ -100,19 +100,19 @@ def note(record: Record) -> str:
             "",
             "## Labels under a bootstrap over seeds",
             "",
-            "Share of 200 draws that agree with the label of the means, percent, mean over the models that take part, "
-            f"and the share of models on which at least {100 * STABLE:g} % of the draws do.",
+            "*agreement*: share of 200 bootstrap draws that agree with the label of the means, in percent, averaged "
+            f"over the models. *stable*: share of the models for which at least {100 * STABLE:g} % of the draws agree.",
             "",
             markdown(["task", "models", "agreement", "stable"], stability),
             "",
-            "## What it cost",
+            "## Cost",
             "",
             f"{hours:.1f} h on {cores} cores: {len(collection) / (hours * cores):.0f} configurations per core-hour, "
-            "trained and measured. Time on the clock, pauses of the machine included.",
+            "trained and measured. Wall-clock time, including pauses of the machine.",
             "",
             markdown(["stage", "hours", "%"], costs),
             "",
-            f"`python -m mdtree_jax.sweep +grid={record.name} verify=20` trains 20 of them again and compares.",
+            f"`python -m mdtree_jax.sweep +grid={record.name} verify=20` retrains 20 of them and compares the results.",
             "",
         ]
     )

@@ -1,11 +1,11 @@
-"""What the robust fit is worth: every cell against every rival, other collections, blocks, calibration, ablation.
+"""Evaluation of the robust fit: every cell against every baseline, other collections, blocks, calibration, ablation.
 
     python -m sweeps.robust                 # in a checkout; writes sweeps/robust.md
 
-Expected: about 18 minutes on 2 CPU cores; no cell of F -> F' below the best rival minus 0.5 points; at least 40 % of
-the way from the published fit to thresholds tuned on the test side. The seeds are 1000 ... 1049; the members, bounds
-and constants of the robust fit were chosen on the seeds 0 ... 199 by looking at F', at F' -> F and at the blocks. New
-seeds do not make a new F': read the figures of F -> F' as optimistic.
+Expected: about 18 minutes on 2 CPU cores; no cell of F -> F' more than 0.5 points below the best baseline; at least
+40 % of the way from the published fit to thresholds tuned on the test side. The seeds are 1000 ... 1049; the members,
+bounds and constants of the robust fit were chosen on the seeds 0 ... 199, using F', F' -> F and the blocks. New seeds
+do not make a new F', so the results for F -> F' are optimistic.
 """
 
 from __future__ import annotations
@@ -214,22 +214,22 @@ def main() -> None:
     parts = [
         "# The robust fit",
         f"PROVENANCE Seeds {SEEDS[0]} … {SEEDS[-1]}.",
-        "Members, bounds and constants were chosen on other seeds, but by looking at F', at F' → F and at the blocks: "
-        "new seeds do not make a new F', so read F → F' as optimistic.",
+        "Members, bounds and constants were chosen on other seeds, but using F', F' → F and the blocks: new seeds do "
+        "not make a new F', so the results for F → F' are optimistic.",
         "## F → F', means over k",
         summary_table(forward, TUNED_ON_TEST),
         "## F' → F, means over k",
         summary_table(backward, {}),
         "## Blocks",
-        "Trained on one third of an axis and tested on the rest (and the other way round), F and F' in all four pairs; "
-        "blocks of one class are left out.",
+        "Fitted on one third of an axis and tested on the rest (and vice versa), for all four pairs of F and F'; "
+        "blocks with only one class are left out.",
         block_table(block_results({"F": F, "F'": F_noise})),
         "## Ablation, F → F', means over k",
         markdown(["fit", *ablation.index], ablation_rows),
         "## One step, F → F', the best value in the advised direction",
         one_step_table(F, F_noise),
         "## Calibration, all of F → F'",
-        "Mean distance between stated and true share right, 10 equal-count bins, points.",
+        "Mean absolute difference between confidence and accuracy over 10 equal-count bins, in points.",
         markdown(["task", "error", "fit"], calibration),
         "## Time of a fit",
         fit_seconds(F),

@@ -1,4 +1,4 @@
-"""What does it cost a diagnosis to evaluate a sample of the training data only?
+"""How much does a diagnosis lose if only a sample of the training data is evaluated?
 
     python -m mdtree_jax.sweep +grid=digits grid.width=[8,14,24] grid.batch_size=[8,48,208] \\
         grid.data_fraction=[0.5,1.0] stages=[train] out=runs/sample
@@ -117,13 +117,14 @@ def main() -> None:
     header = ["images", *METRICS.values(), "probabilities", "same cause, %", "right, %", "abstains, %", "seconds"]
     text = "\n".join(
         [
-            "# What a sample of the training data costs a diagnosis",
+            "# Effect of evaluating a sample of the training data",
             "",
             f"{provenance(start)} {len(table)} configurations of `digits`, "
             "three networks each, with 1600 or 3200 training images, diagnosed without their own rows of the record. "
-            "Images: on which errors and points between networks are evaluated; curves are trained on all. "
-            "Cells of metrics: mean and root mean square of the change against all images; probabilities: root mean "
-            "square distance of the five; right: by the record's `label_joint_step`.",
+            "*images*: number of images on which errors and points between networks are evaluated; curves are trained "
+            "on all images. Metrics: mean and root mean square of the change compared with all images. "
+            "*probabilities*: root mean square distance of the five probabilities. *right*: according to "
+            "`label_joint_step` of the record.",
             "",
             markdown(header, rows),
             "",

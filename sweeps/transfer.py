@@ -1,9 +1,9 @@
-"""What carries between families of models: every experiment between collections, on either scale of the metrics.
+"""What transfers between families of models: every experiment between collections, on both scales of the metrics.
 
     python -m sweeps.transfer published/F published/F_noise digits digits_noisy out=sweeps/transfer.md seeds=1000:1050
 
-Every ordered pair of the collections is a column. The collections' labels are what they are: nothing is chosen by
-these numbers but what the document says.
+Every ordered pair of the collections is a column. Nothing was chosen by these numbers except what the documentation
+mentions.
 """
 
 from __future__ import annotations
@@ -94,10 +94,11 @@ def main() -> None:
         provenance(start),
         "",
         f"Accuracy in percent on the whole test collection, mean over all sample sizes k and {len(seeds)} seeds, "
-        "± half the 95 % interval of the mean over the seeds (Student's t); none where no seed matters. `published/…`: "
-        "ResNet-18 on CIFAR-10, not trained here; `digits…`: small networks on handwritten digits, trained here.",
+        "± half the 95 % interval of the mean over the seeds (Student's t), omitted if results do not depend on the "
+        "seed. `published/…`: ResNet-18 on CIFAR-10, from the authors of the paper; `digits…`: small networks on "
+        "handwritten digits, trained with this package.",
         "",
-        "Share of the second class among the models that take part, percent:",
+        "Share of the second class among the models of each task, in percent:",
         "",
         class_rows(frames),
         "",
@@ -109,7 +110,7 @@ def main() -> None:
             parts += [title, "", accuracy_table(results, experiment.name, scale), ""]
         for task in ("optimizer", "size"):
             parts += [f"### Gain of one step, task {task}", ""]
-            parts += ["The best step in the diagnosed direction, losses included, points of test accuracy.", ""]
+            parts += ["The best step in the diagnosed direction, including losses, in points of test accuracy.", ""]
             parts += [gain_table(gains, task, scale), ""]
     write_text(Path(options.get("out", "transfer.md")), "\n".join(parts))
 

@@ -119,7 +119,7 @@ def test_a_measured_run_is_diagnosed_from_its_table(capsys, small_grid, tmp_path
     assert facts["cost"]["diagnosis_flops"] == 9e9
     assert facts["cost"]["grid_search_flops"] == 27 * 5e10
     code, _, err = call(capsys, f"run={folder}", "select.width=5")
-    assert (code, err) == (2, "diagnose: select.width=5 fits no configuration; there are: 4, 32, 64\n")
+    assert (code, err) == (2, "diagnose: select.width=5 matches no configuration; there are: 4, 32, 64\n")
 
 
 @pytest.mark.parametrize(("dataset", "reference"), [("digits", "digits"), ("cifar10", "published/F")])
@@ -152,7 +152,7 @@ def test_a_configuration_without_checkpoints_harms_no_other(capsys, small_grid, 
     code, out, err = call(capsys, f"run={folder}", "format=json")
     found = json.loads(out)
     assert code == 0
-    assert err.startswith(f"2 of {len(table)} configurations are not measured yet and are now")
+    assert err.startswith(f"2 of {len(table)} configurations have not been measured yet; measuring them")
     assert [d["abstains"] for d in found[:2]] == [True, True]
     assert found[0]["reason"].endswith("has no manifest.json, so what its networks were trained on is not known")
     assert all(d["position"] for d in found[2:])
@@ -203,7 +203,7 @@ def test_a_reference_of_ones_own(capsys, small_grid):
     assert json.loads(out)["reference"] == "own.csv"
     code, _, err = call(capsys, command=reference)
     assert code == 2
-    assert "collection= is not given" in err
+    assert "collection= is required" in err
 
 
 MODEL = ["model=resnet18", "dataset=digits"]
@@ -212,30 +212,30 @@ MODEL = ["model=resnet18", "dataset=digits"]
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "nothing is given; wanted one of metrics=TABLE, run=FOLDER, or model=NAME with checkpoints=[…]"),
-        (["metrics=a.csv", "run=b"], "metrics and run is given; wanted one of"),
+        ([], "give exactly one of metrics=TABLE, run=FOLDER, or model=NAME with checkpoints=[…]; given: none"),
+        (["metrics=a.csv", "run=b"], "checkpoints=[…]; given: metrics, run"),
         (["metrics=none.csv"], "the table of metrics 'none.csv' does not exist"),
-        (["metrics=bad.txt"], "the table of metrics 'bad.txt' ends in '.txt'; a table is a .csv or a .parquet file"),
+        (["metrics=bad.txt"], "the table of metrics 'bad.txt' ends in '.txt'; it must be a .csv or .parquet file"),
         (["metrics=bad.parquet"], "the table of metrics 'bad.parquet' cannot be read"),
         (["metrics=other.csv"], "the table has none of the metrics train_error, "),
-        (["metrics=small.csv"], "say which by units=fraction or units=percent"),
+        (["metrics=small.csv"], "set units=fraction or units=percent"),
         (["metrics=small.csv", "units=percents"], "unknown units 'percents' (did you mean 'percent'?)"),
         (["metrics=small.csv", "format=xml"], "unknown format 'xml'; there are: text, json"),
-        (["metrics=small.csv", "reference=none.json"], "reference=none.json is neither a file nor one of the"),
-        (["metrics=small.csv", "reference=other.json"], "'other.json' is no reference"),
+        (["metrics=small.csv", "reference=none.json"], "reference=none.json is neither a file nor a reference of the"),
+        (["metrics=small.csv", "reference=other.json"], "'other.json' is not a reference"),
         (["metrics=small.csv", "units=percent", "training.epochs=0"], "training.epochs=0 is out of range"),
         (
             ["metrics=small.csv", "units=percent", "training.epochs=inf"],
-            "epochs=inf is out of range; wanted above 0, and",
+            "epochs=inf is out of range; it must be finite and",
         ),
-        (["model=failing:build", "checkpoints=[there]", "dataset=digits"], "and fails (ValueError: two lines)"),
+        (["model=failing:build", "checkpoints=[there]", "dataset=digits"], "failed (ValueError: two lines)"),
         (["metrics=small.csv", "training.epoch=3"], "unknown setting 'epoch' (did you mean 'epochs'?)"),
-        (["run=nowhere"], "run=nowhere is no run folder with finished networks"),
-        (["checkpoints=[a]"], "model= is not given"),
-        (["checkpoints=[a]", "model=resnet18"], "dataset= is not given"),
+        (["run=nowhere"], "run=nowhere is not a run folder with finished networks"),
+        (["checkpoints=[a]"], "checkpoints need model="),
+        (["checkpoints=[a]", "model=resnet18"], "checkpoints need dataset="),
         (["checkpoints=[a]", *MODEL], "the checkpoint 'a' does not exist"),
         (["checkpoints=[a]", "model=vgg16", "dataset=cifar10", "data_dir=nowhere"], "unknown model 'vgg16'"),
-        (["checkpoints=[a.pt]", "model=a:b", "dataset=cifar10", "data_dir=nowhere"], "'a.pt' holds PyTorch's weights"),
+        (["checkpoints=[a.pt]", "model=a:b", "dataset=cifar10", "data_dir=nowhere"], "'a.pt' holds PyTorch weights"),
         (["checkpoints=[a=1.pt,b=2.pt]", *MODEL], 'the quotes: \'checkpoints=["a=1.pt","b=2.pt"]\''),
         (['checkpoints=["a=1.pt"]', *MODEL], "the checkpoint 'a=1.pt' does not exist"),
         (["checkpoints=[c,3.pt]", *MODEL], "the checkpoint 'c' does not exist, but 'c,3.pt' does: a path with a comma"),
@@ -243,7 +243,7 @@ MODEL = ["model=resnet18", "dataset=digits"]
         (["run=unfinished"], "run=unfinished has no finished cohort yet"),
         (
             ["run=foreign"],
-            "run=foreign was not made by sweep: its collection.parquet has no column 'batch_size'; metrics",
+            "run=foreign was not made by sweep: its collection.parquet has no column 'batch_size'; to ",
         ),
         (
             ["checkpoints=[tv.safetensors]", *MODEL],

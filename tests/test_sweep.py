@@ -34,16 +34,16 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], f"no grid is chosen; add +grid=NAME, where there are: {GRIDS}"),
-        (["grid.width=[2]"], f"no grid is chosen; add +grid=NAME, where there are: {GRIDS}"),
-        (["+grid=digits", "grid=null"], f"no grid is chosen; add +grid=NAME, where there are: {GRIDS}"),
+        ([], f"no grid is given; add +grid=NAME, one of: {GRIDS}"),
+        (["grid.width=[2]"], f"no grid is given; add +grid=NAME, one of: {GRIDS}"),
+        (["+grid=digits", "grid=null"], f"no grid is given; add +grid=NAME, one of: {GRIDS}"),
         (["+grid=digits", "grid.name="], "grid.name='' is no name"),
         (["+grid=digits", "grid.name=../a"], "grid.name='../a' is no name"),
         (["grid=digits"], "'grid' is chosen with a plus sign: +grid=NAME"),
         (["+grid=digit"], f"there is no configuration 'grid/digit'; there are: {GRIDS}"),
         (["+grid=digits", "grid.widht=[2]"], "unknown setting 'widht' (did you mean 'width'?)"),
         (["+grid=digits", "+grid.depth=2"], "unknown setting 'depth'"),
-        (["+grid=digits", "grid.width=[a]"], "grid.width=[a] does not fit: grid.width takes list[int]"),
+        (["+grid=digits", "grid.width=[a]"], "grid.width=[a] has the wrong type: grid.width must be list[int]"),
         (
             ["+grid=digits", "grid.dataset=cifar"],
             "unknown data set 'cifar' (did you mean 'cifar10'?); there are: digits,",
@@ -62,7 +62,10 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
         (["+grid=digits", "keep=some"], "unknown keep 'some'; there are: all, metrics_only"),
         (["+grid=digits", "checkpoint_minutes=0"], "checkpoint_minutes=0 is out of range; wanted above 0"),
         (["+grid=digits", "out=/dev/null/run"], "cannot write to /dev/null/run: a part of the path is a file"),
-        (["+grid=digits", "out=/proc/run"], "cannot write to /proc/run: the folder is not there and cannot be made"),
+        (
+            ["+grid=digits", "out=/proc/run"],
+            "cannot write to /proc/run: the folder does not exist and cannot be created",
+        ),
         (["+grid=cifar", "data_dir=nowhere"], "data_dir='nowhere' is not a folder"),
         (["+grid=digits", "data_file=mine.npz"], "data_file='mine.npz' is for grid.dataset=npz, but the data set is"),
         (["+grid=digits", "data_dir=here"], "data_dir='here' is given, but the data set 'digits' takes no folder"),
@@ -189,6 +192,18 @@ def test_the_same_command_goes_on_and_another_config_is_refused(small_run, capsy
     code, out, _ = call(capsys, *SMALL, "dry_run=true")
     assert code == 0
     assert "2 cohorts, 2 finished" in out
+
+
+def test_networks_under_names_of_an_earlier_version_are_not_lost(capsys, tmp_path):
+    cosine = [*SMALL, "grid.batch_size=[64]", "grid.schedule=cosine"]
+    assert call(capsys, *cosine)[0] == 0
+    run = tmp_path / "run"
+    for path in (run / "parts" / "w4-b64-e2-scosine.parquet", run / "checkpoints" / "w4-b64-e2-scosine"):
+        path.rename(path.with_name(path.name.replace("-scosine", "")))
+    code, _, err = call(capsys, *cosine)
+    assert code == 2
+    assert "run has 1 cohorts that are named otherwise than in this version (first: w4-b64-e2)" in err
+    assert (run / "checkpoints" / "w4-b64-e2").is_dir()
 
 
 def test_parts_move_to_another_folder(small_run, capsys, monkeypatch):

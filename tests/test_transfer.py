@@ -126,14 +126,17 @@ BAD_TABLES = {
     "percent": (lambda f: f.assign(test_error=-f.test_error), "errors are percentages in"),
     "label": (lambda f: f.assign(label_size="wide"), "column 'label_size' holds 'wide'"),
     "one_class": (lambda f: f.assign(test_error=10.0), "every label is 'optimal'"),
-    "one_task": (lambda f: f.assign(label_size="size"), r"one class only for task 'size', 'size' in .*by tasks=\[opt"),
+    "one_task": (
+        lambda f: f.assign(label_size="size"),
+        r"only one class for task 'size', 'size' in .*with tasks=\[opt",
+    ),
     "converted": (
         lambda f: f.assign(test_acc=(100 - f.test_error).astype(object).mask(f.index == 2, "n/a?")).drop(columns=TEST),
-        r"column 'test_acc' holds 'n/a\?' in the row of index 2; it takes numbers",
+        r"column 'test_acc' holds 'n/a\?' in the row with index 2; it must hold numbers",
     ),
     "fractions": (
         lambda f: f.assign(test_acc=1 - f.test_error / 100).drop(columns=TEST),
-        "accuracies are percentages, and the largest of column 'test_acc' is 0.95",
+        "accuracies must be percentages, but column 'test_acc' has no value above 0.95",
     ),
     "empty": (lambda f: f.iloc[:0], "has no rows"),
 }
@@ -162,28 +165,28 @@ BAD_SETTINGS = [
     (["collection=publishd"], "unknown collection 'publishd' .*mean 'published'.*published/F, published/F_noise"),
     (["train=published/f"], "unknown collection 'published/f'"),
     (["test=own.csv"], "test=own.csv needs train="),
-    (["collection=own.csv", "train=own.csv"], "give either the one or the others"),
+    (["collection=own.csv", "train=own.csv"], "cannot be combined with train= or test="),
     (["seeds=many"], r"seeds='many'; seeds are a count \(50\), a list"),
     (["seeds=5:5"], "names no seed"),
     (["seeds=[1,-2]"], "names no seed"),
-    (["collection=own.csv", "k=[0]"], "k=0; a sample size is a whole number of at least 1"),
+    (["collection=own.csv", "k=[0]"], "k=0; a sample size must be a whole number of at least 1"),
     (["collection=own.csv", "k=[1.5]"], "k=1.5; a sample size"),
     (["collection=own.csv", "mode=one_step", "methods=[majority]"], "with these methods, only hyperparameter"),
     (["collection=own.csv", "k=[]"], r"an empty list \[\] names nothing"),
     (["seeds=1,2"], r"a list is written 'seeds=\[1,2\]'"),
-    (["+seeds=3"], "'seeds' is a setting already; write it without the plus sign"),
-    (["collection=[a,b]"], "does not fit"),
-    (["hydra.run.dir=x"], "'hydra.run.dir=x' is not taken"),
-    (["~mode"], "'~mode' is not taken"),
-    (["test=published", "train=digits"], r"'published' is a pair of collections, .* give it as collection=published"),
+    (["+seeds=3"], "'seeds' is already a setting; write it without the plus sign"),
+    (["collection=[a,b]"], "has the wrong type"),
+    (["hydra.run.dir=x"], "'hydra.run.dir=x' is not accepted"),
+    (["~mode"], "'~mode' is not accepted"),
+    (["test=published", "train=digits"], r"'published' is a pair of collections, .* use collection=published"),
     (["sedes=3"], r"unknown setting 'sedes' \(did you mean 'seeds'\?\); there are: mode, collection"),
     (["grid=cifar"], "unknown setting 'grid'"),
     (["+grid=cifar"], "unknown setting 'grid'"),
-    (["figures=maybe"], "figures=maybe does not fit: figures takes bool"),
+    (["figures=maybe"], "figures=maybe has the wrong type: figures must be bool"),
     (["train=a=b.csv"], "needs quotes within the quotes: 'train=\"a=b.csv\"'"),
     (["train=a(1).csv"], "needs quotes within the quotes"),
-    (["mode"], "'mode' is no setting; write key=value"),
-    (["--multirun"], "'--multirun' is no setting"),
+    (["mode"], "'mode' is not a setting; write key=value"),
+    (["--multirun"], "'--multirun' is not a setting"),
     (
         ["collection=published", "published_dir=nowhere"],
         "'nowhere' .*has no file dataframe_normal_public.csv; put it there from https://",
@@ -209,7 +212,7 @@ def test_unreadable_tables(run, tmp_path):
     (tmp_path / "own.csv").write_text("")
     expect_error(run("collection=own.csv"), "'own.csv' cannot be read")
     (tmp_path / "own.json").write_text("{}")
-    expect_error(run("collection=own.json"), "ends in '.json'; a table is a .csv or a .parquet file")
+    expect_error(run("collection=own.json"), "ends in '.json'; it must be a .csv or .parquet file")
 
 
 def test_wrong_checksum(run, tmp_path):
@@ -265,7 +268,7 @@ def test_method_without_its_columns_is_skipped_and_named(run, small_grid):
     code, out, _ = run("collection=own.csv", "mode=dataset", "seeds=2", "out=o")
     assert code == 0
     skipped = "collection 'own.csv' has no column 'log_hessian_trace' (published name 'hessian_t')"
-    assert "task optimizer goes without landscape, md_tree, md_tree_exact, md_tree_robust, md_tree_relative, " in out
+    assert "task optimizer is run without landscape, md_tree, md_tree_exact, md_tree_robust, md_tree_relative, " in out
     assert skipped in " ".join(out.split())
     assert skipped in Path("o/tables.md").read_text()
     results = pd.read_csv("o/results.csv")

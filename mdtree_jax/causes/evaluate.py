@@ -1,16 +1,16 @@
-"""Accuracy against coverage: how often the surest share of all answers is right, and whether the stated chances hold.
+"""Accuracy against coverage: how often the most confident answers are right, and how well probabilities are calibrated.
 
-A method that may say "I can't tell" answers the models of which it is surest. The published questions are answered as a
-diagnosis answers them: by the mean of two probabilities, the tree average's (`MDTreeClassifier`) and the joint model's
-of the rooms for improvement, which err on other models; within F it is right more often than the trees in 8 of 12 pairs
-of task and kind of fold, not in all (sweeps/joint.md). Rivals are the trees alone, and a random forest on the joint
-model's metrics with its own probabilities.
+A method that may say "I can't tell" answers only the models about which it is most confident. The published questions
+are answered as in a diagnosis, by the mean of two probabilities: that of the tree average (`MDTreeClassifier`) and that
+of the joint model of the rooms for improvement. The two make different errors. Within F, the mean is right more often
+than the trees alone in 8 of 12 pairs of task and kind of fold (sweeps/joint.md). Baselines are the trees alone, and a
+random forest on the metrics of the joint model.
 
-Intervals: percentile bootstrap over the cells of the test side (all axes but the knobs of temperature: data fraction
-and width of a classic collection), because the temperatures of one cell are alike; 1000 resamples, the training side
-fixed.
+Intervals are from a percentile bootstrap over the cells of the test side, with 1000 resamples and the training side
+fixed. A cell is a combination of all axes except the temperature knobs (data fraction and width in a classic
+collection), because configurations that differ only in temperature are similar.
 
-Of two collections that vary other knobs the causes that both tell are asked.
+If two collections vary different knobs, only the causes that both can identify are considered.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Answers(NamedTuple):
 
 
 def calibration_error(answers: Answers, bins: int = 10) -> float:
-    """Return the mean distance between stated and true share right over equal-count bins, in points."""
+    """Return the mean absolute difference between confidence and accuracy over equal-count bins, in points."""
     order = np.argsort(answers.confidence, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
     return 100 * float(np.mean([abs(answers.confidence[p].mean() - answers.right[p].mean()) for p in parts]))
 
 
 def accuracy_at(answers: Answers, coverage: float) -> float:
-    """Return the accuracy on the surest `coverage` percent of the answers, in percent; ties by place in the table."""
+    """Return the accuracy of the `coverage` % most confident answers, in percent; ties by order in the table."""
     number = max(1, int(coverage / 100 * len(answers.right)))
     surest = np.argsort(-answers.confidence, kind="stable")[:number]
     return 100 * float(answers.right[surest].mean())
@@ -76,10 +76,10 @@ def answer_all(
     test: pd.DataFrame | None,
     say: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Answers]:
-    """Return the answers to one task of every method that answers it and states probabilities; method -> answers.
+    """Return method -> answers to one task, for every method that supports it and states probabilities.
 
-    Fitted are the methods on all of `train`, or without a test side on half of its cells. All of them see the same
-    rows: those on which the columns that any of them asks for are finite, and every gain is known.
+    Methods are fitted on all of `train`, or on half of its cells if there is no test side. All of them see the same
+    rows: those in which every column used by any of them is finite and every gain is known.
     """
     collections = [train] if test is None else [train, test]
     methods = usable_methods(collections, task, methods, say)
@@ -129,18 +129,21 @@ class JointSide(NamedTuple):
 def causes_told(
     collections: Sequence[pd.DataFrame], say: Callable[[str], None] = lambda message: None, *, allow_missing: bool
 ) -> tuple[str, ...]:
-    """Return the causes that all of the collections tell, `none` last; `say` gets a sentence on the others.
+    """Return the causes that every collection can identify, `none` last; `say` gets a sentence about the others.
 
     Raises:
-        UserError: there is none but `none`.
+        UserError: no cause is common to all collections.
     """
     grids = [make_grid(frame, allow_missing=allow_missing) for frame in collections]
     causes = shared_causes(grids)
     others = dict.fromkeys(cause for grid in grids for cause in grid.causes if cause not in causes)
     if len(causes) == 1:
-        raise UserError(f"no cause can be told from every collection: {', '.join(others) or 'none of their moves'}")
+        raise UserError(
+            "the collections have no cause in common that all can identify: "
+            f"{', '.join(others) or 'none of them has any'}"
+        )
     if others:
-        say(f"{', '.join(others)} cannot be told from every collection: the others are asked")
+        say(f"{', '.join(others)} cannot be identified in every collection; only the other causes are considered")
     return causes
 
 
@@ -157,19 +160,19 @@ def make_joint_side(
     Args:
         frame: the collection.
         label: `step` or `room`.
-        columns: metrics that must be there and finite.
-        allow_missing: go on where the grid lacks configurations.
-        causes: those that are asked, `none` last; None for all that the collection tells.
+        columns: metrics that must be present and finite.
+        allow_missing: accept a grid with missing configurations.
+        causes: the causes to consider, `none` last; None for all that the collection can identify.
 
     Raises:
         UserError: a column is missing, or no row is left.
     """
     absent = missing_columns(frame, columns)
     if absent:
-        raise UserError(missing_message(frame, absent, why=", which the joint question asks"))
+        raise UserError(missing_message(frame, absent, why=", which the joint question uses"))
     gained = gains(make_grid(frame, allow_missing=allow_missing), label, causes)
     numbers = frame[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
     keep = np.asarray(np.isfinite(np.concatenate([gained, numbers], axis=1)).all(axis=1))
     if not keep.any():
-        raise UserError("no configuration has all its metrics and all its neighbours on the grid")
+        raise UserError("no configuration has both complete metrics and all of its grid neighbours")
     return JointSide(frame.loc[keep], gained[keep], causes_of(gained[keep]))

@@ -1,29 +1,29 @@
 """The joint model: what each remedy would gain, and so which cause a model suffers from, with probabilities.
 
-It sees only what a practitioner can measure on a trained model and its training data (`METRICS`): no size of the model
-or of the data, whose meaning ends with the data set, and no test error.
+It uses only what a practitioner can measure on a trained model and its training data (`METRICS`). It does not use the
+test error, nor the sizes of the model and of the data, which mean something only within one data set.
 
 **What it learns.** Not the cause itself but the gains behind it (`mdtree_jax.causes.labels.gains`), one for each cause
-that the collection tells, four for a classic one: a configuration with 5.1 points for data and 4.9 for width says more
-than its label 'data'. Gains g enter as asinh(g), centred and scaled for each cause.
+that the collection can identify (four in a classic collection): gains of 5.1 points from data and 4.9 from width say
+more than the label 'data'. Gains g enter as asinh(g), centred and scaled for each cause.
 
-**How.** Gaussian-process regression, one kernel for all: with z the metrics on scales that even their spread
-(`SCALES`) and standardised, and v the verdicts of the member trees of the three published questions (share of threshold
-settings for the second class of the task, `mdtree_jax.trees.robust`),
+**How.** Gaussian-process regression with one kernel for all causes. Let z be the transformed and standardised metrics
+(`SCALES`), and v the votes of the member trees of the three published questions (share of threshold settings that vote
+for the second class of the task, `mdtree_jax.trees.robust`). Then
 
     k(a, b) = w exp(-r²/2 l²) + (1 - w) exp(-r²/2 L²),      r² = |z_a - z_b|² + c² |v_a - v_b|².
 
-The trees carry over to other collections what the distance between metrics alone would not. The noise of each gain is
-scaled by its leave-one-out residuals.
+The votes of the trees transfer to other collections better than distances between metrics alone. The noise of each gain
+is scaled by its leave-one-out residuals.
 
-**Probabilities.** With independent Gaussian predictions of the transformed gains, P(cause k) is the chance that
-gain k is the largest and at least `LEAST_GAIN`, P(none) that none reaches it: one-dimensional integrals, done on a
-fixed grid. A share of `DOUBT` is spread over the causes evenly.
+**Probabilities.** With independent Gaussian predictions of the transformed gains, P(cause k) is the probability that
+gain k is the largest and at least `LEAST_GAIN`; P(none) is the probability that no gain reaches `LEAST_GAIN`. Both are
+one-dimensional integrals, computed on a fixed grid. A share of `DOUBT` is spread evenly over the causes.
 
-Missing metrics: the model is fitted again without them, and without the trees that ask them (`fit_joint(columns=...)`).
+Missing metrics: the model is refitted without them, and without the trees that use them (`fit_joint(columns=...)`).
 
-How it was chosen: the kind of model and its constants by cross-validation within F over blocks of its grid (see
-sweeps/joint.md); F' was looked at once, for the record. The member trees had been chosen earlier, looking at F'
+How it was chosen: the kind of model and its constants were chosen by cross-validation over blocks of the grid of F (see
+sweeps/joint.md); F' was evaluated once, at the end. The member trees had been chosen earlier, using F'
 (sweeps/robust.md). NumPy and SciPy only.
 Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006), chapters 2 and 5.4.2.
 """
@@ -54,13 +54,13 @@ SCALES: Mapping[str, Scale] = MappingView(
     lambda: {m.name: m.scale for m in MEASUREMENTS.values() if m.scale is not None}, MEASUREMENTS
 )
 METRICS: Sequence[str] = ListView(lambda: [*SCALES], MEASUREMENTS)
-#: Columns of a table that the metrics follow from, in the order in which they are asked for.
+#: Columns of a table from which the metrics are computed, in the order in which they are requested.
 COLUMNS: Sequence[str] = ListView(
     lambda: [*dict.fromkeys(source for name in METRICS for source in sources(name))], MEASUREMENTS
 )
 #: Those that need two networks of one configuration.
 PAIR_COLUMNS: Sequence[str] = ListView(lambda: [c for c in COLUMNS if "pair" in needs_of(c)], MEASUREMENTS)
-#: Metrics that a diagnosis shows without asking them; the test error, which it shows too, has a place of its own.
+#: Metrics that a diagnosis shows but does not use; the test error is shown separately.
 SHOWN: Sequence[str] = ListView(
     lambda: [
         m.name
@@ -140,7 +140,7 @@ class JointModel(NamedTuple):
 
 
 def metrics_of(columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the metrics that can be made from the columns of a table."""
+    """Return the metrics that can be computed from the columns of a table."""
     return tuple(name for name in METRICS if set(sources(name)) <= set(columns))
 
 
@@ -151,21 +151,23 @@ def fit_joint(
 
     Args:
         frame: rows of a collection with metrics (finite) and the labels of the three tasks.
-        gained: (rows, gains) what each remedy would gain, points (`labels.gains`); a row with a NaN is left out.
-        columns: what the model may ask; every metric that they suffice for takes part.
+        gained: (rows, gains) gain of each remedy, in points (`labels.gains`); rows with a NaN are left out.
+        columns: the columns that the model may use; it uses every metric that can be computed from them.
         kernel: its constants.
 
     Raises:
-        UserError: no metric can be made from `columns`, or no row is left.
+        UserError: no metric can be computed from `columns`, or no row is left.
     """
     metrics = metrics_of(columns)
     if not metrics:
         raise UserError(
-            f"the joint model asks at least one of {', '.join(METRICS)}; none can be made of {list(columns)}"
+            f"the joint model needs at least one of {', '.join(METRICS)}; none can be computed from {list(columns)}"
         )
     keep = np.isfinite(gained).all(axis=1)
     if not keep.any():
-        raise UserError("the joint model needs a row whose neighbours on the grid are all there; there is none")
+        raise UserError(
+            "the joint model needs at least one row whose grid neighbours are all in the collection; there is none"
+        )
     frame, gained = frame[keep], gained[keep]
     values = scaled(frame, metrics)
     spread = np.array([SCALES[name].spread for name in metrics])
@@ -181,7 +183,7 @@ def fit_joint(
 
 
 def refit(model: JointModel, gained: np.ndarray) -> JointModel:
-    """Return the joint model of the same rows with other gains, at a small part of what `fit_joint` costs.
+    """Return the joint model of the same rows with other gains, at a fraction of the cost of `fit_joint`.
 
     Args:
         model: whose rows they are; all rows that it was given had finite gains.
@@ -207,7 +209,7 @@ def gain_posterior(model: JointModel, frame: pd.DataFrame) -> tuple[np.ndarray, 
 
 
 def gain_posteriors(models: Sequence[JointModel], frame: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return what `gain_posterior` does for models that differ in their gains alone (`refit`), worked out together."""
+    """Return what `gain_posterior` does for models that differ only in their gains (`refit`), computed together."""
     model = models[0]
     rows = embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
     similar = model.kernel(rows, model.rows)
@@ -218,7 +220,7 @@ def gain_posteriors(models: Sequence[JointModel], frame: pd.DataFrame) -> list[t
 
 
 def gain_means(models: Sequence[JointModel], frame: pd.DataFrame) -> list[np.ndarray]:
-    """Return the means of `gain_posteriors` alone, each (rows, gains), at a small part of their cost."""
+    """Return the means of `gain_posteriors` alone, each (rows, gains), at a fraction of the cost."""
     model = models[0]
     rows = embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
     weights = np.concatenate([m.weights for m in models], axis=1)
@@ -228,7 +230,7 @@ def gain_means(models: Sequence[JointModel], frame: pd.DataFrame) -> list[np.nda
 
 
 def left_out_means(model: JointModel) -> np.ndarray:
-    """Return what the model would predict for each of its rows had it not been fitted on it, (n, gains).
+    """Return the leave-one-out predictions for the rows of the model, (n, gains).
 
     As `gain_means`; Rasmussen and Williams, equation 5.12. The trees' verdicts and the standardisation stay those of
     all rows.
@@ -245,14 +247,14 @@ def predict_joint(model: JointModel, frame: pd.DataFrame) -> np.ndarray:
 def task_probabilities(
     mean: np.ndarray, sd: np.ndarray, task: Task, causes: Sequence[str] = CAUSES
 ) -> np.ndarray | None:
-    """Return P(each class of a question), (rows, 2), columns as `task.classes`: of the larger best of two groups.
+    """Return P(each class of a question), (rows, 2), columns as `task.classes`: which group has the largest gain.
 
-    None where the collection tells no cause of one of the classes.
+    None if the collection cannot identify any cause of one of the classes.
 
     Args:
         mean, sd: (rows, gains) as `gain_posterior` returns them for a model of the label `room`.
-        task: whose groups of causes are compared: `optimizer` a smaller with a larger batch, `size` and `data` the
-            better of these with theirs.
+        task: the question whose groups of causes are compared: for `optimizer`, a smaller and a larger batch; for
+            `size` and `data`, the better of these and a wider network or more data.
         causes: what the columns stand for, `none` last.
     """
     first, second = ([causes.index(name) for name in group if name in causes] for group in task.groups)
@@ -307,10 +309,10 @@ def scaled(frame: pd.DataFrame, metrics: Sequence[str]) -> np.ndarray:
 
 
 def _fit_members(frame: pd.DataFrame, metrics: Sequence[str]) -> dict[str, tuple[robust.TreePosterior, ...]]:
-    """Return the posteriors of every task's trees whose features are there; all widths take part.
+    """Return the posteriors of every task's trees whose features are available; all widths are used.
 
-    The tree for one checkpoint votes only where no other of its task can be asked. Questions that are not of the paper
-    do not take part: registering one must not change an answer about the causes.
+    The tree for one checkpoint votes only if no other tree of its task can be used. Questions that are not from the
+    paper are ignored: registering one must not change an answer about the causes.
     """
     fitted = {}
     for task in (task for task in TASKS.values() if task.is_published and task.label in frame):

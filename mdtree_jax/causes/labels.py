@@ -1,21 +1,21 @@
-"""The causes of the joint question, the step that each of them asks for, and which of them a grid says it was.
+"""The causes of the joint question, the step that addresses each of them, and the labels computed from a grid.
 
-A cause is mended by moves of knobs; `none` is that no move helps. Several moves can mend one cause, a smaller batch and
-a larger learning rate, say: what its remedy gains is the most that one of them does. Which causes there are follows
-from the knobs that a collection varies (`Grid.causes`); over width, batch size and data fraction they are `CAUSES`. Two
-labels say which cause a configuration has:
+A cause is addressed by moves: changes of a knob in one direction. `none` means that no move helps. Several moves can
+address the same cause, for example a smaller batch and a larger learning rate; the gain of its remedy is the largest of
+their gains. The causes follow from the knobs that a collection varies (`Grid.causes`); for width, batch size and data
+fraction they are `CAUSES`. There are two labels for the cause of a configuration:
 
-- `step` (the default): the cause whose **step of about x2** (the first of `Knob.steps`) gains most in test accuracy,
-  `none` where every step gains less than `LEAST_GAIN` = 1 point. A step goes to the grid value ahead whose logarithm is
-  nearest to that of the doubled (halved) value, the nearer one of two that are equally far: batch halved or doubled,
-  one doubling of data, twice the width (one or two width steps on the published grid). At the edge of the grid there is
-  no step and no gain; a move at its edge does not count where another one mends the cause.
-- `room`: the cause with the largest room for improvement over the whole half-axis, `none` where all have less than
+- `step` (the default): the cause whose **step of about x2** (the first of `Knob.steps`) gains most test accuracy, or
+  `none` if every step gains less than `LEAST_GAIN` = 1 point. A step leads to the grid value ahead whose logarithm is
+  nearest to that of the doubled (halved) value; of two at equal distance, to the one closer to the start. Steps are:
+  batch size halved or doubled, data doubled, width doubled (one or two width steps on the published grid). At the edge
+  of the grid there is no step and no gain; a move at its edge is ignored if another move addresses the cause.
+- `room`: the cause with the largest room for improvement over the whole half-axis, or `none` if all are below
   `LEAST_GAIN`.
 
-Exact ties go to the first cause in order; a step to a missing configuration is no step.
+Exact ties go to the first cause in order; a step to a missing configuration does not count.
 
-Temperature is the noise of the optimizer: it is raised by a smaller batch or a larger learning rate.
+Temperature is the noise of the optimizer: a smaller batch or a larger learning rate raises it.
 """
 
 from __future__ import annotations
@@ -40,24 +40,26 @@ CAUSES = causes_of_moves(moves_of(AXES))
 def step_gain(grid: Grid, move: Move) -> np.ndarray:
     """Return the signed gain in points of a move's first step, (rows,).
 
-    0 at the edge, NaN where the configuration that the step leads to is missing.
+    0 at the edge, NaN if the configuration that the step leads to is missing.
     """
     return np.where(grid.edge(move), 0.0, grid.step_gain(move, first_step(move.knob)))
 
 
 def gains(grid: Grid, label: str = "step", causes: Sequence[str] | None = None) -> np.ndarray:
-    """Return what each cause's remedy would gain at each row of the collection, (rows, causes), points.
+    """Return the gain of each cause's remedy for each row of the collection, (rows, causes), in points.
 
-    `step`: signed gain of a step of about x2; `room`: RFI, at least 0; the largest over the moves that mend the cause,
-    as far as they are known, those at the edge left out unless all are: then 0. Columns as `causes` without `none`;
-    None is those of the grid.
+    `step`: signed gain of a step of about x2; `room`: RFI, at least 0. The gain is the largest over the moves that
+    address the cause, ignoring unknown gains and moves at the edge; 0 if all moves are at the edge. Columns follow
+    `causes` without `none`; None uses the causes of the grid.
 
     Raises:
-        UserError: an unknown label, or a grid without a move that mends a cause.
+        UserError: an unknown label, or a grid without a move that addresses a cause.
     """
     check_choice("label", label, LABELS)
     if not grid.moves:
-        raise UserError(f"no cause can be told from a collection over {', '.join(grid.axes)}: no move mends one")
+        raise UserError(
+            f"a collection over {', '.join(grid.axes)} cannot identify any cause: none of these settings has one"
+        )
     gain = step_gain if label == "step" else room_for_improvement
     columns = []
     for cause in (grid.causes if causes is None else tuple(causes))[:-1]:
@@ -69,9 +71,9 @@ def gains(grid: Grid, label: str = "step", causes: Sequence[str] | None = None) 
 
 
 def causes_of(gained: np.ndarray) -> np.ndarray:
-    """Return each row's cause as its place, (rows,), from gains (rows, causes); NaN counts as no gain.
+    """Return the index of each row's cause, (rows,), from gains (rows, causes); NaN counts as no gain.
 
-    The place after the last column is `none`.
+    The index after the last column means `none`.
 
     >>> causes_of(np.array([[0.2, 3.0, 3.0, -1.0], [0.9, -5.0, np.nan, 0.0]])).tolist()
     [1, 4]
@@ -86,6 +88,6 @@ def cause_labels(grid: Grid, label: str = "step") -> pd.Series:
 
 
 def shared_causes(grids: Sequence[Grid]) -> tuple[str, ...]:
-    """Return the causes that all of the grids tell, in order, `none` as the last."""
+    """Return the causes that all of the grids can identify, in order, `none` last."""
     first, *others = grids
     return tuple(cause for cause in first.causes if all(cause in grid.causes for grid in others))

@@ -1,10 +1,10 @@
-"""What a method is that answers a question about models: fitted on rows of one collection, asked about others.
+"""The protocol of methods that answer a question about models: fitted on rows of one collection, applied to others.
 
     fitted = method.fit(Sample.of(collection, question), seed)
     fitted.predict(Sample.of(other, question))
 
-The methods of `mdtree_jax.experiments.methods` all have this form, whatever they compare; here stand those with which a
-diagnosis itself answers: `trees_and_gains` the questions, `joint_method` which of the causes it is.
+All methods of `mdtree_jax.experiments.methods` follow this protocol. This module defines the two that a diagnosis uses:
+`trees_and_gains` answers the questions, `joint_method` names the cause.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 
 class JointTask(NamedTuple):
-    """The question which of the causes it is, by one of two labels: `step` or `room` (`mdtree_jax.causes.labels`).
+    """The question which cause applies, by one of two labels: `step` or `room` (`mdtree_jax.causes.labels`).
 
-    `classes` are the causes that the collections tell, `none` last.
+    `classes` are the causes that the collections can identify, `none` last.
     """
 
     name: str
@@ -55,7 +55,7 @@ AnyTask = Task | JointTask
 
 
 class _Features(dict):
-    """Arrays of named features, each made when it is first asked for."""
+    """Arrays of named features, each computed on first access."""
 
     def __init__(self, make: Callable[[tuple[str, ...]], np.ndarray]):
         super().__init__()
@@ -67,9 +67,9 @@ class _Features(dict):
 
 
 class Gains(NamedTuple):
-    """Rows of a collection, and what each remedy would gain each of them.
+    """Rows of a collection, and the gain of each remedy for each of them.
 
-    `gained` is (rows, causes - 1), points, NaN if not known; `causes` are what its columns stand for, `none` last.
+    `gained` is (rows, causes - 1), in points, NaN if unknown; `causes` names its columns, followed by `none`.
     """
 
     frame: pd.DataFrame
@@ -81,9 +81,9 @@ class Sample:
     """Rows of a collection as a method sees them.
 
     Attributes:
-        task: the question that is asked of them.
-        y: (rows,) the place of each row's label among `task.classes`.
-        features: names -> (rows, features) float64, made when first asked for.
+        task: the question.
+        y: (rows,) the index of each row's label in `task.classes`.
+        features: names -> (rows, features) float64, computed on first access.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class Sample:
             frame: rows of a loaded collection.
             task: the question.
             y: as the attribute.
-            gains: what `gains` returns; it is called when a method asks for it.
-            source: the same rows with the metrics on another scale, where they are to be read from it.
+            gains: a function that returns `gains`; called when a method needs them.
+            source: the same rows with the metrics on another scale, if the metrics are to be read from it.
         """
         self.task, self.y, self._gains = task, y, gains
         self._whole: tuple[Sample, np.ndarray] | None = None
@@ -123,7 +123,7 @@ class Sample:
 
     @cached_property
     def gains(self) -> Gains:
-        """The rows of the same side whose gains a method may learn from: those of the sample, or more.
+        """The rows of the same side from whose gains a method may learn: those of the sample, or more.
 
         Raises:
             UserError: the gains of these rows are not known.
@@ -131,7 +131,7 @@ class Sample:
         if self._gains is not None:
             return self._gains()
         if self._whole is None:
-            raise UserError(f"task '{self.task.name}' is asked here of rows whose gains are not known")
+            raise UserError(f"task '{self.task.name}' needs gains, and the gains of these rows are unknown")
         known = self._whole[0].gains
         keep = known.frame.index.isin(self.frame.index)  # a loaded collection's index is unique
         return known._replace(frame=known.frame[keep], gained=known.gained[keep])
@@ -149,10 +149,10 @@ class Sample:
 
 
 class Fitted(NamedTuple):
-    """What fitting a method gives: functions of another sample of the same task.
+    """A fitted method: functions of another sample of the same task.
 
-    `predict(sample)` are places among the classes, (rows,). `chances(sample)` are probabilities, (rows, classes); None
-    for a method that states none. `thresholds` are (feature, threshold) of each node of a fitted tree.
+    `predict(sample)` returns class indices, (rows,). `chances(sample)` returns probabilities, (rows, classes); None for
+    a method without probabilities. `thresholds` are (feature, threshold) of each node of a fitted tree.
     """
 
     predict: Callable[[Sample], np.ndarray]
@@ -169,14 +169,14 @@ class Method(NamedTuple):
     """One method.
 
     Attributes:
-        name: identifier, as tables hold it.
-        label: its name for people.
-        features: task -> the features that it asks for.
-        fit: (sample, seed) -> what is fitted.
-        answers: whether it can be asked a task.
-        is_seeded: whether its answer to a task depends on the seed.
-        adapt: the method without the parts of it whose features are not there, for one that can do with less:
-            `adapt(has)`; None for one that cannot.
+        name: identifier, as used in tables.
+        label: display name.
+        features: task -> the features that it uses.
+        fit: (sample, seed) -> the fitted method.
+        answers: task -> whether the method supports it.
+        is_seeded: task -> whether its answers depend on the seed.
+        adapt: `adapt(has)` returns the method restricted to the available features; None for a method that needs all of
+            its features.
     """
 
     name: str
@@ -194,12 +194,12 @@ def asks_causes(task: AnyTask) -> TypeIs[JointTask]:
 
 
 def asks_two(task: AnyTask) -> TypeIs[Task]:
-    """Return whether a task is one of two answers, as a diagnostic tree has them."""
+    """Return whether a task has two answers, as a diagnostic tree does."""
     return not isinstance(task, JointTask)
 
 
 def joint_method(columns: Sequence[str] = joint.COLUMNS) -> Method:
-    """Return the joint model that may ask the given columns: which of the causes it is."""
+    """Return the joint model restricted to the given columns, which names the cause."""
 
     def fit(sample: Sample, seed: int) -> Fitted:
         model = joint.fit_joint(sample.gains.frame, sample.gains.gained, columns)
@@ -215,7 +215,7 @@ def joint_method(columns: Sequence[str] = joint.COLUMNS) -> Method:
 
 
 def trees_and_gains(columns: Sequence[str] = joint.COLUMNS) -> Method:
-    """Return what answers the questions of a diagnosis: the mean of the trees and the joint model of the rooms."""
+    """Return the method that answers the questions of a diagnosis: the mean of the trees and the room model."""
 
     def features(task: AnyTask) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*joint.metrics_of(columns), *MEMBERS[task.name][0].features)))
@@ -245,10 +245,10 @@ def trees_and_gains(columns: Sequence[str] = joint.COLUMNS) -> Method:
 def usable_methods(
     frames: Sequence[pd.DataFrame], task: AnyTask, methods: Sequence[Method], say: Callable[[str], None]
 ) -> list[Method]:
-    """Return the methods that answer a task and whose columns are there, naming those that are skipped through `say`.
+    """Return the methods that support a task and whose columns are available; `say` gets those that are skipped.
 
     Raises:
-        UserError: none is left.
+        UserError: no method is left.
     """
     usable, skipped = [], {}
     for method in methods:
@@ -267,7 +267,7 @@ def usable_methods(
         else:
             usable.append(method)
     for reason, names in skipped.items():
-        say(f"task {task.name} goes without {', '.join(names)}: {reason}")
+        say(f"task {task.name} is run without {', '.join(names)}: {reason}")
     if not usable and skipped:
         raise UserError(f"no method is left for task '{task.name}': {next(iter(skipped))}")
     return usable

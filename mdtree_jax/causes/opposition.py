@@ -1,4 +1,4 @@
-"""What the question behind a cause has against it."""
+"""Evidence against a cause from the trees of its question."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Opposition(NamedTuple):
 
 
 def opposition(cause: str, trees: Mapping[str, Mapping[str, float]]) -> Opposition | None:
-    """Return what the question behind a cause has against it, as far as it was asked; None where there is none.
+    """Return the evidence against a cause from the trees of its question; None if there is none.
 
     Args:
         cause: a name.

@@ -19,10 +19,10 @@ from mdtree_jax.registry.views import ListView, MappingView
 
 
 class Column(NamedTuple):
-    """One column: its descriptive name, unit, meaning, and the other names under which it is understood.
+    """One column: its descriptive name, unit, meaning, and accepted aliases.
 
-    `aliases` maps another name to the function that turns its values into this column's unit, or to None where the
-    values are the same.
+    `aliases` maps each alias to the function that converts its values to this column's unit, or to None if the values
+    are the same.
     """
 
     name: str
@@ -40,13 +40,22 @@ def _published_label(values: pd.Series) -> pd.Series:
     return values.replace(published_classes())
 
 
-#: What a grid was trained with.
+#: Settings of a grid.
 _SETTINGS = (
-    Column("width", "channels", "channels of the first stage (`resnet8_fine`: of the last; `mlp`: units of a layer)"),
-    Column("batch_size", "samples", "training batch size, the one optimizer knob varied", {"bs": None}),
-    Column("data_fraction", "1", "share of the full training set, in (0, 1]", {"data": _tenths}),
+    Column(
+        "width",
+        "channels",
+        "channels of the first stage (`resnet8_fine`: of the last stage; `mlp`: units of a hidden layer)",
+    ),
+    Column(
+        "batch_size",
+        "samples",
+        "training batch size, the only optimizer knob in the published collections",
+        {"bs": None},
+    ),
+    Column("data_fraction", "1", "share of the full training set that is used, in (0, 1]", {"data": _tenths}),
 )
-#: What follows from the test errors of a grid.
+#: Columns computed from the test errors of a grid.
 _OUTCOMES = (
     Column("rfi_batch_down", "points", "room for improvement towards smaller batches", {"rfi_inc_temp": None}),
     Column("rfi_batch_up", "points", "room for improvement towards larger batches", {"rfi_dec_temp": None}),
@@ -71,14 +80,14 @@ COLUMN: Mapping[str, Column] = MappingView(lambda: {column.name: column for colu
 ALIASES: Mapping[str, str] = MappingView(
     lambda: {alias: column.name for column in COLUMNS for alias in column.aliases}, MEASUREMENTS, QUESTIONS
 )
-#: Columns that follow from others, with the columns they need: never stored, made where a method asks for them.
+#: Derived columns, with the columns they need: never stored, but computed on demand.
 DERIVED: Mapping[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]] = MappingView(
     lambda: {m.name: (m.sources, m.formula) for m in MEASUREMENTS.values() if m.formula is not None}, MEASUREMENTS
 )
 
 
 def sources(name: str) -> tuple[str, ...]:
-    """Return the columns that a feature needs: those it follows from, or itself."""
+    """Return the columns that a feature needs: those it is derived from, or itself."""
     return DERIVED[name][0] if name in DERIVED else (name,)
 
 
@@ -92,7 +101,7 @@ def canonical_name(name: str) -> str:
 
 
 def describe(name: str) -> str:
-    """Return the name with its aliases, as messages show it.
+    """Return the name with its aliases, for messages.
 
     >>> describe("log_hessian_trace")
     "'log_hessian_trace' (published name 'hessian_t')"
@@ -102,9 +111,9 @@ def describe(name: str) -> str:
 
 
 def canonicalize(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a copy with published names and units turned into ours; unknown columns stay as they are.
+    """Return a copy with published names and units converted to ours; unknown columns are unchanged.
 
-    Where a column stands under two names the descriptive one wins.
+    If a column is given under two names, the descriptive name takes precedence.
     """
     out = {}
     for name in frame.columns:
@@ -127,13 +136,14 @@ def _without_text(frame: pd.DataFrame, name: str, target: str) -> pd.Series:
     if text.any():
         row = int(np.argmax(text))
         raise UserError(
-            f"column '{name}' holds '{frame[name].iloc[row]}' in the row of index {frame.index[row]}; it takes numbers"
+            f"column '{name}' holds '{frame[name].iloc[row]}' in the row with index {frame.index[row]}; it must hold "
+            "numbers"
         )
     return numbers
 
 
 def missing_columns(frame: pd.DataFrame, names: Sequence[str]) -> list[str]:
-    """Return those of `names` that `frame` (in descriptive names) neither holds nor can derive."""
+    """Return those of `names` that `frame` (with descriptive names) neither holds nor can derive."""
     return [name for name in names if any(source not in frame.columns for source in sources(name))]
 
 
@@ -200,7 +210,7 @@ def numeric_column(frame: pd.DataFrame, name: str) -> np.ndarray:
 
 
 def markdown_table() -> str:
-    """Return the columns as a Markdown table, as the documentation shows them."""
+    """Return the columns as a Markdown table, for the documentation."""
     lines = ["| column | unit | published name | meaning |", "|---|---|---|---|"]
     for column in COLUMNS:
         aliases = ", ".join(f"`{alias}`" for alias in column.aliases)

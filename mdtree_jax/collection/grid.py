@@ -1,8 +1,8 @@
 """A collection on its axes; room for improvement; labels.
 
-Everything here follows from the table of test errors: one row per configuration, no configuration twice. Only rows that
-are there are held, never the product of all values: a lattice, complete or not, and a random search take memory in
-proportion to their rows. Who lies ahead of whom is in `mdtree_jax.collection.lines`.
+Everything here is computed from a table of test errors with one row per configuration. Only existing rows are stored,
+never the product of all values, so that memory is proportional to the number of rows for a lattice, complete or not,
+and for a random search. `mdtree_jax.collection.lines` finds the rows ahead of a row.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from mdtree_jax.registry.knobs import KNOBS
 class Grid:
     """A collection laid out on its axes.
 
-    `axes` are knobs; `values[axis]` the sorted coordinates of an axis; `index` (rows, axes) each row's place on them;
-    `test_error` (rows,) is in percent; `lines[axis]` says who lies ahead of whom, for axes with an order.
+    `axes` are knobs; `values[axis]` holds the sorted coordinates of an axis, and `index` (rows, axes) the indices of
+    each row on them; `test_error` (rows,) is in percent; `lines[axis]` finds rows ahead, for ordered axes.
     """
 
     axes: tuple[str, ...]
@@ -39,21 +39,21 @@ class Grid:
 
     @property
     def moves(self) -> tuple[Move, ...]:
-        """The moves that mend a cause, along the axes that vary.
+        """The moves that address a cause, along the axes that vary.
 
-        A collection over the three classic axes alone has all their moves, as published: what is not varied there gains
-        nothing.
+        A collection over the three classic axes only has all their moves, as published: a move along an axis that does
+        not vary gains nothing.
         """
         return moves_of(self.axes if self.axes == AXES else [axis for axis in self.axes if self.varies(axis)])
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """The causes that the moves mend, and `none` as the last."""
+        """The causes that the moves address, followed by `none`."""
         return causes_of_moves(self.moves)
 
     @property
     def near(self) -> tuple[str, ...]:
-        """The axes along which near rows stand in for lines, () for a lattice."""
+        """The axes along which near rows replace exact lines, () for a lattice."""
         return tuple(axis for axis, lines in self.lines.items() if isinstance(lines, NearLines))
 
     def varies(self, knob: str) -> bool:
@@ -61,15 +61,15 @@ class Grid:
         return knob in self.values and len(self.values[knob]) > 1
 
     def moves_against(self, cause: str) -> list[Move]:
-        """Return the moves that mend a cause."""
+        """Return the moves that address a cause."""
         return [move for move in self.moves if move.cause == cause]
 
     def edge(self, move: Move) -> np.ndarray:
-        """Mark the rows that nothing of the collection lies ahead of, (rows,) bool."""
+        """Return the mask of the rows with no other row ahead, (rows,) bool."""
         return self.lines[move.knob].edge(move.sign)
 
     def best_ahead(self, move: Move) -> np.ndarray:
-        """Return the lowest test error strictly ahead of each row, (rows,), NaN where nothing is."""
+        """Return the lowest test error strictly ahead of each row, (rows,), NaN if there is none."""
         return self.lines[move.knob].best_ahead(self.test_error, move.sign)
 
     def gain(self, target: np.ndarray) -> np.ndarray:
@@ -79,7 +79,7 @@ class Grid:
     def step_gain(self, move: Move, doublings: float | None, within: float | None = None) -> np.ndarray:
         """Return the signed gain in points of a step of about 2**doublings, None to the next value, (rows,).
 
-        NaN at the edge, where the configuration is missing, and where none lies within `within` doublings of that step.
+        NaN at the edge, if the configuration is missing, and if none lies within `within` doublings of that step.
         """
         return self.gain(self.lines[move.knob].step(move.sign, doublings, within))
 
@@ -88,15 +88,17 @@ def make_grid(frame: pd.DataFrame, *, allow_missing: bool = False) -> Grid:
     """Lay a collection (descriptive names) out on its axes.
 
     Raises:
-        UserError: the table has no knob or no test error, or one is not a finite number; a configuration stands twice;
-            configurations of a lattice have no row and `allow_missing` is false (a random search lacks none).
+        UserError: the table has no knob or no test error, or one is not a finite number; a configuration is duplicated;
+            configurations of a lattice are missing and `allow_missing` is false (a random search lacks none).
     """
     axes, knobs = axes_of(frame), [name for name in KNOBS if name in frame]
     if knobs and len(frame) and not axes:
-        raise UserError(f"{', '.join(knobs)} of the table has one value only: there are no configurations to compare")
+        raise UserError(
+            f"{', '.join(knobs)} of the table has only one value, so there are no configurations to compare"
+        )
     absent = missing_columns(frame, [*([] if axes else AXES), "test_error"])
     if absent:
-        raise UserError(missing_message(frame, absent, why=", without which no grid and no label can be made"))
+        raise UserError(missing_message(frame, absent, why=", which grids and labels need"))
     if not len(frame):
         raise UserError("the collection has no rows; a grid needs at least one configuration")
     values, columns = {}, []
@@ -114,7 +116,7 @@ def make_grid(frame: pd.DataFrame, *, allow_missing: bool = False) -> Grid:
 
 
 def missing_configurations(grid: Grid) -> int:
-    """Return how many configurations a lattice lacks, 0 for a collection that is none."""
+    """Return the number of missing configurations of a lattice, 0 for another collection."""
     return 0 if grid.near else sum(map(math.prod, _shapes(grid))) - len(grid.index)
 
 
@@ -133,7 +135,7 @@ def _refuse_holes(grid: Grid, lacking: int) -> None:
     shape = " + ".join(" x ".join(map(str, shape)) for shape in shapes)
     raise UserError(
         f"the grid of {shape} = {size} configurations lacks {lacking}: {'; '.join(names)}"
-        f"{more}; add these rows, or go on without them by allow_missing=true"
+        f"{more}; add these rows, or set allow_missing=true"
     )
 
 
@@ -164,7 +166,7 @@ def _check_unique(frame: pd.DataFrame, axes: Sequence[str], index: np.ndarray) -
     first, second = int(order[same[0]]), int(order[same[0] + 1])
     cell = ", ".join(_coordinate(axis, frame[axis].iloc[first]) for axis in axes)
     lacking = [axis for axis in AXES if axis not in axes]
-    told = f", unless a column that tells them apart is missing: {missing_message(frame, lacking)}" if lacking else ""
+    told = f", or a column that distinguishes them is missing: {missing_message(frame, lacking)}" if lacking else ""
     raise UserError(
         f"the configuration {cell} stands twice, in rows {first + 1} and {second + 1}; a collection holds one row "
         f"per configuration (average over seeds first){told}"
@@ -174,8 +176,8 @@ def _check_unique(frame: pd.DataFrame, axes: Sequence[str], index: np.ndarray) -
 def room_for_improvement(grid: Grid, move: Move) -> np.ndarray:
     """Return RFI in points of test accuracy, (rows,), at least 0.
 
-    RFI is the best test accuracy along the half-axis, the row's own included, minus its own: 0 at the edge. Where near
-    rows stand in for lines it is NaN if there is none ahead of a row that is not at the edge.
+    RFI is the best test accuracy along the half-axis, including the row's own, minus its own; 0 at the edge. If near
+    rows replace lines, it is NaN for a row that is not at the edge and has no row ahead.
     """
     best = grid.best_ahead(move)
     room = grid.test_error - np.fmin(grid.test_error, best)
@@ -189,17 +191,17 @@ def compare(
 ) -> np.ndarray:
     """Return which of two groups of causes has more room for improvement at each row, (rows,), as its name.
 
-    The room of a group is the largest over the moves that mend one of its causes, as far as it is known.
+    The room of a group is the largest known one over the moves that address one of its causes.
 
     Args:
         grid: the collection.
-        room: of every move of the grid, (rows,), points.
+        room: room for improvement of every move of the grid, (rows,), in points.
         groups: two groups of causes.
         names: of the groups.
 
     Returns:
-        The name of the group with more, `optimal` where both have the same, NaN where the room of a group is not known:
-        everywhere, if no move of the grid mends one of its causes.
+        The name of the group with more room, `optimal` if both have the same, NaN if the room of a group is unknown:
+        for all rows, if no move of the grid addresses one of its causes.
     """
     known = [[room[move] for move in grid.moves if move.cause in group] for group in groups]
     if not all(known):
@@ -213,8 +215,8 @@ def compare(
 def compute_labels(grid: Grid) -> pd.DataFrame:
     """Return RFI and labels, one row per row of the collection.
 
-    Columns: one of every move (rfi_batch_down, rfi_batch_up, rfi_width, rfi_data of a classic collection), points, and
-    the label of every question whose answers both name causes. A row whose two rooms are equal is 'optimal'.
+    Columns: one for every move (rfi_batch_down, rfi_batch_up, rfi_width, rfi_data in a classic collection), in points,
+    and the label of every question whose answers both name causes. A row with two equal rooms is 'optimal'.
     """
     room = {move: room_for_improvement(grid, move) for move in grid.moves}
     asked = [task for task in TASKS.values() if task.is_compared]
@@ -223,7 +225,7 @@ def compute_labels(grid: Grid) -> pd.DataFrame:
 
 
 def with_labels(frame: pd.DataFrame, *, allow_missing: bool = False) -> pd.DataFrame:
-    """Return the collection with RFI and labels computed from its grid in place of whatever it held.
+    """Return the collection with RFI and labels recomputed from its grid.
 
     Raises:
         UserError: as `make_grid`.
@@ -235,10 +237,9 @@ def with_labels(frame: pd.DataFrame, *, allow_missing: bool = False) -> pd.DataF
 
 
 def cells_of(frame: pd.DataFrame, axes: Sequence[str] | None = None) -> np.ndarray:
-    """Return the cell of each row as a number, (rows,): rows that differ in knobs of temperature alone share one.
+    """Return the cell of each row as a number, (rows,): rows that differ only in temperature knobs share a cell.
 
-    `axes` are those of the collection that the rows are of, None for what `load_collection` has noted, else those of
-    `frame`.
+    `axes` are those of the whole collection; None uses those noted by `load_collection`, or else those of `frame`.
     """
     names = list(cell_axes(noted_axes(frame) if axes is None else axes))
     if not names:

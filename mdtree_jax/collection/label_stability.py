@@ -1,13 +1,14 @@
-"""How sure the labels of a collection are: would other seeds have given the same ones?
+"""Stability of the labels of a collection: would other seeds have given the same labels?
 
-A label compares best test errors along the axes of the grid, so it inherits the scatter of a few networks a
-configuration. The bootstrap (Efron, 1979) draws, for every configuration on its own, as many of its networks as it has,
-with replacement, averages their test errors anew and labels the whole grid again.
+A label compares the best test errors along the axes of the grid, so it depends on the variation between the few
+networks of a configuration. The bootstrap (Efron, 1979) resamples the networks of every configuration with
+replacement, averages their test errors, and labels the whole grid again.
 
-Limits: of `n` networks the bootstrap's scatter of a mean is √((n - 1) / n) of the unbiased estimate (0.82 for three),
-so `inflate`, on by default, stretches every draw's deviation from the mean by its inverse. Where one network is left,
-its deviation is normal with the scatter of the others, pooled. Best values along an axis are minima over noisy means;
-the bootstrap adds its noise to theirs, so that it rather underrates stability.
+Limits: for `n` networks, the bootstrap standard deviation of a mean is √((n - 1) / n) of the unbiased estimate (0.82
+for three), so `inflate`, on by default, stretches the deviation of every draw from the mean by the inverse. If a
+configuration has only one network, its deviation is normal with the pooled standard deviation of the others. The best
+values along an axis are minima over noisy means, to which the bootstrap adds noise, so it tends to underestimate
+stability.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mdtree_jax.collection.tasks import TASKS, takes_part
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.questions import label_columns
 
-#: A label is called stable that this share of the draws agrees on.
+#: Share of the draws that must agree on a label for it to be called stable.
 STABLE = 0.85
 
 
@@ -32,11 +33,11 @@ def label_agreement(networks: pd.DataFrame, *, draws: int = 200, seed: int = 0, 
     """Return, for every configuration, the share of bootstrap draws that give it the label of the means.
 
     Args:
-        networks: one row per network with its knobs (`width`, `batch_size`, `data_fraction` and whatever else varies)
-            and `test_error` (percent; NaN where it diverged), of a complete grid or a random search.
-        draws: how many times the networks are drawn.
+        networks: one row per network with its knobs (`width`, `batch_size`, `data_fraction` and others that vary) and
+            `test_error` (in percent; NaN if it diverged), for a complete grid or a random search.
+        draws: number of bootstrap draws.
         seed: of the draws.
-        inflate: stretch the draws to the unbiased scatter of the mean.
+        inflate: stretch the draws to the unbiased standard deviation of the mean.
 
     Returns:
         One row per configuration with a finite network, in the order of the axes: the axes, the three labels, and
@@ -50,7 +51,7 @@ def label_agreement(networks: pd.DataFrame, *, draws: int = 200, seed: int = 0, 
     grouped = finite.groupby(axes, sort=True)["test_error"]
     means = grouped.mean().reset_index()
     if len(means) < networks.groupby(axes).ngroups:
-        raise UserError("the table of networks has configurations of which every network diverged; leave them out")
+        raise UserError("the table of networks has configurations with only diverged networks; remove them")
     values = [group.to_numpy() for _, group in grouped]
     count = np.array([len(group) for group in values])
     # Padded to a rectangle; a draw picks among a configuration's own networks only.
@@ -64,7 +65,7 @@ def label_agreement(networks: pd.DataFrame, *, draws: int = 200, seed: int = 0, 
     stretch = np.sqrt(count / np.maximum(count - 1, 1)) if inflate else np.ones(len(count))
     alone = count == 1
     if alone.all():
-        raise UserError("every configuration has one network only; how far labels depend on the seed needs two or more")
+        raise UserError("every configuration has only one network; label stability needs two or more")
     scatter = np.sqrt(np.mean([group.var(ddof=1) for group in values if len(group) > 1]))
     centre, agree = means["test_error"].to_numpy(), np.zeros(labels.shape)
     for _ in range(draws):
@@ -80,9 +81,9 @@ def label_agreement(networks: pd.DataFrame, *, draws: int = 200, seed: int = 0, 
 
 
 def label_stability(agreement: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a task: `models` that take part, their mean `agreement`, and the share of them `stable`.
+    """Return one row per task: number of `models`, their mean `agreement`, and the share of `stable` labels.
 
-    A label is stable where at least `STABLE` of the draws agree on it. `agreement` is what `label_agreement` returns.
+    A label is stable if at least `STABLE` of the draws agree on it. `agreement` is a result of `label_agreement`.
     """
     rows = []
     for task in (task for task in TASKS.values() if task.label in agreement):

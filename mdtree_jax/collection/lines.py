@@ -1,19 +1,19 @@
-"""Who lies ahead of whom along an axis of a collection: rows on one line, or near one where there are no lines.
+"""Rows ahead of a row along an axis of a collection: on the same line, or near it if there are no lines.
 
-A line is the rows that are equal in every other knob. Where fewer than half of the rows share their line with another
-one, as in a random search, rows that are **near** stand in (`NearLines`): equal in every knob without an order, and in
-every other knob within `TOLERANCE` of its range, both on a log2 scale; of more than `NEAR` such rows the nearest ones,
-by the largest of their distances. They count only where they lie half a step of the knob ahead or more, because a
-smaller move is as small as what else differs.
+A line consists of the rows that are equal in every other knob. If fewer than half of the rows share their line with
+another row, as in a random search, **near** rows are used instead (`NearLines`): rows that are equal in every unordered
+knob, and in every other knob within `TOLERANCE` times its range on a log2 scale; at most the `NEAR` nearest ones, by
+maximum distance. They count only if they lie at least half a step of the knob ahead, because smaller moves are no
+larger than the differences in the other knobs.
 
-Limits of nearness: a gain read off a near row is wrong by what the error changes over a tenth of every other axis; the
-best of up to `NEAR` rows ahead inherits the luckiest of these differences, so that rooms for improvement come out
-larger than on a lattice, towards all sides alike. And with many axes or few rows most have no near row: a missing
-value, never a guess. On a smooth surface over four axes, 1 500 rows within 20 points of test error, nearly nine in ten
-labels were the surface's own, and rooms were off by 1.5 points (root mean square); neither hung much on the two
-constants (tests/collection/test_grid.py).
+Limits: the gain from a near row includes the change of the error over a tenth of every other axis. The best of up to
+`NEAR` rows ahead profits from the most favourable of these differences, so rooms for improvement are overestimated,
+equally in all directions. With many axes or few rows, most rows have no near row and their values are missing. On a
+smooth surface over four axes (1 500 rows within 20 points of test error), nearly nine in ten labels agreed with those
+of the surface, and the root mean square error of rooms was 1.5 points; neither depended much on the two constants
+(tests/collection/test_grid.py).
 
-Coordinates enter as log2; a 0 lies one step of its knob below the smallest positive value.
+Coordinates are on a log2 scale; a 0 lies one step of its knob below the smallest positive value.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ import numpy as np
 from mdtree_jax.collection.moves import Move
 from mdtree_jax.registry.knobs import KNOBS
 
-#: Share of an axis's range, on a log2 scale, within which another coordinate counts as equal off the lattice.
+#: Share of an axis's range, on a log2 scale, within which coordinates count as equal outside a lattice.
 TOLERANCE = 0.1
-#: Near rows that stand in for a line, at the most.
+#: Maximum number of near rows that replace a line.
 NEAR = 16
 _CHUNK = 16384
 
 
 def first_step(knob: str) -> float:
-    """Return the doublings of a knob's first step: 1 for a step of x2, and where a factor means nothing."""
+    """Return the doublings of a knob's first step: 1 for a step of x2, and for a knob without factors."""
     steps = KNOBS[knob].steps
     return float(np.log2(steps[0])) if steps else 1.0
 

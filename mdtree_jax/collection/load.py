@@ -25,7 +25,7 @@ from mdtree_jax.registry.knobs import KNOBS, Knob
 from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.registry.questions import label_columns
 
-#: A short name for a pair: train on the first, test on the second. The default needs no download.
+#: Short names for pairs: train on the first, test on the second. The default needs no download.
 PAIRS = {"digits": ("digits", "digits_noisy"), "published": ("published/F", "published/F_noise")}
 DEFAULT_PAIR = "digits"
 _TABLE_FILES = ("collection.parquet", "collection.csv")
@@ -37,27 +37,27 @@ def load_collection(
     allow_missing: bool = False,
     published_dir: str | os.PathLike | None = None,
 ) -> pd.DataFrame:
-    """Load a collection: one row per configuration, descriptive column names, labels present.
+    """Load a collection: one row per configuration, with descriptive column names and labels.
 
     Args:
         source: a name (`digits`, `digits_noisy`, `published/F`, `published/F_noise`), a `.csv` or `.parquet` file, a
             folder that holds `collection.parquet` or `collection.csv`, or a DataFrame. Published column names are
-            understood.
-        allow_missing: go on without the cells that the grid lacks. Rows without a finite test error are such cells; a
-            metric that is not finite elsewhere stays in the table, and whoever asks for it leaves the row out. A random
-            search lacks no cells: rows near in the other knobs are compared (`mdtree_jax.collection.lines`).
+            accepted.
+        allow_missing: accept an incomplete grid. Rows without a finite test error count as missing; other metrics that
+            are not finite stay in the table, and methods that use them leave the row out. A random search has no
+            missing configurations: rows that are near in the other knobs are compared (`mdtree_jax.collection.lines`).
         published_dir: a local folder with the two published files.
 
     Returns:
-        A DataFrame with a fresh index; `attrs["name"]` is the source, `attrs["notes"]` says what is missing,
-        `attrs["axes"]` names the axes, the knobs that vary (`mdtree_jax.collection.moves`), `attrs["near"]` those along
-        which near rows are compared. Labels and RFI that the table does not hold are computed from its grid; those that
-        it holds are kept, so that a part of a larger grid keeps the labels of the whole. A label is NaN where the
-        collection does not tell it.
+        A DataFrame with a new index; `attrs["name"]` is the source, `attrs["notes"]` says what is missing,
+        `attrs["axes"]` names the axes, which are the knobs that vary (`mdtree_jax.collection.moves`), and
+        `attrs["near"]` those along which near rows are compared. Missing labels and RFI are computed from the grid;
+        existing ones are kept, so that a part of a larger grid keeps the labels of the whole. A label is NaN if it is
+        unknown.
 
     Raises:
         UserError: unknown name, unreadable file, missing column, text or a value that is not finite in a number
-            column, a configuration twice, or an incomplete grid.
+            column, a duplicated configuration, or an incomplete grid.
     """
     # Row labels of a file mean nothing here, and need not be unique.
     frame = canonicalize(_read(source, published_dir).reset_index(drop=True))
@@ -65,7 +65,7 @@ def load_collection(
     knobs = [name for name in KNOBS if name in frame]
     absent = missing_columns(frame, [*([] if knobs else AXES), "test_error"])
     if absent:
-        raise UserError(missing_message(frame, absent, why=", without which it is no grid of configurations"))
+        raise UserError(missing_message(frame, absent, why=", so it is not a grid of configurations"))
     frame = _numeric(frame, allow_missing)
     _check_ranges(frame)
     if allow_missing:
@@ -93,11 +93,11 @@ def _notes(frame: pd.DataFrame, grid: Grid) -> list[str]:
             if move.knob in grid.near
         ]
         notes.append(
-            f"{name} is no grid along {', '.join(grid.near)}: rows that are close in the other knobs are compared; "
-            f"rows with such a neighbour, of {len(frame)}: {', '.join(counts)}"
+            f"{name} is not a grid along {', '.join(grid.near)}, so rows that are close in the other knobs are "
+            f"compared; rows with such a neighbour, of {len(frame)}: {', '.join(counts)}"
         )
     if tied := [knob for knob in varying_knobs(frame) if knob not in grid.axes]:
-        notes.append(f"{', '.join(tied)} of {name} changes with the other knobs, and is no axis of its own")
+        notes.append(f"{', '.join(tied)} of {name} is determined by the other knobs and does not count as an axis")
     return notes
 
 
@@ -111,7 +111,7 @@ def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.Path
     if name in recorded:
         return read_table(records_folder() / f"{name}.parquet", "recorded collection")
     if name in PAIRS:
-        raise UserError(f"'{name}' is a pair of collections, {' and '.join(PAIRS[name])}: give it as collection={name}")
+        raise UserError(f"'{name}' is a pair of collections, {' and '.join(PAIRS[name])}; use collection={name}")
     path = Path(source).expanduser()
     if path.is_dir():
         found = [path / file for file in _TABLE_FILES if (path / file).is_file()]
@@ -121,16 +121,17 @@ def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.Path
     if not path.is_file():
         names = list(dict.fromkeys([*recorded, *FILES, *PAIRS]))
         raise UserError(
-            f"unknown collection '{name}'{nearest(name, names)}: it is neither a name (there are: {', '.join(names)}) "
+            f"unknown collection '{name}'{nearest(name, names)}: it is neither a name ({', '.join(names)}) "
             "nor a file or folder here"
         )
     return read_table(path, "collection")
 
 
 def read_csv(path: str | os.PathLike) -> pd.DataFrame:
-    """Return a table of text, each number the float64 nearest to its digits.
+    """Return the table of a text file, with correctly rounded float64 numbers.
 
-    Before 3.1 pandas read one number in ten of the published files a last bit off unless asked; 3.1 warns if asked.
+    By default, pandas before 3.1 changed the last bit of one number in ten of the published files; 3.1 warns about the
+    option that prevents this.
     """
     exact = tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1)
     return pd.read_csv(path) if exact else pd.read_csv(path, float_precision="round_trip")
@@ -140,9 +141,9 @@ def read_table(path: Path, what: str) -> pd.DataFrame:
     """Return the table of a `.csv` or `.parquet` file; `what` names it in the `UserError` if it cannot be read."""
     readers = {".csv": read_csv, ".parquet": pd.read_parquet}
     if not path.is_file():
-        raise UserError(f"the {what} '{path}' does not exist or is no file")
+        raise UserError(f"the {what} '{path}' does not exist or is not a file")
     if path.suffix.lower() not in readers:
-        raise UserError(f"the {what} '{path}' ends in '{path.suffix}'; a table is a .csv or a .parquet file")
+        raise UserError(f"the {what} '{path}' ends in '{path.suffix}'; it must be a .csv or .parquet file")
     try:
         return readers[path.suffix.lower()](path)
     except (ValueError, OSError) as error:  # pandas' and Arrow's parse errors are ValueErrors
@@ -150,9 +151,9 @@ def read_table(path: Path, what: str) -> pd.DataFrame:
 
 
 def _numeric(frame: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:
-    """Return the table with its known number columns as numbers: all finite, or NaN where they may be missing.
+    """Return the table with its known number columns as finite numbers, or NaN where they may be missing.
 
-    A knob that has one value at the most is no axis, and stays as it is.
+    A knob with at most one value is not an axis and is left unchanged.
     """
     wanted = {*COLUMN, *(name for name in varying_knobs(frame) if KNOBS[name].has_order)} - set(label_columns())
     columns, name = [c for c in frame.columns if c in wanted], frame.attrs["name"]
@@ -168,7 +169,7 @@ def _numeric(frame: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:
         try:
             values[there] = numeric_column(frame[there], column)
         except UserError as error:
-            raise UserError(f"collection '{name}': {error}; mend these rows, or go on by allow_missing=true") from None
+            raise UserError(f"collection '{name}': {error}; correct these rows, or set allow_missing=true") from None
         if not pd.api.types.is_numeric_dtype(frame[column]):  # counts stay integers where the file has them so
             converted[column] = values
     frame = frame.assign(**converted)
@@ -185,7 +186,7 @@ def _known_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_ranges(frame: pd.DataFrame) -> None:
-    """Refuse coordinates and errors outside their meaning, which would turn into labels without a word."""
+    """Raise `UserError` for coordinates and errors out of range, which would silently give wrong labels."""
     for column in axes_of(frame):
         knob = KNOBS[column]
         if not knob.has_order:
@@ -204,15 +205,15 @@ def _check_ranges(frame: pd.DataFrame) -> None:
         bad = (values < low) | (values > high)
         if bad.any():
             raise UserError(
-                f"{entry.name}={values[np.argmax(bad)]:g} in row {np.argmax(bad) + 1}; errors are percentages in "
+                f"{entry.name}={values[np.argmax(bad)]:g} in row {np.argmax(bad) + 1}; errors must be percentages in "
                 f"[{low:g}, {high:g}]"
             )
 
 
 def _least(knob: Knob) -> tuple[float, bool]:
-    """Return the least value of a knob in a collection, and whether it must be above it.
+    """Return the lower limit of a knob in a collection, and whether values must be above it.
 
-    Counts may be shares elsewhere, a width multiplier, say: anything above 0.
+    Counts may be fractions in other collections, such as a width multiplier: anything above 0 is accepted.
     """
     return (0.0, True) if knob.low > 0 else (knob.low, knob.excludes_low)
 
@@ -223,6 +224,6 @@ def _check_label_values(frame: pd.DataFrame) -> None:
         strange = set(frame[task.label].dropna().unique()) - known
         if strange:
             raise UserError(
-                f"column '{task.label}' holds {sorted(map(str, strange))[0]!r}; it takes {', '.join(sorted(known))}, "
-                "or the published labels"
+                f"column '{task.label}' holds {sorted(map(str, strange))[0]!r}; it must hold "
+                f"{', '.join(sorted(known))}, or the published labels"
             )

@@ -1,14 +1,14 @@
-"""The axes of a collection, and the moves along them: which knobs vary, which way mends which cause.
+"""The axes of a collection, and the moves along them: which knobs vary, and which direction addresses which cause.
 
 An axis is a registered knob (`mdtree_jax.registry.knobs`) that varies in the table; width, batch size and data fraction
-count wherever they stand in it. A knob without an order (optimizer, schedule) is an axis too: configurations are
-compared at equal values of it, and it has no move.
+are axes whenever they are columns. An unordered knob (optimizer, schedule) is also an axis: configurations are compared
+at equal values of it, but it has no moves.
 
-A knob that only follows others is no axis of its own: the learning rate of a grid that scales it with the batch size,
-say. Two rules find it. (1) Where at least two of width, batch size and data fraction vary, tell all rows apart and fill
-half of their combinations, nothing else is an axis. (2) A knob follows an axis if it is the same in all rows with an
-equal value of that axis, and either there are two rows a value on average, or it rises or falls with the axis
-throughout, over `LEAST_VALUES` values at least: by chance one in sixty random searches of that size would.
+A knob that is determined by others does not count as an axis, for example a learning rate that is scaled with the batch
+size. Two rules detect this. (1) If at least two of width, batch size and data fraction vary, identify all rows uniquely
+and cover half of their combinations, nothing else is an axis. (2) A knob follows an axis if it is equal in all rows
+with the same value of that axis, and either there are two rows per value on average, or it is monotonic in the axis
+over at least `LEAST_VALUES` values; by chance, this holds in one of sixty random searches of that size.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from mdtree_jax.registry.knobs import KNOBS
 #: The knobs of the published collections: axes wherever they are in a table.
 AXES = ("width", "batch_size", "data_fraction")
 LEAST_VALUES = 5
-#: Moves whose column of room for improvement does not say the way, because there is one only.
+#: Moves whose column of room for improvement does not name a direction, because there is only one.
 _NAMED = {("width", 1): "rfi_width", ("data_fraction", 1): "rfi_data"}
 
 
 class Move(NamedTuple):
-    """A way to turn a knob: its name, and +1 for a larger value, -1 for a smaller one.
+    """A change of a knob in one direction: its name, and +1 for a larger value, -1 for a smaller one.
 
     >>> move = Move("learning_rate", +1)
     >>> move.way, move.rfi, move.cause
@@ -47,12 +47,12 @@ class Move(NamedTuple):
 
     @property
     def cause(self) -> str | None:
-        """The cause that the move mends, None for none."""
+        """The cause that the move addresses, None if there is none."""
         return getattr(KNOBS[self.knob], self.way)
 
     @property
     def rfi(self) -> str:
-        """The column of the room for improvement that way."""
+        """The column of the room for improvement in this direction."""
         return _NAMED.get(self, f"rfi_{KNOBS[self.knob].short}_{self.way}")
 
 
@@ -73,7 +73,7 @@ def axes_of(frame: pd.DataFrame) -> tuple[str, ...]:
 
 
 def noted_axes(frame: pd.DataFrame) -> tuple[str, ...]:
-    """Return the axes that `load_collection` has noted, of which `frame` may be a part, else those of `frame`."""
+    """Return the axes noted by `load_collection`, which `frame` may be a part of, or else those of `frame`."""
     noted = frame.attrs.get("axes")
     return axes_of(frame) if noted is None or not set(noted) <= set(frame.columns) else tuple(noted)
 
@@ -84,7 +84,7 @@ def varying_knobs(frame: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _fills(frame: pd.DataFrame, axes: Sequence[str]) -> bool:
-    """Return whether at least two axes tell all rows apart and half of the combinations of their values are there."""
+    """Return whether at least two axes identify all rows and cover half of the combinations of their values."""
     if len(axes) < 2 or frame.duplicated(list(axes)).any():
         return False
     return math.prod(frame[axis].nunique() for axis in axes) <= 2 * len(frame)
@@ -104,7 +104,7 @@ def _follows(frame: pd.DataFrame, name: str, axis: str) -> bool:
 
 
 def moves_of(axes: Sequence[str]) -> tuple[Move, ...]:
-    """Return the moves along axes that mend a cause, in the order of the causes, then of the axes.
+    """Return the moves along axes that address a cause, in the order of the causes, then of the axes.
 
     >>> [move.rfi for move in moves_of(AXES)]
     ['rfi_batch_down', 'rfi_batch_up', 'rfi_width', 'rfi_data']
@@ -116,7 +116,7 @@ def moves_of(axes: Sequence[str]) -> tuple[Move, ...]:
 
 
 def causes_of_moves(moves: Sequence[Move]) -> tuple[str, ...]:
-    """Return the causes that moves mend, each once, and `none` as the last.
+    """Return the causes that moves address, without duplicates, followed by `none`.
 
     >>> causes_of_moves(moves_of(AXES))
     ('temperature_too_low', 'temperature_too_high', 'model_too_small', 'too_little_data', 'none')
@@ -125,7 +125,7 @@ def causes_of_moves(moves: Sequence[Move]) -> tuple[str, ...]:
 
 
 def knobs_of_moves(moves: Sequence[Move]) -> tuple[str, ...]:
-    """Return the knobs of moves, each once.
+    """Return the knobs of moves, without duplicates.
 
     >>> knobs_of_moves(moves_of(AXES))
     ('batch_size', 'width', 'data_fraction')
@@ -134,7 +134,7 @@ def knobs_of_moves(moves: Sequence[Move]) -> tuple[str, ...]:
 
 
 def cell_axes(axes: Sequence[str]) -> tuple[str, ...]:
-    """Return the axes that make up a cell: all but the knobs of temperature, the classic ones data fraction first.
+    """Return the axes that make up a cell: all but the temperature knobs, with data fraction first.
 
     >>> cell_axes(("width", "batch_size", "data_fraction", "learning_rate", "weight_decay"))
     ('data_fraction', 'width', 'weight_decay')

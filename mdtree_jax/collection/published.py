@@ -31,8 +31,8 @@ FILES = {
 def published_file(name: str, published_dir: str | os.PathLike | None = None) -> Path:
     """Return the local path of a published collection's file.
 
-    It is taken from `published_dir`, else from the folder that the environment variable MDTREE_JAX_DATA names, else
-    from the cache, else downloaded.
+    It is looked up in `published_dir`, in the folder given by the environment variable MDTREE_JAX_DATA, and in the
+    cache, and is otherwise downloaded.
 
     Raises:
         UserError: the folder lacks the file, its checksum is wrong, or it cannot be downloaded.

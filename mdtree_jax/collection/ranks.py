@@ -1,12 +1,12 @@
-"""The scale on which the metrics of a test collection are read: as they are, or by their ranks.
+"""The scale of the metrics of a test collection: raw values, or values matched by rank.
 
-A threshold in raw units knows the family of models that it was fitted on: another data set, schedule or architecture
-shifts losses, sharpness and connectivity throughout, while which models of a collection are the sharpest stays a
-statement about temperature. On the scale `rank` every metric of the test side takes the value that the train side has
-at the same rank, so that thresholds keep the train side's units (quantile matching).
+A threshold in raw units is specific to the family of models that it was fitted on: another data set, schedule or
+architecture shifts all losses, sharpness and connectivity, while the ranking of the models of a collection by sharpness
+remains informative about temperature. With the scale `rank`, every metric of the test side is replaced by the value of
+the same rank on the train side, so that thresholds keep the units of the train side (quantile matching).
 
-Assumption: both collections are grids that reach from the same kind of corner to the same kind of corner. Limit: ranks
-need a collection; for one model alone there are none.
+Assumption: both collections are grids that cover comparable ranges of settings. Limit: ranks need a collection; they do
+not exist for a single model.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _SIZES = (*KNOBS, "num_samples", "num_parameters")
 
 
 def at_ranks_of(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
-    """Return the test collection with every metric put at the value that `train` has at its rank.
+    """Return the test collection with every metric replaced by the value of the same rank in `train`.
 
-    Ranks are averages over ties, of finite values; a value between two of the train side is interpolated. Sizes,
-    labels and rooms for improvement stay.
+    Ranks are computed over finite values and averaged over ties; values between two ranks of the train side are
+    interpolated. Sizes, labels and rooms for improvement are unchanged.
 
     >>> train, test = pd.DataFrame({"cka": [0.1, 0.2, 0.9]}), pd.DataFrame({"cka": [0.5, 0.3, 0.4]})
     >>> at_ranks_of(train, test)["cka"].round(3).tolist()

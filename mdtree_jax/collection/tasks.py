@@ -1,8 +1,8 @@
-"""The diagnostic questions as tasks of a collection: which rows take part, and where the label stands.
+"""The diagnostic questions as tasks of a collection: which rows are used, and which column holds the label.
 
-The questions themselves are entries of `mdtree_jax.registry.questions`; a task is one of them, by the same name.
+The questions are entries of `mdtree_jax.registry.questions`; a task is a question, under the same name.
 
-"temperature" is the noise of the optimizer: a smaller batch, a larger learning rate or fewer epochs is a higher
+Temperature is the noise of the optimizer: a smaller batch, a larger learning rate or fewer epochs give a higher
 temperature.
 """
 
@@ -23,23 +23,23 @@ Task = Question
 #: Name -> question; questions that are registered later appear in it.
 TASKS = QUESTIONS
 
-#: Widths that a task with a smallest width looks at on a grid that is narrower throughout: as many as published, of up
-#: to twice as many widths as published; the same share of more (a random search has as many as rows).
+#: Number of widths that a task with a smallest width uses on a narrower grid: as many as published, for up to twice as
+#: many widths as published; for more widths, the same share of them (in a random search, every row has its own width).
 _NUM_WIDE, _OF = 5, 13
 
 
 def default_tasks() -> list[str]:
-    """Return the names of the tasks that take part where none are named: those of the paper."""
+    """Return the names of the default tasks: those of the paper."""
     return [task.name for task in TASKS.values() if task.is_published]
 
 
 def brought_labels() -> list[str]:
-    """Return the label columns that do not follow from a grid: a collection brings them."""
+    """Return the label columns that are not computed from a grid, but must be in the collection."""
     return [task.label for task in TASKS.values() if not task.is_compared]
 
 
 def smallest_width(task: Task, widths: Iterable[float]) -> float:
-    """Return the smallest width that takes part in a task on a grid of these widths; 0 where the task keeps all.
+    """Return the smallest width that a task uses on a grid of these widths; 0 if it uses all.
 
     It is the task's own (32 for `data`: the five widest of the published grid); on a grid whose widest network is
     narrower, the fifth widest.
@@ -61,7 +61,7 @@ def get_task(name: str) -> Task:
 
 
 def takes_part(frame: pd.DataFrame, task: Task) -> np.ndarray:
-    """Mark the rows that take part in a task: a label that is not 'optimal', and wide enough, (rows,) bool."""
+    """Return the mask of the rows that a task uses: wide enough, with a label other than 'optimal', (rows,) bool."""
     keep = frame[task.label].notna() & (frame[task.label] != OPTIMAL)
     if "width" in frame:
         keep &= frame["width"] >= smallest_width(task, frame["width"])
@@ -72,7 +72,7 @@ def why_not_asked(frame: pd.DataFrame, task: Task) -> str:
     """Return why a collection has no label for a task, as a sentence; '' if it has."""
     if task.label in frame and frame[task.label].notna().any():
         return ""
-    no_label = f"so task '{task.name}' has no label in it"
+    no_label = f"so it has no label for task '{task.name}'"
     if not task.is_compared:
         return f"{_collection(frame)} has no column '{task.label}', {no_label}"
     lacking = []
@@ -91,10 +91,10 @@ def check_label(frame: pd.DataFrame, task: Task) -> None:
 
 
 def task_rows(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """Return the rows that take part in a task: no 'optimal' label, no width below the task's smallest.
+    """Return the rows that a task uses: without 'optimal' labels and widths below the smallest one of the task.
 
     Raises:
-        UserError: none is left, or the collection has no label for the task.
+        UserError: no row is left, or the collection has no label for the task.
     """
     check_label(frame, task)
     keep = takes_part(frame, task)

@@ -18,9 +18,9 @@ _ORDER_SEED = 0
 
 
 def load_npz(source: Source) -> RawDataset:
-    """Read `x_train, y_train, x_test, y_test` from `data_file`; nothing pickled is read. See `own_arrays`."""
+    """Read `x_train, y_train, x_test, y_test` from `data_file`, without pickled data. See `own_arrays`."""
     if not source.data_file:
-        raise UserError("dataset 'npz' needs data_file=PATH, an .npz with x_train, y_train, x_test, y_test")
+        raise UserError("dataset 'npz' needs data_file=PATH, an .npz file with x_train, y_train, x_test, y_test")
     path = Path(source.data_file).expanduser()
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -29,7 +29,7 @@ def load_npz(source: Source) -> RawDataset:
         raise UserError(f"data_file='{source.data_file}' does not exist") from error
     except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error, zipfile.BadZipFile) as error:
         why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
-        raise UserError(f"{path} is damaged or not an .npz of plain arrays{why}") from error
+        raise UserError(f"{path} is damaged or not an .npz file of plain arrays{why}") from error
     return own_arrays(arrays, str(path))
 
 
@@ -51,7 +51,7 @@ def own_arrays(arrays: Mapping[str, Any], what: str) -> RawDataset:
     try:
         x_train, y_train, x_test, y_test = (np.asarray(arrays[key]) for key in _KEYS)
     except ValueError as error:  # a list of lists of different lengths
-        raise UserError(f"{what} holds what is no array ({error})") from error
+        raise UserError(f"{what} holds something that is not an array ({error})") from error
     x_train, x_test = _normalise(what, x_train, x_test)
     if y_train.shape[:1] == x_train.shape[:1]:  # else refused by the caller
         order = np.random.default_rng(_ORDER_SEED).permutation(len(y_train))

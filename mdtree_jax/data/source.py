@@ -71,7 +71,7 @@ def download(source: Source, remote: RemoteFile) -> Path:
     except ValueError as error:  # what pooch raises when the checksum differs
         raise UserError(
             f"the download of {remote.url} has a wrong checksum; try again, or put {remote.name} into a folder and "
-            "name it with data_dir="
+            "set data_dir="
         ) from error
     except Exception as error:  # whatever the network layer of the day raises
         raise UserError(

@@ -1,19 +1,19 @@
-"""When to say "I can't tell": rules that look at how a model lies among the reference, and at its answers.
+"""When to say "I can't tell": rules on the position of a model among the reference models, and on its answers.
 
 A diagnosis abstains if one of these holds; the reason is a fact (`mdtree_jax.diagnosis.facts`):
 
-- **range**: a metric lies beyond the smallest or largest value of the reference by more than `MARGIN` of its spread
-  between them, on the metric's scale in the joint model;
+- **range**: a metric lies outside the range of the reference by more than `MARGIN` times the width of that range, on
+  the metric's scale in the joint model;
 - **density**: no reference model is near: the distance to the `NEIGHBOUR`-th nearest one is more than `FAR` times the
-  99 % quantile of that distance among the reference's own models, each measured to models of other cells (data
-  fraction and width, and every other axis but the knobs of temperature);
+  99 % quantile of that distance among the reference's own models, each measured to models of other cells (combinations
+  of all axes except the temperature knobs);
 - **weak**: the first cause has a probability below `WEAK`, so that it is more likely wrong than right;
 - **disagreement**: the tree average of the question behind the first cause contradicts it with a probability
   of `CONTRADICTION` or more;
-- **missing**: the metrics that are there suffice for none of the trees (of a reference that has any).
+- **missing**: no tree of the reference can be used with the available metrics.
 
-While one of the questions can be asked missing metrics are no reason: the answer then comes from a model without them,
-and says so. The constants are round numbers, not tuned on anything.
+If at least one question can be answered, missing metrics are no reason to abstain: the answer then comes from a model
+fitted without them, and says so. The constants are round numbers and were not tuned.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ MARGIN = 0.05
 NEIGHBOUR, FAR = 5, 1.5
 WEAK = 0.5
 CONTRADICTION = 0.8
-#: A logarithm of a trace or eigenvalue beyond this is more likely one that was not taken.
+#: A log trace or log eigenvalue beyond this was probably given without taking the logarithm.
 NO_LOGARITHM = 20.0
 
 
 def outside_reference(reference: Reference, frame: pd.DataFrame, model: joint.JointModel) -> list[Fact | None]:
-    """Return for each row why it lies outside the reference, by range or density, None where it does not."""
+    """Return for each row why it lies outside the reference, by range or density, or None."""
     values = joint.scaled(frame, model.metrics)
     known = joint.scaled(reference.models, model.metrics)
     low, high = known.min(axis=0), known.max(axis=0)
@@ -61,12 +61,12 @@ def outside_reference(reference: Reference, frame: pd.DataFrame, model: joint.Jo
 
 
 def too_few_metrics(reference: Reference, have: Sequence[str], questions: Mapping) -> Fact | None:
-    """Return why the metrics that are there do not suffice, None if they do.
+    """Return why the available metrics do not suffice, None if they do.
 
     Args:
-        reference: what is compared with.
-        have: columns that are there.
-        questions: the published questions that could be asked with them, by name.
+        reference: the reference.
+        have: the available columns.
+        questions: the published questions that can be answered with them, by name.
     """
     if questions or not any(reference.tree(task) for task in TASKS):
         return None
@@ -90,7 +90,7 @@ def weak_or_contradicted(cause: str, probability: float, trees: Mapping[str, Map
 
 
 def _nearest(a: np.ndarray, b: np.ndarray, forbidden: np.ndarray | None = None) -> np.ndarray:
-    """Return the distance of each row of a to its NEIGHBOUR-th nearest row of b, pairs in `forbidden` left out."""
+    """Return the distance of each row of a to its NEIGHBOUR-th nearest row of b, ignoring `forbidden` pairs."""
     squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * a @ b.T
     if forbidden is not None:
         squared = np.where(forbidden, np.inf, squared)

@@ -1,4 +1,4 @@
-"""What to change, as data; `mdtree_jax.diagnosis.advice` decides it, `words.actions` says it."""
+"""The advised change, as data; `mdtree_jax.diagnosis.advice` decides it, `words.actions` puts it in words."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from mdtree_jax.diagnosis.words import actions as words
 
 
 class Gain(NamedTuple):
-    """Signed gain in points of test accuracy: mean over `models` reference models, and an interval that is meant to
-    hold the gain of nine in ten models like them.
+    """Signed gain in points of test accuracy: mean over `models` reference models, and an interval that is intended to
+    contain the gain of nine in ten similar models.
 
-    All three are cut at the model's test error where that is known; `cut` says that the mean was.
+    All three are capped at the model's test error if it is known; `cut` says whether the mean was.
     """
 
     mean: float
@@ -24,11 +24,11 @@ class Gain(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A step of a knob that models of the reference made.
+    """A step of a knob, as made between models of the reference.
 
-    `name` is one of `gains.steps_of`, `factor` the typical factor of the knob's value, at least 1 (None where a factor
-    means nothing: from off to on), `gain` what models like this one gained by it, `pays` whether that was at least the
-    least gain worth naming.
+    `name` is one of `gains.steps_of`; `factor` is the typical factor of the knob's value, at least 1 (None for a switch
+    from off to on); `gain` is the gain of similar models; `pays` says whether it reaches the smallest gain worth
+    reporting.
     """
 
     name: str
@@ -40,8 +40,7 @@ class Step(NamedTuple):
 class Setting(NamedTuple):
     """A setting of the model's own training before and after.
 
-    `limit` says what kept `after` from going further: `training_set` (a batch cannot be larger), `range` (the knob's
-    own), or empty.
+    `limit` says what limited `after`: `training_set` (a batch cannot be larger), `range` (that of the knob), or empty.
     """
 
     knob: str
@@ -51,7 +50,7 @@ class Setting(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """How many of the `models` like this one have the reference's largest value of a knob, by knob; 0 left out."""
+    """How many of the `models` most similar models have the reference's largest value of a knob, by knob; 0 omitted."""
 
     models: int
     largest: Mapping[str, int]
@@ -62,20 +61,20 @@ class Action:
     """What to change.
 
     Attributes:
-        kind: `step` (turn a knob by a step), `direction` (turn it, how far is not known), `leave` (nothing helps),
+        kind: `step` (change a knob by a step), `direction` (change it by an unknown amount), `leave` (nothing helps),
             `measure` (nothing is known yet), `stabilize` (every network diverged).
-        knob: of `mdtree_jax.registry.knobs`; None where no knob is to be turned.
-        direction: `up` or `down`; None as the knob.
-        best: the step that gained models like this one most; None where the reference has none.
-        grounds: of a `direction`, why there is no step: `unlike_any` (no model of the reference is like this one),
-            `no_step` (those that are cannot make one), `settings_unknown`, `withheld` (the measurements are in doubt).
-        reference: name of the collection that was compared with.
-        knobs: those that were compared, for `leave`.
-        edge: of `leave`, how many models like this one have the largest values that the reference knows; or None.
-        setting: new value of the knob, where the model's own is known; or None.
-        kept: settings that stay as they are, by knob.
-        alternative: another knob that could be turned instead; or None.
-        is_tentative: the diagnosis abstains, and this is what would help if its first guess is right.
+        knob: a name of `mdtree_jax.registry.knobs`; None if no knob is to be changed.
+        direction: `up` or `down`; None if `knob` is None.
+        best: the step with the largest gain for similar models; None if the reference has none.
+        grounds: for `direction`, why there is no step: `unlike_any` (no reference model is similar), `no_step` (the
+            similar models cannot make one), `settings_unknown`, `withheld` (the measurements are in doubt).
+        reference: name of the reference collection.
+        knobs: the knobs that were compared, for `leave`.
+        edge: for `leave`, how many similar models have the largest values of the reference; or None.
+        setting: new value of the knob, if the model's own value is known; or None.
+        kept: settings that stay unchanged, by knob.
+        alternative: another knob that could be changed instead; or None.
+        is_tentative: the diagnosis abstains, and this would help if its first guess is right.
     """
 
     kind: str
@@ -93,14 +92,14 @@ class Action:
 
     @property
     def how_far(self) -> str | None:
-        """The name of the step, `direction_only`, or None where no knob is to be turned."""
+        """The name of the step, `direction_only`, or None if no knob is to be changed."""
         if self.kind == "direction":
             return "direction_only"
         return self.best.name if self.kind == "step" and self.best else None
 
     @property
     def factor(self) -> float | None:
-        """The factor of the step, at least 1; None where the action is no step, or the step has no factor."""
+        """The factor of the step, at least 1; None if the action is not a step, or the step has no factor."""
         return self.best.factor if self.kind == "step" and self.best else None
 
     @property
@@ -110,11 +109,11 @@ class Action:
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """General experience beside the action: no evidence of the reference."""
+        """General experience related to the action, not evidence from the reference."""
         return words.rules(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the action as plain values, words included."""
+        """Return the action as plain values, including its sentences."""
         best = self.best and self.best._asdict() | {"gain": self.best.gain._asdict()}
         return {
             "kind": self.kind,

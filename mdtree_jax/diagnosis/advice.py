@@ -25,15 +25,15 @@ def choose_action(
     edge: Edge | None = None,
     test_error: float | None = None,
 ) -> tuple[Action, Gain | None]:
-    """Return what to do about a cause and the gain to be expected of the best step, None where nothing says so.
+    """Return the advised action and the expected gain of the best step, None if the gain is unknown.
 
     Args:
-        reference, cause, steps: what `expected_gain` found for the cause.
-        move: which they are of; None is the first of `Grid.moves_against`.
+        reference, cause, steps: the steps that `expected_gain` found for the cause.
+        move: the move that the steps belong to; None is the first of `Grid.moves_against`.
         is_tentative: the diagnosis abstains.
-        is_outside: the reference has no model like this one, so that steps are not given.
-        edge: what `edge_of_neighbours` says of a row whose cause is `none`.
-        test_error: of the model, percent, where it is known; it limits the gain, not the choice of the step.
+        is_outside: the reference has no similar model, so that no step is given.
+        edge: the result of `edge_of_neighbours` for a row whose cause is `none`.
+        test_error: of the model, in percent, if known; it limits the gain, not the choice of the step.
     """
     about = {"reference": reference.name, "is_tentative": is_tentative}
     if cause == NONE:
@@ -49,25 +49,25 @@ def choose_action(
 
 
 def withheld(action: Action) -> Action:
-    """Return the action as what would help if the first guess is right, and no word on how much."""
+    """Return the action as tentative, without an expected gain."""
     kind, grounds = ("direction", "withheld") if action.knob else (action.kind, action.grounds)
     silent = {"best": None, "edge": None, "setting": None, "kept": {}, "alternative": None}
     return replace(action, kind=kind, grounds=grounds, is_tentative=True, **silent)
 
 
 def direction_only(action: Action) -> Action:
-    """Return the action without a step, for a model of whose training nothing is known.
+    """Return the action without a step, for a model whose training settings are unknown.
 
-    What the best step gained the models of the collection stays as evidence for the direction.
+    The gain of the best step remains as evidence for the direction.
     """
     return replace(action, kind="direction", grounds="settings_unknown") if action.kind == "step" else action
 
 
 def in_settings(action: Action, training: Training, num_images: float | None = None) -> Action:
-    """Return the action with the new settings, where the old ones are known.
+    """Return the action with the new settings, if the old ones are known.
 
-    The knob to move is that of the reference; where it acts on the temperature, another one that does could be moved
-    instead. A batch never gets larger than the training set, `num_images`, where that is known.
+    The knob to change is that of the reference; if it acts on the temperature, another temperature knob is given as an
+    alternative. The batch size never exceeds the size of the training set, `num_images`, if that is known.
     """
     known = {KNOB_OF_TRAINING[name]: value for name, value in asdict(training).items() if value is not None}
     if action.knob is None or action.factor is None:

@@ -1,4 +1,4 @@
-"""What a diagnosis costs beside what it may spare: one retraining, and a search over three knobs."""
+"""The cost of a diagnosis, compared with one retraining and with a grid search over three knobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.words.notes import sentence
 
-#: What is known of a training -> the knob that it is a value of.
+#: Training setting -> its knob.
 KNOB_OF_TRAINING = {"batch_size": "batch_size", "learning_rate": "learning_rate", "epochs": "train_epochs"}
 #: Trainings of a search that tries three values of batch size, width and amount of data each.
 GRID_SEARCH_TRAININGS = 27
@@ -19,7 +19,7 @@ GRID_SEARCH_TRAININGS = 27
 
 @dataclass(frozen=True)
 class Training:
-    """How the model was trained, as far as it is known; None is not known."""
+    """Known training settings of the model; None if unknown."""
 
     batch_size: int | None = None
     learning_rate: float | None = None
@@ -30,17 +30,17 @@ class Training:
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, Real):
-                raise UserError(f"training.{name}={value!r} is no number; wanted one above 0")
+                raise UserError(f"training.{name}={value!r} is not a number; it must be above 0")
             if not 0 < value < math.inf:
-                raise UserError(f"training.{name}={value:g} is out of range; wanted above 0, and finite")
+                raise UserError(f"training.{name}={value:g} is out of range; it must be finite and above 0")
 
     @classmethod
     def of(cls, known: Training | Mapping | None) -> Training:
-        """Return what a caller knows as `Training`; raises `UserError` for a setting that does not exist."""
+        """Return the given settings as `Training`; raises `UserError` for an unknown setting."""
         if isinstance(known, Training):
             return known
         if known is not None and not isinstance(known, Mapping):
-            raise UserError(f"training={known!r} is no mapping; wanted settings by name: {{'batch_size': 64}}")
+            raise UserError(f"training={known!r} is not a mapping; give settings by name: {{'batch_size': 64}}")
         known = dict(known or {})
         for name in known:
             check_choice("training setting", name, [field.name for field in fields(cls)])
@@ -49,15 +49,15 @@ class Training:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of the wall and floating-point operations; None is not known.
+    """Wall-clock seconds and floating-point operations; None if unknown.
 
     Attributes:
-        diagnosis_seconds, diagnosis_flops: of measuring and answering, without compilation.
-        compile_seconds: of the programs, once per architecture where the compilation cache is kept.
-        retraining_seconds, retraining_flops: of one training as the model had, the seconds at the rate at which the
-            diagnosis ran.
-        grid_search_trainings, grid_search_seconds, grid_search_flops: of as many trainings.
-        basis: how it was found, or why it is not known, of `facts.COSTS`; or None.
+        diagnosis_seconds, diagnosis_flops: of measuring and diagnosing, without compilation.
+        compile_seconds: of compilation, needed once per architecture if the compilation cache is kept.
+        retraining_seconds, retraining_flops: of one training run like the model's, the seconds estimated at the
+            throughput of the diagnosis.
+        grid_search_trainings, grid_search_seconds, grid_search_flops: of a grid search with that many training runs.
+        basis: how the cost was estimated, or why it is unknown, one of `facts.COSTS`; or None.
     """
 
     diagnosis_seconds: float | None = None
@@ -72,7 +72,7 @@ class Cost:
 
     @property
     def note(self) -> str:
-        """How the cost was found, in words; '' if there is nothing to say."""
+        """How the cost was estimated, in words; '' if there is nothing to say."""
         return sentence(self.basis) if self.basis else ""
 
     def to_dict(self) -> dict:
@@ -89,7 +89,7 @@ def make_cost(
     retraining_flops: float | None = None,
     basis: Fact | None = None,
 ) -> Cost:
-    """Return the cost with that of a grid search, from that of one training."""
+    """Return the cost including that of a grid search, computed from that of one training run."""
     times = GRID_SEARCH_TRAININGS
     return Cost(
         seconds,

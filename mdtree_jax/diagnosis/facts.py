@@ -1,7 +1,7 @@
-"""What a diagnosis has to say beside its answer, as data: why it abstains, what was missing, how a cost was found.
+"""Facts that accompany a diagnosis, as data: why it abstains, what was missing, how a cost was estimated.
 
-A fact is a kind and its values; `mdtree_jax.diagnosis.words.notes` makes a sentence of it. Nobody else does, and nobody
-reads a sentence.
+A fact is a kind and its values. Only `mdtree_jax.diagnosis.words.notes` turns facts into sentences, and no code parses
+a sentence.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NOTES = {
     "one_network": ("kernels",),
     "no_apply_train": ("kernels",),
 }
-#: How a cost was found, or why it is not known.
+#: How a cost was estimated, or why it is unknown.
 COSTS = {
     "epochs_unknown": (),
     "retraining_at_rate": ("epochs", "images"),

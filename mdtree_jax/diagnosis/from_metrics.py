@@ -1,9 +1,9 @@
 """`diagnose_metrics`: from a table of metrics to diagnoses. NumPy and pandas only.
 
-The answer over all causes is the joint model's (`mdtree_jax.causes.joint`); the evidence is the path through the
-tree of the published question behind the first cause; the advice is read off resembling models of the reference
-(`mdtree_jax.diagnosis.advice`); standard errors are integrated over in `mdtree_jax.diagnosis.probabilities`; when to
-say "I can't tell" stands in `mdtree_jax.diagnosis.abstain`.
+The joint model gives the probabilities of the causes (`mdtree_jax.causes.joint`); the evidence is the path through the
+tree of the published question behind the most likely cause; the advice is derived from similar models of the reference
+(`mdtree_jax.diagnosis.advice`). `mdtree_jax.diagnosis.probabilities` integrates over standard errors, and
+`mdtree_jax.diagnosis.abstain` decides when to say "I can't tell".
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mdtree_jax.registry.causes import NONE
 from mdtree_jax.registry.questions import question_behind
 from mdtree_jax.trees.decision_path import EvidenceStep, feature_error, tree_path
 
-#: Rows that are answered at a time: each takes some numbers for every model of the reference.
+#: Rows per block; memory grows with rows times reference models.
 _ROWS = 4096
 
 
@@ -48,20 +48,20 @@ def diagnose_metrics(
 
     Args:
         table: a DataFrame, a row as a mapping, or a list of rows, with columns of `joint.COLUMNS` (published names are
-            understood), standard errors beside them as `<name>_se`. Not all are needed: a row with a metric missing or
-            not finite is answered without it, and says so. Traces and eigenvalues may come without their logarithm; a
-            `test_error` limits the gains.
-        reference: what to compare with: a `Reference`, its file, or a name of `reference_names()`; None is
+            understood) and optional standard errors `<name>_se`. Not all metrics are needed: a row with a missing or
+            non-finite metric is diagnosed without it, and a note says so. Traces and eigenvalues may be given instead
+            of their logarithms. A `test_error` limits the gains.
+        reference: the reference to compare with: a `Reference`, its file, or a name of `reference_names()`; None is
             `published_F`.
-        units: of the error columns, `fraction` or `percent`; None decides from all of them together.
-        training: how the models were trained, `batch_size`, `learning_rate` and `epochs` as far as they are known: the
-            action then names the new settings. What is not given is taken from columns of these names, if there are.
+        units: of the error columns, `fraction` or `percent`; None infers them from all error columns together.
+        training: known training settings of the models, `batch_size`, `learning_rate` and `epochs`: the action then
+            gives the new settings. Settings that are not given are read from columns of these names, if present.
 
     Returns:
-        One `Diagnosis` a row, in order.
+        One `Diagnosis` per row, in order.
 
     Raises:
-        UserError: as `metrics_table.read_metrics`: no known metric, undecidable units, values outside their meaning.
+        UserError: as `metrics_table.read_metrics`: no known metric, ambiguous units, values out of range.
     """
     reference = as_reference(reference)
     frame = read_metrics(table, units)
@@ -86,12 +86,12 @@ def diagnose_metrics(
 
 
 def withhold(diagnosis: Diagnosis, reason: Fact) -> Diagnosis:
-    """Return the diagnosis as "I can't tell", for a reason that its metrics do not show: no gain is stated."""
+    """Return the diagnosis as "I can't tell", without a gain, for a reason that does not show in its metrics."""
     return replace(diagnosis, abstention=reason, action=withheld(diagnosis.action), expected_gain=None, gains={})
 
 
 def _alike(there: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (which columns are there, rows) of rows that have the same ones, at most `_ROWS` at a time."""
+    """Yield (available columns, rows) for rows with the same available columns, at most `_ROWS` at a time."""
     for pattern in np.unique(there, axis=0):
         rows = np.flatnonzero((there == pattern).all(axis=1))
         for start in range(0, len(rows), _ROWS):
@@ -99,14 +99,14 @@ def _alike(there: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _known(frame: pd.DataFrame, column: str) -> list[float | None]:
-    """Return a column's values, None where it is not there or not finite."""
+    """Return a column's values, None where it is missing or not finite."""
     if column not in frame:
         return [None] * len(frame)
     return [value if np.isfinite(value) else None for value in frame[column].astype(float).tolist()]
 
 
 def _metrics(frame: pd.DataFrame) -> list[dict[str, float]]:
-    """Return for every row the finite metrics that a diagnosis knows, and their standard errors."""
+    """Return for every row its finite metrics that a diagnosis uses, and their standard errors."""
     names = [name for column in (*joint.COLUMNS, *joint.SHOWN) for name in (column, f"{column}_se") if name in frame]
     values = frame[names].to_numpy(dtype=float)
     known = np.isfinite(values)
@@ -181,7 +181,7 @@ def _of_row(chances: dict[str, dict[str, np.ndarray]], row: int) -> dict[str, di
 def _steps(
     reference: Reference, frame: pd.DataFrame, first: np.ndarray, model: joint.JointModel
 ) -> tuple[list[Move | None], list[dict[str, Gain]]]:
-    """Return for every row the move against its first cause, its place in `first`, and what its steps should gain."""
+    """Return for every row the move against its first cause, its index in `first`, and its steps' expected gains."""
     moves: list[Move | None] = [None] * len(frame)
     steps: list[dict[str, Gain]] = [{} for _ in range(len(frame))]
     for place in np.unique(first):
@@ -204,7 +204,7 @@ class _Paths:
         self.errors = {c: standard_errors(frame, c) for c in have}
 
     def of(self, row: int, cause: str) -> tuple[list[EvidenceStep], str]:
-        """Return the path of a row through the tree of the question behind a cause, and the answer that it leads to.
+        """Return the path of a row through the tree of the question behind a cause, and the answer that it reaches.
 
         `none` has the path of the first question; a cause without a question has none.
         """
@@ -234,7 +234,7 @@ def _positions(reference: Reference, frame: pd.DataFrame, metrics) -> dict[str, 
 
 
 def _remarks(reference: Reference, frame: pd.DataFrame, have: list[str]) -> tuple[Fact, ...]:
-    """Return what the metrics that are there leave out."""
+    """Return notes on missing and unused metrics."""
     remarks = []
     absent = [c for c in reference.columns if c not in have]
     if absent:
@@ -259,7 +259,7 @@ def _nothing(reference: Reference) -> Diagnosis:
 
 
 def not_measured(reference: Reference, reason: Fact) -> Diagnosis:
-    """Return the diagnosis of a model of which nothing is known: the shares of the causes, and no guess."""
+    """Return the diagnosis of a model without any metric: the shares of the causes, and no guess."""
     shares = reference.summary()["share_of_causes"]
     ranking = dict(sorted(shares.items(), key=lambda item: -item[1]))
     total = sum(ranking.values())

@@ -1,4 +1,4 @@
-"""What a step would gain, read off the models of the reference that resemble the user's."""
+"""The expected gain of a step, estimated from the most similar models of the reference."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.registry.causes import NONE
 from mdtree_jax.registry.knobs import KNOBS
 
-#: Models that an expected gain is taken over, and the fewest that it is stated for.
+#: Number of models that an expected gain is averaged over, and the fewest for which it is stated.
 NEIGHBOURS, FEWEST = 40, 10
 _INTERVAL = (5.0, 95.0)
-#: How much wider than what the neighbours gained an interval is, on both sides of their mean: trained outside a third
-#: of an axis of F's grid, this much held 90 % of the gains inside it (sweeps/joint_choice.py).
+#: Factor by which the interval is wider than the neighbours' gains, on both sides of the mean. With a third of an axis
+#: of F's grid held out, this factor covered 90 % of the gains (sweeps/joint_choice.py).
 WIDEN = 1.6
 
 
@@ -41,27 +41,27 @@ def expected_gain(
     model: joint.JointModel | None = None,
     move: Move | None = None,
 ) -> list[dict[str, Gain]]:
-    """Return what each step of a move against a cause gained for the reference models that resemble each row.
+    """Return the gains of the steps of a move against a cause, averaged over the reference models similar to each row.
 
-    Of the reference models with the same verdict of the joint model, the `NEIGHBOURS` nearest ones in its feature space
-    (metrics and verdicts of the trees) that can make the step of about x2 (where few can, one to the next value) are
-    looked up, and their signed gains in test accuracy are averaged. The other steps are judged on those of the same
-    models that can make them, if that is half of them at least: otherwise a large step, which only models with little
-    data or small models can make, would look better than it is.
+    Among the reference models with the same cause according to the joint model, take the `NEIGHBOURS` nearest ones in
+    its feature space (metrics and votes of the trees) that can make the step of about x2 (or, if few can, a step to the
+    next value), and average their signed gains in test accuracy. The other steps are evaluated on those of the same
+    models that can make them, if they are at least half: otherwise a large step, which only models with little data or
+    small models can make, would look better than it is.
 
-    The interval is what the central 90 % of them gained, `WIDEN` times as far from the mean on either side: it is meant
-    for the gain of one model of another collection, not for the mean. How often it holds stands in sweeps/joint.md.
+    The interval covers the central 90 % of these gains, stretched around the mean by `WIDEN`: it is intended for the
+    gain of a single model of another collection, not for the mean. Its measured coverage is in sweeps/joint.md.
 
     Args:
-        reference: whose rows are the evidence.
-        frame: rows with finite metrics, as `model` asks them.
-        cause: one of the reference's.
-        model: the joint model of the metrics that the rows have; None is the one of all.
-        move: against the cause; None is the first of `Grid.moves_against`.
+        reference: the reference.
+        frame: rows with finite values of the metrics that `model` uses.
+        cause: a cause of the reference.
+        model: the joint model for the available metrics; None is the one for all metrics.
+        move: a move against the cause; None is the first of `Grid.moves_against`.
 
     Returns:
-        For each row a dictionary step -> Gain: steps of `steps_of` that `FEWEST` models at least can make; none for the
-        cause `none` and for a knob that the collection has not varied.
+        For each row a dictionary step -> Gain, for the steps of `steps_of` that at least `FEWEST` models can make;
+        empty for the cause `none` and for a knob that the collection does not vary.
     """
     move = move or next(iter(reference.grid.moves_against(cause)), None)
     if move is None or not len(frame):
@@ -89,10 +89,10 @@ def expected_gain(
 def best_moves(
     reference: Reference, frame: pd.DataFrame, cause: str, model: joint.JointModel | None = None
 ) -> tuple[list[Move | None], list[dict[str, Gain]]]:
-    """Return the move to make against a cause, and `expected_gain` of it, for each row.
+    """Return the advised move against a cause, and its `expected_gain`, for each row.
 
-    Of several moves that mend the cause it is the one whose best step gained most on average; the first where no gain
-    is known, None for the cause `none`.
+    Of several moves that address the cause, it is the one whose best step gained most on average; the first one if no
+    gain is known, None for the cause `none`.
     """
     moves = reference.grid.moves_against(cause)
     if not moves:
@@ -121,7 +121,7 @@ def _summaries(found: np.ndarray) -> tuple[np.ndarray, list[Gain]]:
 
 
 def capped(gain: Gain, test_error: float | None) -> Gain:
-    """Return the gain of a model whose test error, percent, is known: it cannot gain more than that."""
+    """Return the gain capped at the model's test error, in percent, if that is known."""
     if test_error is None or gain.high <= test_error:
         return gain
     mean, low, high = (min(value, test_error) for value in gain[:3])
@@ -131,11 +131,11 @@ def capped(gain: Gain, test_error: float | None) -> Gain:
 def edge_of_neighbours(
     reference: Reference, frame: pd.DataFrame, model: joint.JointModel | None = None
 ) -> list[Edge | None]:
-    """Return, for rows whose cause is `none`, how many of the models like them had the most of something.
+    """Return, for rows whose cause is `none`, how many of the similar models have the largest value of a knob.
 
-    Of a wider network, say, or of more data: knobs of which a collection says whether more of them helps, not whether
-    less does. What lies beyond the largest values of the collection it cannot know, and a step that is not there gains
-    nothing. None where no model like them stands at such an end.
+    This concerns knobs such as width and amount of data, whose increase addresses a cause. The collection cannot say
+    what lies beyond its largest values, and a step beyond them counts as no gain. None if no similar model is at such
+    an edge.
     """
     model = model or reference.joint_model()
     knobs = [name for name in reference.knobs if KNOBS[name].up and not KNOBS[name].down]
@@ -154,7 +154,7 @@ def edge_of_neighbours(
 def _alike(
     reference: Reference, frame: pd.DataFrame, cause: str, model: joint.JointModel
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places of the complete reference rows with this verdict, and squared distances (rows, those)."""
+    """Return the indices of the complete reference rows with this cause, and squared distances, (rows, those)."""
     same = np.flatnonzero(reference_verdicts(reference, model) == reference.causes.index(cause))
     features = joint.embed(frame, model.metrics, model.members, model.centre, model.scale, model.kernel)
     here = model.rows[same]
@@ -162,7 +162,7 @@ def _alike(
 
 
 def _nearest(distance: np.ndarray) -> np.ndarray:
-    """Return the places of the `NEIGHBOURS` smallest distances of each row, or of all where there are fewer."""
+    """Return the indices of the `NEIGHBOURS` smallest distances of each row, or of all if there are fewer."""
     number = min(NEIGHBOURS, distance.shape[1])
     return np.argpartition(distance, number - 1, axis=1)[:, :number]
 
@@ -170,15 +170,15 @@ def _nearest(distance: np.ndarray) -> np.ndarray:
 def factor_gain(grid: Grid, move: Move, doublings: float | None) -> np.ndarray:
     """Return the signed gain of a step of 2**doublings, or to the next value for None, (rows,).
 
-    NaN where the grid has no value within half a first step of that, or the configuration there is missing.
+    NaN if the grid has no value within half a first step of the target, or the configuration there is missing.
     """
     return grid.step_gain(move, doublings, first_step(move.knob) / 2)
 
 
 def typical_factor(reference: Reference, move: Move, step: str) -> float | None:
-    """Return the median factor of a step on the reference's grid, where x4 may be 2.7: what was gained is of that.
+    """Return the median factor of a step on the reference's grid, to which the gains refer; x4 may be 2.7 there.
 
-    None where a factor means nothing: from off to on.
+    None for a switch from off to on.
     """
     lines, doublings = reference.grid.lines[move.knob], steps_of(move.knob)[step]
     factors = lines.factors(move.sign, doublings, first_step(move.knob) / 2)
@@ -193,8 +193,8 @@ def at_complete_rows(reference: Reference, values: np.ndarray) -> np.ndarray:
 def reference_verdicts(reference: Reference, model: joint.JointModel) -> np.ndarray:
     """Return the joint model's cause for every complete row of the reference, (rows,), from its mean gains.
 
-    Each row is judged as if the model had not seen it: else those that happened to gain much by a knob would be
-    chosen as examples of what that knob gains.
+    Predictions are leave-one-out: otherwise, rows that happened to gain much from a knob would be selected as examples
+    of its gain.
     """
     key = ("verdicts", model.metrics)
     if key not in reference.cache:
@@ -203,5 +203,5 @@ def reference_verdicts(reference: Reference, model: joint.JointModel) -> np.ndar
 
 
 def best_step(steps: Mapping[str, Gain]) -> str:
-    """Return the step that is advised: the one that gained most on average."""
+    """Return the advised step: the one with the largest mean gain."""
     return max(steps, key=lambda step: steps[step].mean)

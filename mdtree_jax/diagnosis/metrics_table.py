@@ -1,17 +1,17 @@
-"""A user's table of metrics: names, units, standard errors, and what is missing, before it is diagnosed.
+"""A user's table of metrics: names, units, standard errors and missing values, checked before it is diagnosed.
 
 **Units.** Errors (`train_error`, `test_error`, `mode_connectivity`, `mode_connectivity_peak`, every measurement in
-percent) are percentages here, and people also store fractions. All error columns of one table have one unit, which is
-decided from them together:
+percent) are percentages here, but tables may also hold fractions. All error columns of one table share one unit, which
+is inferred from all of them together:
 
 ====================================================  ==========
 any value, or standard error, beyond 1 in size        percent
 all accuracy columns (`train_acc`, ...) at most 1     fraction
-nothing but zeros                                     no matter
+only zeros                                            irrelevant
 anything else (0.4 is 0.4 % or 40 %)                  UserError that asks for units=fraction or units=percent
 ====================================================  ==========
 
-**Standard errors** stand beside their metric as `<name>_se` (or `<name>_standard_error`), in its unit.
+**Standard errors** are columns `<name>_se` (or `<name>_standard_error`), in the unit of the metric.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ACCURACIES: Sequence[str] = ListView(
 SUFFIXES = ("_se", "_standard_error")
 #: Two names of one metric may differ by rounding: this share of the value, or of 1.
 SAME = 0.01
-#: Rows of which a pattern can be told, and an error that is no fraction's rounding.
+#: Rows needed to detect a pattern, and an error that is not a rounded fraction.
 _SEVERAL, _SURELY_PERCENT = 5, 5.0
 #: Columns that name the model of a row.
 NAMES = ("name", "model")
@@ -54,23 +54,23 @@ _WITHOUT_LOGARITHM: Mapping[str, str] = MappingView(
 )
 #: Columns that a diagnosis looks at.
 _USED: Sequence[str] = ListView(lambda: [*joint.COLUMNS, *joint.SHOWN, "test_error", *_WITHOUT_LOGARITHM], MEASUREMENTS)
-#: What people write where nothing is known, beside what pandas takes for it.
+#: Common spellings of missing values, in addition to those of pandas.
 _EMPTY = {"", "-", "–", "?", "nan", "none", "null", "na", "n/a", "inf", "-inf"}
 
 
 def read_metrics(table: pd.DataFrame | Mapping | list[Mapping], units: str | None = None) -> pd.DataFrame:
-    """Return the table in descriptive names and our units; metrics that cannot be read as finite numbers are NaN.
+    """Return the table with descriptive names and our units; metrics that are not finite numbers become NaN.
 
     Args:
         table: a DataFrame, one row as a mapping, or a list of rows. Published names are understood.
-        units: `fraction` or `percent` of the error columns; None decides as the table above says.
+        units: of the error columns, `fraction` or `percent`; None infers them as described above.
 
     Returns:
         A DataFrame with a fresh index; columns `<name>_se` hold the standard errors.
 
     Raises:
-        UserError: no rows, no column of `joint.COLUMNS`, text where a number belongs, units that cannot be decided, a
-            value outside its meaning.
+        UserError: no rows, no column of `joint.COLUMNS`, text instead of a number, ambiguous units, or a value out of
+            range.
     """
     if units is not None:
         check_choice("units", units, UNITS)
@@ -96,10 +96,10 @@ def read_metrics(table: pd.DataFrame | Mapping | list[Mapping], units: str | Non
 
 
 def detect_units(frame: pd.DataFrame) -> str:
-    """Return `fraction` or `percent`, decided from all error columns together.
+    """Return `fraction` or `percent`, inferred from all error columns together.
 
     Raises:
-        UserError: they can be either.
+        UserError: the units are ambiguous.
 
     >>> detect_units(pd.DataFrame({"train_error": [0.2], "mode_connectivity_peak": [-12.0]}))
     'percent'
@@ -117,16 +117,14 @@ def detect_units(frame: pd.DataFrame) -> str:
         return "fraction"
     known = {c: frame[c][values[c] == value].iloc[0] for c, value in largest.items() if value > 0}
     shown = ", ".join(f"'{c}' up to {value:g}" for c, value in known.items())
-    raise UserError(
-        f"errors can be fractions or percentages here ({shown}); say which by units=fraction or units=percent"
-    )
+    raise UserError(f"the errors may be fractions or percentages ({shown}); set units=fraction or units=percent")
 
 
 def note_on_units(frame: pd.DataFrame) -> list[Fact]:
     """Return a fact on error columns that may be fractions among percentages, as a list, empty if there are none.
 
     Args:
-        frame: what `read_metrics` returned, of several rows; units were not said.
+        frame: several rows that `read_metrics` returned without given units.
     """
     largest = {c: np.abs(frame[c]).max() for c in ERRORS if c in frame and np.isfinite(frame[c]).sum() >= _SEVERAL}
     small = [c for c, value in largest.items() if 0 < value <= 1]
@@ -145,7 +143,7 @@ def standard_errors(frame: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def training_of(frame: pd.DataFrame, known: Training) -> list[Training]:
-    """Return how each row of what `read_metrics` returned was trained: what is known, else its own columns."""
+    """Return the training settings of each row of a `read_metrics` table: those given, or else from its columns."""
     given = {name: value for name, value in asdict(known).items() if value is not None}
     columns = {"batch_size": "batch_size", "learning_rate": "learning_rate"}
     columns["epochs"] = "epochs" if "epochs" in frame else "train_epochs"
@@ -165,7 +163,7 @@ def training_of(frame: pd.DataFrame, known: Training) -> list[Training]:
 
 
 def unused_columns(table: pd.DataFrame) -> list[str]:
-    """Return the columns of a user's table that a diagnosis does not look at."""
+    """Return the columns of a user's table that a diagnosis does not use."""
     used = {*_USED, *(f.name for f in fields(Training)), "train_epochs", "num_samples"}
     errors = {f"{name}{suffix}" for name in {*_USED} - {"test_error"} for suffix in SUFFIXES}
     names = [str(c) for c in table.columns if str(c) not in NAMES]
@@ -183,14 +181,14 @@ def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:
     unread = frame[column][values.isna() & frame[column].notna()]
     for row, cell in unread.items():
         if str(cell).strip().lower() not in _EMPTY:
-            raise UserError(f"column '{column}' holds '{cell}' in row {row + 1}; it takes numbers")
+            raise UserError(f"column '{column}' holds '{cell}' in row {row + 1}; it must hold numbers")
     return values
 
 
 def _logarithms(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    """Return the logarithms of what a row holds without the logarithm only; NaN where that is not positive.
+    """Return the logarithms of metrics that are given only without it; NaN where the value is not positive.
 
-    Of an eigenvalue, which may dominate with a negative sign, it is that of its size, as `store.tables.collect` has it.
+    For an eigenvalue, which may be negative, it is the logarithm of its magnitude, as in `store.tables.collect`.
     """
     out = {}
     for name, logarithm in _WITHOUT_LOGARITHM.items():
@@ -217,7 +215,7 @@ def _as_frame(table) -> pd.DataFrame:
     again = [c[:-2] for c in sorted(names) if c.endswith(".1") and c[:-2] in names and _metric_of(c[:-2]) in _USED]
     if frame.columns.has_duplicates or again:
         twice = again[0] if again else frame.columns[frame.columns.duplicated()][0]
-        raise UserError(f"the table of metrics has the column '{twice}' twice; keep one of them")
+        raise UserError(f"the table of metrics has two columns '{twice}'; keep one of them")
     if not len(frame):
         raise UserError("the table of metrics has no rows; it needs at least one model")
     return frame.reset_index(drop=True)
@@ -244,9 +242,9 @@ def _rename_errors(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _one_name_each(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the table without the other names of metrics that stand in it under two; gaps of one are filled.
+    """Return the table with one column per metric: duplicate names are merged, filling each other's gaps.
 
-    Raises `UserError` where the two say different things.
+    Raises `UserError` if the two columns differ.
     """
     twice = [c for c in frame.columns if canonical_name(c) != c and canonical_name(c) in {*frame.columns} & {*_USED}]
     for column in twice:
@@ -256,8 +254,8 @@ def _one_name_each(frame: pd.DataFrame) -> pd.DataFrame:
         if apart.any():
             row = int(np.argmax(apart))
             raise UserError(
-                f"columns '{name}' and '{column}' are two names of one metric and contradict each other in row "
-                f"{row + 1}: {own.iloc[row]:g}, and {other.iloc[row]:g} by the other; keep one of them, or mend it"
+                f"columns '{name}' and '{column}' are two names of one metric, but differ in row {row + 1}: "
+                f"{own.iloc[row]:g} and {other.iloc[row]:g}; remove one of them, or correct it"
             )
     known = {canonical_name(c): 100.0 - frame[c] if c in ACCURACIES else frame[c] for c in twice}
     return frame.assign(**{name: frame[name].fillna(other) for name, other in known.items()}).drop(columns=twice)
@@ -270,7 +268,7 @@ def _nothing_known(frame: pd.DataFrame) -> str:
     there = ", ".join(map(str, frame.columns))
     text = f"the table has none of the metrics {', '.join(joint.COLUMNS)}; it has {there}"
     if len(frame.columns) == 1 and any(mark in there for mark in (";", "\t")):
-        return f"{text}: it seems to be separated by something else than commas"
+        return f"{text}: its columns do not seem to be separated by commas"
     return text + "".join(f"; '{column}'{hint}" for column, hint in hints.items())
 
 
@@ -284,10 +282,10 @@ def _check_values(frame: pd.DataFrame) -> None:
         if bad.any():
             row = int(np.argmax(bad))
             raise UserError(
-                f"{name}={values[row]:g} in row {row + 1}; it lies in [{low:g}, {high:g}] ({entry.unit}: "
+                f"{name}={values[row]:g} in row {row + 1}; it must be in [{low:g}, {high:g}] ({entry.unit}: "
                 f"{entry.meaning})"
             )
     errors = [c for c in frame.columns if str(c).endswith("_se") and str(c).removesuffix("_se") in COLUMN]
     negative = [c for c in errors if (frame[c].to_numpy(dtype=float) < 0).any()]
     if negative:
-        raise UserError(f"column '{negative[0]}' holds a negative standard error; it is at least 0")
+        raise UserError(f"column '{negative[0]}' holds a negative standard error; standard errors must be at least 0")

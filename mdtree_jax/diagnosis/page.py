@@ -1,4 +1,4 @@
-"""Where a diagnosis finds the writer of its page: `report` is a layer above, so the package's facade registers it."""
+"""Registry of the function that writes a report: `report` is a layer above, so the package's facade registers it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _loaders: list[Callable[[], Callable[..., Any]]] = []
 
 
 def register(load: Callable[[], Callable[..., Any]]) -> None:
-    """Take `load()`, which returns the function that writes a page; it is called when a page is first wanted."""
+    """Register `load()`, which returns the function that writes a page; it is called for the first page."""
     _loaders[:] = [load]
 
 

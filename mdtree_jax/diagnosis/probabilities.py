@@ -1,9 +1,9 @@
 """Probabilities of the causes and of the questions' classes, integrated over the standard errors of the metrics. NumPy.
 
-Where a metric has one, all probabilities are means over `NODES` fixed draws of the true metrics around the measured
-ones (a Latin hypercube, each point with its mirror image: deterministic, means exact), so that an error bar that
-straddles a threshold shows in the probability. Metrics are drawn as independent and kept inside their meaning (no
-training error below 0). The spread of the joint model's gains is that at the measured point.
+If metrics have standard errors, all probabilities are averages over `NODES` fixed draws of the true metrics around the
+measured ones (a Latin hypercube with mirrored points: deterministic, with exact means), so that an error bar that
+straddles a threshold is reflected in the probability. Metrics are drawn independently and clipped to their range (no
+training error below 0). The standard deviation of the joint model's gains is that at the measured point.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mdtree_jax.diagnosis.metrics_table import standard_errors
 from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.registry.measurements import bounds_of
 
-#: Draws for the standard errors, an even number; half of them mirrored.
+#: Number of draws for the standard errors, even; half of them are mirrored.
 NODES = 16
 _ORDERS = 2**14
 
@@ -34,10 +34,10 @@ class Chances(NamedTuple):
 
     Attributes:
         causes: of each cause, (rows, causes), columns as those of the reference.
-        questions: task -> class -> probability: the mean of what the trees and the joint model of the rooms for
-            improvement give, which err on other models (`joint.question_probabilities`); the trees alone where the
-            joint model knows no cause of one of the classes.
-        trees: the same of the tree averages alone.
+        questions: task -> class -> probability: the mean over the trees and the joint model of the rooms for
+            improvement, which make different errors (`joint.question_probabilities`); the trees alone if the joint
+            model has no cause for one of the classes.
+        trees: the same, from the tree averages alone.
     """
 
     causes: np.ndarray
@@ -48,12 +48,12 @@ class Chances(NamedTuple):
 def all_chances(reference: Reference, frame: pd.DataFrame, have: list[str]) -> Chances:
     """Return the probabilities of causes and of the questions' classes, integrated over the standard errors.
 
-    Tasks whose trees ask what is not in `have` are left out.
+    Tasks whose trees need a column outside `have` are left out.
 
     Args:
-        reference: whose joint models and trees answer.
-        frame: rows of what `read_metrics` returns, all with finite values of the columns `have`.
-        have: columns that the answer may look at.
+        reference: the reference, with its joint models and trees.
+        frame: rows that `read_metrics` returned, all with finite values of the columns `have`.
+        have: the columns that may be used.
     """
     trees = _tree_chances(reference, frame, have)
     models = [reference.joint_model(have), reference.room_model(have)]
@@ -124,8 +124,8 @@ def draw_metrics(frame: pd.DataFrame, columns) -> tuple[np.ndarray, pd.DataFrame
 def _normal_points(dimensions: int) -> np.ndarray:
     """Return (NODES, dimensions) points of mean 0 and variance 1 in each dimension, hardly correlated between them.
 
-    Each dimension has the normal's quantiles, one a stratum, in an order of its own: of many at random the one that
-    correlates least with the dimensions before it (up to seven: at most 0.12).
+    Each dimension holds the normal quantiles, one per stratum, in its own order: of many random orders, the one least
+    correlated with the preceding dimensions (with up to seven dimensions, at most 0.12).
     """
     half = NODES // 2
     sizes = ndtri(0.5 + (np.arange(half) + 0.5) / NODES)

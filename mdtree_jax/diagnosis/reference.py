@@ -1,16 +1,16 @@
-"""What a diagnosis is measured against: a collection, the trees and the joint model fitted on it, what they are worth.
+"""References: a collection, the trees and the joint model fitted on it, and their measured accuracy.
 
-A reference is one readable JSON file. It keeps the rows of its collection (metrics and test error, rounded to five
-significant digits), from which trees and joint model are made again when they are first asked for, the same fit each
-time; for people it also holds the fitted thresholds, quantiles, two-dimensional bins and mean gains, where it comes
-from, and the accuracy that was measured.
+A reference is one readable JSON file. It stores the rows of its collection (metrics and test error, rounded to five
+significant digits), on which the trees and the joint model are refitted on first use, with the same result each time.
+For human readers it also holds the fitted thresholds, quantiles, two-dimensional bins and mean gains, its provenance,
+and the measured accuracy.
 
     reference = fit_reference("runs/digits/collection.parquet", test="runs/digits_noisy/collection.parquet")
     reference.save("mine.json")
     reference = Reference.load("mine.json")
 
-The package brings two: `published_F`, fitted on published/F and measured on published/F_noise, the default, and
-`digits`.
+Two references are included in the package: `published_F`, the default, fitted on published/F and evaluated on
+published/F_noise, and `digits`.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ _BINS = 12
 
 
 class Reference:
-    """A collection with everything that is fitted on it; made by `fit_reference`, `load` or `default_reference`.
+    """A collection and everything fitted on it; created by `fit_reference`, `load` or `default_reference`.
 
     Attributes:
         rows: the collection, as `load_collection` returns it, metrics rounded.
         provenance: collection, commit, date, rows, test (what the accuracy was measured on), accuracy.
 
-    Everything else is worked out when it is first asked for.
+    Everything else is computed on first access.
     """
 
     def __init__(self, rows: pd.DataFrame, provenance: Mapping):
         self.rows = rows
         self.provenance = dict(provenance)
-        #: What other modules have worked out on this reference.
+        #: Cache for values that other modules compute from this reference.
         self.cache: dict = {}
         self._models: dict = {}
         self._trees: dict = {}
@@ -80,9 +80,8 @@ class Reference:
     def track_record(self) -> dict:
         """How often the joint answer was right, percent; {} if not measured.
 
-        `test`, `all`, `surest_80_percent`, `calibration_error`, `models`, and as far as they were measured
-        `one_checkpoint` (the same without metrics of pairs), `by_cause` and `gains` (see
-        `reference_fit.measured_accuracy`).
+        Keys: `test`, `all`, `surest_80_percent`, `calibration_error`, `models`, and if measured `one_checkpoint` (the
+        same without pair metrics), `by_cause` and `gains` (see `reference_fit.measured_accuracy`).
         """
         found = self.provenance.get("accuracy", {}).get("joint")
         return {"test": self.provenance["test"], **found} if found else {}
@@ -104,17 +103,17 @@ class Reference:
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """The causes that the collection tells, `none` as the last."""
+        """The causes that the collection can identify, `none` last."""
         return self.grid.causes
 
     @property
     def knobs(self) -> tuple[str, ...]:
-        """The knobs that mend them, in the order of the causes."""
+        """The knobs that address the causes, in the order of the causes."""
         return knobs_of_moves(self.grid.moves)
 
     @cached_property
     def complete(self) -> np.ndarray:
-        """Mark the rows that fits use: metrics finite and every step's gain known, (rows,) bool."""
+        """Mask of the rows used for fitting: metrics finite and the gain of every step known, (rows,) bool."""
         values = self.rows[list(self.columns)].to_numpy(dtype=float)
         return np.isfinite(values).all(axis=1) & np.isfinite(gains(self.grid, "step")).all(axis=1)
 
@@ -124,7 +123,7 @@ class Reference:
         return self.rows[self.complete].reset_index(drop=True)
 
     def joint_model(self, columns: Sequence[str] | None = None) -> joint.JointModel:
-        """Return the joint model (label `step`) that asks the given columns only, None for all."""
+        """Return the joint model (label `step`) that uses the given columns only, None for all."""
         wanted = self.columns if columns is None else tuple(c for c in self.columns if c in columns)
         if wanted not in self._models:
             gained = gains(self.grid, "step")[self.complete]
@@ -132,7 +131,7 @@ class Reference:
         return self._models[wanted]
 
     def room_model(self, columns: Sequence[str] | None = None) -> joint.JointModel:
-        """Return the joint model of the rooms for improvement (label `room`), as `joint_model` that of the steps."""
+        """Return the joint model of the rooms for improvement (label `room`); arguments as for `joint_model`."""
         model = self.joint_model(columns)
         if ("room", model.columns) not in self._models:
             gained = gains(self.grid, "room")[self.complete]
@@ -140,10 +139,10 @@ class Reference:
         return self._models["room", model.columns]
 
     def tree(self, task: str, columns: Sequence[str] | None = None) -> MDTreeClassifier | None:
-        """Return the fitted tree of a task that the given columns suffice for, None for all columns.
+        """Return a fitted tree of a task that needs only the given columns, None for all columns.
 
-        It is the shown one, else the one that needs no second network, else another one of the task's, else None;
-        None too where the collection has no label of the task, or one class only.
+        It is the main tree, or else the one that needs no second network, or else another one of the task. Returns None
+        if there is no such tree, or if the collection has no label for the task or only one class.
         """
         have, question = [c for c in self.columns if columns is None or c in columns], TASKS[task]
         shown, *companions = MEMBERS[task]
@@ -157,7 +156,7 @@ class Reference:
         return None
 
     def _fitted(self, question: Task, structure: Structure) -> MDTreeClassifier | None:
-        """Return a tree fitted on the rows that take part in a question; None where there are not two classes."""
+        """Return a tree fitted on the rows with a label for a question; None unless there are two classes."""
         labels = self._labels(question)
         if labels is None or not set(labels[self.complete].dropna()) - {OPTIMAL}:
             return None
@@ -167,7 +166,7 @@ class Reference:
         return MDTreeClassifier(question.name, structure=structure).fit(rows, rows[question.label])
 
     def _labels(self, question: Task) -> pd.Series | None:
-        """Return a question's label of every row; None where the collection has none."""
+        """Return a question's label of every row; None if the collection has none."""
         if question.label in self.rows:
             return self.rows[question.label]
         # A question may have been registered after the collection was loaded.
@@ -192,7 +191,7 @@ class Reference:
         }
 
     def to_dict(self) -> dict:
-        """Return the reference as plain values, as its file holds them."""
+        """Return the reference as plain values, as stored in its file."""
         trees = {}
         for task in TASKS:
             for kind, columns in {"all": None, "one_checkpoint": _without_pairs(self.columns)}.items():
@@ -211,7 +210,7 @@ class Reference:
         }
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the reference to a JSON file, in one piece; a column of the rows stands on one line."""
+        """Write the reference to a JSON file atomically, with one line per column of the rows."""
         data = self.to_dict()
         rows = data.pop("rows")
         text = json.dumps(data, indent=1, ensure_ascii=False)
@@ -221,16 +220,16 @@ class Reference:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Reference:
-        """Read what `save` wrote.
+        """Read a reference that `save` wrote.
 
         Raises:
-            UserError: the file is missing, is no JSON, or holds no reference.
+            UserError: the file is missing, is not JSON, or does not hold a reference.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
             if not isinstance(data, dict) or data.get("format") != _FORMAT:
                 found = data.get("format") if isinstance(data, dict) else type(data).__name__
-                raise UserError(f"'{path}' is no reference: its format is {found!r}, not '{_FORMAT}'")
+                raise UserError(f"'{path}' is not a reference: its format is {found!r}, not '{_FORMAT}'")
             rows = as_numbers(_known_columns(pd.DataFrame(data["rows"])))
             provenance = dict(data["provenance"])
             name = provenance["collection"]
@@ -244,26 +243,26 @@ class Reference:
 
 
 def reference_names() -> list[str]:
-    """Return the names of the references that the package brings."""
+    """Return the names of the references included in the package."""
     return sorted(path.stem for path in _FOLDER.glob("*.json"))
 
 
 @lru_cache
 def packaged_reference(name: str) -> Reference:
-    """Return a reference that the package brings; raises `UserError` if there is none of that name."""
+    """Return a reference included in the package; raises `UserError` if there is none of that name."""
     return Reference.load(_FOLDER / f"{check_choice('reference', name, reference_names())}.json")
 
 
 def default_reference() -> Reference:
-    """Return the package's reference of published/F, measured on published/F_noise."""
+    """Return the packaged reference `published_F`, fitted on published/F and evaluated on published/F_noise."""
     return packaged_reference(DEFAULT_REFERENCE)
 
 
 def as_reference(source: Reference | str | os.PathLike | None) -> Reference:
-    """Return a reference for whatever a caller may name it by; None is the default one.
+    """Return a reference given as a `Reference`, a name or a file; None is the default one.
 
     Raises:
-        UserError: as `get_reference`, or the source is of another kind.
+        UserError: as `get_reference`, or the source has another type.
     """
     if source is None:
         return default_reference()
@@ -278,22 +277,22 @@ def as_reference(source: Reference | str | os.PathLike | None) -> Reference:
 
 
 def get_reference(source: str | os.PathLike) -> Reference:
-    """Return a reference by its name in the package, or from a file; raises `UserError` as `Reference.load`."""
+    """Return a packaged reference by name, or one from a file; raises `UserError` as `Reference.load`."""
     if str(source) in reference_names():
         return packaged_reference(str(source))
     if not Path(source).expanduser().is_file():
         raise UserError(
-            f"reference={source} is neither a file nor one of the package's: {', '.join(reference_names())}"
+            f"reference={source} is neither a file nor a reference of the package: {', '.join(reference_names())}"
         )
     return Reference.load(Path(source).expanduser())
 
 
 def phase_bins(table: pd.DataFrame, pair: tuple[str, str], places: np.ndarray, causes: Sequence[str]) -> dict:
-    """Return how many models, and how many of each cause, lie in the bins of two metrics.
+    """Return the number of models of each cause in two-dimensional bins of two metrics.
 
-    Edges are evenly spaced on the metric's scale in the joint model, from its 1 % to its 99 % quantile, shown in its
-    unit; models outside are counted in the outermost bins. `counts[cause][i][j]`: bin i of the first metric, j of the
-    second.
+    Edges are evenly spaced on the metric's scale in the joint model, from the 1 % to the 99 % quantile, and given in
+    its unit; models outside are counted in the outermost bins. `counts[cause][i][j]` is bin i of the first metric and
+    bin j of the second.
     """
     edges, index = [], []
     for name in pair:
@@ -333,12 +332,12 @@ def _without_pairs(columns: Sequence[str]) -> tuple[str, ...]:
 
 
 def kept_value(value: float | str) -> float | str | None:
-    """Return a value of the rows as the file holds it: a number rounded, text as it is."""
+    """Return a value of the rows as stored in the file: numbers rounded, text unchanged."""
     return value if isinstance(value, str) else rounded(value)
 
 
 def rounded(value: float) -> float | None:
-    """Return a number of `_DIGITS` significant digits, a whole one as int, None for what is not finite."""
+    """Return a number rounded to `_DIGITS` significant digits, as int if whole, None if not finite."""
     if not np.isfinite(value):
         return None
     number = float(f"{float(value):.{_DIGITS}g}")
@@ -353,7 +352,7 @@ def _known_columns(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_numbers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with its columns as float64, knobs without an order and labels as they are."""
+    """Return a table with float64 columns; unordered knobs and labels stay unchanged."""
     text = {*brought_labels(), *(knob.name for knob in KNOBS.values() if not knob.has_order)}
     return rows.astype({name: float for name in rows if name not in text})
 

@@ -1,4 +1,4 @@
-"""Fits a reference on a collection, and measures what its answers are worth where a grid knows the cause."""
+"""Fit a reference on a collection, and measure the accuracy of its answers against causes computed from a grid."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from mdtree_jax.provenance import code_version
 
 
 def measured_accuracy(reference: Reference, test: pd.DataFrame | None) -> dict[str, Any]:
-    """Return `test`, what was measured on, and `accuracy`: task -> what its answers are worth.
+    """Return `test`, the evaluation data, and `accuracy`: task -> accuracy of its answers.
 
     Args:
-        reference: what answers; fitted on all of its rows.
-        test: another loaded collection; None takes half of the reference's own cells and answers by a second fit on the
+        reference: the reference, fitted on all of its rows.
+        test: another loaded collection; None evaluates on half of the reference's own cells, with a second fit on the
             other half.
 
-    `all` and `surest_80_percent` are percent right, the surest by the probability that a diagnosis shows;
-    `calibration_error` is in points, `models` how many were asked. `joint` has more: `one_checkpoint`, the same without
-    the metrics of pairs; `by_cause`, cause -> how many `answers` named it and percent `right` of them; `gains`, of the
-    advised step against the first cause: mean `expected`, mean `found` (points), and percent of the gains found that
-    lie `inside` the stated interval. A task that cannot be measured is left out.
+    `all` and `surest_80_percent` are percent correct over all models and over the 80 % with the highest probability;
+    `calibration_error` is in points, and `models` is the number of models. `joint` also has `one_checkpoint`, the same
+    without pair metrics; `by_cause`, cause -> number of `answers` that name it and percent of them that are `right`;
+    and `gains` of the advised step: mean `expected` and mean `found` gain (points), and percent of the gains found that
+    lie `inside` the stated interval. Tasks that cannot be evaluated are left out.
     """
     rows, out = reference.rows, {}
     for task in (*TASKS.values(), *JOINT_TASKS.values()):
@@ -118,15 +118,16 @@ def fit_reference(
     published_dir: str | os.PathLike | None = None,
     measure: bool = True,
 ) -> Reference:
-    """Fit a reference on a collection and measure what its answers are worth.
+    """Fit a reference on a collection and measure the accuracy of its answers.
 
     Args:
-        collection: what `load_collection` takes, over any knobs; needs metrics beside the grid of test errors.
-        test: another collection to measure accuracy on; None measures on half of the collection's own cells (all axes
-            but the knobs of temperature) with a fit on the other half (the reference itself is fitted on all).
-        name: of the collection, in the provenance; None is where it came from.
+        collection: anything that `load_collection` accepts, over any knobs; needs metrics and test errors.
+        test: another collection to measure accuracy on; None measures on half of the collection's own cells
+            (combinations of all axes except the temperature knobs) with a fit on the other half. The returned reference
+            is always fitted on all cells.
+        name: of the collection, in the provenance; None is its source.
         published_dir: a local folder with the published files.
-        measure: False leaves the accuracy out.
+        measure: False skips measuring the accuracy.
 
     Raises:
         UserError: as `load_collection`; the collection has no metric.
@@ -135,7 +136,7 @@ def fit_reference(
     columns = [c for c in joint.COLUMNS if c in loaded]
     if not joint.metrics_of(columns):
         raise UserError(
-            f"collection '{loaded.attrs['name']}' has none of the metrics that a diagnosis asks: "
+            f"collection '{loaded.attrs['name']}' has none of the metrics that a diagnosis uses: "
             f"{', '.join(joint.METRICS)}"
         )
     beside = [name for name in (*joint.SHOWN, *brought_labels()) if name in loaded]
@@ -151,7 +152,9 @@ def fit_reference(
     }
     reference = Reference(rows, provenance)
     if not reference.complete.any():
-        raise UserError(f"no row of collection '{rows.attrs['name']}' has all its metrics and all its neighbours")
+        raise UserError(
+            f"no row of collection '{rows.attrs['name']}' has complete metrics and all of its grid neighbours"
+        )
     if measure:
         other = None if test is None else load_collection(test, allow_missing=True, published_dir=published_dir)
         reference.provenance |= measured_accuracy(reference, other)

@@ -1,4 +1,4 @@
-"""What a diagnosis is: its answer, evidence, action and expected gain, as data."""
+"""The result of a diagnosis, as data: its answer, evidence, action and expected gain."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from mdtree_jax.trees.decision_path import EvidenceStep
 class Diagnosis:
     """The diagnosis of one model.
 
-    Attributes, and the keys of `to_dict` (plain JSON values; numbers are floats, absent ones null):
+    Attributes, and the keys of `to_dict` (plain JSON values; numbers are floats, missing ones null):
 
     ===============  ====================================================================================
-    answer           str, `cause`, or null where the diagnosis abstains (of `to_dict` only)
-    cause            str, the likeliest of those that the reference tells (`registry.causes`)
+    answer           str, `cause`, or null if the diagnosis abstains (`to_dict` only)
+    cause            str, the most likely of the causes that the reference can identify (`registry.causes`)
     sentence         str, the cause in words (a property)
     probability      of `cause`, in [0, 1]
-    ranking          {cause: probability}, all of them, the likeliest first; they sum to 1
-    abstains         bool: "I can't tell"; `cause` is then a first guess only (a property)
+    ranking          {cause: probability} of all causes, the most likely first; they sum to 1
+    abstains         bool: "I can't tell"; `cause` is then only a first guess (a property)
     reason           str, why it abstains, in words; empty if it does not (a property)
     abstention       the same as data: {kind, ...}, a kind of `facts.REASONS` and its values; or null
     evidence         list of steps of the tree of the question behind the cause: {question, feature, unit,
@@ -39,23 +39,23 @@ class Diagnosis:
     evidence_leads_to  the class of that question at which the path ends; empty without evidence
     action           {kind, knob: one of `knobs` | null, direction: up | down | null, how_far: one | x2 | x4 | … |
                      direction_only | null, factor, sentence, rules: [sentence], is_tentative, grounds, best,
-                     setting, kept, alternative, knobs, edge}, as of `action.Action`; what stands in rules is no
-                     evidence of the collection
+                     setting, kept, alternative, knobs, edge}, see `action.Action`; `rules` are not evidence from the
+                     collection
     expected_gain    {mean, low, high, models, cut} in points of test accuracy, signed, of the action; or null
-    gains            {step: {mean, low, high, models, cut}}, of all steps that were compared
-    questions        {task: {class: probability}} of the questions that could be asked: the mean of what the
-                     trees and the joint model say
-    trees            the same of the trees alone
+    gains            {step: {mean, low, high, models, cut}} of all steps that were compared
+    questions        {task: {class: probability}} of the questions that could be answered: the mean of the
+                     trees and the joint model
+    trees            the same, from the trees alone
     position         {metric: share of the reference models at or below the value, in [0, 1]}
-    notes            [sentence]: what was missing, and what was done without it (a property)
+    notes            [sentence]: what was missing, and how that was handled (a property)
     remarks          the same as data: [{kind, ...}], kinds of `facts.NOTES` and their values
     reference        str, the name of the reference's collection
-    accuracy         {test, all, surest_80_percent, calibration_error, models, one_checkpoint, by_cause, gains}: what
-                     answers with this reference were worth (`track_record.measured_accuracy`); empty if not measured
-    test_error       of the model, percent, if it was given: no part of the answer, but no gain can be larger; or null
-    knobs            [knob], what the reference collection varies, and so what the causes are about
-    metrics          {metric: value, metric_se: standard error}, what was looked at, in our units
-    cost             of the diagnosis, of one retraining and of a grid search: keys as of `cost.Cost`; or null
+    accuracy         {test, all, surest_80_percent, calibration_error, models, one_checkpoint, by_cause, gains}: the
+                     accuracy of this reference (`reference_fit.measured_accuracy`); empty if not measured
+    test_error       of the model, percent, or null; it does not affect the answer, but limits the gain
+    knobs            [knob], the knobs that the reference collection varies, which determine the causes
+    metrics          {metric: value, metric_se: standard error}, the metrics used, in our units
+    cost             of the diagnosis, of one retraining and of a grid search, keys as in `cost.Cost`; or null
     ===============  ====================================================================================
     """
 
@@ -96,7 +96,7 @@ class Diagnosis:
 
     @property
     def notes(self) -> list[str]:
-        """What was missing, and what was done without it, in words."""
+        """What was missing, and how that was handled, in words."""
         return [notes.sentence(remark) for remark in self.remarks]
 
     def report(
@@ -105,9 +105,9 @@ class Diagnosis:
         """Write the report to one self-contained HTML file and return its path.
 
         Args:
-            path: of the file, overwritten.
-            name: of the model, as its heading.
-            reference: the one that the diagnosis was made with, as `diagnose_metrics` takes it.
+            path: of the file, which is overwritten.
+            name: of the model, used as the heading.
+            reference: the reference of the diagnosis, as for `diagnose_metrics`.
 
         Raises:
             UserError: the file cannot be written, or the diagnosis was made with another reference.
@@ -118,12 +118,12 @@ class Diagnosis:
         return page.writer()(path, self, reference, **options)
 
     def check_reference(self, reference: Reference, name: str = "") -> None:
-        """Raise `UserError` unless the diagnosis, of a model of that name, was made with that reference."""
+        """Raise `UserError` unless the diagnosis of the named model was made with that reference."""
         if reference.name != self.reference:
             whose = f" of '{name}'" if name else ""
             raise UserError(
-                f"the diagnosis{whose} was made with reference '{self.reference}', and the report would show "
-                f"'{reference.name}': give the same one as reference="
+                f"the diagnosis{whose} was made with reference '{self.reference}', but the report would show "
+                f"'{reference.name}'; pass the same one as reference="
             )
 
     def __str__(self) -> str:
@@ -131,7 +131,7 @@ class Diagnosis:
         return answer_text(self)
 
     def to_dict(self) -> dict:
-        """Return the diagnosis as plain values, keys as in the table of the class."""
+        """Return the diagnosis as plain values, with the keys in the table of the class."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         said = {name: getattr(self, name) for name in ("sentence", "abstains", "reason", "notes")}
         data = {"answer": None if self.abstains else self.cause} | own | said

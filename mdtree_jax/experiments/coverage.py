@@ -1,13 +1,6 @@
-"""Accuracy against coverage: how often the surest share of all answers is right, and whether the stated chances hold.
+"""Accuracy against coverage: how often the most confident answers are right, and how well probabilities are calibrated.
 
-A method that may say "I can't tell" answers the models of which it is surest. The published questions are answered as a
-diagnosis answers them: by the mean of two probabilities, the tree average's (`MDTreeClassifier`) and the joint model's
-of the rooms for improvement, which err on other models; within F it is right more often than the trees in 8 of 12 pairs
-of task and kind of fold, not in all (sweeps/joint.md). Rivals are the trees alone, and a random forest on the joint
-model's metrics with its own probabilities.
-
-Intervals: percentile bootstrap over the cells of the test side (all axes but the knobs of temperature), because the
-temperatures of one cell are alike; 1000 resamples, the training side fixed.
+Methods, baselines and bootstrap intervals are described in `mdtree_jax.causes.evaluate`.
 """
 
 from __future__ import annotations
@@ -33,11 +26,11 @@ def coverage_table(
     advance: Callable[[float], None] = lambda amount: None,
     say: Callable[[str], None] = lambda message: None,
 ) -> pd.DataFrame:
-    """Return accuracy against coverage, all of `train` for training: one row a task, method and coverage.
+    """Return accuracy against coverage, fitted on all of `train`: one row per task, method and coverage.
 
     Args:
-        train, test: loaded collections; without a test side half of the cells, drawn from seed 0, are it.
-        tasks: of `TASKS`, and `joint`, which reports both labels; one that a collection has no label for is left out.
+        train, test: loaded collections; without a test side, half of the cells, drawn with seed 0, are used for it.
+        tasks: names of `TASKS`, and `joint`, which reports both labels; tasks without a label are left out.
 
     Columns: accuracy with the ends of its 95 % interval and calibration error in percent, coverage in percent.
     """

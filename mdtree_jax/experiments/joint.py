@@ -1,9 +1,9 @@
-"""Transfer of the joint question: train on a sample of one collection, tell the causes apart on another.
+"""Transfer of the joint question: fit on a sample of one collection, identify the causes on another.
 
 The experiments are those of the published questions (`mdtree_jax.experiments.runner`) with the joint answer: k
 random cells, the k smallest data fractions, the widths up to k. Both labels of
-`mdtree_jax.causes.labels` are reported, `step` as task `joint`, `room` as task `joint_room`. Labels come from the
-whole grid, also where a sample trains.
+`mdtree_jax.causes.labels` are reported, `step` as task `joint`, `room` as task `joint_room`. Labels are computed from
+the whole grid, even if methods are fitted on a sample.
 """
 
 from __future__ import annotations

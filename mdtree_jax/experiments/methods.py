@@ -1,10 +1,10 @@
-"""The methods that the experiments compare, in one table: diagnostic trees, the joint model, and baselines beside them.
+"""The table of methods that the experiments compare: diagnostic trees, the joint model, and baselines.
 
-All have the form of `mdtree_jax.causes.methods.Method`; a method of your own is an entry more::
+All are instances of `mdtree_jax.causes.methods.Method`. To add your own method::
 
     METHOD_TABLE.register(Method("mine", "my method", features, fit))
 
-and takes part where `methods=[mine]` names it. What each kind of experiment compares by default are lists of names.
+It is then used with `methods=[mine]`. Lists of names define which methods each kind of experiment compares by default.
 """
 
 from __future__ import annotations
@@ -207,24 +207,24 @@ _QUESTION_NAMES = (
 )  # fmt: skip
 _JOINT_NAMES = ("md_tree_joint", "forest", "validation", "validation_forest", "hyperparameter", "majority")
 
-#: What the experiments of the questions compare by default, and those of the joint question.
+#: Default methods of the experiments on the questions, and on the joint question.
 METHODS = {name: METHOD_TABLE[name] for name in _QUESTION_NAMES}
 JOINT_METHODS = {name: METHOD_TABLE[name] for name in _JOINT_NAMES}
-#: What `mode=one_step` compares, beside the references `random` and `oracle`.
+#: Methods of `mode=one_step`, in addition to the references `random` and `oracle`.
 ONE_STEP_METHODS = ("hyperparameter", "validation", "md_tree", "md_tree_exact", "md_tree_robust")
-#: What `mode=coverage` compares: the answer of a diagnosis, the trees alone, and a forest.
+#: Methods of `mode=coverage`: the answer of a diagnosis, the trees alone, and a forest.
 COVERAGE_METHODS = ("trees_and_gains", "md_tree_joint", "md_tree_robust", "forest")
 
 
 def get_methods(names: Sequence[str] | None, tasks: Sequence[AnyTask] = ()) -> list[Method]:
-    """Return the methods of those names; for None those that are compared by default.
+    """Return the methods with the given names; None returns the default methods.
 
     Args:
         names: of methods.
-        tasks: what is asked; methods that answer none of it are unknown here. None asked are the questions.
+        tasks: the tasks; methods that support none of them count as unknown. None means the questions.
 
     Raises:
-        UserError: no such method; the message lists them.
+        UserError: an unknown method; the message lists the known ones.
     """
     defaults = (JOINT_METHODS if asks_causes(task) else METHODS for task in tasks)
     known = {name: method for part in (defaults if tasks else (METHODS,)) for name, method in part.items()}

@@ -1,4 +1,4 @@
-"""What taking the advice would gain: one step on the grid in the diagnosed direction (Zhou et al., appendix A)."""
+"""The gain from following the advice: one step on the grid in the diagnosed direction (Zhou et al., appendix A)."""
 
 from __future__ import annotations
 
@@ -134,17 +134,19 @@ class OneStepRunner(Setup):
         most = sampling.limits(frames[0])[1] - (self.test is None)  # without a test side something must be left
         k = min(setting.k, most)
         if k < 1:
-            raise UserError(f"{where}: a grid with one of its {sampling.unit} leaves none to test on; give test=")
+            raise UserError(
+                f"{where}: with only one of {sampling.unit}, the grid leaves nothing to test on; give test="
+            )
         if k != setting.k:
-            notes.append(f"{where}: k={setting.k} ({sampling.unit}) is beyond the grid and is clipped to {k}")
+            notes.append(f"{where}: k={setting.k} ({sampling.unit}) exceeds the grid and is clipped to {k}")
         for seed in self.seeds:
             sampled = sampling.mask(frames[0], k, seed)
             if not sampled.any():
-                notes.append(f"{where}: seed {seed} samples no configuration; it is left out")
+                notes.append(f"{where}: seed {seed} samples no configuration and is left out")
                 continue
             tested = table.is_complete & (~sampled if self.test is None else True)
             if not tested.any():
-                raise UserError(f"{where}: no configuration is left to test on whose neighbours are all there")
+                raise UserError(f"{where}: no configuration with all of its neighbours is left to test on")
             advised = {name: weights[tested] for name, weights in table.references().items()}
             for method in methods:
                 advice = {}

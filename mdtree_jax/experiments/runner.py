@@ -93,7 +93,7 @@ def finite_rows(frame: pd.DataFrame, task: Task, methods: Sequence[Method], say:
     if not finite.any():
         raise UserError(f"{_collection(frame)} has no row for task '{task.name}' on which every metric is finite")
     left_out = f"{len(frame) - finite.sum()} of {len(frame)} rows of {_collection(frame)}"
-    say(f"task {task.name}: {left_out} are left out, where a metric is not finite")
+    say(f"task {task.name}: {left_out} are left out because a metric is not finite")
     return frame[finite]
 
 
@@ -102,8 +102,8 @@ def check_two_classes(frame: pd.DataFrame, task: Task) -> None:
     classes = frame[task.label].unique()
     if len(classes) < 2:
         raise UserError(
-            f"{_collection(frame)} holds one class only for task '{task.name}', '{classes[0]}' in {len(frame)} rows; "
-            f"leave the task out by tasks=[{','.join(t for t in TASKS if t != task.name)}]"
+            f"{_collection(frame)} has only one class for task '{task.name}', '{classes[0]}' in {len(frame)} rows; "
+            f"leave the task out with tasks=[{','.join(t for t in TASKS if t != task.name)}]"
         )
 
 
@@ -169,7 +169,7 @@ class Setup:
         return [self.train] if self.test is None else [self.train, self.test]
 
     def why_not(self, sampling: Sampling, tasks: Sequence[Task] = ()) -> str:
-        """Return why an experiment, its sampling and its tasks, means nothing on these collections, '' if it does."""
+        """Return why an experiment cannot be run on these collections, '' if it can."""
         reasons = [why_not_asked(frame, task) for task in tasks for frame in self.collections]
         return next(filter(None, [*reasons, sampling.why_not(self.train)]), "")
 
@@ -277,13 +277,13 @@ def choose_sizes(
         return list(sampling.sizes(frame))
     low, high = sampling.limits(frame)
     if not wanted:
-        raise UserError("k=[] names no sample size; leave k out for those of the paper")
+        raise UserError("k=[] is empty; leave k out to use the sample sizes of the paper")
     sizes = []
     for k in wanted:
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise UserError(f"k={k!r}; a sample size is a whole number of at least 1")
+            raise UserError(f"k={k!r}; a sample size must be a whole number of at least 1")
         clipped = min(max(k, low), high)
         if clipped != k:
-            say(f"{where}: k={k} ({sampling.unit}) is beyond the grid and is clipped to {clipped}")
+            say(f"{where}: k={k} ({sampling.unit}) exceeds the grid and is clipped to {clipped}")
         sizes.append(clipped)
     return list(dict.fromkeys(sizes))

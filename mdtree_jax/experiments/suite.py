@@ -1,4 +1,4 @@
-"""Everything that one call of `transfer` measures: the published questions, one step, the joint question, coverage."""
+"""All experiments of one call of `transfer`: the published questions, one step, the joint question, coverage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mdtree_jax.parallel import available_cores
 
 
 class Suite(NamedTuple):
-    """What is to be run: experiments with their methods, the methods of the one-step experiment, tasks of coverage."""
+    """The experiments to run, with their methods; the methods of the one-step experiment; the tasks of coverage."""
 
     tasks: list[str]
     experiments: list[Experiment]
@@ -34,12 +34,12 @@ class Suite(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How much `run_suite` advances in all."""
+        """The total amount by which `run_suite` advances."""
         return len(self.experiments) + 2 * bool(self.one_step) + len(self.joint) + len(self.coverage)
 
 
 class Tables(NamedTuple):
-    """What was measured, columns as in docs/how-to/transfer.md; empty where it was not asked for."""
+    """The results as tables, with columns as in docs/how-to/transfer.md; empty if not requested."""
 
     results: pd.DataFrame
     one_step: pd.DataFrame
@@ -48,12 +48,12 @@ class Tables(NamedTuple):
 
 
 def choose_suite(mode: str, tasks: Sequence[str] | None, methods: Sequence[str] | None) -> Suite:
-    """Return what a mode, tasks and methods name.
+    """Return the suite for a mode, tasks and methods.
 
-    Task `joint` takes part only where it is named, and in `mode=coverage`, which looks at all four tasks.
+    Task `joint` is included only if it is named, and in `mode=coverage`, which uses all four tasks.
 
     Raises:
-        UserError: an unknown task or method, or nothing is left.
+        UserError: an unknown task or method, or nothing is left to run.
     """
     known = [*TASKS, *JOINT_TASKS]
     default = [*default_tasks(), "joint"] if mode == "coverage" else default_tasks()
@@ -71,15 +71,15 @@ def choose_suite(mode: str, tasks: Sequence[str] | None, methods: Sequence[str] 
     if not suite.size:
         raise UserError(_nothing_to_run(mode, tasks))
     if coverage:
-        suite.notes.append("mode=coverage fits on all of the training side: methods, k and seeds play no part")
+        suite.notes.append("mode=coverage fits on all of the training side and ignores methods, k and seeds")
     if mode == "all" and not one_step:
-        note = f"one_step is left out: it has none of these tasks or methods ({', '.join(ONE_STEP_METHODS)})"
+        note = f"one_step is left out: it does not support these tasks or methods ({', '.join(ONE_STEP_METHODS)})"
         suite.notes.append(note)
     return suite
 
 
 def _answering(names: Sequence[str] | None, tasks: Sequence[AnyTask]) -> list[Method]:
-    """Return the named methods that answer one of the tasks, None for the default; none without a task."""
+    """Return the named methods that support one of the tasks, None for the default; none without a task."""
     if not tasks:
         return []
     methods = get_methods(names) if names else get_methods(None, tasks)
@@ -103,15 +103,15 @@ def transfer(
     seeds: Sequence[int] = PUBLISHED_SEEDS,
     **setup,
 ) -> Tables:
-    """Run the experiments of a mode between two collections: what the command line does, as tables.
+    """Run the experiments of a mode between two collections, like the command, and return tables.
 
     Args:
-        train: a collection with labels, as `load_collection` returns it.
-        test: another; None tests on the cells of `train` that were not sampled.
+        train: a collection with labels, as returned by `load_collection`.
+        test: another collection; None tests on the cells of `train` that were not sampled.
         mode: `dataset`, `scale`, `one_step`, `all` or `coverage`.
-        tasks: names of tasks; None for the mode's own.
-        methods: names of methods; None for all.
-        seeds: of the samples; the published five unless given.
+        tasks: names of tasks; None uses those of the mode.
+        methods: names of methods; None uses all.
+        seeds: of the samples; defaults to the five published seeds.
         setup: `k`, `allow_missing`, `say`, `jobs`, `scale` of `mdtree_jax.experiments.runner.Setup`.
 
     Raises:
@@ -124,18 +124,17 @@ def transfer(
 
 
 def run_suite(suite: Suite, advance: Callable[[float], None], **setup) -> Tables:
-    """Run all of a suite; `setup` is what `mdtree_jax.experiments.runner.Setup` takes beside methods and advance.
+    """Run all of a suite; `setup` holds the arguments of `mdtree_jax.experiments.runner.Setup` except methods, advance.
 
     Raises:
-        UserError: nothing can be run on these collections; a scale that does not exist, or ranks where there is no test
-            collection, or for the joint question and for coverage, which compare with the models of the train side as
-            they are.
+        UserError: nothing can be run on these collections; an unknown scale; ranks without a test collection, or for
+            the joint question or coverage, which use raw metrics.
     """
     if check_choice("scale", setup.get("scale", "raw"), SCALES) == "rank":
         if setup["test"] is None:
-            raise UserError("scale=rank needs test=, another collection: one collection is on its own scale")
+            raise UserError("scale=rank needs another collection, test=")
         if suite.joint or suite.coverage:
-            raise UserError("scale=rank is for the tasks optimizer, size and data, not for joint or mode=coverage")
+            raise UserError("scale=rank supports the tasks optimizer, size and data, but not joint or mode=coverage")
     said: list[str] = []
     say = setup["say"]
 

@@ -50,7 +50,7 @@ class Grid:
         for name in given:
             check_choice("knob", name, KNOBS)
         every = {}
-        for name in _in_order():
+        for name in (*AXES, *(name for name in KNOBS if name not in AXES)):
             if name not in given and KNOBS[name].default is None:
                 raise UserError(f"the grid has no {name}; give at least one value")
             every[name] = tuple(given.get(name, (KNOBS[name].default,)))
@@ -76,22 +76,6 @@ class Grid:
     def num_configurations(self) -> int:
         """The product of the axes' lengths."""
         return math.prod(map(len, self.axes.values()))
-
-
-def recorded_axes(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    """Return the axes of a recorded configuration, in the order in which its configurations are counted.
-
-    One value may stand without a list; a knob that the configuration lacks has its default, as when it was recorded.
-
-    >>> recorded_axes({"width": [2, 4], "optimizer": "adamw"})["optimizer"]
-    ('adamw',)
-    """
-    given = {name: config.get(name, KNOBS[name].default) for name in _in_order()}
-    return {name: tuple(value) if isinstance(value, (list, tuple)) else (value,) for name, value in given.items()}
-
-
-def _in_order() -> tuple[str, ...]:
-    return (*AXES, *(name for name in KNOBS if name not in AXES))
 
 
 @dataclass(frozen=True)

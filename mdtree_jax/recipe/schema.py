@@ -44,17 +44,19 @@ class GridConfig:
     A plain class, because a dataclass would put its fields before those of the dataclass that is made of it.
     """
 
-    name: str = setting("of the grid, and of its run folder")
+    name: str = setting("name of the grid, and of its run folder")
     dataset: str = setting("data set, one of those below, or a function of your own", "digits")
     model: str = setting("architecture, one of those below, or a function of your own", "resnet8")
-    num_seeds: int = setting("networks of each configuration; two or more for connectivity and similarity", 1)
-    seed: int = setting("of the first; the others count up", 0)
-    label_noise_fraction: float = setting("share of the training labels that are drawn anew from all classes", 0.0)
-    label_noise_seed: int = setting("which labels; the same for all networks", 0)
-    early_stop: bool = setting("keep the network of the epoch where the loss has settled, not the last", True)
-    early_stop_min_epoch: int = setting("not before this epoch", 30)
-    early_stop_patience: int = setting("settled: so many changes of the mean loss in a row …", 5)
-    early_stop_tolerance: float = setting("… are at most this, nats", 1e-4)
+    num_seeds: int = setting("networks per configuration; connectivity and similarity need two or more", 1)
+    seed: int = setting("seed of the first network; the others count up", 0)
+    label_noise_fraction: float = setting(
+        "share of the training labels that are redrawn uniformly over all classes", 0.0
+    )
+    label_noise_seed: int = setting("which labels are redrawn; the same for all networks", 0)
+    early_stop: bool = setting("keep the network of the epoch at which the loss has settled, not the last one", True)
+    early_stop_min_epoch: int = setting("earliest epoch that is kept", 30)
+    early_stop_patience: int = setting("the loss has settled after this many consecutive changes of its mean …", 5)
+    early_stop_tolerance: float = setting("… of at most this, nats", 1e-4)
     eval_batch_size: int = setting("images at a time when errors are measured", 512)
     dtype: str = setting("float32 | float64", "float32")
     measure: MeasureConfig = field(default_factory=MeasureConfig)

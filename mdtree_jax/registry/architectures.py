@@ -1,7 +1,7 @@
 """The architectures: networks that a sweep can train and a diagnosis can load. No JAX.
 
-Builders, and the rules of permutation alignment, are bound to an entry by `mdtree_jax.models`; how a builder is called
-stands in `mdtree_jax.models.base`.
+`mdtree_jax.models` binds builders and the rules for permutation alignment to the entries; `mdtree_jax.models.base`
+documents how a builder is called.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Architecture:
     """One architecture.
 
     Attributes:
-        name: identifier, as grids, manifests and command lines hold it.
+        name: identifier, as used in grids, manifests and commands.
         meaning: one line for help and tables; says what the knob `width` counts.
-        title: what people call it; the name where it is empty.
+        title: display name; defaults to `name`.
     """
 
     name: str
@@ -47,12 +47,12 @@ ARCHITECTURES: Table[Architecture] = Table(
         ),
         Architecture(
             "resnet8_fine",
-            "resnet8 in finer steps; width: channels of the last of its three stages",
+            "resnet8 with finer steps of width; width: channels of the last of its three stages",
             "ResNet-8",
         ),
     ],
 )
 BINDERS[Architecture] = in_table(ARCHITECTURES, needs=("build",), may_have=("permutations",))
 
-#: Those of the package, which its tests check; what others add is checked before it is trained.
+#: The architectures of the package, covered by its tests; those added by others are checked before training.
 BUILT_IN = frozenset(ARCHITECTURES)

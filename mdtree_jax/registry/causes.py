@@ -1,7 +1,7 @@
-"""The causes: what may hold a trained network back, and how people are told. No JAX.
+"""The causes: what may hold a trained network back, and how it is described. No JAX.
 
-A cause is mended by a move of a knob (`mdtree_jax.registry.knobs`: `Knob.up`, `Knob.down`). `none` is that no move
-helps.
+A cause is addressed by changing a knob (`mdtree_jax.registry.knobs`: `Knob.up`, `Knob.down`). `none` means that no
+change helps.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ class Cause:
     """One cause.
 
     Attributes:
-        name: identifier, as tables and JSON hold it.
-        sentence: the answer in words; it follows "Why?". `{knobs}` is where the compared knobs go.
+        name: identifier, as used in tables and JSON.
+        sentence: the answer in words, as a reply to "Why?"; `{knobs}` is replaced by the compared knobs.
         short: two or three words for tables and plots.
-        colour: of marks and bars, a hex code; the built-in ones (of Okabe and Ito's palette, and others) are at least
+        colour: of marks and bars, a hex code; the built-in colours (Okabe and Ito's palette and others) are at least
             16.9 apart in CIELAB for the three kinds of colour blindness.
     """
 

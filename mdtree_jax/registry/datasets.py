@@ -1,6 +1,6 @@
 """The data sets: images with labels, split into training and test. No JAX.
 
-Loaders are bound to an entry by `mdtree_jax.data`; how a loader is called stands in `mdtree_jax.data.dataset`.
+`mdtree_jax.data` binds loaders to the entries; `mdtree_jax.data.dataset` documents how a loader is called.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Dataset:
     """One data set.
 
     Attributes:
-        name: identifier, as grids, manifests and command lines hold it.
+        name: identifier, as used in grids, manifests and commands.
         meaning: one line for help and tables.
-        title: what people call it; the name where it is empty.
-        shape: its sizes, where they are known without loading it.
-        source: who made it, and where it is described.
-        licence: under which it may be used, as far as its makers say.
-        takes: the setting that says where its files are: `data_dir`, a folder that may be given, `data_file`, a file
-            that must be, or '' for a data set without files.
+        title: display name; defaults to `name`.
+        shape: its sizes, if they are known without loading it.
+        source: authors and description.
+        licence: the licence stated by its authors, if any.
+        takes: the setting that locates its files: `data_dir`, an optional folder; `data_file`, a required file; or ''
+            for a data set without files.
     """
 
     name: str
@@ -52,7 +52,7 @@ DATASETS: Table[Dataset] = Table(
     [
         Dataset(
             "digits",
-            "embedded: scikit-learn's handwritten digits, moved and noisy, 10 x 10 pixels",
+            "included in the package: scikit-learn's handwritten digits, shifted and noisy, 10 x 10 pixels",
             "digits",
             DatasetShape(3200, 5120, (10, 10, 1), 10),
             source="Alpaydin and Kaynak, Optical recognition of handwritten digits, UCI, 1998",
@@ -60,7 +60,7 @@ DATASETS: Table[Dataset] = Table(
         ),
         Dataset(
             "cifar10",
-            "photographs of 10 kinds of things, 32 x 32 pixels",
+            "photographs of 10 classes of objects, 32 x 32 pixels",
             "CIFAR-10",
             DatasetShape(50_000, 10_000, (32, 32, 3), 10),
             source=_CIFAR,
@@ -68,7 +68,7 @@ DATASETS: Table[Dataset] = Table(
         ),
         Dataset(
             "cifar100",
-            "photographs of 100 kinds of things, 32 x 32 pixels",
+            "photographs of 100 classes of objects, 32 x 32 pixels",
             "CIFAR-100",
             DatasetShape(50_000, 10_000, (32, 32, 3), 100),
             source=_CIFAR,
@@ -85,7 +85,7 @@ DATASETS: Table[Dataset] = Table(
         ),
         Dataset(
             "fashion_mnist",
-            "photographs of 10 kinds of clothes, 28 x 28 pixels",
+            "photographs of 10 classes of clothing, 28 x 28 pixels",
             "Fashion-MNIST",
             DatasetShape(60_000, 10_000, (28, 28, 1), 10),
             source="Xiao, Rasul and Vollgraf, Fashion-MNIST, 2017",
@@ -102,5 +102,5 @@ DATASETS: Table[Dataset] = Table(
 )
 BINDERS[Dataset] = in_table(DATASETS, needs=("load",))
 
-#: Those of the package; of what others add, the sizes that its entry says are checked when it is loaded.
+#: The data sets of the package; for those added by others, the sizes in the entry are checked on loading.
 BUILT_IN = frozenset(DATASETS)

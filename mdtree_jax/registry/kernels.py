@@ -1,8 +1,8 @@
-"""The kernels of measuring: programs that each make one or several measurements of trained networks. No JAX.
+"""The measurement kernels: programs that compute one or several measurements of trained networks. No JAX.
 
-A record says what a kernel needs, what it costs and what its results are called; `mdtree_jax.measuring` binds the
-program to it by its name. The order of the table is the order in which they run. One that is no part of another can be
-chosen as `grid.measure.metrics=[…]`.
+An entry says what a kernel needs, what it costs and what its results are called; `mdtree_jax.measuring` binds the
+program to it by name. Kernels run in the order of the table. A kernel that is not part of another one can be chosen
+with `grid.measure.metrics=[…]`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,16 @@ from mdtree_jax.registry.register import BINDERS, Binder
 from mdtree_jax.registry.table import Table
 from mdtree_jax.registry.views import ListView
 
-#: What a kernel or a measurement can need: one network; two of one configuration; points on the line, or a trained
-#: curve, between them; their hidden units matched; a test set; how they were trained.
+#: What a kernel or a measurement can need: one network; two networks of one configuration; points on the line between
+#: them, or on a trained curve; matched hidden units; a test set; the training settings.
 NEEDS = ("network", "pair", "line", "curve", "permutations", "test_data", "training_settings")
-#: Names that a run folder has for something else.
+#: Names with another meaning in a run folder.
 RESERVED = ("train", "curves", "choices", "devices")
 EXPECTED_TRACE_SHARE = 0.5  # of `trace_products`: most traces reach their relative error before the budget ends
 
 
 class Work(NamedTuple):
-    """What a kernel is applied to: training and test images that it may look at, and Hessian-vector products that were
-    taken, None where that is not known.
-    """
+    """The work of a kernel: numbers of training and test images and of Hessian-vector products (None if unknown)."""
 
     num_samples: float
     num_test: int
@@ -41,14 +39,15 @@ class Kernel:
     Attributes:
         name: identifier; `<name>_seconds` and `<name>_flops` are the columns of its costs.
         meaning: one line for help and tables.
-        needs: what it needs, of `NEEDS`; `network` or `pair` says what it is applied to.
+        needs: its requirements, from `NEEDS`; `network` or `pair` says what it is applied to.
         cost: in forward passes over the `hessian_images` of a network: a gradient costs three, a Hessian-vector product
-            six. Of a pair, what both cost together.
-        passes: `passes(settings, work) -> forward passes of one image`, in the place of `cost`.
-        compares: True for one that is applied to single networks, whose results are then compared for every pair.
-        part_of: the kernel with whose program this one runs, on other networks, where that is chosen; '' for a choice.
-        prefix: of the columns of its results.
-        is_default: whether a grid that names no metrics measures it.
+            six. For a pair, the cost of both networks together.
+        passes: `passes(settings, work) -> forward passes of one image`, instead of `cost`.
+        compares: True if it is applied to single networks and the results are then compared for every pair.
+        part_of: the kernel whose program this one reuses, on other networks, whenever that kernel is chosen; '' for a
+            kernel that can be chosen itself.
+        prefix: of its result columns.
+        is_default: whether it is measured if a grid does not name any metrics.
     """
 
     name: str
@@ -64,9 +63,13 @@ class Kernel:
     def __post_init__(self) -> None:
         check_needs(self.name, self.needs)
         if self.name in RESERVED:
-            raise UserError(f"'{self.name}' is no name of a kernel; choose another than {', '.join(RESERVED)}")
+            raise UserError(
+                f"'{self.name}' is not a valid kernel name; these names are reserved: {', '.join(RESERVED)}"
+            )
         if not 0 <= self.cost < float("inf"):
-            raise UserError(f"kernel '{self.name}': cost={self.cost} is out of range; wanted forward passes, 0 or more")
+            raise UserError(
+                f"kernel '{self.name}': cost={self.cost} is out of range; it must be a finite number of at least 0"
+            )
 
     @property
     def is_of_pairs(self) -> bool:
@@ -130,7 +133,7 @@ KERNELS: Table[Kernel] = Table(
         ),
         Kernel(
             "similarity",
-            "outputs of all networks of a configuration on the same mixed-up images, compared",
+            "similarity of the outputs of two networks on the same mixup images",
             needs=("pair",),
             passes=lambda settings, work: settings.similarity_images,
             compares=True,
@@ -145,7 +148,7 @@ KERNELS: Table[Kernel] = Table(
         ),
         Kernel(
             "aligned",
-            "the same after the second network's units are matched to the first's",
+            "the same, after permuting the units of the second network to match the first",
             needs=("pair", "line", "permutations"),
             passes=_line,
             part_of="barrier",
@@ -164,9 +167,9 @@ KERNELS: Table[Kernel] = Table(
 
 #: The kernels that can be chosen, in the order in which they run.
 CHOICES: ListView[str] = ListView(lambda: [k.name for k in KERNELS.values() if not k.part_of], KERNELS)
-#: Those that take two networks or more.
+#: The choices that need two networks or more.
 PAIR_CHOICES: ListView[str] = ListView(lambda: [name for name in CHOICES if "pair" in KERNELS[name].needs], KERNELS)
-#: Those that look at points between two networks.
+#: The choices that evaluate points between two networks.
 BETWEEN_CHOICES: ListView[str] = ListView(
     lambda: [name for name in CHOICES if {"line", "curve"} & {*KERNELS[name].needs}], KERNELS
 )
@@ -183,24 +186,24 @@ def stages(choices: Iterable[str]) -> list[Kernel]:
 
 
 def add_kernel(entry: Kernel, kernel: Callable[..., Any] | None = None) -> Kernel:
-    """Add a kernel from outside the package with its function; the measurements that it makes name it.
+    """Add a kernel from outside the package with its function; the measurements that it computes refer to it by name.
 
     Raises:
-        UserError: no function, a kernel of neither a network nor a pair, or another kernel of this name.
+        UserError: no function, a kernel that needs neither a network nor a pair, or a name that is taken.
     """
     if not callable(kernel):
-        raise UserError(f"kernel={kernel!r:.60} of '{entry.name}' cannot be called; wanted a function")
+        raise UserError(f"kernel={kernel!r:.60} of '{entry.name}' is not callable; it must be a function")
     if not {"network", "pair"} & {*entry.needs}:
-        raise UserError(f"kernel '{entry.name}' needs neither network nor pair; say what its function takes")
+        raise UserError(f"kernel '{entry.name}' must need either 'network' or 'pair', the input of its function")
     KERNELS.register(entry)
     KERNELS.bind(entry.name, kernel=kernel)
     return entry
 
 
 def function_of(name: str) -> Callable[..., Any] | None:
-    """Return the function of a kernel that was added from outside, None for one of the package.
+    """Return the function of a kernel that was added from outside, None for a kernel of the package.
 
-    How it is called stands in `mdtree_jax.measuring.extension`.
+    `mdtree_jax.measuring.extension` documents how it is called.
     """
     return KERNELS.bound(name, "kernel")
 

@@ -1,9 +1,9 @@
-"""The knobs: what a person can set before training, and what a sweep can vary. No JAX.
+"""The knobs: settings that can be chosen before training and that a sweep can vary. No JAX.
 
-An entry is complete here: unit, range, whether it is static or batched, which way is hotter, which cause each way
-mends, and the words for advice. From it follow the axes of a grid, the schema and help of a sweep, labels and room for
-improvement, advice and prices. Where a knob acts on the loss, the inputs or the gradients, a function is bound to its
-name as `apply`: `mdtree_jax.training.knobs` says how it is called, and binds those of the knobs here.
+An entry holds everything about a knob: unit, range, whether it is static or batched, which direction is hotter, which
+cause each direction addresses, and the words for advice. The axes of a grid, the schema and help of a sweep, labels,
+room for improvement, advice and prices follow from it. If a knob acts on the loss, the inputs or the gradients, a
+function is bound to its name as `apply`; see `mdtree_jax.training.knobs`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.registry.register import BINDERS, Binder
 from mdtree_jax.registry.table import Table
 
-#: Where a knob acts, and so who reads its value.
+#: Where a knob acts, which determines the code that reads its value.
 ACTS_ON = ("build", "data", "batch", "length", "optimizer", "loss", "inputs", "gradients")
 #: Those where a function that is bound to the knob's name does it, and so where a new knob can act; `build` beside
 #: them, where the architecture's builder takes the value by the knob's name.
@@ -30,15 +30,15 @@ KINDS = (int, float, str, bool)
 
 @dataclass(frozen=True)
 class Words:
-    """How people are told about a knob; sentences that join them stand in `mdtree_jax.diagnosis.words`.
+    """The words for a knob; `mdtree_jax.diagnosis.words` builds sentences from them.
 
     Attributes:
-        noun: what people call the knob; it follows "the".
+        noun: the name of the knob; it follows "the".
         down, up: adjectives for a smaller and a larger value.
         short: the noun in one word, for tables.
-        do: way (`up`, `down`) -> the advice as an imperative, where it is not "increase the" or "reduce the" `noun`;
-            `{how}` is where the step's size goes.
-        rules: way -> sentences of general experience beside the advice.
+        do: direction (`up`, `down`) -> the advice as an imperative, if it is not "increase the" or "reduce the" `noun`;
+            `{how}` is replaced by the size of the step.
+        rules: direction -> sentences of general experience that accompany the advice.
         price: what a larger value costs, '' for nothing.
     """
 
@@ -59,21 +59,21 @@ class Knob:
         name: identifier; the column of a collection, and the key of a grid.
         unit: of its values.
         meaning: one line for help and tables.
-        acts_on: one of `ACTS_ON`: the architecture's builder, the data, the batch, the length of training, the
-            optimizer, or by a function that training binds to the name: the loss, the inputs, the gradients.
-        is_static: True where a value changes shapes, loop lengths or the program, so that it cuts a grid into cohorts;
-            False where values of one cohort are batched along the population axis.
+        acts_on: one of `ACTS_ON`: the architecture's builder, the data, the batch, the length of training or the
+            optimizer; or the loss, the inputs or the gradients, through a function that training binds to the name.
+        is_static: True if a value changes shapes, loop lengths or the program, so that each value needs its own cohort;
+            False if different values are batched along the population axis of one cohort.
         kind: int, float, str or bool.
-        default: value that a grid has without an axis, at which a knob that acts by a function does nothing; None where
-            a grid must give values.
-        low, high: range of its values, finite ones, both included unless `excludes_low`, `excludes_high`.
+        default: value in a grid that does not set it, at which a knob that acts through a function has no effect; None
+            if a grid must set it.
+        low, high: finite range of its values, both included unless `excludes_low`, `excludes_high`.
         choices: values of a `str` knob; empty for any.
-        temperature: +1 where a larger value is hotter (more noise of the optimizer), -1 where it is colder, 0 else.
-        up, down: the cause that a larger, a smaller value mends; None where it mends none, or where the knob has no
+        temperature: +1 if a larger value is hotter (more noise in the optimizer), -1 if it is colder, otherwise 0.
+        up, down: the cause that a larger or a smaller value addresses; None if there is none, or if the knob has no
             order (`kind` is str).
-        steps: factors of its steps in labels (the first) and advice; empty where a factor means nothing.
-        prefix: what stands before its values in a cohort's key; the name where it is empty. Of static knobs only.
-        words: how people are told.
+        steps: factors of its steps in labels (the first) and advice; empty if factors do not apply.
+        prefix: prefix of its values in a cohort's key, for static knobs only; the knob's name if empty.
+        words: the words for advice.
     """
 
     name: str
@@ -154,7 +154,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "width",
             "channels",
-            "channels of the first stage (`resnet8_fine`: of the last; `mlp`: units of a layer)",
+            "channels of the first stage (`resnet8_fine`: of the last stage; `mlp`: units of a hidden layer)",
             "build",
             is_static=True,
             kind=int,
@@ -173,7 +173,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "batch_size",
             "samples",
-            "images of a training step",
+            "images per training step",
             "batch",
             is_static=True,
             kind=int,
@@ -189,12 +189,11 @@ KNOBS: Table[Knob] = Table(
                 "batch",
                 rules={
                     "down": (
-                        "a larger learning rate raises the temperature too; more epochs alone do not",
+                        "a larger learning rate also raises the temperature; more epochs alone do not",
                         RETUNE,
                     ),
                     "up": (
-                        "a smaller learning rate, or one that decays, lowers the temperature too, but may need more "
-                        "epochs",
+                        "a smaller or decaying learning rate also lowers the temperature, but may need more epochs",
                         RETUNE,
                     ),
                 },
@@ -203,7 +202,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "data_fraction",
             "1",
-            "share of the training set, in (0, 1]; its first images",
+            "share of the training set that is used, in (0, 1]; the first images",
             "data",
             is_static=False,
             default=1.0,
@@ -216,14 +215,14 @@ KNOBS: Table[Knob] = Table(
                 "less",
                 "more",
                 "data",
-                rules={"up": ("data augmentation or pretraining can replace a part of the missing data",)},
+                rules={"up": ("data augmentation or pretraining can make up for part of the missing data",)},
                 price="more data must be collected and takes longer to train on",
             ),
         ),
         Knob(
             "learning_rate",
             "1",
-            "at the start of the schedule",
+            "initial learning rate of the schedule",
             "optimizer",
             is_static=False,
             default=0.05,
@@ -238,9 +237,9 @@ KNOBS: Table[Knob] = Table(
                 "larger",
                 "rate",
                 rules={
-                    "up": ("a smaller batch raises the temperature too",),
+                    "up": ("a smaller batch also raises the temperature",),
                     "down": (
-                        "a larger batch, or a learning rate that decays, lowers the temperature too, but may need more "
+                        "a larger batch or a decaying learning rate also lowers the temperature, but may need more "
                         "epochs",
                     ),
                 },
@@ -249,7 +248,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "weight_decay",
             "1",
-            "on every parameter",
+            "weight decay, applied to every parameter",
             "optimizer",
             is_static=False,
             default=5e-4,
@@ -261,7 +260,7 @@ KNOBS: Table[Knob] = Table(
                 "weight decay",
                 short="decay",
                 rules={
-                    "up": ("data augmentation and label smoothing regularize too",),
+                    "up": ("data augmentation and label smoothing also regularize",),
                     "down": ("with less regularization, training may have to stop earlier",),
                 },
             ),
@@ -269,7 +268,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "train_epochs",
             "epochs",
-            "passes over the subset",
+            "passes over the training subset",
             "length",
             is_static=True,
             kind=int,
@@ -282,7 +281,7 @@ KNOBS: Table[Knob] = Table(
                 "fewer",
                 "more",
                 "epochs",
-                rules={"up": ("a larger learning rate, or one that decays, can reach the same in fewer epochs",)},
+                rules={"up": ("a larger or decaying learning rate can reach the same accuracy in fewer epochs",)},
                 price="longer training costs more",
             ),
         ),
@@ -316,7 +315,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "schedule",
             "name",
-            "of the learning rate: constant | step | cosine",
+            "schedule of the learning rate: constant | step | cosine",
             "optimizer",
             is_static=True,
             kind=str,
@@ -329,7 +328,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "augment",
             "1",
-            "whether images are cropped and mirrored at random, in every step anew",
+            "crop and mirror images at random, anew in every step",
             "inputs",
             is_static=True,
             kind=bool,
@@ -348,7 +347,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "momentum",
             "1",
-            "of sgd; beta1 of adamw",
+            "momentum of sgd; beta1 of adamw",
             "optimizer",
             is_static=True,
             default=0.9,

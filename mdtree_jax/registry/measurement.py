@@ -1,4 +1,4 @@
-"""What the table of measurements holds: one record for each number that is known of a trained network. No JAX."""
+"""The type of an entry in the table of measurements: one entry per number measured on a trained network. No JAX."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ DIRECTIONS = {
     "sharp": ("its minimum is flat", "its minimum is sharp"),
     "hot": ("it looks as if it was trained cold", "it looks as if it was trained hot"),
     "cold": ("it looks as if it was trained hot", "it looks as if it was trained cold"),
-    "joined": ("a barrier of error parts two such networks", "two such networks are joined by a path of low error"),
+    "joined": (
+        "a barrier of high error separates two such networks",
+        "two such networks are joined by a path of low error",
+    ),
     "apart": ("two such networks are close to each other", "two such networks are far apart"),
     "alike": ("two such networks have found different functions", "two such networks agree"),
     "large": ("it is small", "it is large"),
 }
-#: Ends of columns that stand beside a measurement, and so of no measurement.
+#: Suffixes of columns that accompany a measurement; the name of a measurement must not end in one.
 RESERVED = ("_se", "_standard_error", "_seconds", "_flops", "_residual", "_converged", "_products")
-#: Columns of the tables of a run that name a row.
+#: Columns that identify a row in the tables of a run.
 KEYS = ("configuration", "seed", "seed_a", "seed_b", "status", "cohort", "layer", "stop_epoch", "name", "model")
 
 
 class Words(NamedTuple):
-    """How people are told of a measurement.
+    """The words for a measurement.
 
     Attributes:
-        label: what they call it.
-        axis: label of an axis, its unit or scale in it; '' is `label` and unit.
-        at_most, above: what a value on this side of a threshold means; '' is what the direction says.
+        label: display name.
+        axis: axis label including unit or scale; defaults to `label` and unit.
+        at_most, above: what a value on this side of a threshold means; defaults to the words of the direction.
     """
 
     label: str
@@ -45,8 +48,8 @@ class Words(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """How a measurement enters the joint model: `to_scale` evens its spread, `spread` is its typical standard deviation
-    there.
+    """How a measurement enters the joint model: `to_scale` transforms it, `spread` is its typical standard deviation
+    after the transformation.
     """
 
     to_scale: Callable[[Any], Any]
@@ -62,27 +65,28 @@ class Measurement:
         unit: `%`, `-%` (percent, with a minus), `nats`, `ln`, `points`, `1`, …; columns in percent are also understood
             as fractions.
         meaning: one line for help and tables.
-        kernel: name of the kernel that computes it; None for a setting, for what training records, and for what follows
-            from other columns. `register(…, kernel=function)` fills it in.
-        needs: what it needs, of `kernels.NEEDS`; empty is what its kernel or its sources need.
+        kernel: name of the kernel that computes it; None for settings, values recorded during training, and derived
+            measurements. `register(…, kernel=function)` sets it.
+        needs: its requirements, from `kernels.NEEDS`; defaults to those of its kernel or sources.
         cost: of its own kernel, see `kernels.Kernel`.
-        direction: what a larger value means, of `DIRECTIONS`.
-        words: how people are told; None falls back on name, unit and direction.
-        aliases: other name -> function that turns its values (a pandas Series) into this unit, None where they are
+        direction: what a larger value means, from `DIRECTIONS`.
+        words: the words for it; None uses name, unit and direction.
+        aliases: other name -> function that converts its values (a pandas Series) to this unit, None if the values are
             the same.
-        sources, formula: the columns that a derived measurement follows from, and how: `formula(*values) -> values`.
-            It is never stored, but made where it is asked for.
-        logarithm_of: the measurement whose mean over networks this is the natural logarithm of.
-        of_size: whether that logarithm is of the absolute value.
-        scale: in the joint model, which then asks it; None keeps it out.
-        log_offset: thresholds of trees are spread evenly in ln(offset + |value|); None spreads them evenly.
-        bounds: least and largest value.
-        tolerance: how far rounding may take it beyond.
-        is_shown: whether a diagnosis shows it where a table has it.
+        sources, formula: the columns from which a derived measurement is computed, and how: `formula(*values) ->
+            values`. It is never stored, but computed on demand.
+        logarithm_of: this measurement is the natural logarithm of the mean of that one over networks.
+        of_size: whether the logarithm is of the absolute value.
+        scale: of the joint model, which then uses the measurement; None excludes it.
+        log_offset: candidate thresholds of trees are evenly spaced in ln(offset + |value|); None spaces them evenly in
+            the value itself.
+        bounds: smallest and largest value.
+        tolerance: how far rounding may exceed the bounds.
+        is_shown: whether a diagnosis shows it if it is in the table.
 
     Raises:
-        UserError: a direction or need that does not exist, a name that would be taken for a column beside a
-            measurement, bounds that hold nothing, or sources without a formula.
+        UserError: an unknown direction or need, a name that could be confused with another column, empty bounds, or
+            sources without a formula.
     """
 
     name: str
@@ -113,20 +117,20 @@ class Measurement:
                 f"{', '.join(RESERVED)}, nor begin with label_ or rfi_"
             )
         if not self.bounds[0] < self.bounds[1]:
-            raise UserError(f"bounds={self.bounds} of '{self.name}' hold nothing; wanted (least, largest)")
+            raise UserError(f"bounds={self.bounds} of '{self.name}' are empty; give (smallest, largest)")
         if bool(self.sources) != (self.formula is not None):
             raise UserError(f"'{self.name}' needs both sources and formula, or neither")
         if self.kernel is not None and (self.sources or self.logarithm_of):
-            raise UserError(f"'{self.name}' follows from other columns and so has no kernel of its own")
+            raise UserError(f"'{self.name}' is derived from other columns, so it cannot have a kernel")
 
     @property
     def is_derived(self) -> bool:
-        """Whether it is no column, but made from some."""
+        """Whether it is computed from other columns instead of stored."""
         return bool(self.sources)
 
     @property
     def label(self) -> str:
-        """What people call it."""
+        """The display name."""
         return self.words.label if self.words else self.name.replace("_", " ")
 
     @property
@@ -138,13 +142,13 @@ class Measurement:
 
     @property
     def sides(self) -> tuple[str, str]:
-        """What a value at most a threshold means, and what one above it."""
+        """What a value at or below a threshold means, and what a value above it means."""
         low, high = DIRECTIONS[self.direction]
         return ((self.words.at_most or low), (self.words.above or high)) if self.words else (low, high)
 
 
 def unit_after_number(unit: str) -> str:
-    """Return a unit as it stands behind a number, '' for a pure number.
+    """Return a unit as written after a number, '' for a dimensionless number.
 
     >>> unit_after_number("-%"), unit_after_number("nats"), unit_after_number("ln")
     (' %', ' nats', '')

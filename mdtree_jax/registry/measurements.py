@@ -1,7 +1,7 @@
-"""The table of measurements: every number that is known of a trained network, one complete entry each. No JAX.
+"""The table of measurements: one complete entry for every number measured on a trained network. No JAX.
 
 Columns and their standard errors, `grid.measure.metrics`, help, tables, sentences, the rows of a report and the joint
-model follow from it. A new one is `mdtree_jax.register(Measurement(…), kernel=function)`.
+model follow from it. `mdtree_jax.register(Measurement(…), kernel=function)` adds an entry.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mdtree_jax.registry.measurement import Measurement, Scale, Words
 from mdtree_jax.registry.register import BINDERS, Binder
 from mdtree_jax.registry.table import Table
 
-#: Loss that is added before a logarithm, nats: interpolating networks go down to 1e-5, which is below noise.
+#: Loss added before taking a logarithm, nats: interpolating networks reach 1e-5, which is below the noise.
 LEAST_LOSS = 1e-3
 
 
@@ -27,8 +27,8 @@ def percent_complement(values: Any) -> Any:
     """Return accuracies (%) as errors; raises `UserError` if they are fractions."""
     if values.max() <= 1.0:
         raise UserError(
-            f"accuracies are percentages, and the largest of column '{values.name}' is {values.max():g}: it seems to "
-            "hold fractions; multiply it by 100"
+            f"accuracies must be percentages, but column '{values.name}' has no value above {values.max():g} and seems "
+            "to hold fractions; multiply it by 100"
         )
     return 100.0 - values
 
@@ -92,7 +92,7 @@ MEASUREMENTS: Table[Measurement] = Table(
             direction="unfit",
             words=Words(
                 "training loss",
-                at_most="it is at the bottom of its valley",
+                at_most="it is at the bottom of its loss valley",
                 above="it could still lower its training loss",
             ),
             scale=Scale(lambda v: np.log(np.maximum(v, 1e-12)), 3.0),
@@ -121,7 +121,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "log_hessian_max_eigenvalue",
             "ln",
-            "ln of the size of the dominant Hessian eigenvalue",
+            "ln of the magnitude of the dominant Hessian eigenvalue",
             direction="sharp",
             words=Words("sharpest direction", "sharpest direction, ln of the top eigenvalue"),
             aliases={"hessian_e": None},
@@ -131,7 +131,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "log_effective_rank",
             "ln",
-            "ln of trace / top eigenvalue: how many eigenvalues of the Hessian's top one make up its trace",
+            "ln of trace / top eigenvalue: how many eigenvalues as large as the top one add up to the trace",
             words=Words(
                 "spread of the sharpness",
                 "spread of the sharpness, ln of trace / top eigenvalue",
@@ -152,8 +152,8 @@ MEASUREMENTS: Table[Measurement] = Table(
             words=Words(
                 "sharpness relative to the loss",
                 "sharpness relative to the loss, ln of top eigenvalue / training loss",
-                "its valley is flat for the loss it has",
-                "its valley is sharp for the loss it has",
+                "its valley is flat relative to its loss",
+                "its valley is sharp relative to its loss",
             ),
             sources=("log_hessian_max_eigenvalue", "train_loss"),
             formula=_relative_to_loss,
@@ -161,19 +161,19 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "mode_connectivity",
             "%",
-            "mean error of the ends minus the error where the curve deviates most",
+            "mean error of the curve's endpoints minus the error where the curve deviates most from it",
             kernel="connectivity",
             direction="joined",
             words=Words(
-                "connectivity against the ends",
-                above="the path between two such networks has less error than its ends",
+                "connectivity relative to the endpoints",
+                above="the path between two such networks has lower error than its endpoints",
             ),
             scale=Scale(lambda v: np.arcsinh(v / 3.0), 1.5),
         ),
         Measurement(
             "mode_connectivity_peak",
             "-%",
-            "minus the largest training error at t = .25, .5, .75; 0 is perfect",
+            "minus the largest training error on the curve at t = .25, .5, .75; 0 is a path without error",
             kernel="connectivity",
             direction="joined",
             words=Words("connectivity", "connectivity, % (0: a path without error)"),
@@ -184,7 +184,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "cka",
             "1",
-            "linear CKA of the softmax outputs of two networks on mixed-up images",
+            "linear CKA of the softmax outputs of two networks on mixup images",
             kernel="similarity",
             direction="alike",
             words=Words("similarity", "similarity of two networks (CKA)"),
@@ -196,7 +196,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "agreement",
             "1",
-            "share of equal predictions of two networks on mixed-up images",
+            "share of mixup images on which two networks predict the same class",
             kernel="similarity",
             direction="alike",
             bounds=(0.0, 1.0),
@@ -205,7 +205,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "l2_distance",
             "1",
-            "distance of the parameters of two networks",
+            "Euclidean distance between the parameters of two networks",
             kernel="similarity",
             direction="apart",
             bounds=(0.0, np.inf),
@@ -214,7 +214,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "barrier",
             "points",
-            "rise of the training error on the straight line between two networks over its ends",
+            "largest rise of the training error on the straight line between two networks, above its endpoints",
             kernel="barrier",
             direction="apart",
             is_shown=False,
@@ -222,7 +222,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "barrier_loss",
             "nats",
-            "the same of the training loss",
+            "the same for the training loss",
             kernel="barrier",
             direction="apart",
             is_shown=False,
@@ -230,7 +230,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "aligned_barrier",
             "points",
-            "`barrier` after the second network's units are matched to the first's",
+            "`barrier` after permuting the units of the second network to match the first",
             kernel="aligned",
             direction="apart",
             is_shown=False,
@@ -238,7 +238,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "aligned_barrier_loss",
             "nats",
-            "`barrier_loss` after matching",
+            "`barrier_loss` after the same permutation",
             kernel="aligned",
             direction="apart",
             is_shown=False,
@@ -262,7 +262,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "scale_invariant_trace",
             "nats",
-            "sum of w^2 times the Hessian's diagonal over the parameters w",
+            "sum over the parameters w of w^2 times the diagonal of the Hessian",
             kernel="hessian",
             direction="sharp",
             is_shown=False,
@@ -315,7 +315,7 @@ def of_kernel(kernel: str) -> tuple[str, ...]:
 
 
 def kernels_of(name: str) -> tuple[str, ...]:
-    """Return the choices of `grid.measure.metrics` that a measurement takes, those of its sources for a derived one.
+    """Return the choices of `grid.measure.metrics` that a measurement needs; for a derived one, those of its sources.
 
     >>> kernels_of("log_effective_rank"), kernels_of("aligned_barrier"), kernels_of("train_error")
     (('hessian',), ('barrier',), ())
@@ -330,7 +330,7 @@ def kernels_of(name: str) -> tuple[str, ...]:
 
 
 def needs_of(name: str) -> tuple[str, ...]:
-    """Return what a measurement needs, of `kernels.NEEDS`: by itself, or else by its kernel or its sources.
+    """Return what a measurement needs, from `kernels.NEEDS`: its own needs, or else those of its kernel or sources.
 
     >>> needs_of("cka"), needs_of("log_hessian_trace"), needs_of("log_num_samples")
     (('pair',), ('network',), ('training_settings',))
@@ -345,17 +345,17 @@ def needs_of(name: str) -> tuple[str, ...]:
 
 
 def label(name: str) -> str:
-    """Return what people call a column: a measurement's label, else its name with blanks."""
+    """Return the display name of a column: a measurement's label, or else its name with spaces."""
     return MEASUREMENTS[name].label if name in MEASUREMENTS else name.replace("_", " ")
 
 
 def bounds_of(name: str) -> tuple[float, float]:
-    """Return the least and the largest value of a column, infinite where it has none."""
+    """Return the smallest and the largest allowed value of a column, infinite if unbounded."""
     return MEASUREMENTS[name].bounds if name in MEASUREMENTS else (-np.inf, np.inf)
 
 
 def markdown_table() -> str:
-    """Return the measurements as a Markdown table, as the documentation shows them."""
+    """Return the measurements as a Markdown table, for the documentation."""
     lines = [
         "| measurement | unit | `grid.measure.metrics` | needs | small, large | meaning |",
         "|---|---|---|---|---|---|",
@@ -372,13 +372,13 @@ def _add_measurement(entry: Measurement, kernel: Callable[..., Any] | None = Non
     """Add a measurement, and with a function a kernel of the same name that computes it alone."""
     if kernel is not None:
         if entry.kernel not in (None, entry.name):
-            raise UserError(f"'{entry.name}' has the kernel '{entry.kernel}' already; leave out kernel=…, or the name")
+            raise UserError(f"'{entry.name}' already has the kernel '{entry.kernel}'; omit either kernel=… or the name")
         entry = replace(entry, kernel=entry.name)
     elif entry.kernel is not None and entry.kernel not in KERNELS:
-        raise UserError(f"'{entry.name}' names the kernel '{entry.kernel}', which there is not; register it first")
+        raise UserError(f"'{entry.name}' names the kernel '{entry.kernel}', which does not exist; register it first")
     for source in (*entry.sources, *((entry.logarithm_of,) if entry.logarithm_of else ())):
         if source not in MEASUREMENTS:
-            raise UserError(f"'{entry.name}' follows from '{source}', which there is not; register that first")
+            raise UserError(f"'{entry.name}' is derived from '{source}', which does not exist; register that first")
     taken = {alias: m.name for m in MEASUREMENTS.values() if m.name != entry.name for alias in (m.name, *m.aliases)}
     taken |= {name: name for name in KNOBS}
     for name in (entry.name, *entry.aliases):

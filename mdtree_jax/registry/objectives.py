@@ -1,7 +1,7 @@
 """The objectives: what training minimizes, and what counts as an error. No JAX.
 
-`mdtree_jax.training.loss` binds two functions to each: `loss(outputs, targets) -> (batch,)`, what is minimized, and
-`error(outputs, targets) -> (batch,)`, what is reported as training and test error.
+`mdtree_jax.training.loss` binds two functions to each: `loss(outputs, targets) -> (batch,)`, which is minimized, and
+`error(outputs, targets) -> (batch,)`, which is reported as training and test error.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Objective:
         name: identifier.
         meaning: one line for help and tables.
         unit: of the loss.
-        error: what the error of an example is.
-        error_unit: of its mean over examples.
-        chance: what a network that has learned nothing gets.
+        error: the definition of the error of an example.
+        error_unit: of the mean error over examples.
+        chance: loss and error of a network that has learned nothing.
     """
 
     name: str

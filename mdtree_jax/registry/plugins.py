@@ -1,7 +1,7 @@
 """Plugins: modules that register entries when they are imported. No JAX.
 
-A command imports those that `plugins=[package.module, …]` names, and those of installed packages under the entry point
-group `mdtree_jax.plugins`, before it composes its configuration.
+Before it composes its configuration, a command imports the modules named by `plugins=[package.module, …]` and those
+that installed packages declare in the entry point group `mdtree_jax.plugins`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ GROUP = "mdtree_jax.plugins"
 
 
 def load_plugins(modules: Iterable[str] = ()) -> None:
-    """Import installed plugins, then `modules`; one that is imported already does nothing again.
+    """Import installed plugins, then `modules`; modules that are already imported are skipped.
 
     Raises:
-        UserError: one is not there, or fails.
+        UserError: a module does not exist, or its import fails.
     """
     _load_installed()
     for module in modules:

@@ -1,25 +1,25 @@
-"""The questions: what a diagnostic tree can be asked, and everything that follows from asking it. No JAX.
+"""The questions that diagnostic trees answer. No JAX.
 
-An entry is complete here: the question and its two answers in words, the causes that each answer speaks for, the trees
-as tables of nodes, and where the label of a collection's rows comes from. From it follow the tasks of `transfer` and
-`MDTreeClassifier`, label columns, the evidence of a diagnosis and what contradicts it, report and figures.
+An entry holds everything about a question: its two answers in words, the causes that each answer supports, the trees as
+tables of nodes, and the source of the labels. The tasks of `transfer` and `MDTreeClassifier`, label columns, the
+evidence for and against a diagnosis, reports and figures follow from it.
 
-A question of your own is one call::
+To add your own question::
 
     mdtree_jax.register(Question("length", "Is training too short?", answers=(...), tree=Tree("length", (...))))
 
-**Label.** If both answers name causes, a row's label is worked out from the test errors of its grid: the answer whose
-causes have the larger room for improvement (the knobs that mend a cause: `Knob.up`, `Knob.down`). Otherwise the
-collection brings the label, as a column.
+**Label.** If both answers name causes, a row's label is computed from the test errors of its grid: the answer whose
+causes have the larger room for improvement (along the knobs that address a cause: `Knob.up`, `Knob.down`). Otherwise
+the collection must contain the label as a column.
 
-Structures of the paper: Zhou et al., "MD tree", ICML 2024. Each tree asks the training error first, as published, or
-where sharpness comes first says why; companions put the same question to other measures and vote:
+Structures of the paper: Zhou et al., "MD tree", ICML 2024. Each tree tests the training error first, as published, or a
+comment says why sharpness comes first. Companion trees answer the same question from other metrics and vote:
 
-- Sign of `mode_connectivity`: below 0 a barrier separates the networks; above 0 the curve finds less error than its
-  ends, which are then not at the bottom of their valley.
-- `cka`: networks that disagree on mixed-up images have not found the same function.
+- Sign of `mode_connectivity`: below 0, a barrier separates the networks; above 0, the curve finds lower error than its
+  endpoints, which are then not at the bottom of their valley.
+- `cka`: networks that disagree on mixup images have found different functions.
 - `log_effective_rank`, ln(trace / top eigenvalue) of the Hessian: how many directions are as sharp as the sharpest.
-- `train_loss` where the training error is 0: a wider network gets further below.
+- `train_loss` if the training error is 0: a wider network reaches a lower loss.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Answer(NamedTuple):
     """One of the two answers of a question.
 
     Attributes:
-        name: the class: an identifier, as labels and JSON hold it.
+        name: the class: an identifier, as used in labels and JSON.
         words: the answer in words; it follows the question.
-        causes: the causes that this answer speaks for, and the other one against.
-        published: the published name of the class, understood on input; '' if it has none.
+        causes: the causes that this answer supports, and that the other answer contradicts.
+        published: the published name of the class, accepted on input; '' if it has none.
         colour: of the class in figures, a hex code.
-        action: what to do where this is the answer; '' where the knobs that mend its causes say it.
+        action: what to do if this is the answer; '' if the knobs that address its causes determine it.
     """
 
     name: str
@@ -62,22 +62,24 @@ class Question:
         name: identifier; the `task` of transfer and of `MDTreeClassifier`.
         sentence: the question in words.
         answers: its two answers, in the order of the published labels ('large' < 'small', 'batch' < 'width'), which
-            decides ties of the baselines.
-        tree: the tree that is shown.
-        title: the subject in a few words, for the titles of figures; the name if left out.
-        companions: trees that vote beside `tree` in the robust fit, each where its features are there.
-        relative: members in place of `tree` and `companions` where collections may be of another family; empty if
+            breaks ties of the baselines.
+        tree: the main tree, which is shown.
+        title: the subject in a few words, for the titles of figures; defaults to the name.
+        companions: trees that vote together with `tree` in the robust fit, each if its features are available.
+        relative: members that replace `tree` and `companions` if a collection may belong to another family; empty if
             there are none.
-        similarity: a variant of `tree` that asks for similarity.
+        similarity: a variant of `tree` that uses similarity.
         one_checkpoint: the tree that needs no second network.
-        label: column of the label; `label_<name>` if left out.
-        published_label: that column's published name; '' if it has none.
-        min_width: the smallest width that takes part, as published; None takes all.
-        hyperparameters: features of the baseline that knows sizes alone; their order decides its ties.
-        is_published: one of the paper's questions: asked by default, and its trees are features of the joint model.
+        label: column of the label; defaults to `label_<name>`.
+        published_label: the published name of that column; '' if it has none.
+        min_width: the smallest width that is used, as published; None uses all.
+        hyperparameters: features of the baseline that knows only sizes; their order breaks its ties.
+        is_published: whether it is one of the paper's questions, which are answered by default and whose trees are
+            features of the joint model.
 
     Raises:
-        UserError: not two different answers, an unknown cause, or nodes that are no tree of the answers.
+        UserError: the answers are not two different ones, a cause is unknown, or the nodes do not form a tree with
+            these answers.
     """
 
     name: str
@@ -99,7 +101,7 @@ class Question:
         object.__setattr__(self, "label", self.label or f"label_{self.name}")
         object.__setattr__(self, "title", self.title or self.name)
         if len(self.answers) != 2 or self.answers[0].name == self.answers[1].name:
-            raise UserError(f"question '{self.name}' has the answers {list(self.classes)}; it takes two different ones")
+            raise UserError(f"question '{self.name}' has the answers {list(self.classes)}; it needs two different ones")
         for answer in self.answers:
             for cause in answer.causes:
                 check_choice(f"cause of answer '{answer.name}'", cause, CAUSES)
@@ -114,17 +116,17 @@ class Question:
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """The causes that each answer speaks for, in the order of `classes`."""
+        """The causes that each answer supports, in the order of `classes`."""
         return tuple(answer.causes for answer in self.answers)
 
     @property
     def is_compared(self) -> bool:
-        """Whether the label follows from the grid, by comparing the rooms for improvement of two groups of causes."""
+        """Whether the label is computed from the grid, by comparing the room for improvement of two cause groups."""
         return all(answer.causes for answer in self.answers)
 
     @property
     def trees(self) -> tuple[Tree, ...]:
-        """The members of the robust fit, the shown one first."""
+        """The members of the robust fit, the main tree first."""
         return (self.tree, *self.companions)
 
     def answer(self, name: str) -> Answer:
@@ -132,12 +134,12 @@ class Question:
         return {answer.name: answer for answer in self.answers}[name]
 
     def against(self, cause: str) -> Answer | None:
-        """Return the answer that contradicts a cause; None where no answer speaks for it."""
+        """Return the answer that contradicts a cause; None if no answer supports it."""
         speaks = [cause in answer.causes for answer in self.answers]
         return self.answers[1 - speaks.index(True)] if any(speaks) else None
 
 
-#: Tasks that are no question of two answers (`mdtree_jax.causes.methods`).
+#: Tasks that do not have two answers (`mdtree_jax.causes.methods`).
 RESERVED = ("joint", "joint_room")
 
 
@@ -276,25 +278,25 @@ QUESTIONS: Table[Question] = Table(
 
 
 def question_behind(cause: str) -> Question | None:
-    """Return the question whose tree is the evidence for a cause: the first with an answer that names it alone."""
+    """Return the question whose tree is the evidence for a cause: the first with an answer for that cause only."""
     alone = (q for q in QUESTIONS.values() if any(answer.causes == (cause,) for answer in q.answers))
     return next(alone, None)
 
 
 def answer_words(question: str, name: str) -> str:
-    """Return the words of an answer; its name where the question or the answer is not in the table."""
+    """Return the words of an answer; its name if the question or the answer is not in the table."""
     known = QUESTIONS[question].answers if question in QUESTIONS else ()
     return next((answer.words for answer in known if answer.name == name), name)
 
 
 def class_colour(name: str) -> str:
-    """Return the colour of a class in figures; grey for a class of no question."""
+    """Return the colour of a class in figures; grey for an unknown class."""
     answers = (answer for question in QUESTIONS.values() for answer in question.answers)
     return next((answer.colour for answer in answers if answer.name == name), "#4a5568")
 
 
 def published_classes() -> dict[str, str]:
-    """Return published class name -> ours, of all questions; understood on input."""
+    """Return published class name -> ours, for all questions; both are accepted on input."""
     answers = (answer for question in QUESTIONS.values() for answer in question.answers)
     return {answer.published: answer.name for answer in answers if answer.published}
 
@@ -309,10 +311,10 @@ def _add_question(question: Question) -> Question:
     taken = {other.label: other.name for other in QUESTIONS.values() if other.name != question.name}
     if question.label in taken:
         raise UserError(
-            f"the label '{question.label}' is that of question '{taken[question.label]}'; give another label="
+            f"the label '{question.label}' is already used by question '{taken[question.label]}'; choose another label="
         )
     if question.name in RESERVED:
-        raise UserError(f"'{question.name}' is the task of all causes together; choose another name")
+        raise UserError(f"'{question.name}' is reserved for the task over all causes; choose another name")
     return QUESTIONS.register(question)
 
 

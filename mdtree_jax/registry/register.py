@@ -1,4 +1,4 @@
-"""`register`: one call that adds an entry of any kind to its table, with the function that goes with it. No JAX.
+"""`register`: add an entry of any kind to its table, together with its functions. No JAX.
 
     import mdtree_jax
     from mdtree_jax import Measurement
@@ -7,8 +7,8 @@
         Measurement("weight_norm", unit="1", meaning="Euclidean norm of the parameters"), kernel=weight_norm
     )
 
-`BINDERS` says for the type of an entry how that is done; the module that defines a type fills in its own. Functions are
-kept as they are given and called by the room that runs them, so that registering imports no JAX.
+`BINDERS` maps the type of an entry to the way it is added; the module that defines a type adds its own item. Functions
+are stored and later called by the room that runs them, so registering does not import JAX.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Binder(NamedTuple):
     """How entries of one type are added and removed.
 
     Attributes:
-        add: `add(entry, **bindings) -> entry`, as the table then holds it; raises `UserError` for one that does not fit
-            and leaves the tables as they were.
+        add: `add(entry, **bindings) -> entry`, as stored in the table; raises `UserError` for an invalid entry and
+            leaves the tables unchanged.
         remove: `remove(name)` undoes it.
         takes: the names of its bindings.
     """
@@ -35,19 +35,19 @@ class Binder(NamedTuple):
     takes: tuple[str, ...] = ()
 
 
-#: Type of an entry -> how it is added. A type that is derived from one of these is added as that.
+#: Type of an entry -> how it is added; subclasses are added like their base class.
 BINDERS: dict[type, Binder] = {}
 
 
 def in_table(table: Table[Any], needs: tuple[str, ...] = (), may_have: tuple[str, ...] = ()) -> Binder:
-    """Return how an entry is added to a table, with functions that are bound to its name (`Table.bind`).
+    """Return a binder that adds entries to a table and binds functions to their names (`Table.bind`).
 
-    Where an equal entry is there already, its functions are replaced.
+    If an equal entry already exists, its functions are replaced.
 
     Args:
-        table: of the entry's kind.
-        needs: roles of the functions that an entry must have.
-        may_have: roles of those that it may have.
+        table: the table for this kind of entry.
+        needs: roles of the required functions.
+        may_have: roles of the optional functions.
     """
 
     def add(entry: Any, **functions: Callable[..., Any]) -> Any:
@@ -57,7 +57,7 @@ def in_table(table: Table[Any], needs: tuple[str, ...] = (), may_have: tuple[str
         for role, function in functions.items():
             if not callable(function):
                 kind = type(function).__name__
-                raise UserError(f"{role}= of the {table.kind} '{entry.name}' is of type {kind}; wanted a function")
+                raise UserError(f"{role}= of the {table.kind} '{entry.name}' is of type {kind}; it must be a function")
         kept = table.register(entry)
         table.bind(entry.name, **functions)
         return kept
@@ -70,22 +70,22 @@ def register(entry: Any, **bindings: Any) -> Any:
 
     Args:
         entry: a `Measurement`, `Knob`, `Cause` or another type of `BINDERS`.
-        bindings: functions that go with it, such as `kernel=` of a measurement.
+        bindings: its functions, such as `kernel=` for a measurement.
 
     Raises:
-        UserError: something of another type, a binding that its type does not take, or an entry that does not fit, such
-            as one whose name is taken.
+        UserError: another type, a binding that the type does not accept, or an invalid entry, such as one whose name is
+            taken.
     """
     binder = _binder(entry)
     for name in bindings:
         if name not in binder.takes:
             taken = ", ".join(f"{known}=" for known in binder.takes) or "nothing"
-            raise UserError(f"register({type(entry).__name__}, {name}=…): it takes {taken} beside the entry")
+            raise UserError(f"register({type(entry).__name__}, {name}=…): besides the entry, it takes {taken}")
     return binder.add(entry, **bindings)
 
 
 def unregister(entry: Any) -> None:
-    """Remove an entry and what goes with it, as a test of an extension does at its end."""
+    """Remove an entry and its functions, for example at the end of a test."""
     _binder(entry).remove(entry.name)
 
 
@@ -93,5 +93,5 @@ def _binder(entry: Any) -> Binder:
     found = next((BINDERS[kind] for kind in type(entry).__mro__ if kind in BINDERS), None)
     if found is None:
         known = ", ".join(sorted(kind.__name__ for kind in BINDERS))
-        raise UserError(f"register({entry!r:.60}): it is of type {type(entry).__name__}; wanted one of {known}")
+        raise UserError(f"register({entry!r:.60}): its type is {type(entry).__name__}; it must be one of {known}")
     return found

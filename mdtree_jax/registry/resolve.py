@@ -1,6 +1,6 @@
-"""What a setting names: an entry of a table, or a function of the user's own as `package.module:function`. No JAX.
+"""Resolve a setting: an entry of a table, or a user's function given as `package.module:function`. No JAX.
 
-The working directory is looked in too. Such a module is the user's own code: importing it runs it.
+Modules are also searched in the working directory. They are the user's own code: importing them runs it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mdtree_jax.registry.table import Entry, Table
 
 
 def is_own(name: str) -> bool:
-    """Return whether a setting names a function of the user's own.
+    """Return whether a setting names a user's own function.
 
     >>> is_own("resnet8"), is_own("mypackage.models:build")
     (False, True)
@@ -28,22 +28,22 @@ def is_own(name: str) -> bool:
 
 
 def find_entry(table: Table[Entry], name: str) -> Entry:
-    """Return the entry of that name; raises `UserError` that lists the names, and the form of a function."""
+    """Return the entry of that name; raises a `UserError` that lists the names and the form of a function."""
     try:
         return table[check_choice(table.kind, name, table)]
     except UserError as error:
-        raise UserError(f"{error}; one of your own is package.module:function") from None
+        raise UserError(f"{error}, or your own as package.module:function") from None
 
 
 def import_own(module_name: str, setting: str) -> ModuleType:
-    """Import a module of the user's, looked for in the working directory too.
+    """Import a user's module, also searching the working directory.
 
     Args:
         module_name: `package.module`.
-        setting: what named it, for the message: `model=package.module:function`.
+        setting: the setting that names it, for the message: `model=package.module:function`.
 
     Raises:
-        UserError: it is not there, or fails.
+        UserError: the module does not exist, or its import fails.
     """
     here = os.getcwd()
     sys.path.insert(0, here)
@@ -61,7 +61,7 @@ def resolve(spec: str, setting: str) -> Callable[..., Any]:
 
     Args:
         spec: the name.
-        setting: that holds it, for the message: `model`.
+        setting: the setting that holds it, for the message: `model`.
 
     Raises:
         UserError: there is no such module or function, or the module fails.
@@ -97,19 +97,22 @@ def required_arguments(function: Callable[..., Any]) -> list[str]:
 
 
 def call_with(function: Callable[..., Any], settings: Mapping[str, Any], what: str) -> Any:
-    """Call a user's function with those of `settings` that it names, with all where it takes `**settings`.
+    """Call a user's function with those of `settings` that it accepts, or with all if it takes `**settings`.
 
     Args:
-        function: to be called by keywords.
-        settings: what there is, by name.
+        function: the function, called with keyword arguments.
+        settings: the available settings, by name.
         what: the function, for the message: `model=package.module:function`.
 
     Raises:
-        UserError: it needs an argument that is not in `settings`, or fails; its own `UserError` passes through.
+        UserError: the function needs an argument that is not in `settings`, or it fails; its own `UserError` passes
+            through.
     """
     if unknown := [name for name in required_arguments(function) if name not in settings]:
         there = ", ".join(settings) or "none"
-        raise UserError(f"{what}: the function needs '{unknown[0]}', which is no setting of it; there are: {there}")
+        raise UserError(
+            f"{what}: the function needs the argument '{unknown[0]}', which is not available; available: {there}"
+        )
     given = {name: value for name, value in settings.items() if takes(function, name)}
     try:
         return function(**given)
@@ -117,7 +120,7 @@ def call_with(function: Callable[..., Any], settings: Mapping[str, Any], what: s
         raise
     except (Exception, SystemExit) as error:  # a user's code may raise anything
         how = f"with {', '.join(given)}" if given else "without arguments"
-        raise UserError(f"{what}: the function is called {how}, and fails ({_why(error)})") from error
+        raise UserError(f"{what}: the function, called {how}, failed ({_why(error)})") from error
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

@@ -1,6 +1,6 @@
-"""A table of entries of one kind, found by name; anybody may add one. No JAX.
+"""An extensible table of entries of one kind, found by name. No JAX.
 
-What an entry does, its functions, is bound to its name: `table.bind("tiny", build=tiny)`.
+The functions of an entry are bound to its name: `table.bind("tiny", build=tiny)`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from mdtree_jax.checks import UserError, check_choice
 
 
 class Named(Protocol):
-    """What a table holds: anything with a name."""
+    """Anything with a name; the type of a table's entries."""
 
     @property
     def name(self) -> str:
@@ -40,7 +40,7 @@ class Table(Mapping[str, Entry], Generic[Entry]):
 
     def __init__(self, kind: str, entries: list[Entry] | tuple[Entry, ...] = ()):
         self.kind = kind
-        #: How often the table has changed, for what is worked out from it (`mdtree_jax.registry.views`).
+        #: Number of changes of the table, for values computed from it (`mdtree_jax.registry.views`).
         self.changes = 0
         self._entries: dict[str, Entry] = {}
         self._bound: dict[str, dict[str, Callable[..., Any]]] = {}
@@ -48,7 +48,7 @@ class Table(Mapping[str, Entry], Generic[Entry]):
             self.register(entry)
 
     def register(self, entry: Entry) -> Entry:
-        """Add an entry and return it; an equal one that is there already stays.
+        """Add an entry and return it; adding an equal entry again has no effect.
 
         Raises:
             UserError: as `check`.
@@ -60,20 +60,20 @@ class Table(Mapping[str, Entry], Generic[Entry]):
         return self._entries[entry.name]
 
     def check(self, entry: Entry) -> None:
-        """Raise `UserError` if another entry has this one's name, or the name is no identifier."""
+        """Raise `UserError` if another entry has this name, or the name is not an identifier."""
         if not entry.name.isidentifier():
             raise UserError(f"the {self.kind} name {entry.name!r} is not an identifier (letters, digits and _)")
         if self._entries.get(entry.name, entry) != entry:
-            raise UserError(f"a {self.kind} named '{entry.name}' is registered already; choose another name")
+            raise UserError(f"a {self.kind} named '{entry.name}' is already registered; choose another name")
 
     def unregister(self, name: str) -> None:
-        """Remove an entry and what is bound to it, as a test of an extension does at its end."""
+        """Remove an entry and its functions, for example at the end of a test."""
         del self._entries[name]
         self.changes += 1
         self._bound.pop(name, None)
 
     def bind(self, name: str, **functions: Callable[..., Any]) -> None:
-        """Bind functions to the entry of that name, by their roles; a role that is bound already is replaced.
+        """Bind functions to the entry of that name, by role; a function that is already bound is replaced.
 
         Raises:
             UserError: there is no such entry.
@@ -82,7 +82,7 @@ class Table(Mapping[str, Entry], Generic[Entry]):
         self._bound.setdefault(name, {}).update(functions)
 
     def bound(self, name: str, role: str) -> Callable[..., Any] | None:
-        """Return the function that is bound to a name in a role, None where there is none.
+        """Return the function bound to a name in a role, None if there is none.
 
         >>> from typing import NamedTuple
         >>> class Fruit(NamedTuple):

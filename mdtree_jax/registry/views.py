@@ -1,4 +1,4 @@
-"""Views: mappings and lists that follow from tables, and so show an entry that is added later. No JAX."""
+"""Views: mappings and lists computed from tables, which include entries that are added later. No JAX."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 class _Derived(Generic[Made]):
-    """What `make()` returns, made anew after one of the tables has changed."""
+    """The result of `make()`, recomputed after one of the tables has changed."""
 
     def __init__(self, make: Callable[[], Made], *tables: Table[Any]):
         self._make, self._tables = make, tables

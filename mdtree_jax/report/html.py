@@ -1,7 +1,7 @@
-"""A diagnosis as one self-contained HTML file, for a phone, a screen and paper; of many models, a page each. jinja2.
+"""A diagnosis as one self-contained HTML file for phone, screen and print; for many models, one page each. jinja2.
 
-No file refers to anything outside itself: style and drawings are in the page, and nothing needs JavaScript. All texts
-are escaped; drawings are made of numbers and of our own words.
+Files contain their style and drawings, refer to nothing else, and need no JavaScript. All texts are escaped; drawings
+contain only numbers and our own words.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def write_report(
     """Write the report of one model to one self-contained HTML file and return its path.
 
     Args:
-        path: of the file, overwritten.
-        diagnosis: the answer.
-        reference: the one that it was made with.
-        name: of the model, its heading.
-        metrics: value and `<metric>_se` of what was measured, in our units, for maps and table; None takes those of
-            the diagnosis. What is missing or not finite is not drawn.
-        cost: seconds and operations, keys as of `diagnosis.cost.Cost`; None, or a key that is None, is not known.
+        path: of the file, which is overwritten.
+        diagnosis: the diagnosis.
+        reference: the reference of the diagnosis.
+        name: of the model, used as the heading.
+        metrics: measured values and their `<metric>_se`, in our units, for maps and table; None uses those of the
+            diagnosis. Missing and non-finite values are not drawn.
+        cost: seconds and operations, keys as in `diagnosis.cost.Cost`; None means unknown.
 
     Raises:
         UserError: the file cannot be written.
@@ -65,9 +65,9 @@ def write_reports(
     """Write `index.html`, a table that compares the models, and a page for each; return all paths, the index first.
 
     Args:
-        folder: made if it is not there.
+        folder: created if needed.
         items: (name, diagnosis) of each model; names need not be unique.
-        reference: the one that they were made with, as `diagnose_metrics` takes it.
+        reference: the reference of the diagnoses, as for `diagnose_metrics`.
         advance: called with 1 after every page.
 
     Raises:

@@ -18,10 +18,10 @@ _LOG_RATIO = 20.0
 
 
 def surface_figure(coordinates: np.ndarray, values: np.ndarray, title: str = "", unit: str = "loss, nats") -> Figure:
-    """Return a drawing of a slice: a line for one direction, filled contours for two.
+    """Return a figure of a slice: a line for one direction, filled contours for two.
 
-    The cross marks the network itself. Where the values span more than a factor of 20, they are shown on a logarithmic
-    scale: the basin would be one colour otherwise. Points where the value is not finite stay blank.
+    The cross marks the network itself. Values that span more than a factor of 20 are shown on a logarithmic scale,
+    because the basin would otherwise have a single colour. Points with non-finite values stay blank.
 
     Args:
         coordinates: (n,), the same along both directions, in lengths of the filters.
@@ -35,9 +35,11 @@ def surface_figure(coordinates: np.ndarray, values: np.ndarray, title: str = "",
     coordinates, values = np.asarray(coordinates, float), np.asarray(values, float)
     n = len(coordinates)
     if values.shape not in ((n,), (n, n)):
-        raise UserError(f"values of shape {values.shape} do not fit {n} coordinates; wanted ({n},) or ({n}, {n})")
+        raise UserError(
+            f"values of shape {values.shape} do not match {n} coordinates; they must have shape ({n},) or ({n}, {n})"
+        )
     if not np.isfinite(values).any():
-        raise UserError("none of the values of the slice is finite: there is nothing to draw")
+        raise UserError("the slice has no finite values, so there is nothing to draw")
     figure, ax = plt.subplots(figsize=(4.6, 3.4) if values.ndim == 1 else (5.0, 4.1), layout="constrained")
     draw = _draw_line if values.ndim == 1 else _draw_plane
     draw(figure, ax, coordinates, np.ma.masked_invalid(values), unit)

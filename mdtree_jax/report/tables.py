@@ -123,7 +123,7 @@ def tables_markdown(measured: Tables, *, train: str, test: str, seeds: Sequence[
     parts = [
         "# Transfer of diagnostic trees",
         f"{where[0].upper()}{where[1:]}. Seeds ({len(seeds)}): {_seed_text(seeds)}.",
-        "Values are means over the seeds; ± is half the 95 % interval of the mean (Student's t); no ± where every seed "
+        "Values are means over the seeds; ± is half the 95 % interval of the mean (Student's t), omitted if every seed "
         "gives the same value or there is one seed.",
     ]
     parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
@@ -148,8 +148,8 @@ def tables_markdown(measured: Tables, *, train: str, test: str, seeds: Sequence[
     if len(measured.coverage):
         parts.append("## Accuracy against coverage")
         parts.append(
-            "All of the training side for training; accuracy in percent on the surest share of the test side (95 % "
-            "bootstrap interval over its cells); calibration error in points, 10 equal-count bins."
+            "Fitted on all of the training side; accuracy in percent of the most confident answers on the test side "
+            "(95 % bootstrap interval over its cells); calibration error in points, 10 equal-count bins."
         )
         parts.append(markdown(COVERAGE_HEADER, coverage_rows(measured.coverage)))
     return "\n\n".join(parts) + "\n"
@@ -219,7 +219,7 @@ def print_results(console, measured: Tables, *, paper: bool) -> None:
         title = f"one step – task {task}, mean gain in points of test accuracy, losses clipped at 0 as published"
         _print_rows(console, title, ["method", *STEPS, "optimal, losses in", "% of the oracle's"], rows)
     if len(measured.coverage):
-        title = "accuracy in % on the surest share of the test side; calibration error in points"
+        title = "accuracy in % of the most confident answers on the test side; calibration error in points"
         _print_rows(console, title, COVERAGE_HEADER, coverage_rows(measured.coverage, intervals=False))
     rows = paper_rows(results, short=True) if paper else []
     if rows:

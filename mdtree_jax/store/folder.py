@@ -33,7 +33,7 @@ from mdtree_jax.files import is_temporary, one_sentence_on_write_failure, write_
 from mdtree_jax.recipe.extension import Extension
 from mdtree_jax.store.grids import Grids, extension_from
 from mdtree_jax.store.lock import FolderLock
-from mdtree_jax.store.manifest import config_hash, new_manifest, read_manifest, write_manifest
+from mdtree_jax.store.manifest import check_names, config_hash, new_manifest, read_manifest, write_manifest
 from mdtree_jax.store.parts import Parts, check_more_metrics, metrics_of
 from mdtree_jax.store.tables import Measured, collect, write_table
 
@@ -60,6 +60,7 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         check_folder(self.path, self.config)  # before anything is made in somebody else's folder
+        check_names(self.path, self.cohorts)
         self._lock.__enter__()
         try:
             with self.writing():

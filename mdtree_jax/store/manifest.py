@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.files import write_atomically
+from mdtree_jax.files import is_temporary, write_atomically
 from mdtree_jax.registry.knobs import KNOBS
 
 FORMAT = 1
@@ -67,6 +68,19 @@ def check_same_config(folder: Path, there: dict[str, Any], here: dict[str, Any])
     if keys:
         listed = "; ".join("{} is {} there, {} here".format(key, *both[key]) for key in keys)
         raise UserError(f"{folder} was made with another config ({listed}); choose another out= or the same values")
+
+
+def check_names(folder: Path, keys: Collection[str]) -> None:
+    """Raise `UserError` if a run folder has cohorts of other names than these, whose networks would be lost."""
+    there = (path.name for path in sorted(folder.glob("parts/*.parquet")))
+    strange = [name.removesuffix(".parquet") for name in there if not is_temporary(name)]
+    strange = [key for key in strange if key not in keys]
+    if strange:
+        raise UserError(
+            f"{folder} has {len(strange)} cohorts that are named otherwise than in this version (first: {strange[0]}): "
+            "version 0.1 left optimizer, momentum, schedule and augmentation out of the names; finish the run with "
+            "that version, or choose another out="
+        )
 
 
 def _setting(config: dict[str, Any], other: dict[str, Any], key: str) -> Any:

@@ -45,25 +45,26 @@ def diagnose_model(
 
     Args:
         apply: `apply(params, x) -> logits (n, classes)` of any JAX model, in evaluation mode.
-        params: the networks, a pytree each: trained alike from different seeds. Two tell more than one. Those with
-            running averages are Flax's variables, `{"params": ..., "batch_stats": ...}`, and `apply` takes those.
-        x_train: (n, ...) floating point, prepared as the model takes it.
-        y_train: (n,) integers from 0, the labels that were trained on.
-        x_test, y_test: the same for the test set; optional. The test error is shown, and no gain is promised beyond it;
-            the answer is the same without.
+        params: the networks, one pytree each, trained in the same way from different seeds. Two give a better diagnosis
+            than one. Networks with running averages are Flax variables, `{"params": ..., "batch_stats": ...}`, which
+            are passed to `apply`.
+        x_train: (n, ...) floating point, preprocessed for the model.
+        y_train: (n,) integers from 0, the labels used in training.
+        x_test, y_test: the same for the test set; optional. The test error is shown and limits the expected gain; it
+            does not affect the answer.
         apply_train: `apply_train(variables, x) -> (logits, variables)` in training mode, for networks with running
-            averages: without it their connectivity is not measured, and the diagnosis says so.
-        training: `batch_size`, `learning_rate` and `epochs`, as far as they are known: for the new settings, and for
-            what a retraining costs. Without it the action gives the direction only, and the cost is not known.
-        measure: what to measure and how finely, see `measure_settings.MeasureConfig`; None is `default_measure`.
-        max_images: of each set on which errors and points between networks are evaluated, a random sample with a fixed
-            seed; curves are trained on all training images that fit into memory.
-        reference: the models to compare with: a `Reference`, its file, or a name of `reference_names()`; None is
+            averages; without it, their connectivity is not measured, and a note says so.
+        training: `batch_size`, `learning_rate` and `epochs`, if known, for the new settings and for the cost of a
+            retraining. Without it, the action gives only the direction, and the cost is unknown.
+        measure: what to measure and how precisely, see `measure_settings.MeasureConfig`; None is `default_measure`.
+        max_images: size of the random sample (with a fixed seed) of each set on which errors and points between
+            networks are evaluated; curves are trained on all training images that fit into memory.
+        reference: the reference to compare with: a `Reference`, its file, or a name of `reference_names()`; None is
             `published_F`.
         progress: called with the fraction done and a message.
 
     Raises:
-        UserError: arrays, labels and networks that do not fit together, with the first thing that does not.
+        UserError: arrays, labels and networks that do not match; the message names the first problem.
     """
     subject = wrap(apply, params, apply_train)
     data = examples(x_train, y_train, x_test, y_test)
@@ -89,7 +90,7 @@ def diagnose_subject(
     reference: Reference | str | os.PathLike | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Diagnosis:
-    """Diagnose networks that are wrapped already; arguments as of `diagnose_model` and `measure_subject`."""
+    """Diagnose networks that are already wrapped; arguments as for `diagnose_model` and `measure_subject`."""
     training, reference = training or Training(), as_reference(reference)
     settings = settings_of(measure, reference)
     measured = measure_subject(
@@ -109,9 +110,9 @@ def diagnose_subject(
 
 
 def default_measure(columns: Sequence[str]) -> MeasureConfig:
-    """Return the measurement of what a reference with these columns asks: all it needs, and nothing else.
+    """Return the settings to measure exactly what a reference with these columns needs.
 
-    The curve trains for 64 000 images at ten times the published rate, see `tests/benchmarks/curve_accuracy.py`.
+    The curve is trained on 64 000 images at ten times the published rate, see `tests/benchmarks/curve_accuracy.py`.
     """
     asked = {kernel for column in columns for kernel in kernels_of(column)}
     metrics = [kernel for kernel in CHOICES if kernel in asked]
@@ -131,7 +132,7 @@ def settings_of(measure: MeasureConfig | Mapping | None, reference: Reference) -
     elif isinstance(measure, MeasureConfig):
         config = measure
     elif measure is not None:
-        raise UserError(f"measure={measure!r} is no mapping; wanted settings by name: measure={{effort: fast}}")
+        raise UserError(f"measure={measure!r} is not a mapping; give settings by name: measure={{effort: fast}}")
     return resolve(config)
 
 
@@ -152,4 +153,4 @@ def _check_types(measure: Mapping) -> None:
             )
             good = isinstance(value, bool) if kinds[name] == "bool" else good
         if not good:
-            raise UserError(f"measure.{name}={value!r} does not fit; it takes {kinds[name]}")
+            raise UserError(f"measure.{name}={value!r} has the wrong type; it must be {kinds[name]}")

@@ -5,7 +5,7 @@
 | `.safetensors`, `.pt`, `.pth` | PyTorch, `model=resnet18` or `resnet8`; its width is read off the weights |
 | folder of Orbax | `model=` one of ours with `model_width=`, or `model=package.module:function` |
 
-Nothing that a file holds is executed; a function named by `model=` is the user's own code, and is called.
+No code in a file is executed; a function named by `model=` is the user's own code, and is called.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ def check_named(model: str, checkpoints: Sequence[str]) -> None:
     network than its name says, a path that is not there.
     """
     if not checkpoints:
-        raise UserError("checkpoints=[] names no network; give one or more paths")
+        raise UserError("checkpoints=[] is empty; give one or more paths")
     torch = [path for path in checkpoints if Path(path).suffix in TORCH_SUFFIXES]
     if torch and (is_own(model) or model in set(model_names()) - set(TORCH_MODELS)):
         raise UserError(
-            f"'{torch[0]}' holds PyTorch's weights, which are converted for model=resnet18 and model=resnet8 only; "
+            f"'{torch[0]}' holds PyTorch weights, which can be converted only for model=resnet18 and model=resnet8; "
             "of another network give its measured metrics, as metrics=TABLE.csv"
         )
     if not is_own(model) and model not in model_names():
@@ -117,13 +117,13 @@ def _from_architecture(
         else:
             networks.append(load_variables(Path(path).expanduser()))
     if width is None and not widths:
-        raise UserError(f"model_width is not given; Orbax checkpoints of {name} need it, as model_width=16")
+        raise UserError(f"Orbax checkpoints of {name} need model_width=, for example model_width=16")
     width = width if width is not None else next(iter(widths.values()))
     if may_lack_classes:
         num_classes = max(num_classes, *map(_num_logits, networks))
     for path, found in widths.items():
         if found != width:
-            raise UserError(f"'{path}' holds a {name} of width {found}, wanted is width {width}")
+            raise UserError(f"'{path}' holds a {name} of width {found}, but model_width={width}")
     if len(image_shape) != 3:
         raise UserError(f"images have shape {image_shape}; {name} takes (height, width, channels)")
     model = build_model(name, width, num_classes, image_shape)
@@ -176,8 +176,8 @@ def _from_function(
 def call_builder(spec: str, settings: dict[str, Any]) -> Any:
     """Return what the function `package.module:function` returns.
 
-    It is called with those of `settings` that it needs, and with `width` if that is known. Its defaults stay: they
-    describe the network in the checkpoint, while the settings describe the data.
+    It is called with those of `settings` that it requires, and with `width` if that is known. Its defaults are kept:
+    they describe the network in the checkpoint, while the settings describe the data.
 
     Raises:
         UserError: there is no such module or function, or it fails.
@@ -185,7 +185,7 @@ def call_builder(spec: str, settings: dict[str, Any]) -> Any:
     function = resolve(spec, "model")
     needed = required_arguments(function)
     if "width" in needed and "width" not in settings:
-        raise UserError(f"model_width is not given; the function of model={spec} needs it, as model_width=16")
+        raise UserError(f"the function of model={spec} needs model_width=, for example model_width=16")
     if "width" in settings and not takes(function, "width"):
         raise UserError(f"model_width={settings['width']} is given, but the function of model={spec} takes no width")
     known = {name: value for name, value in settings.items() if name in needed or name == "width"}
@@ -218,7 +218,7 @@ def _flax_shapes(module: nn.Module, image_shape: tuple[int, ...], spec: str) -> 
         return module.init(jax.random.key(0), x, **call_options(module, False))
 
     return shapes_of(
-        f"the model of {spec} does not take images of shape {image_shape}", init, jnp.zeros((1, *image_shape))
+        f"the model of {spec} does not accept images of shape {image_shape}", init, jnp.zeros((1, *image_shape))
     )
 
 

@@ -84,7 +84,7 @@ def measure_subject(
         UserError: as `check_fit`; settings that leave nothing to measure; a network whose loss is not finite.
     """
     if isinstance(max_images, bool) or not isinstance(max_images, Integral) or max_images < 1:
-        raise UserError(f"max_images={max_images!r} is out of range; wanted a whole number of at least 1")
+        raise UserError(f"max_images={max_images!r} is out of range; it must be a whole number of at least 1")
     start = time.perf_counter()
     num_classes = check_fit(subject, data)
     checking = time.perf_counter() - start  # compilation almost all of it, on a few images
@@ -155,7 +155,7 @@ def _possible(subject: Subject, settings: MeasureSettings, notes: list[Fact]) ->
         notes.append(fact("no_apply_train", kernels=between))
         metrics = tuple(m for m in metrics if m not in between)
     if not metrics:
-        raise UserError("nothing is left to measure: with one network ask for hessian or sharpness")
+        raise UserError("nothing is left to measure: with a single network, choose hessian or sharpness")
     return settings.with_metrics(metrics)
 
 

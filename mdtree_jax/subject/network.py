@@ -24,7 +24,7 @@ TRIED_IMAGES = 64
 
 
 class Subject(NamedTuple):
-    """Networks of one architecture, trained alike from different seeds.
+    """Networks of one architecture, trained in the same way from different seeds.
 
     Attributes:
         model: in the interface of `mdtree_jax.models`; `variables["batch_stats"]` is the state.
@@ -114,13 +114,14 @@ def examples(x_train: Any, y_train: Any, x_test: Any = None, y_test: Any = None,
         raise UserError("x_test and y_test belong together; one of them is missing")
     train = _side("x_train", x_train, "y_train", y_train, dtype)
     if len(np.unique(train[1])) < 2:
-        raise UserError(f"y_train holds one class only, {train[1][0]}; at least two are needed for a diagnosis")
+        raise UserError(f"y_train holds only one class, {train[1][0]}; a diagnosis needs at least two")
     if x_test is None:
         return Examples(*train, train[0][:0], train[1][:0])
     test = _side("x_test", x_test, "y_test", y_test, dtype)
     if test[0].shape[1:] != train[0].shape[1:]:
         raise UserError(
-            f"an image of x_test has shape {test[0].shape[1:]}, one of x_train {train[0].shape[1:]}; they must be alike"
+            f"an image of x_test has shape {test[0].shape[1:]}, but one of x_train has {train[0].shape[1:]}; they must "
+            "be equal"
         )
     return Examples(*train, *test)
 
@@ -196,7 +197,7 @@ def _check_different(networks: Sequence[Any]) -> None:
     for (i, a), (j, b) in itertools.combinations(enumerate(leaves, 1), 2):
         if all(map(np.array_equal, a, b)):
             raise UserError(
-                f"networks {i} and {j} have the same parameters; wanted networks trained alike from different seeds"
+                f"networks {i} and {j} have the same parameters; give networks that were trained from different seeds"
             )
 
 
@@ -227,7 +228,7 @@ def _side(x_name: str, x: Any, y_name: str, y: Any, dtype: Any) -> tuple[np.ndar
     if not np.isfinite(x).all() or np.abs(x).max() > np.finfo(dtype).max:
         raise UserError(f"{x_name} holds numbers that are not finite as {np.dtype(dtype)}")
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-        hint = "; of one-hot labels take the argmax" if y.ndim == 2 else ""
+        hint = "; convert one-hot labels with argmax" if y.ndim == 2 else ""
         raise UserError(f"{y_name} has shape {y.shape} and type {y.dtype}; wanted integers of shape ({len(x)},){hint}")
     if len(x) != len(y):
         raise UserError(f"{x_name} has {len(x)} rows and {y_name} has {len(y)}; wanted as many")

@@ -45,7 +45,7 @@ class _FitMethod:
 
 
 def choose_structure(task: str, *, similarity: bool = False, structure=None) -> Structure:
-    """Return the structure that a task and its options name.
+    """Return the structure for a task and its options.
 
     Raises:
         UserError: unknown task or structure, or `similarity` for a task that has no such variant.
@@ -53,10 +53,12 @@ def choose_structure(task: str, *, similarity: bool = False, structure=None) -> 
     if structure is None:
         get_task(task)
         if similarity and task not in SIMILARITY:
-            raise UserError(f"similarity=True goes with task='{', '.join(SIMILARITY)}' only, not with task='{task}'")
+            raise UserError(
+                f"similarity=True is only available for task='{', '.join(SIMILARITY)}', not for task='{task}'"
+            )
         return SIMILARITY[task] if similarity else MEMBERS[task][0]
     if similarity:
-        raise UserError("similarity=True names a structure, and structure= another; give one of them")
+        raise UserError("similarity=True and structure= cannot be combined; give only one of them")
     if isinstance(structure, Structure):
         return structure
     if isinstance(structure, dict):
@@ -72,38 +74,39 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
     Args:
         task: `optimizer` (is the temperature too low or too high), `size` (width or temperature) or `data` (data or
             temperature).
-        similarity: the variant of task `optimizer` whose last question is CKA instead of sharpness.
-        fit: how thresholds are found: `robust` (the average verdict over all threshold settings that explain the
-            rows, and, for a collection and a task's own structure, over companion trees that ask other measures),
-            `published` (one sweep of bounded scalar searches, the authors' numbers) or `exact` (highest training
-            accuracy over all thresholds jointly).
+        similarity: use the variant of task `optimizer` whose last node tests CKA instead of sharpness.
+        fit: how thresholds are found: `robust` (the average vote over all threshold settings that explain the rows,
+            and, for a collection and a task's own structure, over companion trees that use other metrics), `published`
+            (one sweep of bounded scalar searches, which reproduces the paper) or `exact` (the thresholds that jointly
+            maximize the training accuracy).
         structure: another tree: a `Structure`, a dictionary, a YAML file, or the name of a published one.
-        min_width: where y comes from the collection, rows with a smaller width take no part in `fit` and `score`; None
-            is the task's own (32 for `data`, as published; on a grid without such widths its five widest), 0 keeps all.
+        min_width: if y comes from the collection, `fit` and `score` ignore rows with a smaller width. None uses the
+            default of the task (32 for `data`, as published, or the five largest widths of a narrower grid); 0 uses all
+            rows.
 
     Attributes:
-        thresholds_: (nodes,), each in its feature's unit, in the order of `structure_.nodes`; for the robust fit the
-            medians.
-        threshold_intervals_: (nodes, 2) ends of the central 90 % interval of each; robust fit only, else None.
-        members_: the structures that vote, `structure_` the first; without the robust fit, only that one.
-        agreement_: share of the training rows on which the tree at `thresholds_` says what the estimator says.
+        thresholds_: (nodes,), each in its feature's unit, in the order of `structure_.nodes`; the medians for the
+            robust fit.
+        threshold_intervals_: (nodes, 2) bounds of the central 90 % interval of each; None except for the robust fit.
+        members_: the structures that vote, starting with `structure_`; only that one except for the robust fit.
+        agreement_: share of the training rows on which the tree at `thresholds_` agrees with the estimator.
         classes_: (2,) the classes, sorted.
-        leaf_counts_: (leaves, classes) training rows by leaf and class; leaves from left to right.
+        leaf_counts_: (leaves, classes) number of training rows by leaf and class; leaves from left to right.
         structure_: the `Structure` in use.
-        n_features_in_: columns of the X that `fit` saw.
+        n_features_in_: number of columns of X during `fit`.
 
-    X is a collection (a DataFrame in which the features are found by name, published names too), or an array whose
-    columns are the structure's `features` in order; further columns of an array are ignored. Given a collection and
-    no y, `fit` and `score` take its label (computed from the grid if absent) and leave out 'optimal' rows; `predict`
-    answers every row.
+    X is a collection (a DataFrame in which features are found by name or published name), or an array whose columns are
+    the structure's `features` in order; further columns of an array are ignored. Given a collection and no y, `fit` and
+    `score` use its label (computed from the grid if absent) and leave out 'optimal' rows; `predict` returns a class for
+    every row.
 
     Edge cases:
 
     ==============================  =====================================================
-    one class only in y             UserError
+    only one class in y             UserError
     a feature that is not finite    UserError that names column and row
-    a leaf that no row reaches      keeps its verdict; `predict_proba` is even
-    y of two foreign classes        the sorted classes stand for the sorted verdicts
+    a leaf that no row reaches      keeps its class; `predict_proba` is uniform
+    two unknown classes in y        mapped to the structure's classes in sorted order
     ==============================  =====================================================
 
     >>> import numpy as np
@@ -130,10 +133,10 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
 
         Args:
             X: a collection, or an array (rows, features of the structure in order).
-            y: (rows,) classes, ours or the published ones; None takes the collection's label.
+            y: (rows,) classes, ours or the published ones; None uses the collection's label.
 
         Raises:
-            UserError: unknown task, fit or structure; missing columns or values that are not finite; one class only.
+            UserError: unknown task, fit or structure; missing columns or values that are not finite; only one class.
         """
         fit = check_choice("fit", vars(self)["fit"], FITS)
         structure = choose_structure(self.task, similarity=self.similarity, structure=self.structure)
@@ -168,22 +171,22 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         self.thresholds_, self.threshold_intervals_ = intervals[:, 0], intervals[:, 1:]
 
     def _verdicts(self, values: list) -> np.ndarray:
-        """Return the place of each row's verdict among the structure's classes."""
+        """Return the index of each row's predicted class in the structure's classes."""
         if self._average is None:
             return engine.predict_classes(self.members_[0], self.thresholds_, values[0])
         return robust.predict_proba(self._average, values).argmax(axis=1)
 
     def predict(self, X):
-        """Return the verdict for every row, (rows,)."""
+        """Return the predicted class of every row, (rows,)."""
         self._fitted()
         return self.classes_[self._verdict_to_class[self._verdicts(self._member_values(X, self.members_))]]
 
     def predict_proba(self, X):
         """Return class probabilities, (rows, classes).
 
-        Robust fit: the sharpened mean vote (`mdtree_jax.trees.robust`). Otherwise the smoothed class frequencies of
-        each row's leaf, (count + 1) / (rows + classes): what the training rows say, so that a verdict which they
-        contradict has less than 1/2.
+        Robust fit: the sharpened mean vote (`mdtree_jax.trees.robust`). Otherwise: the smoothed class frequencies of
+        each row's leaf, (count + 1) / (rows + classes), so that the class of a leaf has a probability below 1/2 if most
+        training rows contradict it.
         """
         self._fitted()
         if self._average is not None:
@@ -194,12 +197,12 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         return counts / counts.sum(axis=1, keepdims=True)
 
     def apply(self, X):
-        """Return the leaf of the tree at `thresholds_` that each row ends in, (rows,), numbered from left to right."""
+        """Return the leaf that each row reaches in the tree at `thresholds_`, (rows,), numbered from left to right."""
         self._fitted()
         return engine.reach_nodes(self.structure_, self.thresholds_, self._values(X, self.structure_))[1]
 
     def decision_path(self, X):
-        """Return the nodes and the leaf each row passes in the tree at `thresholds_`, CSR (rows, nodes + leaves)."""
+        """Return the decision path of each row in the tree at `thresholds_`, CSR (rows, nodes + leaves)."""
         from scipy.sparse import csr_matrix
 
         self._fitted()
@@ -213,11 +216,11 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         rows, y = self._labelled(X, y, self.structure_)
         y = self._understand(y)
         if not len(y):
-            raise UserError("no row is left to score: every one is 'optimal' or narrower than min_width")
+            raise UserError("no row is left to score: all rows are 'optimal' or narrower than min_width")
         return float(np.mean(self.predict(rows) == y))
 
     def export_text(self, *, digits: int = 4) -> str:
-        """Return the fitted tree as text: the question at each node, verdict, rows and share right at each leaf.
+        """Return the fitted tree as text: the test at each node; class, rows and share of agreement at each leaf.
 
         A robust fit is shown as its first member at the median thresholds, with their 90 % intervals, and with the
         share of the training rows on which that tree alone agrees with the average.
@@ -231,7 +234,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         return draw_tree(self, ax)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the fitted tree to a small readable JSON file (written aside, then renamed)."""
+        """Write the fitted tree to a small readable JSON file, atomically."""
         self._fitted()
         write_text(path, json.dumps(tree_to_dict(self), indent=1) + "\n")
 
@@ -240,7 +243,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         """Read a fitted tree that `save` wrote.
 
         Raises:
-            UserError: the file is missing, is no JSON, or holds no tree.
+            UserError: the file is missing, is not JSON, or does not hold a tree.
         """
         return read_tree(cls, path)
 
@@ -248,7 +251,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "thresholds_")
 
     def _member_values(self, X, members) -> list[np.ndarray | None]:
-        """Return each member's features; None for a companion whose features are not there, or not in every row."""
+        """Return each member's features; None for a companion whose features are missing, or incomplete."""
         values: list[np.ndarray | None] = [self._values(X, members[0])]
         for member in members[1:]:
             there = isinstance(X, pd.DataFrame) and finite_rows_of(canonicalize(X), member.features).all()
@@ -266,13 +269,13 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         values = np.asarray(validate_data(self, X, reset=reset, dtype=np.float64))
         if values.shape[1] < needed:
             raise UserError(
-                f"X has {values.shape[1]} feature(s) (columns), the tree '{structure.name}' asks {needed}: "
+                f"X has {values.shape[1]} feature(s) (columns), but the tree '{structure.name}' needs {needed}: "
                 + ", ".join(structure.features)
             )
         return values[:, :needed]
 
     def _labelled(self, X, y, structure: Structure):
-        """Return the rows that take part and their classes."""
+        """Return the rows that are used and their classes."""
         if y is None:
             X, y = self._collection_rows(X, structure)
         else:
@@ -293,8 +296,8 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         task = get_task(self.task)
         if set(structure.classes) != set(task.classes):
             raise UserError(
-                f"the tree '{structure.name}' tells {', '.join(structure.classes)} apart, task='{task.name}' "
-                f"{', '.join(task.classes)}; name the task that it belongs to by task="
+                f"the tree '{structure.name}' has the classes {', '.join(structure.classes)}, but task='{task.name}' "
+                f"has {', '.join(task.classes)}; set task= to the task of the tree"
             )
         X = canonicalize(X)
         if task.label not in X and task.is_compared:
@@ -308,12 +311,12 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             wide = X["width"] >= smallest
             if not wide.any():
                 raise UserError(
-                    f"task '{self.task}' looks at widths >= {smallest} and the widest here is {X['width'].max():g}; "
-                    "choose another by min_width="
+                    f"task '{self.task}' uses widths >= {smallest}, but the largest width is {X['width'].max():g}; set "
+                    "min_width= to use others"
                 )
             X = X[wide]
         elif smallest:
-            raise UserError(missing_message(X, ["width"], why=f", which min_width={smallest} asks for (0 keeps all)"))
+            raise UserError(missing_message(X, ["width"], why=f", which min_width={smallest} needs (0 uses all rows)"))
         return X, X[task.label].to_numpy(dtype=object)
 
     def _understand(self, y) -> np.ndarray:
@@ -328,13 +331,13 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         """Set `classes_` and return each row's place among the structure's classes."""
         kind = type_of_target(y, input_name="y", raise_unknown=True)
         if kind not in ("binary", "multiclass"):
-            raise ValueError(f"Unknown label type: {kind}; y holds classes")
+            raise ValueError(f"Unknown label type: {kind}; y must hold classes")
         y = self._understand(y)
         found = np.unique(y)
         if len(found) < 2:
             shown = f"class '{found[0]}'" if len(found) else "no class"
             raise UserError(
-                f"only one class is left to fit, {shown} in {len(y)} rows; a tree needs rows of two classes"
+                f"there is only one class to fit, {shown} in {len(y)} rows; a tree needs rows of two classes"
             )
         ours = {name for task in TASKS.values() for name in task.classes}
         if set(found) <= set(structure.classes):

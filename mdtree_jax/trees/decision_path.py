@@ -16,9 +16,9 @@ from mdtree_jax.trees.structure import Structure
 class EvidenceStep:
     """One question on a model's path.
 
-    `side` is `at_most` or `above` the threshold; `interval` the 90 % interval of the threshold, None for a fit without
-    one; `distance_in_standard_errors` is (value - threshold) / standard_error, None without a standard error;
-    `is_close` says that the other side cannot be ruled out: the value lies in the threshold's interval, or within two
+    `side` is `at_most` or `above` the threshold; `interval` is the 90 % interval of the threshold, or None;
+    `distance_in_standard_errors` is (value - threshold) / standard_error, None without a standard error; `is_close`
+    says that the other side cannot be ruled out: the value lies in the interval of the threshold, or within two
     standard errors of the threshold.
     """
 
@@ -76,7 +76,7 @@ def tree_path(
 
 
 def feature_error(name: str, metrics: Mapping[str, float], errors: Mapping[str, float | None]) -> float | None:
-    """Return the standard error of a feature from those of the columns it follows from (taken as independent)."""
+    """Return the standard error of a feature from those of its source columns, assumed to be independent."""
     if name not in DERIVED:
         return errors.get(name)
     needed, formula = DERIVED[name]

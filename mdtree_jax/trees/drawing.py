@@ -52,7 +52,7 @@ def tree_text(tree, digits: int = 4) -> str:
 
 
 def _average_note(tree) -> list[str]:
-    """Return what a reader of the one tree has to know of the average that it stands for."""
+    """Return a note on the average that the shown tree represents."""
     if tree.threshold_intervals_ is None:
         return []
     others = [member.name for member in tree.members_[1:]]

@@ -1,6 +1,6 @@
-"""The one engine of all diagnostic trees: routing rows to leaves, and fitting thresholds.
+"""The engine of all diagnostic trees: routing rows to leaves, and fitting thresholds.
 
-Arrays only: X (rows, features of the structure in order) float64, y (rows,) the place of each row's class among the
+It works on arrays: X (rows, features of the structure in order) float64, y (rows,) the index of each row's class in the
 structure's classes.
 """
 
@@ -45,8 +45,8 @@ def fit_published(structure: Structure, X: np.ndarray, y: np.ndarray) -> np.ndar
     """Return the thresholds of the published fit, (nodes,): one sweep of bounded scalar minimisations.
 
     Thresholds start at their initial values. For each in order, `scipy.optimize.minimize_scalar(method="bounded")`
-    minimises minus the training accuracy with the others held; its result is taken even if it is worse. On exact ties
-    the search turns on the last bit, so the objective must be the float64 fraction -(number right / n).
+    minimises minus the training accuracy with the others fixed; its result is taken even if it is worse. On exact ties,
+    the search depends on the last bit, so the objective must be the float64 fraction -(number correct / n).
 
     Source: Zhou et al., "MD tree", ICML 2024; docs/explanation/trees.md.
     """
@@ -81,15 +81,15 @@ def _accuracy_along(
 
 
 def fit_exact(structure: Structure, X: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the thresholds of the highest training accuracy over all thresholds jointly, (nodes,).
+    """Return the thresholds that jointly maximize the training accuracy, (nodes,).
 
-    Candidates of a node: the midpoints between neighbouring values, inside the bounds, of the rows that reach it, and
-    both bounds. The search is global: nodes of different branches do not touch each other, and within a branch the
-    number right is monotone and changes by at most one a row, so that whole ranges of candidates are bounded away.
+    Candidates of a node are both bounds and the midpoints, inside the bounds, between neighbouring values of the rows
+    that reach it. The search is global: nodes of different branches are independent, and within a branch the number of
+    correct rows is monotonic and changes by at most one per row, so that whole ranges of candidates can be pruned.
 
-    Ties, from the root down: among the thresholds of a node that allow the optimum, the one farthest from any value
-    that reaches the node (the widest margin), then the nearest to its initial value, then the smaller. A node that no
-    row reaches keeps its initial value.
+    Ties are broken from the root down: among the thresholds of a node that allow the optimum, the one farthest from any
+    value that reaches the node (the widest margin), then the one nearest to its initial value, then the smaller one. A
+    node that no row reaches keeps its initial value.
     """
     return _ExactSearch(structure, X, y).solve()
 

@@ -1,7 +1,7 @@
 """The trees of the questions (`mdtree_jax.registry.questions`) as structures: shown, companions, for one checkpoint.
 
-A threshold on one measure carries badly: sharpness and connectivity shift with label noise, schedule and data set, each
-in its own way. So the robust fit lets several trees answer a question, each on other measures; they vote.
+A threshold on a single metric transfers badly: sharpness and connectivity shift with label noise, schedule and data
+set, each in its own way. In the robust fit, several trees therefore answer a question from different metrics, and vote.
 """
 
 from __future__ import annotations

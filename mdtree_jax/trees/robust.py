@@ -1,27 +1,28 @@
-"""The robust fit: an average over every threshold setting of a few small trees, instead of one best setting.
+"""The robust fit: an average over all threshold settings of a few small trees, instead of one best setting.
 
-NumPy only. A fitted tree is a posterior over its thresholds (`TreePosterior`); the diagnosis is the average verdict
-over all settings and over the member trees, each member with the same say (`RobustFit`).
+NumPy only. A fitted tree is a posterior over its thresholds (`TreePosterior`); the prediction is the average vote over
+all settings and over the member trees, with equal weights for the members (`RobustFit`).
 
 **Model of one tree.** Node j's threshold lies on a fixed grid of candidates between its bounds (centres of equal
-steps; logarithmic for features with a `log_offset`), a priori with weight exp(-r²/2), where r = 3 at the bounds and 0
-at the initial value (each side has its own scale). A threshold setting sends every row to a leaf; a leaf's verdict is
-right for each of its rows with an unknown probability e ~ Beta(9, 1), on its own for every leaf. With R right and W
-wrong rows, each counted as ρ rows, a leaf's marginal likelihood is B(9 + ρR, 1 + ρW) / B(9, 1), and
+steps; logarithmic for features with a `log_offset`), with prior weight exp(-r²/2), where r = 3 at the bounds and 0
+at the initial value (each side has its own scale). A threshold setting sends every row to a leaf; the class of a leaf
+is correct for each of its rows with an unknown probability e ~ Beta(9, 1), independent for every leaf. With R correct
+and W wrong rows, each counted as ρ rows, a leaf's marginal likelihood is B(9 + ρR, 1 + ρW) / B(9, 1), and
 
     p(thresholds | rows) ∝ Π_nodes prior(threshold) · Π_leaves B(9 + ρR, 1 + ρW).
 
-**Evidence is discounted.** ρ = 0.3 / (1 + 0.3 n / 200): neighbouring configurations resemble each other (0.3), and
-thresholds differ between collections, so that any number of rows of one collection counts for at most 200 of another.
+**Evidence is discounted.** ρ = 0.3 / (1 + 0.3 n / 200): neighbouring configurations are similar (0.3), and thresholds
+differ between collections, so that any number of rows of one collection counts for at most 200 of another.
 
-**It is exact.** Counts depend on the thresholds along a leaf's path only, so that sums over all settings are messages
-from the leaves to the root and back (sum-product); candidates that no training row tells apart are one.
+**It is exact.** Counts depend only on the thresholds along a leaf's path, so that sums over all settings can be
+computed by messages from the leaves to the root and back (sum-product); candidates that no training row separates are
+merged.
 
-**Probabilities.** With v the mean vote for a class, p ∝ (0.1 + 0.8 v)^s (two classes): the verdict is the larger vote,
-and s, about 1.75 a priori, is fitted to the training rows with the same discount.
+**Probabilities.** With v the mean vote for a class, p ∝ (0.1 + 0.8 v)^s (two classes): the predicted class has the
+larger vote, and s, about 1.75 a priori, is fitted to the training rows with the same discount.
 
-Assumptions: verdicts stay as the structure says (a sample from one corner of a grid often has one class only, and a
-leaf that takes its majority carries nowhere); a threshold stays inside its bounds. Limit: the work grows as
+Assumptions: the classes of the leaves are fixed by the structure (a sample from one corner of a grid often has only one
+class, and majority leaves would not transfer); a threshold stays inside its bounds. Limit: the work grows as
 candidates ** depth, so deeper trees get coarser grids (`candidates_for_depth`).
 
 Sources: averaging of trees as in Buntine, "Learning classification trees" (1992) and Chipman, George and McCulloch,
@@ -42,7 +43,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.trees.structure import Structure
 
-#: Beta prior of the probability that a leaf's verdict is right.
+#: Beta prior of the probability that the class of a leaf is correct.
 RIGHT, WRONG = 9.0, 1.0
 #: Share of a vote that goes to every class alike, and prior median and spread of the exponent of `RobustFit`.
 DOUBT, EXPONENT, EXPONENT_SPREAD = 0.1, 1.75, 0.3
@@ -98,7 +99,9 @@ def candidates_for_depth(depth: int) -> int:
     """
     number = min(_MOST_CANDIDATES, int(_CELLS ** (1 / depth)))
     if number < _FEWEST_CANDIDATES:
-        raise UserError(f"fit='robust' takes trees of depth at most 10, not {depth}; use fit='exact' or 'published'")
+        raise UserError(
+            f"fit='robust' supports trees of depth at most 10, not {depth}; use fit='exact' or fit='published'"
+        )
     return number
 
 
@@ -314,7 +317,7 @@ def fit_members(
 ) -> tuple[TreePosterior, ...]:
     """Return the posteriors of the members: all that a verdict needs; arguments and errors as `fit_robust`."""
     if not structures or len(y) == 0:
-        raise UserError(f"fit='robust' needs one tree and one row at least, got {len(structures)} and {len(y)}")
+        raise UserError(f"fit='robust' needs at least one tree and one row, got {len(structures)} and {len(y)}")
     if any(s.classes != structures[0].classes for s in structures):
         raise UserError(f"the trees of a robust fit must have the same classes: {[s.classes for s in structures]}")
     return tuple(fit_posterior(s, values, y, options) for s, values in zip(structures, X, strict=True))

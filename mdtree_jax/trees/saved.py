@@ -1,7 +1,7 @@
 """Fitted trees as small readable JSON files.
 
-A robust fit is kept as its training rows, as coarse as its candidates are, and is fitted again when it is read: the
-same fit, in less room than the tables of its votes take.
+A robust fit is stored as its training rows, rounded to its candidates, and refitted when it is read. The fit is the
+same, and the file is smaller than the tables of votes.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def read_tree(cls, path: str | os.PathLike):
     """Return the fitted tree, an instance of `cls`, in a file that holds what `tree_to_dict` returns.
 
     Raises:
-        UserError: the file is missing, is no JSON, or holds no tree.
+        UserError: the file is missing, is not JSON, or does not hold a tree.
     """
     try:
         data = json.loads(Path(path).read_text())
         if data.get("format") != _FORMAT:
-            raise UserError(f"'{path}' is no saved tree: its format is {data.get('format')!r}, not '{_FORMAT}'")
+            raise UserError(f"'{path}' is not a saved tree: its format is {data.get('format')!r}, not '{_FORMAT}'")
         tree = _from_dict(cls, data)
     except UserError:
         raise
@@ -56,9 +56,7 @@ def read_tree(cls, path: str | os.PathLike):
         raise UserError(f"the saved tree '{path}' cannot be read: {type(error).__name__} {error}") from error
     expected = (len(tree.structure_.nodes),), (len(tree.structure_.leaves), len(tree.classes_))
     if (tree.thresholds_.shape, tree.leaf_counts_.shape) != expected:
-        raise UserError(
-            f"the saved tree '{path}' does not hold together: thresholds and leaf counts must be {expected}"
-        )
+        raise UserError(f"the saved tree '{path}' is inconsistent: thresholds and leaf counts must be {expected}")
     return tree
 
 

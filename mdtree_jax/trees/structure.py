@@ -1,6 +1,6 @@
 """Diagnostic trees as data: a table of nodes, one engine for all of them.
 
-A structure fixes which metric is asked where and what each leaf says; only the thresholds are fitted. `<=` goes left.
+A structure fixes the metric of each node and the class of each leaf; only the thresholds are fitted. `<=` goes left.
 A new structure is a few lines of YAML::
 
     name: my_tree
@@ -31,12 +31,12 @@ from mdtree_jax.registry.tree import Node, Tree, check_tree
 class Structure:
     """A tree without its thresholds: `nodes[0]` is the root, every other node has one parent before it.
 
-    `leaves` lists (node, side) of every leaf from left to right, side 0 for left; a leaf's number is its place there.
+    `leaves` lists (node, side) of every leaf from left to right, side 0 for left; a leaf's number is its index there.
 
-    A feature may be any column: one that a table lacks is named when the tree is fitted to it.
+    A feature may be any column; fitting the tree to a table without it raises an error that names it.
 
     Raises:
-        UserError: a structure that is not a tree, an unknown class, bounds that do not hold the initial value.
+        UserError: a structure that is not a tree, an unknown class, bounds that do not contain the initial value.
     """
 
     name: str
@@ -58,17 +58,17 @@ class Structure:
                 yield node, side
 
     def children(self, node: int) -> tuple[int | str, int | str]:
-        """Return what lies left and right of a node: a node's number or a class."""
+        """Return the left and right child of a node: a node's number or a class."""
         return self.nodes[node].left, self.nodes[node].right
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The features in the order of first use: the columns that an array handed to the tree must have."""
+        """The features in the order of first use: the columns of an array passed to the tree."""
         return tuple(dict.fromkeys(node.feature for node in self.nodes))
 
     @property
     def node_columns(self) -> np.ndarray:
-        """For each node the column of its feature among `features`, shape (nodes,)."""
+        """The index of each node's feature in `features`, shape (nodes,)."""
         place = {feature: i for i, feature in enumerate(self.features)}
         return np.array([place[node.feature] for node in self.nodes])
 
@@ -79,7 +79,7 @@ class Structure:
 
     @property
     def leaf_verdicts(self) -> np.ndarray:
-        """For each leaf the place of its verdict among `classes`, shape (leaves,)."""
+        """The index of each leaf's class in `classes`, shape (leaves,)."""
         return np.array([self.classes.index(self.children(node)[side]) for node, side in self.leaves])
 
     @property
@@ -88,7 +88,7 @@ class Structure:
         return {leaf: number for number, leaf in enumerate(self.leaves)}
 
     def to_dict(self) -> dict:
-        """Return the structure as plain lists and dictionaries, as YAML and JSON hold it."""
+        """Return the structure as plain lists and dictionaries, for YAML and JSON."""
         return {"name": self.name, "classes": list(self.classes), "nodes": [node._asdict() for node in self.nodes]}
 
     @classmethod
@@ -98,13 +98,13 @@ class Structure:
 
     @classmethod
     def from_dict(cls, data: Mapping) -> Structure:
-        """Build a structure from what `to_dict` returns or a YAML file holds; published names are understood.
+        """Build a structure from the result of `to_dict` or the content of a YAML file; published names are accepted.
 
         Raises:
-            UserError: a key is missing or unknown, or the structure is no tree.
+            UserError: a key is missing or unknown, or the structure is not a tree.
         """
         if not isinstance(data, Mapping):
-            raise UserError(f"a tree structure is a mapping with the keys name, classes, nodes; got {data!r:.60}")
+            raise UserError(f"a tree structure must be a mapping with the keys name, classes, nodes; got {data!r:.60}")
         for key in ("classes", "nodes"):
             if key not in data:
                 raise UserError(f"the tree structure lacks the key '{key}'; it has: {', '.join(map(str, data))}")

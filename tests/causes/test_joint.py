@@ -177,9 +177,9 @@ def test_metrics_that_are_missing_are_left_out(small):
     assert model.metrics == ("train_error", "log_hessian_trace")
     chances = joint.predict_joint(model, side.frame[columns])
     np.testing.assert_allclose(chances.sum(axis=1), 1.0)
-    with pytest.raises(UserError, match="asks at least one of train_error"):
+    with pytest.raises(UserError, match="needs at least one of train_error"):
         joint.fit_joint(side.frame, side.gained, ["test_error"])
-    with pytest.raises(UserError, match=r"no column 'cka'.*which the joint question asks"):
+    with pytest.raises(UserError, match=r"no column 'cka'.*which the joint question uses"):
         make_joint_side(small.drop(columns="cka"), "step")
 
 
@@ -237,7 +237,7 @@ def test_command_with_the_joint_question_and_coverage(small, tmp_path, monkeypat
     assert set(table.task) == {"optimizer", "joint", "joint_room"}
     assert (table.low <= table.accuracy + 1e-9).all()
     assert "## Accuracy against coverage" in (tmp_path / "b/tables.md").read_text()
-    assert "methods, k and seeds play no part" in capsys.readouterr().out
+    assert "ignores methods, k and seeds" in capsys.readouterr().out
     assert run("tasks=joint", "methods=[md_tree]") == 2
     assert "unknown method 'md_tree'" in capsys.readouterr().err
 

@@ -72,7 +72,8 @@ def test_collections_that_tell_different_causes_are_asked_what_both_tell():
     causes = causes_told([rates, plain], said.append, allow_missing=False)
     assert causes == ("temperature_too_low", "temperature_too_high", "model_too_small", "none")
     assert said == [
-        "too_little_regularization, too_much_regularization cannot be told from every collection: the others are asked"
+        "too_little_regularization, too_much_regularization cannot be identified in every collection; only the other "
+        "causes are considered"
     ]
     assert shared_causes([make_grid(plain), make_grid(rates)]) == causes
     side = make_joint_side(rates, "step", causes=causes)
@@ -83,9 +84,9 @@ def test_collections_that_tell_different_causes_are_asked_what_both_tell():
     assert len(answers.right) == len(plain)
     assert answers.right.mean() > 0.8
     decays = load_collection(product(weight_decay=[0.1, 0.2], label_smoothing=[0.1, 0.2]))
-    with pytest.raises(UserError, match="no cause can be told from every collection: temperature_too_low, "):
+    with pytest.raises(UserError, match="no cause in common that all can identify: temperature_too_low, "):
         causes_told([plain, decays], allow_missing=False)
-    with pytest.raises(UserError, match="no cause can be told from a collection over optimizer"):
+    with pytest.raises(UserError, match="a collection over optimizer cannot identify any cause"):
         gains(make_grid(product(optimizer=["sgd", "adamw"])))
 
 

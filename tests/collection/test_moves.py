@@ -50,8 +50,9 @@ def test_axes_are_the_knobs_that_vary_on_their_own(name):
     assert list(axes_of(frame)) == sorted(expected, key=order.index)
     loaded = load_collection(frame, allow_missing=True)
     tied = [knob for knob in ("learning_rate", "train_epochs") if knob in frame and knob not in expected]
-    assert [note for note in loaded.attrs["notes"] if "no axis of its own" in note] == [
-        f"{knob} of collection 'DataFrame' changes with the other knobs, and is no axis of its own" for knob in tied
+    assert [note for note in loaded.attrs["notes"] if "does not count as an axis" in note] == [
+        f"{knob} of collection 'DataFrame' is determined by the other knobs and does not count as an axis"
+        for knob in tied
     ]
 
 
@@ -95,7 +96,7 @@ def test_a_knob_and_a_cause_of_ones_own():
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (product(**RATES).iloc[:1], "learning_rate, weight_decay of the table has one value only"),
+        (product(**RATES).iloc[:1], "learning_rate, weight_decay of the table has only one value"),
         (product(**RATES)[["test_error"]], "has no column 'width'.* without which"),
         (product(**RATES).replace({"learning_rate": {0.1: -0.1}}), r"learning_rate=-0.1 in row 1; it must be above 0"),
         (product(**RATES).replace({"weight_decay": {0.0: -1.0}}), "weight_decay=-1 in row 1; it must be at least 0"),

@@ -55,8 +55,8 @@ def test_missing_values_stay_missing_and_take_no_rank():
     ("changed", "message"),
     [
         ({"scale": "ranks"}, "unknown scale 'ranks' .*there are: raw, rank"),
-        ({"tasks": ["joint"], "methods": None}, "scale=rank is for the tasks optimizer, size and data"),
-        ({"test": None}, "scale=rank needs test="),
+        ({"tasks": ["joint"], "methods": None}, "scale=rank supports the tasks optimizer, size and data"),
+        ({"test": None}, "scale=rank needs another collection, test="),
     ],
 )
 def test_where_there_are_no_ranks(F, F_noise, changed, message):

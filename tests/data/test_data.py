@@ -254,7 +254,7 @@ def test_npz_sorted_by_label_has_all_classes_in_its_first_images(tmp_path):
         ({"x_train": np.zeros((9, 5, 4, 3)) * np.nan, "x_test": np.zeros((6, 5, 4, 3))}, "NaN or infinite"),
         ({"x_train": np.full((9, 5, 4, 3), 1e300), "x_test": np.zeros((6, 5, 4, 3))}, "NaN or infinite"),
         ({"x_train": np.zeros((9, 5, 4, 3), np.int64)}, "images of type int64; wanted uint8 or floating point"),
-        ({"y_train": np.array([object()] * 9)}, "damaged or not an .npz of plain arrays"),
+        ({"y_train": np.array([object()] * 9)}, "damaged or not an .npz file of plain arrays"),
     ],
 )
 def test_npz_mistakes(tmp_path, changes, message):

@@ -52,7 +52,7 @@ def test_advice_is_given_in_the_words_of_its_knob(reference, found):
     cold = next(d for d in found if d.cause == "temperature_too_low" and d.expected_gain)
     start = "Train at a higher temperature: increase the learning rate by a factor of "
     assert actions.headline(cold.action).removeprefix("If the first guess is right, ").lower().startswith(start.lower())
-    assert "a smaller batch raises the temperature" in cold.action.rules[0]
+    assert "a smaller batch also raises the temperature" in cold.action.rules[0]
     assert "Setting: learning rate" in str(cold)
     told = in_settings(cold.action, Training(learning_rate=0.0125))
     assert f"(from 0.0125 to {0.0125 * cold.action.factor:.3g})." in told.sentence

@@ -153,7 +153,7 @@ def test_fractions_among_percentages_are_told():
     rows = pd.DataFrame([COLD | {"train_error": 0.1 * i} for i in range(6)])
     assert diagnose_metrics(rows)[3].remarks == (fact("read_as_percent", metrics=["train_error"]),)
     assert diagnose_metrics(rows)[3].notes == [
-        "training error of all models at most 1: read as percent, like the other errors"
+        "no model has a value of training error above 1; the values are read as percent, like the other errors"
     ]
     assert diagnose_metrics(rows, units="percent")[3].notes == []
     assert diagnose_metrics(rows.assign(train_error=2.0))[3].notes == []
@@ -198,12 +198,12 @@ BAD = [
     (
         {"train_error": 0.2, "cka": 0.4},
         None,
-        r"can be fractions or percentages here \('train_error' up to 0.2\); say wh",
+        r"may be fractions or percentages \('train_error' up to 0.2\); set un",
     ),
     (
         {"train_error": 0.0, "mode_connectivity_peak": -0.2},
         None,
-        r"here \('mode_connectivity_peak' up to -0.2\); say which",
+        r"percentages \('mode_connectivity_peak' up to -0.2\); set units",
     ),
     ({"train_error": 0.2}, "per mille", "unknown units 'per mille'.*there are: fraction, percent"),
     ({"accuracy": 3}, None, "has none of the metrics train_error, .*; it has accuracy"),
@@ -213,29 +213,29 @@ BAD = [
         None,
         r"it has test_error, train_eror; 'train_eror' \(did you mean 'train_er",
     ),
-    (pd.DataFrame([[1.0, 2.0]], columns=["cka", "cka"]), None, "has the column 'cka' twice"),
-    ({"train_error;cka": "3;0.4"}, None, "it seems to be separated by something else than commas"),
+    (pd.DataFrame([[1.0, 2.0]], columns=["cka", "cka"]), None, "has two columns 'cka'"),
+    ({"train_error;cka": "3;0.4"}, None, "its columns do not seem to be separated by commas"),
     (
         [{"train_error": "3"}, {"train_error": "7.5%"}],
         None,
-        "column 'train_error' holds '7.5%' in row 2; it takes numbers",
+        "column 'train_error' holds '7.5%' in row 2; it must hold numbers",
     ),
-    ({"train_error": 103.0}, None, r"train_error=103 in row 1; it lies in \[0, 100\]"),
+    ({"train_error": 103.0}, None, r"train_error=103 in row 1; it must be in \[0, 100\]"),
     ({"mode_connectivity_peak": 12.0}, None, "minus the largest training error"),
-    ({"cka": 1.4}, None, r"cka=1.4 in row 1; it lies in"),
+    ({"cka": 1.4}, None, r"cka=1.4 in row 1; it must be in"),
     ({"cka": 0.4, "cka_se": -0.1}, None, "'cka_se' holds a negative standard error"),
     ([], None, "has no rows"),
     (
         {"train_error": 0.282, "train_acc": 71.8},
         None,
-        "'train_error' and 'train_acc' are two names of one metric and contradict each other in row 1: 0.282, and 28.2",
+        "'train_error' and 'train_acc' are two names of one metric, but differ in row 1: 0.282 and 28.2",
     ),
-    ([{"cka": 0.4, "CKA": 0.4}, {"cka": 0.4, "CKA": 0.5}], None, "contradict each other in row 2: 0.4, and 0.5"),
-    ({"train_error": 28.0, "train_error.1": 0.28}, None, "has the column 'train_error' twice"),
+    ([{"cka": 0.4, "CKA": 0.4}, {"cka": 0.4, "CKA": 0.5}], None, "differ in row 2: 0.4 and 0.5"),
+    ({"train_error": 28.0, "train_error.1": 0.28}, None, "has two columns 'train_error'"),
     (
         {"mode_connectivity_peak": -12.0, "train_acc": 0.7},
         None,
-        "accuracies are percentages, and the largest of column",
+        "accuracies must be percentages, but column",
     ),
 ]
 
@@ -322,7 +322,7 @@ def test_metrics_that_no_tree_can_be_asked_of_are_too_few():
     assert diagnosis.questions == {}
     assert diagnosis.abstains
     assert diagnosis.abstention.kind == "too_few_metrics"
-    assert "no diagnostic tree can be used with so few metrics; missing are 'train_loss', " in diagnosis.reason
+    assert "no diagnostic tree can be used with so few metrics; missing: 'train_loss', " in diagnosis.reason
 
 
 def test_no_gain_is_promised_beyond_the_test_error():
@@ -336,7 +336,7 @@ def test_no_gain_is_promised_beyond_the_test_error():
     tiny = diagnose_metrics(hot | {"test_error": 1.0})[0]
     assert (tiny.action.how_far, tiny.expected_gain.cut) == (free.action.how_far, True)
     assert "40 similar models gained more by this step than the test error of this model" in tiny.action.sentence
-    with pytest.raises(UserError, match=r"test_error=-5 in row 1; it lies in \[0, 100\]"):
+    with pytest.raises(UserError, match=r"test_error=-5 in row 1; it must be in \[0, 100\]"):
         diagnose_metrics(hot | {"test_error": -5.0})
     assert "Test error 6 %, training error 28.2 %." in str(bound)
     assert "Test error" not in str(free)
@@ -367,7 +367,7 @@ def test_nothing_to_gain_says_where_the_collection_ends(F):
         assert diagnosis.action.edge.largest["data_fraction"] > 0
         assert "Within the range of collection 'published/F', no single step" in diagnosis.action.sentence
         assert "have the largest amount of training data" in diagnosis.action.sentence
-        assert "it does not say that either of them matters" in " ".join(str(diagnosis).split())
+        assert "this does not mean that either of them matters" in " ".join(str(diagnosis).split())
 
 
 def test_columns_of_a_table_say_how_its_models_were_trained():
@@ -562,7 +562,7 @@ def test_speed_of_a_table_of_a_thousand_models(F_noise):
 def test_a_diagnosis_prints_as_the_terminal_shows_it():
     text = str(diagnose_metrics({"train_error": 34.5, "mode_connectivity_peak": -22.6, "log_hessian_trace": 5.1})[0])
     assert "What to do:" in text
-    assert "How sure:" in text
+    assert "Probabilities:" in text
     assert "34.5 %" in text
 
 

@@ -104,8 +104,8 @@ def test_a_saved_reference_gives_the_same_answers(small, tmp_path):  # noqa: F81
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "is no reference: its format is None"),
-        ("[1]", "is no reference: its format is 'list'"),
+        ("{}", "is not a reference: its format is None"),
+        ("[1]", "is not a reference: its format is 'list'"),
         ("{", "cannot be read"),
         ('{"format": "mdtree_jax reference 1"}', "cannot be read: KeyError 'rows'"),
     ],
@@ -117,7 +117,7 @@ def test_files_that_are_no_reference(text, message, tmp_path):
 
 
 def test_a_collection_without_metrics_is_no_reference(small):  # noqa: F811
-    with pytest.raises(UserError, match="has none of the metrics that a diagnosis asks"):
+    with pytest.raises(UserError, match="has none of the metrics that a diagnosis uses"):
         fit_reference(small[["width", "batch_size", "data_fraction", "test_error"]])
 
 
@@ -127,7 +127,7 @@ def test_a_reference_by_name_or_by_file(small, tmp_path):  # noqa: F811
     found = diagnose_metrics(COLD, tmp_path / "mine.json")[0]
     assert found.reference == "mine"
     assert found.report(tmp_path / "r.html", reference=tmp_path / "mine.json").is_file()
-    with pytest.raises(UserError, match=r"reference=nope\.json is neither a file nor one of the package's: "):
+    with pytest.raises(UserError, match=r"reference=nope\.json is neither a file nor a reference of the package: "):
         diagnose_metrics(COLD, "nope.json")
     with pytest.raises(UserError, match=r"reference=3 is a int; wanted a Reference"):
         diagnose_metrics(COLD, 3)
@@ -135,6 +135,6 @@ def test_a_reference_by_name_or_by_file(small, tmp_path):  # noqa: F811
 
 def test_a_report_is_of_the_reference_that_was_asked(tmp_path, small):  # noqa: F811
     found = diagnose_metrics(COLD, fit_reference(small, measure=False, name="mine"))[0]
-    with pytest.raises(UserError, match="was made with reference 'mine', and the report would show 'published/F'"):
+    with pytest.raises(UserError, match="was made with reference 'mine', but the report would show 'published/F'"):
         found.report(tmp_path / "r.html")
     assert not list(tmp_path.iterdir())

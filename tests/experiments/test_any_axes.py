@@ -38,7 +38,7 @@ def test_learning_rates_are_asked_what_they_tell(rates):
     first = tables.results.query("experiment == 'q1_dataset'")
     assert (first.n_train + first.n_test == rows).all()
     assert "q1_scale_data is left out: collection 'DataFrame' does not vary data_fraction" in notes
-    lacking = "collection 'DataFrame' does not vary data_fraction, so task 'data' has no label in it"
+    lacking = "collection 'DataFrame' does not vary data_fraction, so it has no label for task 'data'"
     assert f"q2_data_dataset is left out: {lacking}" in notes
     # One step is a step of the learning rate.
     one = tables.one_step.groupby(["task", "method", "step"]).gain.mean()

@@ -80,7 +80,7 @@ def test_memory_decides_batches_and_estimator(monkeypatch):
     assert not small.use_xtrace
     # 48 vectors of 122 thousand numbers are 23 MB, more than there is.
     with pytest.raises(
-        UserError, match=r"at least 0.0\d+ GB of memory on each device, and 0.0105 GB may be used: give"
+        UserError, match=r"at least 0.0\d+ GB of memory on each device, and 0.0105 GB may be used: allow"
     ):
         choose(model, data, settings, 10 * 2**20, "cpu")
     few = dataclasses.replace(settings, eigenvalue_steps=8)

@@ -160,9 +160,9 @@ def test_a_table_may_hold_it_and_a_reference_says_where_it_lies(small_grid, weig
     assert rows["log weight size, ln"][1] == "not known"  # the reference has the value alone
     assert "weight_size" not in found[1].position
     assert "weight_size" not in found[1].metrics
-    with pytest.raises(UserError, match=r"weight_size=101 in row 1; it lies in \[0, 100\] \(1: root mean square"):
+    with pytest.raises(UserError, match=r"weight_size=101 in row 1; it must be in \[0, 100\] \(1: root mean square"):
         diagnose_metrics(row | {"weight_size": 101.0}, reference, "percent")
-    with pytest.raises(UserError, match="column 'weight_size' holds 'big' in row 1; it takes numbers"):
+    with pytest.raises(UserError, match="column 'weight_size' holds 'big' in row 1; it must hold numbers"):
         diagnose_metrics(row | {"weight_size": "big"}, reference, "percent")
     # of the value alone, and of the mean of a table that has no logarithm
     frame = metrics_table.read_metrics({"train_error": 3.0, "weight_size": 0.5}, "percent")
@@ -387,29 +387,38 @@ def zero(network):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: register(Measurement("cka", "1", "mine"), kernel=zero), "the name 'CKA'|'cka' is registered already"),
+        (lambda: register(Measurement("cka", "1", "mine"), kernel=zero), "the name 'CKA'|'cka' is already registered"),
         (lambda: register(Measurement("CKA", "1", "mine"), kernel=zero), "the name 'CKA' is taken by the column 'cka'"),
         (lambda: register(Measurement("width", "1", "mine"), kernel=zero), "'width' is taken by the column 'width'"),
         (
             lambda: register(Measurement("mine", "1", "mine", aliases={"hessian_t": None}), kernel=zero),
             "'hessian_t' is taken by the column 'log_hessian_trace'",
         ),
-        (lambda: register(Measurement("hessian", "1", "mine"), kernel=zero), "a kernel named 'hessian' is registered"),
-        (lambda: register(Measurement("train", "1", "mine"), kernel=zero), "'train' is no name of a kernel"),
-        (lambda: register(Measurement("mine", "1", "mine"), kernel=3), "kernel=3 of 'mine' cannot be called"),
-        (lambda: register(Measurement("mine", "1", "mine", kernel="no")), "names the kernel 'no', which there is not"),
-        (lambda: register(Measurement("mine", "1", "mine"), kernl=zero), r"register\(Measurement, kernl=…\): it takes"),
-        (lambda: register(Measurement("log_mine", "ln", "mine", logarithm_of="mine")), "follows from 'mine', which"),
+        (
+            lambda: register(Measurement("hessian", "1", "mine"), kernel=zero),
+            "a kernel named 'hessian' is already registered",
+        ),
+        (lambda: register(Measurement("train", "1", "mine"), kernel=zero), "'train' is not a valid kernel name"),
+        (lambda: register(Measurement("mine", "1", "mine"), kernel=3), "kernel=3 of 'mine' is not callable"),
+        (
+            lambda: register(Measurement("mine", "1", "mine", kernel="no")),
+            "names the kernel 'no', which does not exist",
+        ),
+        (
+            lambda: register(Measurement("mine", "1", "mine"), kernl=zero),
+            r"register\(Measurement, kernl=…\): besides the entry, it takes",
+        ),
+        (lambda: register(Measurement("log_mine", "ln", "mine", logarithm_of="mine")), "is derived from 'mine', which"),
         (lambda: register(Measurement("my metric", "1", "mine"), kernel=zero), "is not an identifier"),
-        (lambda: register("mine"), "it is of type str; wanted one of"),
+        (lambda: register("mine"), "its type is str; it must be one of"),
         (lambda: Measurement("mine_se", "1", "mine"), "'mine_se' is no name of a measurement"),
         (lambda: Measurement("seed", "1", "mine"), "'seed' is no name of a measurement"),
         (lambda: Measurement("mine", "1", "mine", direction="warm"), "unknown direction of 'mine' 'warm'"),
         (lambda: Measurement("mine", "1", "mine", needs=("pears",)), "'mine' needs 'pears', which is not one of"),
-        (lambda: Measurement("mine", "1", "mine", bounds=(1.0, 0.0)), r"bounds=\(1.0, 0.0\) of 'mine' hold nothing"),
+        (lambda: Measurement("mine", "1", "mine", bounds=(1.0, 0.0)), r"bounds=\(1.0, 0.0\) of 'mine' are empty"),
         (lambda: Measurement("mine", "1", "mine", sources=("cka",)), "'mine' needs both sources and formula"),
         (lambda: Kernel("mine", "mine", cost=-1.0), "cost=-1.0 is out of range"),
-        (lambda: register(Kernel("mine", "mine", ("test_data",)), kernel=zero), "needs neither network nor pair"),
+        (lambda: register(Kernel("mine", "mine", ("test_data",)), kernel=zero), "must need either 'network' or 'pair'"),
     ],
 )
 def test_mistakes_are_one_sentence_and_change_no_table(make, message):

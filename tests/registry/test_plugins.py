@@ -163,7 +163,7 @@ def test_its_networks_have_the_errors_of_their_rows_and_are_diagnosed(runs, monk
     found = json.loads(succeed(runs, "diagnose", *files, *quick))
     assert found["metrics"]["train_error"] == pytest.approx(np.mean(errors), abs=1e-4)
     code, _, err = command(runs, "diagnose", *files[:-1], *quick)
-    assert (code, "model_width is not given; the function of model=tiny:build needs it" in err) == (2, True)
+    assert (code, "the function of model=tiny:build needs model_width=" in err) == (2, True)
 
 
 def test_help_shows_what_plugins_register(runs, tmp_path):
@@ -195,7 +195,7 @@ def test_help_shows_what_plugins_register(runs, tmp_path):
         ("raise SystemExit(0)", "SystemExit: 0"),
         (
             "from mdtree_jax import *\nregister(Architecture('mlp'), build=print)",
-            "UserError: a model named 'mlp' is registered already; choose another name",
+            "UserError: a model named 'mlp' is already registered; choose another name",
         ),
     ],
 )
@@ -298,17 +298,20 @@ def test_a_builder_is_given_the_settings_that_it_names(module):
     ("function", "message"),
     [
         ("builld", r"has no function 'builld'; there are: build"),
-        ("depth", "the function needs 'depth', which is no setting of it; there are: width, num_classes, num_out"),
-        ("fails", r"the function is called with width, and fails \(ZeroDivisionError: division by zero\)"),
+        (
+            "depth",
+            "the function needs the argument 'depth', which is not available; available: width, num_classes, num_out",
+        ),
+        ("fails", r"the function, called with width, failed \(ZeroDivisionError: division by zero\)"),
         ("nothing", "the function returns a NoneType; wanted a Flax Linen module, or a mdtree_jax.models.Model"),
         ("four", r"gives outputs of shape \(2, 4\) for 2 images; wanted logits \(2, 3\)"),
         ("half", "has parameters of float16; wanted float32, the dtype that its builder is given"),
         ("dropout", "it draws random numbers, as dropout does, and a network of a sweep is given none"),
-        ("Frozen", "keeps running averages, and its call has no argument 'train'"),
+        ("Frozen", "has running averages, but its call has no argument 'train'"),
         ("Counting", "keeps the state 'cache'; of a network's state only running averages"),
         ("Empty", "has no parameters, so there is nothing to train"),
-        ("large", r"does not take images of shape \(2, 2, 1\): .*reshape"),
-        ("model", r"is initialized to something else than \{'params': …, 'batch_stats': …\}"),
+        ("large", r"does not accept images of shape \(2, 2, 1\): .*reshape"),
+        ("model", r"is initialized to something other than \{'params': …, 'batch_stats': …\}"),
     ],
 )
 def test_builders_that_do_not_fit(module, function, message):
@@ -380,11 +383,14 @@ def test_a_loader_returns_a_mapping_or_a_named_tuple(module):
         ("flat", r"the training images of data set '.*:flat' have shape \(12, 4\); wanted \(number, height"),
         ("few", r"the training labels of data set '.*:few' have shape \(11,\); wanted \(12,\), one per image"),
         ("text", "the training labels of data set '.*:text' are of type <U1; wanted integers"),
-        ("ragged", "holds what is no array"),
+        ("ragged", "holds something that is not an array"),
         ("one", "num_classes of dataset=.*:one is 1; wanted a whole number of at least 2"),
-        ("fails", r"the function is called without arguments, and fails \(OSError: no disk\)"),
-        ("many", "the function needs 'depth', which is no setting of it; there are: source, data_dir, data_file"),
-        ("images", r"the function needs data_dir, which is not given; add data_dir=PATH"),
+        ("fails", r"the function, called without arguments, failed \(OSError: no disk\)"),
+        (
+            "many",
+            "the function needs the argument 'depth', which is not available; available: source, data_dir, data_file",
+        ),
+        ("images", r"the function needs data_dir=PATH"),
     ],
 )
 def test_loaders_that_do_not_fit(module, function, message):
@@ -424,12 +430,16 @@ def test_register_binds_replaces_and_refuses(added):
     with pytest.raises(UserError, match=r"unknown objective 'hinges' \(did you mean 'hinge'\?\)"):
         objective_functions("hinges")
     for entry, functions, message in (
-        (Dataset("ones", "another"), {"load": print}, "a data set named 'ones' is registered already"),
+        (Dataset("ones", "another"), {"load": print}, "a data set named 'ones' is already registered"),
         (Dataset("a b"), {"load": print}, "'a b' is not an identifier"),
         (Dataset("twos"), {}, "the data set 'twos' needs load=, the function that is bound to it"),
-        (Architecture("net"), {"built": print}, r"register\(Architecture, built=…\): it takes build=, permutations= b"),
-        (Architecture("net"), {"build": 3}, "build= of the model 'net' is of type int; wanted a function"),
-        ("net", {}, r"register\('net'\): it is of type str; wanted one of Architecture, .*Dataset"),
+        (
+            Architecture("net"),
+            {"built": print},
+            r"register\(Architecture, built=…\): besides the entry, it takes build=, per",
+        ),
+        (Architecture("net"), {"build": 3}, "build= of the model 'net' is of type int; it must be a function"),
+        ("net", {}, r"register\('net'\): its type is str; it must be one of Architecture, .*Dataset"),
     ):
         with pytest.raises(UserError, match=message):
             register(entry, **functions)

@@ -121,7 +121,7 @@ def test_a_label_may_be_read_from_a_column(small_grid, tmp_path):
     node = Node("train_error", 5.0, 0.0, 100.0, "fine", "broken")
     question = mdtree_jax.register(Question("faulty", "Is the data faulty?", answers, Tree("faulty", (node,))))
     try:
-        with pytest.raises(UserError, match="has no column 'label_faulty', so task 'faulty' has no label in it"):
+        with pytest.raises(UserError, match="has no column 'label_faulty', so it has no label for task 'faulty'"):
             MDTreeClassifier(task="faulty").fit(load_collection(small_grid))
         brought = small_grid.assign(label_faulty=np.where(small_grid["train_error"] > 4, "broken", "fine"))
         assert MDTreeClassifier(task="faulty", fit="exact").fit(load_collection(brought)).score(brought) == 1.0
@@ -143,7 +143,7 @@ GOOD = Tree("t", (Node("train_error", 0.5, 0.0, 1.0, "a", "b"),))
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Question("q", "?", (ANSWERS[0], ANSWERS[0]), GOOD), r"answers \['a', 'a'\]; it takes two different"),
+        (lambda: Question("q", "?", (ANSWERS[0], ANSWERS[0]), GOOD), r"answers \['a', 'a'\]; it needs two different"),
         (
             lambda: Question("q", "?", (Answer("a", "a", ("too_smal",)), ANSWERS[1]), GOOD),
             "unknown cause of answer 'a'",
@@ -153,9 +153,12 @@ GOOD = Tree("t", (Node("train_error", 0.5, 0.0, 1.0, "a", "b"),))
             "unknown verdict in tree",
         ),
         (lambda: Question("q", "?", ANSWERS, Tree("t", ())), "tree structure 't' has no node"),
-        (lambda: Question("size", "?", ANSWERS, GOOD), "a question named 'size' is registered already"),
-        (lambda: Question("q", "?", ANSWERS, GOOD, label="label_size"), "the label 'label_size' is that of question"),
-        (lambda: Question("joint", "?", ANSWERS, GOOD), "'joint' is the task of all causes together"),
+        (lambda: Question("size", "?", ANSWERS, GOOD), "a question named 'size' is already registered"),
+        (
+            lambda: Question("q", "?", ANSWERS, GOOD, label="label_size"),
+            "the label 'label_size' is already used by question",
+        ),
+        (lambda: Question("joint", "?", ANSWERS, GOOD), "'joint' is reserved for the task over all causes"),
     ],
 )
 def test_a_question_that_does_not_fit_is_refused(make, message):

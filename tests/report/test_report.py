@@ -129,7 +129,7 @@ def test_page_stands_alone_and_escapes(name, cost, diagnoses, reference, tmp_pat
     assert f"Why is {NAME} not better?" in page.texts["p"]  # as a text, not as a tag
     assert any(f"not used: {NAME}" in text for text in page.texts["li"])
     assert ("I can’t tell" in page.texts["h1"]) == diagnosis.abstains
-    assert ("The cost of a retraining is not known" in page.text) == (cost is not COST)
+    assert ("The cost of one retraining is not known" in page.text) == (cost is not COST)
     assert ("20 times as much as the diagnosis" in page.text) == (cost is COST)
     # Two of the maps of train error, connectivity and sharpness, as many as there are metrics for.
     there = {"train_error", "mode_connectivity_peak", "log_hessian_trace"} & set(diagnosis.metrics)
@@ -249,7 +249,7 @@ def facts(diagnosis, cost):
     if data["action"]["rules"]:
         yield "eneral experience, not derived from the reference"
         yield from (rule[1:] for rule in data["action"]["rules"])
-    yield "How sure"
+    yield "Probabilities"
     for cause, p in data["ranking"].items():
         yield SHORT[cause]
         yield share(p)

@@ -50,7 +50,7 @@ def test_bad_input():
         UserError, match=r"values of shape \(3, 4\) do not fit 3 coordinates; wanted \(3,\) or \(3, 3\)"
     ):
         surface_figure(np.arange(3), np.ones((3, 4)))
-    with pytest.raises(UserError, match="none of the values of the slice is finite"):
+    with pytest.raises(UserError, match="the slice has no finite values"):
         surface_figure(np.arange(3), np.full(3, np.nan))
     with pytest.raises(UserError, match="there are no curves to draw"):
         curve_figure({})

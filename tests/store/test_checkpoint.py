@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
             raise ValueError("write failed") from error
 
     monkeypatch.setattr(checkpoint, "_save", full)
-    with pytest.raises(UserError, match="no space left on the disk; what was finished before is intact"):
+    with pytest.raises(UserError, match="no space left on the disk; finished work is intact"):
         checkpoint.save_population(tmp_path / "c", population(), [(0, 0), (0, 1), (0, 2)])
 
 
@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_not_begun(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage())
     checkpoint.save_population(tmp_path / "fits", population(), members)
     free[0] = 1000
-    with pytest.raises(UserError, match="no space left on the disk; what was finished before is intact"):
+    with pytest.raises(UserError, match="no space left on the disk; finished work is intact"):
         checkpoint.save_population(tmp_path / "c", population(), members)
     assert not list(tmp_path.glob("c*"))
     assert capfd.readouterr().err == ""

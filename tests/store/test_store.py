@@ -202,7 +202,7 @@ def test_a_full_disk_leaves_earlier_results_intact(tmp_path, monkeypatch, code):
             raise OSError(code, os.strerror(code))
 
         monkeypatch.setattr(files.os, "fsync", full)
-        with pytest.raises(UserError, match=r"cannot write to .*; what was finished before is intact, and the same"):
+        with pytest.raises(UserError, match=r"cannot write to .*; finished work is intact, and the same"):
             finish(folder, COHORTS[1:2])
         with pytest.raises(UserError, match="cannot write to"):
             export_parts(folder, tmp_path / "parts")

@@ -278,11 +278,11 @@ def test_pytorch_networks(tmp_path):
     x = np.random.default_rng(0).standard_normal((4, 8, 8, 1)).astype(np.float32)
     logits = subject.model.apply(subject.variables[1], x, False)[0]
     np.testing.assert_array_equal(logits, model.apply(variables, x, False)[0])
-    with pytest.raises(UserError, match=r"'.*0.safetensors' holds a resnet8 of width 2, wanted is width 3"):
+    with pytest.raises(UserError, match=r"'.*0.safetensors' holds a resnet8 of width 2, but model_width=3"):
         load_subject("resnet8", paths, (8, 8, 1), 7, 3)
     with pytest.raises(UserError, match=r"is not of resnet8 of width 2 for images \(8, 8, 3\): .*stem.* instead of"):
         load_subject("resnet8", paths, (8, 8, 3), 7)
-    with pytest.raises(UserError, match=r"PyTorch's weights, which are converted for .*metrics=TABLE.csv"):
+    with pytest.raises(UserError, match=r"PyTorch weights, which can be converted only for .*metrics=TABLE.csv"):
         load_subject("tests.subject.test_from_model:build", paths, (8, 8, 1), 7)
 
 
@@ -371,24 +371,24 @@ GOOD = {"params": [make_params(0), make_params(1)], "x_train": X, "y_train": Y}
         ({"x_train": X[:50]}, "x_train has 50 rows and y_train has 120"),
         ({"x_train": X.astype(int)}, "x_train is of int64; wanted floating point"),
         ({"x_train": np.full_like(X, np.nan)}, "x_train holds numbers that are not finite"),
-        ({"y_train": np.zeros(120, int)}, "y_train holds one class only, 0"),
+        ({"y_train": np.zeros(120, int)}, "y_train holds only one class, 0"),
         ({"y_train": Y + 2}, "y_train holds the label 4, but the model gives 3 logits, for the labels 0 to 2"),
         ({"y_train": Y - 1}, "y_train holds the label -1; labels count from 0"),
-        ({"y_train": np.eye(3)[Y]}, "of one-hot labels take the argmax"),
+        ({"y_train": np.eye(3)[Y]}, "convert one-hot labels with argmax"),
         ({"x_test": X}, "x_test and y_test belong together"),
         ({"x_test": X[:, :4], "y_test": Y}, r"an image of x_test has shape \(4,\), one of x_train \(6,\); they must"),
         ({"training": {"epoch": 3}}, r"unknown training setting 'epoch' \(did you mean 'epochs'\?\)"),
         ({"training": {"epochs": 0}}, "training.epochs=0 is out of range"),
-        ({"training": {"epochs": "many"}}, "training.epochs='many' is no number"),
+        ({"training": {"epochs": "many"}}, "training.epochs='many' is not a number"),
         ({"measure": {"probes": 3}}, "unknown measure 'probes'.*there are: metrics"),
-        ({"measure": "fast"}, "measure='fast' is no mapping; wanted settings by name"),
-        ({"measure": {"curve_steps": "abc"}}, "measure.curve_steps='abc' does not fit; it takes int"),
-        ({"measure": {"metrics": "hessian"}}, "measure.metrics='hessian' does not fit; it takes list"),
+        ({"measure": "fast"}, "measure='fast' is not a mapping; give settings by name"),
+        ({"measure": {"curve_steps": "abc"}}, "measure.curve_steps='abc' has the wrong type; it must be int"),
+        ({"measure": {"metrics": "hessian"}}, "measure.metrics='hessian' has the wrong type; it must be list"),
         ({"measure": {"curve_steps": -1}}, "curve_steps=-1 is out of range; wanted at least 1"),
-        ({"measure": {"hessian_images": 40.5}}, "measure.hessian_images=40.5 does not fit; it takes int"),
-        ({"training": "fast"}, "training='fast' is no mapping; wanted settings by name"),
-        ({"max_images": 0}, "max_images=0 is out of range; wanted a whole number of at least 1"),
-        ({"max_images": 10.5}, "max_images=10.5 is out of range; wanted a whole number"),
+        ({"measure": {"hessian_images": 40.5}}, "measure.hessian_images=40.5 has the wrong type; it must be int"),
+        ({"training": "fast"}, "training='fast' is not a mapping; give settings by name"),
+        ({"max_images": 0}, "max_images=0 is out of range; it must be a whole number of at least 1"),
+        ({"max_images": 10.5}, "max_images=10.5 is out of range; it must be a whole number"),
         ({"x_train": X.astype(float) * 1e300}, "x_train holds numbers that are not finite as float32"),
     ],
 )  # fmt: skip
@@ -400,7 +400,7 @@ def test_what_does_not_fit_is_one_sentence(changed, message):
 
 def test_every_setting_of_measuring_takes_its_default_back():
     _check_types(dataclasses.asdict(MeasureConfig()))
-    with pytest.raises(UserError, match="similarity_debiased=1 does not fit; it takes bool"):
+    with pytest.raises(UserError, match="similarity_debiased=1 has the wrong type; it must be bool"):
         _check_types({"similarity_debiased": 1})
 
 
@@ -419,7 +419,7 @@ def test_logits_that_are_not_finite_for_a_late_image_are_refused():
         ("no_such.module:build", "the module 'no_such.module' cannot be imported"),
         ("tests.subject.test_from_model:bild", "has no function 'bild'; there are: .*build"),
         ("tests.subject.test_from_model:build_nothing", "returns a int; wanted a Flax Linen module"),
-        ("mlp", "model_width is not given"),
+        ("mlp", "Orbax checkpoints of mlp need model_width="),
     ],
 )
 def test_models_that_there_are_not(spec, message, tmp_path):
@@ -442,7 +442,7 @@ def test_checkpoints_that_there_are_not(tmp_path):
 
 def test_the_same_network_twice_is_no_pair():
     x, y = make_data()
-    with pytest.raises(UserError, match="networks 1 and 3 have the same parameters; wanted networks trained alike"):
+    with pytest.raises(UserError, match="networks 1 and 3 have the same parameters; give networks that were trained"):
         diagnose_model(apply, [make_params(0), make_params(1), make_params(0)], x, y)
     with pytest.raises(UserError, match="networks 2 and 3 have the same parameters"):
         diagnose_model(apply, [make_params(0), make_params(1), make_params(1)], x, y)

@@ -88,7 +88,7 @@ def test_data_task_looks_at_wide_networks_only(F):
     assert MDTreeClassifier("data").fit(narrow).leaf_counts_.sum() == sum(
         (narrow.width >= 6) & (narrow.label_data != "optimal")
     )
-    with pytest.raises(UserError, match=r"widths >= 256 and the widest here is 128"):
+    with pytest.raises(UserError, match=r"widths >= 256, but the largest width is 128"):
         MDTreeClassifier("data", min_width=256).fit(F)
 
 
@@ -128,7 +128,7 @@ def test_saved_trees_come_back(options, F, F_noise, tmp_path):
     with pytest.raises(UserError, match=r"cut\.json' cannot be read"):
         MDTreeClassifier.load(tmp_path / "cut.json")
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(UserError, match="no saved tree"):
+    with pytest.raises(UserError, match="not a saved tree"):
         MDTreeClassifier.load(tmp_path / "other.json")
 
 
@@ -193,7 +193,7 @@ def test_structures_that_are_no_tree(change, message):
         (lambda F: MDTreeClassifier(fit="best").fit(F), r"unknown fit 'best' .*; there are: robust, published, exact"),
         (
             lambda F: MDTreeClassifier("size", similarity=True).fit(F),
-            r"similarity=True goes with task='optimizer' only",
+            r"similarity=True is only available for task='optimizer'",
         ),
         (lambda F: MDTreeClassifier().fit(F.drop(columns="train_error")), r"no column 'train_error'"),
         (
@@ -207,12 +207,12 @@ def test_structures_that_are_no_tree(change, message):
         ),
         (
             lambda F: MDTreeClassifier().fit(F[F.label_optimizer == "temperature_too_low"]),
-            r"only one class is left to fit, class 'temperature_too_low' in 846 rows",
+            r"there is only one class to fit, class 'temperature_too_low' in 846 rows",
         ),
         (lambda F: MDTreeClassifier().fit(F, F.label_optimizer[:-1]), "they must be equal"),
         (lambda F: MDTreeClassifier().fit(F, F.label_size), "this is the label of another task"),
         (lambda F: MDTreeClassifier(structure="size").fit(F), "name the task that it belongs to by task="),
-        (lambda F: MDTreeClassifier(structure="size", similarity=True).fit(F), "give one of them"),
+        (lambda F: MDTreeClassifier(structure="size", similarity=True).fit(F), "give only one of them"),
         (
             lambda F: MDTreeClassifier().fit(F.assign(train_error=F.train_error.mask(F.index == 4))),
             r"column 'train_error'.* holds 'nan' in the row of index 4 \(1 such of 1560 rows\)",

@@ -128,7 +128,7 @@ def test_probabilities_of_the_members(task):
 def test_bad_input():
     with pytest.raises(UserError, match="same classes"):
         robust.fit_robust([CHAIN, BUSHY], [np.zeros((1, 3)), np.zeros((1, 2))], np.array([0]))
-    with pytest.raises(UserError, match="one row at least"):
+    with pytest.raises(UserError, match="at least one tree and one row"):
         robust.fit_robust([CHAIN], [np.zeros((0, 3))], np.array([], dtype=int))
     with pytest.raises(UserError, match="depth at most 10, not 11"):
         robust.candidates_for_depth(11)

@@ -1,4 +1,4 @@
-"""What to change, in words: the advice, its grounds, and what a try costs."""
+"""What to change, in words: the advice, its grounds, and the cost of trying it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def headline(action: Action) -> str:
 
 
 def why(action: Action) -> str:
-    """Return from which models the action comes, as sentences; '' where nothing can be said."""
+    """Return the evidence for the action, as sentences; '' if there is none."""
     where = f"collection '{action.reference}'"
     if action.kind == "leave" and not action.grounds:
         said = f"Within the range of {where}, no single step is expected to gain a point."
@@ -56,15 +56,15 @@ def why(action: Action) -> str:
     return {
         "unlike_any": f"{capital(where)} has no similar model, so this is a rule of thumb, not evidence.",
         "no_step": (
-            f"In {where}, too few similar models made this change to tell how far to go; this is a rule of thumb, not "
-            "evidence."
+            f"In {where}, too few similar models made this change to say how far to go, so this is a rule of thumb, "
+            "not evidence."
         ),
         "settings_unknown": _unknown_settings(action),
     }.get(action.grounds, "")
 
 
 def rules(action: Action) -> tuple[str, ...]:
-    """Return general experience beside the action; the new value of another knob first, where it is known."""
+    """Return general experience related to the action; first the new value of an alternative knob, if known."""
     if action.knob is None or action.direction is None:
         return ()
     said, other = KNOBS[action.knob].words.rules.get(action.direction, ()), action.alternative
@@ -75,7 +75,7 @@ def rules(action: Action) -> tuple[str, ...]:
 
 
 def facts(action: Action, gain: Gain | None, cost: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:
-    """Return knob, direction, step and what a try costs as (name, value); none where no knob is to be turned."""
+    """Return knob, direction, step and cost of trying as (name, value); empty if no knob is to be changed."""
     if action.knob is None:
         return []
     words = KNOBS[action.knob].words
@@ -90,10 +90,10 @@ def facts(action: Action, gain: Gain | None, cost: Mapping[str, Any] | None = No
 
 
 def beside(diagnosis: Diagnosis) -> str:
-    """Return which way another setting goes, where that is sure and not the first thing to do, '' elsewhere.
+    """Return the direction of another knob if it is nearly certain and not part of the action, otherwise ''.
 
-    Known are the questions whose two answers turn one knob either way: the temperature is one. Of a model that no gain
-    is stated for, because the reference has none like it, nothing is said.
+    This covers questions whose two answers change one knob in opposite directions, such as the temperature. Nothing is
+    said about a model without an expected gain, because the reference has no similar model.
     """
     if diagnosis.action.knob is None or not diagnosis.expected_gain:
         return ""
@@ -119,12 +119,12 @@ def how_far(action: Action) -> str:
 
 
 def gain_text(gain: Gain | None) -> str:
-    """Return an expected gain in points with its interval, as tables show it; '' where there is none."""
+    """Return an expected gain in points with its interval, for tables; '' if there is none."""
     return f"{points(gain.mean)} ({points(gain.low)} to {points(gain.high)})" if gain else ""
 
 
 def todo(diagnosis: Diagnosis) -> str:
-    """Return the action in a few words, as a table of many models shows it."""
+    """Return the action in a few words, for a table of many models."""
     action = diagnosis.action
     if action.knob is None:
         short = {"leave": "keep the settings", "measure": "measure the metrics", "stabilize": "stabilize the training"}
@@ -135,7 +135,7 @@ def todo(diagnosis: Diagnosis) -> str:
 
 
 def trial(action: Action, cost: Mapping[str, Any] | None) -> str:
-    """Return what trying an action costs: one training, in terms of one like the model's own."""
+    """Return the cost of trying an action: one training run, compared with the model's own."""
     cost = cost or {}
     times = [
         show(cost[key])
@@ -148,7 +148,7 @@ def trial(action: Action, cost: Mapping[str, Any] | None) -> str:
 
 
 def _imperative(action: Action, knob: Knob) -> str:
-    """Return what to do with a knob, with step and new value where they are known."""
+    """Return what to do with a knob, with step and new value if they are known."""
     up = action.direction == "up"
     if action.setting is not None and action.setting.after == action.setting.before:
         return f"{_temperature(knob, up)}{_stuck(action, knob)}"
@@ -175,7 +175,7 @@ def _new_value(action: Action) -> str:
 
 
 def _stuck(action: Action, knob: Knob) -> str:
-    """Return that a knob is at its end already, and what to turn instead."""
+    """Return that a knob has reached its limit, and what to change instead."""
     setting, other = action.setting, action.alternative
     if setting is None:
         return ""

@@ -1,4 +1,4 @@
-"""A diagnosis in the terminal: the facts of the report in the same order, legible without colours. rich."""
+"""A diagnosis in the terminal: the same facts as in the report, in the same order, readable without colours."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def print_answer(console: Any, diagnosis: Diagnosis, name: str = "", cost: Mappi
     if causes.errors_line(diagnosis):
         say(f"{causes.errors_line(diagnosis)}.")
     _print_advice(say, diagnosis, cost)
-    say.heading("How sure")
+    say.heading("Probabilities")
     wide = max(17, *(len(causes.short(cause)) for cause in diagnosis.ranking))
     for cause, probability in diagnosis.ranking.items():
         say(f"{causes.short(cause):<{wide}} {_bar(probability)} {percent(probability):>6}", 2)

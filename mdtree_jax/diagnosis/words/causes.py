@@ -1,4 +1,4 @@
-"""The answer in words: the cause, how sure it is, and what speaks against it."""
+"""The answer in words: the cause, its probability, and the evidence against it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def in_order(causes: Iterable[str]) -> list[str]:
 
 
 def cause_sentence(cause: str, knobs: Sequence[str]) -> str:
-    """Return a cause in words, found by moves of the knobs of those names.
+    """Return a cause in words; `knobs` are the names of the compared knobs.
 
     >>> cause_sentence("none", ["batch_size", "width"])
     'changing batch size or network width is not expected to gain a point of test accuracy'
@@ -62,7 +62,7 @@ def answer(diagnosis: Diagnosis) -> str:
 
 
 def sureness(diagnosis: Diagnosis) -> str:
-    """Return how sure the answer is, in words and as a number, or why there is none and what the first guess is."""
+    """Return the probability of the answer, in words and as a number, or why there is none and the first guess."""
     shown = percent(diagnosis.probability)
     if diagnosis.abstention is not None:
         reason = f"{capital(diagnosis.reason)}."
@@ -96,7 +96,7 @@ def errors_line(diagnosis: Diagnosis) -> str:
 
 
 def has_guess(diagnosis: Diagnosis) -> bool:
-    """Return whether there is an answer or a first guess: not where nothing was measured."""
+    """Return whether there is an answer or a first guess; there is none if nothing was measured."""
     return bool(diagnosis.position or diagnosis.evidence) or not diagnosis.abstains
 
 
@@ -108,7 +108,7 @@ def cause_text(diagnosis: Diagnosis) -> str:
 
 
 def ranking_note(diagnosis: Diagnosis) -> str:
-    """Return what the probabilities of the causes are not, '' where they are an answer."""
+    """Return a caveat on the probabilities of the causes, '' if they are an answer."""
     if not diagnosis.abstains:
         return ""
     if not has_guess(diagnosis):

@@ -1,4 +1,4 @@
-"""What a diagnosis costs in words, beside one retraining and a grid search."""
+"""The cost of a diagnosis in words, compared with one retraining and a grid search."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def rows(cost: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
     if all(cost.get(f"{kind}_{unit}") is None for kind in _KINDS for unit in ("seconds", "flops")):
         return []
     trainings = cost.get("grid_search_trainings")
-    search = f"grid search, {trainings} trainings" if trainings else "grid search"
+    search = f"grid search, {trainings} training runs" if trainings else "grid search"
     kinds = zip(("this diagnosis", "one retraining", search), _KINDS, strict=True)
     return [(n, duration(cost.get(f"{k}_seconds")), operations(cost.get(f"{k}_flops"))) for n, k in kinds]
 
@@ -36,7 +36,7 @@ def bars(cost: Mapping[str, Any] | None) -> list[float | None]:
 
 
 def sentence(cost: Mapping[str, Any] | None) -> str:
-    """Return whether the diagnosis pays, in one sentence."""
+    """Return how the cost of the diagnosis compares with one retraining, in one sentence."""
     cost = cost or {}
     for unit in ("seconds", "flops"):
         own, again = cost.get(f"diagnosis_{unit}"), cost.get(f"retraining_{unit}")
@@ -45,12 +45,12 @@ def sentence(cost: Mapping[str, Any] | None) -> str:
                 return f"The diagnosis cost {number(own / again)} times as much as one retraining."
             return f"One retraining costs {number(again / own)} times as much as the diagnosis."
     if cost.get("retraining_seconds") is None and cost.get("retraining_flops") is None:
-        return f"The cost of a retraining is {NOT_KNOWN}, so the diagnosis cannot be compared with it."
+        return f"The cost of one retraining is {NOT_KNOWN}, so the diagnosis cannot be compared with it."
     return f"The cost of the measurements is {NOT_KNOWN}: they were made elsewhere."
 
 
 def note(cost: Mapping[str, Any] | None) -> str:
-    """Return how the cost was found, and what compiling took, as sentences; '' if there is nothing to say."""
+    """Return how the cost was estimated, and the compilation time, as sentences; '' if there is nothing to say."""
     cost = cost or {}
     parts = [capital(str(cost["note"]))] if cost.get("note") else []
     if cost.get("compile_seconds") is not None:

@@ -61,7 +61,7 @@ def question_of(diagnosis: Diagnosis) -> str:
 def note(diagnosis: Diagnosis) -> str:
     """Return where the path of the evidence leads, and what it does not say."""
     if diagnosis.cause == NONE:
-        return "The tree must choose one of its two answers; it does not say that either of them matters here."
+        return "The tree must choose one of its two answers; this does not mean that either of them matters here."
     end, against = diagnosis.evidence_leads_to, opposition(diagnosis.cause, diagnosis.trees)
     if not end:
         return ""

@@ -1,4 +1,4 @@
-"""Numbers, times and texts as people read them, in the terminal and in the report."""
+"""Formatting of numbers, times and texts for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ NOT_KNOWN = "not known"
 
 
 def capital(text: str) -> str:
-    """Return a text with its first letter large."""
+    """Return a text with its first letter capitalized."""
     return text[:1].upper() + text[1:]
 
 
 def percent(share: float) -> str:
-    """Return a share as whole percent, the ends kept apart from certainty.
+    """Return a share as whole percent; only exact 0 and 1 become 0 % and 100 %.
 
     >>> percent(0.634), percent(0.997), percent(0.001), percent(1.0)
     ('63 %', '> 99 %', '< 1 %', '100 %')
@@ -27,7 +27,7 @@ def percent(share: float) -> str:
 
 
 def number(value: float, error: float | None = None) -> str:
-    """Return a value of three digits, with its standard error if there is one.
+    """Return a value with three significant digits, and its standard error if there is one.
 
     >>> number(-0.0), number(4.5767, 0.42), number(1690.0, 120.0), number(999.7)
     ('0', '4.58 ± 0.42', '1690 ± 120', '1000')
@@ -37,7 +37,7 @@ def number(value: float, error: float | None = None) -> str:
 
 
 def _digits(value: float, count: int) -> str:
-    """Return a value of `count` digits, those before the decimal point whole up to a million."""
+    """Return a value with `count` significant digits, without an exponent below a million."""
     return f"{value:.0f}" if 10**count - 0.5 <= abs(value) < 1e6 else f"{value:.{count}g}"
 
 
@@ -52,7 +52,7 @@ def points(value: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds for people.
+    """Return seconds in readable units.
 
     >>> duration(0.02), duration(42), duration(700), duration(9000), duration(None)
     ('0.02 s', '42 s', '12 min', '2.5 h', 'not known')
@@ -67,7 +67,7 @@ def duration(seconds: float | None) -> str:
 
 
 def operations(flops: float | None) -> str:
-    """Return a number of floating-point operations for people.
+    """Return a number of floating-point operations in readable units.
 
     >>> operations(3.2e13), operations(None)
     ('32 TFLOP', 'not known')
@@ -81,7 +81,7 @@ def operations(flops: float | None) -> str:
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:
-    """Return names as a sentence has them.
+    """Return names joined by commas and "and".
 
     >>> listed(["a"]), listed(["a", "b", "c"]), listed(["a", "b"], "or")
     ('a', 'a, b and c', 'a or b')

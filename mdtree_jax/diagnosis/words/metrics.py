@@ -1,4 +1,4 @@
-"""What people call metrics and kernels."""
+"""Display names of metrics and kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mdtree_jax.registry.measurements import MEASUREMENTS, label
 
 
 def axis(metric: str) -> str:
-    """Return what people call a metric, with its unit, as axes and tables show it.
+    """Return the display name of a metric with its unit, for axes and tables.
 
     >>> axis("train_error"), axis("ball_sharpness")
     ('training error, %', 'ball sharpness, nats')
@@ -22,7 +22,7 @@ def axis(metric: str) -> str:
 
 
 def named(metrics: Sequence[str]) -> str:
-    """Return what people call metrics, as a sentence has them.
+    """Return the display names of metrics, joined as in a sentence.
 
     >>> named(["cka", "train_error"])
     'similarity and training error'

@@ -52,13 +52,13 @@ def _unlikely(cause: str, probability: float, least: float) -> str:
 
 
 def _too_few_metrics(missing: Sequence[str]) -> str:
-    return f"no diagnostic tree can be used with so few metrics; missing are {', '.join(f'{m!r}' for m in missing)}"
+    return f"no diagnostic tree can be used with so few metrics; missing: {', '.join(f'{m!r}' for m in missing)}"
 
 
 def _guessing(train_error: float, error_of_guessing: float) -> str:
     return (
         f"a training error of {train_error:.1f} % is hardly better than guessing ({error_of_guessing:.1f} %): check "
-        "that images and labels are those that the network was trained on, preprocessed in the same way"
+        "that the images and labels are those that the network was trained on, with the same preprocessing"
     )
 
 
@@ -75,8 +75,8 @@ def _metrics_unused(metrics: Sequence[str], reference: str) -> str:
 def _one_pair(kernels: Sequence[str]) -> str:
     verb = "has" if len(kernels) == 1 else "have"
     return (
-        f"two networks are a single pair: {listed(kernels)} {verb} no standard error, and the probabilities ignore how "
-        "much other seeds would differ; with three networks there are three pairs, and a standard error"
+        f"two networks form a single pair: {listed(kernels)} {verb} no standard error, so the probabilities ignore the "
+        "variation between seeds; three networks form three pairs, which give a standard error"
     )
 
 
@@ -86,8 +86,8 @@ def _one_network(kernels: Sequence[str]) -> str:
 
 def _no_apply_train(kernels: Sequence[str]) -> str:
     return (
-        f"{listed(kernels)} not measured: the networks have running averages (BatchNorm), and without apply_train "
-        "they cannot be recomputed between two networks"
+        f"{listed(kernels)} not measured: the networks have running averages (BatchNorm), which cannot be recomputed "
+        "between two networks without apply_train"
     )
 
 
@@ -109,13 +109,13 @@ SENTENCES: dict[str, Callable[..., str]] = {
     "question_not_asked": lambda question: f"“{_question(question)}” cannot be answered with these metrics",
     "question_asked_of": lambda question, metrics: f"“{_question(question)}” is answered from {named(metrics)} only",
     "read_as_percent": lambda metrics: (
-        f"{named(metrics)} of all models at most 1: read as percent, like the other errors"
+        f"no model has a value of {named(metrics)} above 1; the values are read as percent, like the other errors"
     ),
     "shares_of_reference": lambda: "the probabilities are the shares of the causes in the reference collection",
     "columns_unused": lambda columns: f"columns not used: {', '.join(columns)}",
     "label_noise": lambda share: (
         f"{percent(share)} of the training labels are noise; the reference has no such models, so its answers are less "
-        "reliable here than stated"
+        "reliable than stated"
     ),
     "sampled_errors": lambda side, images, of: (
         f"{side} errors were measured on a random sample of {images} of {of} images"
@@ -127,13 +127,13 @@ SENTENCES: dict[str, Callable[..., str]] = {
     "one_network": _one_network,
     "no_apply_train": _no_apply_train,
     "epochs_unknown": lambda: (
-        "the cost of a retraining is not known, because the number of epochs was not given (training.epochs=)"
+        "the cost of one retraining is not known, because the number of epochs was not given (training.epochs=)"
     ),
     "retraining_at_rate": lambda epochs, images: (
-        f"a retraining is {epochs:g} epochs of {images} images, at the operations per second of the diagnosis"
+        f"one retraining is {epochs:g} epochs of {images} images, timed at the throughput of the diagnosis"
     ),
     "of_sweep": lambda: (
-        "time and operations are those of the sweep that trained and measured these networks; a retraining is one "
-        "network's share of its cohort, which was trained side by side, and takes longer alone"
+        "time and operations are those of the sweep that trained and measured these networks; one retraining is the "
+        "share of one network in a cohort trained in parallel, and takes longer alone"
     ),
 }

@@ -1,4 +1,4 @@
-"""A reference in words: where it comes from, and what its answers were worth."""
+"""A reference in words: where it comes from, and how accurate its answers were."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def track_record(diagnosis: Diagnosis) -> str:
     if not named:
         return f"{said} “{short(diagnosis.cause)}” was never the first answer there, so its accuracy is not known."
     return (
-        f"{said} Of the {named['answers']} models first called “{short(diagnosis.cause)}”, {named['right']:.0f} % were."
+        f"{said} The first answer “{short(diagnosis.cause)}” was right for {named['right']:.0f} % of the "
+        f"{named['answers']} models that got it."
     )
 
 
@@ -51,7 +52,7 @@ def gain_note(diagnosis: Diagnosis) -> str:
 
 
 def accuracy_rows(provenance: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """Return (question, % right, % right of the surest 80 %, calibration error in points, models) of a reference."""
+    """Return (question, accuracy, accuracy of the most confident 80 %, calibration error, models) of a reference."""
     rows = []
     for task, found in provenance.get("accuracy", {}).items():
         shares = (f"{found[key]:.1f} %" for key in ("all", "surest_80_percent"))

@@ -11,7 +11,7 @@ from jax import lax
 
 from mdtree_jax.checks import UserError
 
-#: What `evaluate(params)` may return; errors in percent, losses in nats. The training side is required.
+#: The keys that `evaluate(params)` may return; errors in percent, losses in nats. The training side is required.
 EVALUATED = ("train_error", "train_loss", "test_error", "test_loss")
 
 
@@ -74,17 +74,17 @@ def evaluate_path(
 ) -> dict[str, jax.Array]:
     """Return errors and losses at every point of a path, one point at a time; a dictionary of (T,) arrays.
 
-    An error is a count, so a network of NaN has one: it is NaN here wherever its loss is not finite. What
-    `evaluate` does not return is NaN.
+    An error is a count and thus finite even for a network with NaN; it is set to NaN wherever the loss is not finite.
+    Values that `evaluate` does not return are NaN.
 
     Args:
-        path: from t, a scalar, to parameters.
-        evaluate: from parameters to a dictionary of scalars: `train_error` (percent), `train_loss` (nats), and
-            `test_error`, `test_loss` or neither.
+        path: maps t, a scalar, to parameters.
+        evaluate: maps parameters to a dictionary of scalars: `train_error` (percent), `train_loss` (nats), and either
+            both `test_error` and `test_loss` or neither.
         t: (T,).
 
     Raises:
-        UserError: a name is missing or unknown, or a value not one number.
+        UserError: a name is missing or unknown, or a value is not a single number.
     """
 
     def at(t: jax.Array) -> dict[str, jax.Array]:
