@@ -80,8 +80,9 @@ def check_networks_are_there(
         )
     if gone:
         key, number = next(iter(gone)), sum(map(len, gone.values()))
-        there = folder.measurement(key).metrics
-        added = [metric for metric in measure["metrics"] if metric not in there]
+        there = folder.measurement(key)
+        assert there is not None  # all are measured, in part
+        added = [metric for metric in measure["metrics"] if metric not in there.metrics]
         why = f"to measure {', '.join(added)}"
         if not added:
             of_pairs = ", ".join(metric for metric in measure["metrics"] if metric in PAIR_CHOICES)

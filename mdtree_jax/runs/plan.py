@@ -131,9 +131,10 @@ def make_plan(
     rows = []
     for cohort in cohorts:
         cost, to_do = model_cost(cohort), left.get(cohort.key, Left())
+        alone = {} if measure is None else {metric: measure.with_metrics((metric,)) for metric in measure.metrics}
         passes = {
-            metric: MeasureCost(measure.with_metrics((metric,)), cost.forward_flops, num_test).cohort_passes(cohort)
-            for metric in (() if measure is None else measure.metrics)
+            metric: MeasureCost(settings, cost.forward_flops, num_test).cohort_passes(cohort)
+            for metric, settings in alone.items()
         }
         passes_left = sum(to_do.to_measure(metric) * number for metric, number in passes.items())
         rows.append(

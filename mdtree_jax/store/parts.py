@@ -110,7 +110,8 @@ class Parts:
         rows = self.trained[key]
         if ADDITION not in rows:
             return {0: networks_of(rows)}
-        return {int(addition): networks_of(some) for addition, some in rows.groupby(ADDITION)}
+        additions = sorted(set(rows[ADDITION].tolist()))
+        return {int(addition): networks_of(rows[rows[ADDITION] == addition]) for addition in additions}
 
     def commit(self, key: str, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:
         """Add trained members of a cohort to its part."""
@@ -154,7 +155,7 @@ class Parts:
             raise UserError(f"{path} does not hold the members of cohort {key}; it is damaged")
         if kind != "trained":
             measure = metadata.get("measure") or {}
-            ours = self._manifest.setdefault("measure", metadata.get("measure"))
+            ours = self._manifest.setdefault("measure", measure)
             (check_more_metrics if is_own else check_same_config)(path, measure, ours)
         return rows, metadata
 
