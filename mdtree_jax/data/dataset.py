@@ -1,11 +1,12 @@
-"""From the name of a data set to its arrays, checked, with label noise if wanted.
+"""Load and check the arrays of a data set by name, with optional label noise.
 
-A *loader* is bound to a data set of `mdtree_jax.registry.datasets`, or is a function of the user's own that is named as
-`package.module:function`. It is called with those of `source`, `data_dir` and `data_file` that it names, and returns
+A *loader* is bound to a data set of `mdtree_jax.registry.datasets`, or is a user's own function given as
+`package.module:function`. It is called with those of `source`, `data_dir` and `data_file` that are among its arguments,
+and returns either
 
-* a mapping, or a named tuple, with `x_train`, `y_train`, `x_test`, `y_test`, and perhaps `num_classes`: treated as the
-  arrays of an `.npz` are (`mdtree_jax.data.npz.own_arrays`), or
-* a `RawDataset`, which is taken as it is.
+* a mapping or named tuple with `x_train`, `y_train`, `x_test`, `y_test`, and optionally `num_classes`, which is
+  processed like the arrays of an `.npz` file (`mdtree_jax.data.npz.own_arrays`), or
+* a `RawDataset`, which is used unchanged.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ for _name, _loader in {
 
 
 def find_loader(name: str) -> Callable[..., Any]:
-    """Return the loader of a data set, or of a user's own `package.module:function`.
+    """Return the loader of a data set, or a user's own `package.module:function`.
 
     Raises:
-        UserError: an unknown name, a module or function that is not there.
+        UserError: an unknown name, or a module or function that does not exist.
     """
     if is_own(name):
         return resolve(name, "dataset")
@@ -73,7 +74,7 @@ def find_loader(name: str) -> Callable[..., Any]:
 
 
 def dataset_shape(name: str, *, data_dir: str | None = None, data_file: str | None = None) -> DatasetShape:
-    """Return the sizes of a data set, without loading it where they are known.
+    """Return the sizes of a data set, without loading it if they are known.
 
     >>> dataset_shape("cifar10").num_train
     50000
@@ -93,13 +94,13 @@ def load_dataset(
 ) -> LoadedDataset:
     """Load a data set: one of `mdtree_jax.registry.datasets`, or `package.module:function`.
 
-    `digits` is embedded. `cifar10`, `cifar100`, `mnist` and `fashion_mnist` are read from `data_dir` where one is
-    given (the official files, packed or not), else downloaded once with a checksum and cached. `npz` reads the
-    arrays `x_train, y_train, x_test, y_test` of `data_file`.
+    `digits` is included in the package. `cifar10`, `cifar100`, `mnist` and `fashion_mnist` are read from `data_dir` if
+    it is given (the official files, packed or not), or else downloaded once, checked and cached. `npz` reads the arrays
+    `x_train, y_train, x_test, y_test` from `data_file`.
 
-    `label_noise_fraction` of all training labels are redrawn by `redraw_labels` before anybody takes a prefix.
-    Raises `UserError` for an unknown name, a missing or damaged file, images of an unexpected shape, labels out of
-    range and a noise fraction outside [0, 1].
+    `redraw_labels` redraws a fraction `label_noise_fraction` of all training labels before subsets are taken. Raises
+    `UserError` for an unknown name, a missing or damaged file, images of an unexpected shape, labels out of range and a
+    noise fraction outside [0, 1].
 
     >>> data = load_dataset("digits")
     >>> data.x_train.shape, data.x_test.shape, data.num_classes
@@ -123,7 +124,7 @@ def _load(name: str, loader: Callable[..., Any], source: Source) -> RawDataset:
     files = {"data_dir": source.data_dir, "data_file": source.data_file}
     for setting, path in files.items():
         if path is None and setting in required_arguments(loader):
-            raise UserError(f"{what}: the function needs {setting}, which is not given; add {setting}=PATH")
+            raise UserError(f"{what}: the function needs {setting}=PATH")
         if path is not None and not takes(loader, setting) and not takes(loader, "source"):
             raise UserError(f"{setting}='{path}' is given, but the function of dataset={name} takes no '{setting}'")
     made = call_with(loader, {"source": source, **files}, what)
@@ -132,7 +133,7 @@ def _load(name: str, loader: Callable[..., Any], source: Source) -> RawDataset:
     arrays = made._asdict() if hasattr(made, "_asdict") else made
     if not isinstance(arrays, Mapping):
         raise UserError(
-            f"{what}: the function returns a {type(made).__name__}; wanted a mapping or a named tuple with x_train, "
+            f"{what}: the function returns a {type(made).__name__}; expected a mapping or a named tuple with x_train, "
             "y_train, x_test, y_test"
         )
     known = DATASETS[name].shape if name in DATASETS else None
@@ -142,8 +143,8 @@ def _load(name: str, loader: Callable[..., Any], source: Source) -> RawDataset:
 def redraw_labels(labels: np.ndarray, num_classes: int, fraction: float, seed: int) -> np.ndarray:
     """Return a copy of `labels` in which round(fraction · n) entries are redrawn uniformly over all classes.
 
-    A redrawn label may fall on its old value, so about fraction · (1 − 1 / num_classes) of the labels end up wrong.
-    The list depends on n, `fraction` and `seed` alone: all models of a grid share it.
+    A redrawn label may keep its old value, so about fraction · (1 − 1 / num_classes) of the labels are wrong. The
+    redrawn labels depend only on n, `fraction` and `seed`, so all models of a grid share them.
 
     >>> noisy = redraw_labels(np.zeros(1000, np.int32), 10, 0.1, seed=0)
     >>> bool(70 < (noisy != 0).sum() <= 100)
@@ -188,11 +189,11 @@ def _check_labels(name: str, side: str, labels: np.ndarray, num_images: int, num
     labels = np.asarray(labels)
     if labels.shape != (num_images,):
         raise UserError(
-            f"the {side} labels of data set '{name}' have shape {labels.shape}; wanted ({num_images},), one per image"
+            f"the {side} labels of data set '{name}' have shape {labels.shape}; expected ({num_images},), one per image"
         )
     if labels.dtype.kind not in "iu":
-        raise UserError(f"the {side} labels of data set '{name}' are of type {labels.dtype}; wanted integers")
+        raise UserError(f"the {side} labels of data set '{name}' are of type {labels.dtype}; expected integers")
     if labels.min() < 0 or labels.max() >= num_classes:
         bad = int(labels.min()) if labels.min() < 0 else int(labels.max())
-        raise UserError(f"a {side} label of data set '{name}' is {bad}; wanted 0 to {num_classes - 1}")
+        raise UserError(f"a {side} label of data set '{name}' is {bad}; expected 0 to {num_classes - 1}")
     return labels.astype(np.int32)

@@ -49,7 +49,7 @@ def find_in_folder(source: Source, names: tuple[str, ...]) -> Path | None:
         return None
     folder = Path(source.data_dir).expanduser()
     if not folder.is_dir():
-        raise UserError(f"data_dir='{source.data_dir}' is not a folder; wanted one with {names[0]}")
+        raise UserError(f"data_dir='{source.data_dir}' is not a folder; expected one with {names[0]}")
     for candidate in (base / name for base in (folder, folder / source.name) for name in names):
         if candidate.exists():
             return candidate
@@ -71,7 +71,7 @@ def download(source: Source, remote: RemoteFile) -> Path:
     except ValueError as error:  # what pooch raises when the checksum differs
         raise UserError(
             f"the download of {remote.url} has a wrong checksum; try again, or put {remote.name} into a folder and "
-            "name it with data_dir="
+            "set data_dir="
         ) from error
     except Exception as error:  # whatever the network layer of the day raises
         raise UserError(

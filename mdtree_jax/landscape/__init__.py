@@ -1,7 +1,7 @@
 """Measures of the loss landscape around trained networks: pure functions of a loss, parameters and arrays. JAX.
 
-Every kernel is constructed once with its options: `kernel(options)` returns `estimate(arrays)`, which works under
-`jit`, `vmap` and `lax.map` and carries none of them. Nothing here knows of models or data sets.
+A kernel is constructed once with its options: `kernel(options)` returns `estimate(arrays)`, which works under `jit`,
+`vmap` and `lax.map` but does not apply them itself. Kernels do not depend on particular models or data sets.
 """
 
 from mdtree_jax.landscape.batch_norm import recompute_batch_stats

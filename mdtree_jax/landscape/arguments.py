@@ -1,4 +1,4 @@
-"""Checks of the arrays and functions that a kernel is given: made while it is traced, from shapes and types. JAX."""
+"""Checks of the arrays and functions passed to a kernel, based on shapes and types during tracing. JAX."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_params(params: Any) -> None:
             raise UserError(f"parameter {name} is a {type(leaf).__name__}; parameters must be arrays")
     types = sorted({str(leaf.dtype) for _, leaf in leaves})
     if len(types) > 1:  # vectors over all parameters have one
-        raise UserError(f"the parameters have types {' and '.join(types)}; they must have one: cast them")
+        raise UserError(f"the parameters have types {' and '.join(types)}; cast them to one type")
 
 
 def check_alike(vector: Any, params: Any) -> None:

@@ -20,23 +20,25 @@ def recompute_batch_stats(
 ) -> Any:
     """Return BatchNorm statistics as the average over batches of each batch's mean and variance.
 
-    Weights between two networks have no running averages of their own, and those of the ends do not fit: they are
-    recomputed before the weights are evaluated (Izmailov et al., 2018, section 3.2; Garipov et al., 2018, A.2).
+    Weights between two networks have no running averages of their own, and those of the endpoints are not valid for
+    them: they are recomputed before the weights are evaluated (Izmailov et al., 2018, section 3.2; Garipov et al.,
+    2018, A.2).
 
-    Any model will do whose running averages move by new = m * old + (1 - m) * batch in training mode. The momentum m
-    of each leaf is found from two calls on the first batch, with old = 0 and with old = s, a number of the batch's
-    size so that nothing is lost to rounding: m = (new(s) - new(0)) / s. Every batch then gives batch = new(0) /
-    (1 - m). A leaf that does not move (m = 1) is returned as it is. Costs num_batches + 1 forward passes.
+    This works for any model whose running averages are updated by new = m * old + (1 - m) * batch in training mode. The
+    momentum m of each leaf is determined from two calls on the first batch, with old = 0 and with old = s, a number of
+    the magnitude of the batch statistics to limit rounding errors: m = (new(s) - new(0)) / s. Every batch then gives
+    batch = new(0) / (1 - m). A leaf that is not updated (m = 1) is returned unchanged. The cost is num_batches + 1
+    forward passes.
 
     Args:
         apply_train: `apply_train(variables, x) -> (outputs, updated)` in training mode, where
             `updated["batch_stats"]` are the running averages after the batch.
-        variables: `{"params": ..., "batch_stats": ...}`; running averages only serve as shapes.
-        draw: `draw(index) -> x`, the batch of that number, int32 from 0; all of the same size.
+        variables: `{"params": ..., "batch_stats": ...}`; only the shapes of the running averages are used.
+        draw: `draw(index) -> x`, the batch with that index, int32 from 0; all batches have the same size.
         num_batches: at least 1; may be traced.
 
     Returns:
-        The new `batch_stats`; an empty tree if the model has none, without a call.
+        The new `batch_stats`; an empty tree, without calling the model, if it has none.
 
     Raises:
         UserError: a static `num_batches` below 1.

@@ -1,7 +1,7 @@
-"""What is looked at before a kernel runs: is this a loss that a landscape can be measured of? On the host, no `jit`.
+"""Checks before a kernel runs: can the landscape of this loss be measured? On the host, without `jit`.
 
-A Hessian of a loss with dropout or of BatchNorm in training mode is not the Hessian of the trained network; a loss
-that changes from call to call has none. Call these once per kind of model, not under a transformation.
+With dropout, or BatchNorm in training mode, the Hessian of the loss is not that of the trained network; a loss that
+changes from call to call has no Hessian. Call these checks once per kind of model, not under a transformation.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ SMALLEST_SCALE = 1e-2
 
 
 def check_loss(loss: Callable[..., jax.Array], params: Any, data: Any = None) -> None:
-    """Check that `loss(params)` or `loss(params, data)` is one that kernels can be run on.
+    """Check that kernels can be run on `loss(params)` or `loss(params, data)`.
 
     Args:
         loss: as for `hvp`.
         params: of one network.
-        data: pytree of arrays with the same first axis, or None. With data of two rows or more it is also checked
-            that the loss is the mean over the rows.
+        data: pytree of arrays with the same first axis, or None. With two rows or more, it also checks that the loss is
+            the mean over the rows.
 
     Raises:
-        UserError: no parameters, integer or mixed types, no rows; a loss that is not scalar, not finite or not the same
-            when called twice; one that depends on the order of the rows (dropout) or is not the mean over them
-            (BatchNorm in training mode).
+        UserError: no parameters, integer or mixed types, no rows; a loss that is not scalar, not finite or not
+            deterministic; a loss that depends on the order of the rows (dropout) or is not their mean (BatchNorm in
+            training mode).
     """
     check_params(params)
     size = 0 if data is None else count_rows(data)
@@ -75,17 +75,17 @@ def _check_mean(loss: Callable, params: Any, data: Any, size: int, value: float)
 
 
 def check_apply(apply: Callable[[Any, Any], jax.Array], params: Any, x: Any) -> None:
-    """Check that a network gives every example its own, repeatable output.
+    """Check that the output of a network for each example is deterministic and independent of the other examples.
 
     Args:
         apply: `apply(params, x)`, an array (n, ...).
         params: of one network.
-        x: pytree of arrays with the same first axis n; at least 2 rows for the checks to find anything.
+        x: pytree of arrays with the same first axis n; the checks need at least 2 rows.
 
     Raises:
-        UserError: no parameters, integer or mixed types, no rows; outputs without the n rows, not finite, not the same
-            when called twice; an example that gets different outputs within a batch (dropout), or an output that
-            depends on the other examples (BatchNorm in training mode).
+        UserError: no parameters, integer or mixed types, no rows; outputs that do not have n rows, are not finite or
+            not deterministic; an example with different outputs within a batch (dropout), or an output that depends on
+            the other examples (BatchNorm in training mode).
     """
     check_params(params)
     size = count_rows(x)

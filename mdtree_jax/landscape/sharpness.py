@@ -1,10 +1,10 @@
-"""Sharpness beside the Hessian: worst-case increase of the loss in a ball; a trace that ignores scale. JAX.
+"""Further measures of sharpness: worst-case increase of the loss in a ball; a scale-invariant trace. JAX.
 
 The scale-invariant trace is sum over i of w_i² H_ii, the second-order increase of the loss when every parameter is
 multiplied by 1 + noise (relative flatness: Petzka et al., 2021; element-wise adaptive sharpness: Kwon et al., 2021).
-It comes from any trace estimator at no cost, with `weights=scale_invariant_weights(params)`. Multiplying what goes
-into a ReLU unit by c and what leaves it by 1/c changes the Hessian's trace but not this sum, as does the scale of
-weights in front of BatchNorm: with w_i -> c w_i, H_ii goes to H_ii / c².
+Any trace estimator returns it at no extra cost, with `weights=scale_invariant_weights(params)`. Multiplying the
+incoming weights of a ReLU unit by c and the outgoing ones by 1/c changes the trace of the Hessian but not this sum; the
+same holds for the scale of weights in front of BatchNorm: with w_i -> c w_i, H_ii becomes H_ii / c².
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class BallSharpness(NamedTuple):
         increase: max of loss(params + d) - loss(params) over the points visited, >= 0; NaN if the loss at the
             parameters is not finite.
         radius: of the ball, in units of the parameters.
-        num_gradients: gradients of the loss spent.
-        is_finite: whether the increase is.
+        num_gradients: number of gradients of the loss used.
+        is_finite: whether the increase is finite.
     """
 
     increase: Float[Array, ""]
@@ -50,19 +50,19 @@ def ball_sharpness(
 ) -> Callable[[Callable, Any], BallSharpness]:
     """Return an estimator of the worst-case increase of the loss in a ball, max over ‖d‖ <= radius of L(w + d) - L(w).
 
-    Foret et al. (2021) take the one step d = radius * g / ‖g‖ along the gradient g = ∇L(w); here it is repeated with
-    the gradient at w + d, which for a loss that is convex on the ball increases it at every step, and the best
-    point is kept. A lower bound of the maximum. Where the gradient at w is zero, the first d is a fixed direction.
+    Foret et al. (2021) take a single step d = radius * g / ‖g‖ along the gradient g = ∇L(w). Here the step is repeated
+    with the gradient at w + d, which increases a loss that is convex on the ball at every step, and the best point is
+    kept. The result is a lower bound of the maximum. If the gradient at w is zero, the first d is a fixed direction.
 
     Args:
-        radius: of the ball; with `relative`, as a fraction of the parameters' norm, which makes networks of
+        radius: of the ball; with `relative`, as a fraction of the norm of the parameters, which makes networks of
             different size comparable.
-        num_steps: steps; 1 is the published one.
+        num_steps: number of steps; the published method uses 1.
         relative: see `radius`.
 
     Returns:
         `estimate(loss, params) -> BallSharpness` for a scalar `loss(params)`. It raises `UserError` if the loss is not
-        scalar, there are no parameters, or they are no floating-point numbers.
+        scalar, there are no parameters, or they are not floating-point numbers.
 
     Raises:
         UserError: a radius that is not positive, fewer than 1 step.

@@ -1,7 +1,7 @@
-"""How alike networks of one configuration are: `linear_cka`, `agreement`, `l2_distance`, means over their pairs. JAX.
+"""Similarity of networks of one configuration: `linear_cka`, `agreement`, `l2_distance`, and means over pairs. JAX.
 
-All pairs of k networks at once: a measure takes the outputs (or parameters) of k networks and returns a symmetric
-(k, k) matrix; `mean_over_pairs` makes a mean with its standard error of one. Nothing here carries a `jit` or `vmap`.
+Measures take the outputs (or parameters) of k networks and return a symmetric (k, k) matrix for all pairs at once;
+`mean_over_pairs` computes its mean with a standard error. Functions do not apply `jit` or `vmap` themselves.
 
 | case | `linear_cka` | `agreement` | `l2_distance` |
 |---|---|---|---|
@@ -10,9 +10,8 @@ All pairs of k networks at once: a measure takes the outputs (or parameters) of 
 | a network with NaN or infinity | NaN, row and column | NaN, row and column | NaN, row and column |
 | fewer than two networks, no images, other shapes | `UserError` | `UserError` | `UserError` |
 
-A network whose features do not vary has no similarity to anything: the formula is 0/0, and any number would be made
-up. The diagonal tells which networks have a value, and `mean_over_pairs` leaves out those that have none, and says how
-many pairs were left.
+The similarity of a network with constant features is undefined: the formula gives 0/0. The diagonal shows which
+networks have a value; `mean_over_pairs` leaves out the others, and returns the number of pairs used.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ class MixupDraws(NamedTuple):
     """The random part of `mixup`: image i is `weight[i] x[first[i]] + (1 - weight[i]) x[second[i]]`.
 
     Attributes:
-        first: rows of x; every row once before any row comes again.
-        second: within each batch a permutation of its `first`.
-        weight: one number in (0, 1) a batch, repeated for its images.
+        first: rows of x; every row occurs once before any row is repeated.
+        second: within each batch, a permutation of its `first`.
+        weight: one number in (0, 1) per batch, repeated for its images.
     """
 
     first: Int[Array, " num_images"]
@@ -55,29 +54,29 @@ def mixup(
     batch_size: int = 128,
     alpha: float = 16.0,
 ) -> Float[Array, "num_images ..."]:
-    """Return mixed-up images: lambda x + (1 - lambda) x', one lambda ~ Beta(alpha, alpha) and permutation a batch.
+    """Return mixup images: lambda x + (1 - lambda) x', with one lambda ~ Beta(alpha, alpha) and permutation per batch.
 
-    The inputs of the published similarity (Yang et al., 2021; mixup: Zhang et al., 2018). To be drawn once and given
-    to all networks that are compared. The images are drawn without replacement from the first `num_samples` rows of
-    `x`, and where there are fewer than `num_images`, from the beginning again in the same order.
+    These are the inputs of the published similarity (Yang et al., 2021; mixup: Zhang et al., 2018). Draw them once and
+    use them for all networks that are compared. The images are drawn without replacement from the first `num_samples`
+    rows of `x`; if there are fewer than `num_images`, the same order is repeated.
 
     Args:
-        key: of all randomness.
+        key: random key.
         x: images.
         num_samples: 1 ... rows; may be traced.
-        num_images: how many to return.
-        batch_size: of a batch; the last one may be shorter.
-        alpha: both parameters of the Beta distribution, more than 1/2; larger is closer to the even mixture.
+        num_images: number of images to return.
+        batch_size: size of a batch; the last one may be shorter.
+        alpha: both parameters of the Beta distribution, more than 1/2; larger values are closer to the even mixture.
 
     Returns:
         The images, in the dtype of `x`.
 
     Raises:
-        UserError: no images, `x` not of floating point, `num_samples` (where it is known) beyond the rows, a number
-            that is too small.
+        UserError: no images, `x` not floating-point, `num_samples` (if known) larger than the number of rows, or a
+            number that is too small.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise UserError(f"mixup needs images of floating point, not {x.dtype}")
+        raise UserError(f"mixup needs floating-point images, not {x.dtype}")
     if x.shape[0] < 1:
         raise UserError(f"mixup needs at least one image, but x has shape {x.shape}")
     if isinstance(num_samples, Integral) and not 1 <= num_samples <= x.shape[0]:
@@ -139,28 +138,28 @@ def linear_cka(
     """Return the linear centred kernel alignment of every pair of networks.
 
     CKA(X, Y) = HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)) (Kornblith et al., 2019) with X and Y centred over the images
-    and HSIC(X, Y) = |X'Y|^2, the squared Frobenius norm. In [0, 1]; invariant to orthogonal transforms, isotropic
-    scaling and shifts of either. With few images and many features it is close to 1 for anything: `debiased` takes
+    and HSIC(X, Y) = |X'Y|^2, the squared Frobenius norm. It is in [0, 1] and invariant to orthogonal transforms,
+    isotropic scaling and shifts of X or Y. With few images and many features, it is always close to 1: `debiased` uses
     the unbiased estimator (Song et al., 2012; Nguyen et al., 2021), which sets the diagonals of the Gram matrices
     XX' and YY' to zero. For centred X and Y, with a and b the squared norms of their rows, that is
 
         n (n - 3) HSIC(X, Y) = |X'Y|^2 - n / (n - 2) a'b + (1'a) (1'b) / ((n - 1) (n - 2)),
 
-    so no n x n matrix is needed; it may come out below 0. Where there are more features than images, |X'Y|^2 is taken
-    from the Gram matrices, the smaller ones then: the memory is that of the features either way. Edge cases: see the
-    table of this module.
+    so no n x n matrix is needed; the result may be negative. If there are more features than images, |X'Y|^2 is
+    computed from the Gram matrices, which are then smaller, so memory never exceeds that of the features. Edge cases:
+    see the table of this module.
 
     Args:
-        features: of all networks for the same images; trailing axes are one. For the published metric the softmax
-            outputs on `mixup` images.
+        features: of all networks for the same images; trailing axes are flattened. For the published metric, these are
+            the softmax outputs on `mixup` images.
         debiased: use the unbiased estimator.
 
     Returns:
         A symmetric matrix with 1 on the diagonal.
 
     Raises:
-        UserError: fewer than two networks, fewer than two images (four if debiased), no features, shapes that differ,
-            numbers that are not of floating point.
+        UserError: fewer than two networks, fewer than two images (four if debiased), no features, different shapes, or
+            numbers that are not floating-point.
     """
     features = _stacked("linear_cka", features, min_images=4 if debiased else 2)
     num_networks, num_images = features.shape[:2]
@@ -211,13 +210,13 @@ def agreement(
     """Return the share of images for which two networks predict the same class, for every pair.
 
     Args:
-        logits: of all networks for the same images; the first of equal logits counts.
+        logits: of all networks for the same images; of equal logits, the first one counts.
 
     Returns:
         A symmetric matrix with 1 on the diagonal.
 
     Raises:
-        UserError: fewer than two networks, no images, no classes, shapes that differ, not of floating point.
+        UserError: fewer than two networks, no images, no classes, different shapes, or not floating-point.
     """
     logits = _stacked("agreement", logits, min_images=1)
     if logits.ndim != 3:
@@ -230,8 +229,8 @@ def agreement(
 def l2_distance(params_stack: Any) -> Float[Array, "networks networks"]:
     """Return the Euclidean distance between the parameters of every pair of networks.
 
-    Taken from differences, not from scalar products, so that close networks lose no digits; in memory there is one
-    more stack of parameters at most.
+    It is computed from differences, not from scalar products, to keep precision for close networks; the memory overhead
+    is at most one copy of the stacked parameters.
 
     Args:
         params_stack: pytree of arrays with the networks as first axis.
@@ -246,7 +245,7 @@ def l2_distance(params_stack: Any) -> Float[Array, "networks networks"]:
     if not leaves or not all(leaf.ndim for leaf in leaves):
         raise UserError("l2_distance needs a pytree of arrays with the networks as first axis")
     if wrong := {str(leaf.dtype) for leaf in leaves if not jnp.issubdtype(leaf.dtype, jnp.floating)}:
-        raise UserError(f"l2_distance needs parameters of floating point, not {', '.join(sorted(wrong))}")
+        raise UserError(f"l2_distance needs floating-point parameters, not {', '.join(sorted(wrong))}")
     counts = sorted({leaf.shape[0] for leaf in leaves})
     if len(counts) > 1:
         raise UserError(
@@ -276,12 +275,12 @@ def mean_over_pairs(
     without network i, its square is (M - 1) / M times the sum of (m_i - mean of m)^2.
 
     Args:
-        matrix: of a measure of pairs; NaN on the diagonal where a network has no value.
-        is_finite: which networks count; those without a value do not count either.
+        matrix: of a pairwise measure; NaN on the diagonal for a network without a value.
+        is_finite: which networks to include; those without a value are always left out.
 
     Returns:
-        mean over the off-diagonal pairs of the networks that count, NaN for fewer than two; its standard error, NaN
-        for fewer than three; the number of pairs.
+        mean over the off-diagonal pairs of the included networks, NaN for fewer than two; its standard error, NaN for
+        fewer than three; the number of pairs.
 
     Raises:
         UserError: a matrix that is not square, `is_finite` of another length.
@@ -315,7 +314,7 @@ def _stacked(what: str, arrays: jax.Array | Sequence[jax.Array], min_images: int
     if arrays.ndim < 3:
         raise UserError(f"{what} needs an array of shape (networks, images, ...), not {arrays.shape}")
     if not jnp.issubdtype(arrays.dtype, jnp.floating):
-        raise UserError(f"{what} needs numbers of floating point, not {arrays.dtype}")
+        raise UserError(f"{what} needs floating-point numbers, not {arrays.dtype}")
     _check_networks(what, arrays.shape[0])
     if arrays.shape[1] < min_images:
         raise UserError(f"{what} needs at least {min_images} images, not {arrays.shape[1]}")

@@ -1,9 +1,9 @@
-"""Kernels from outside the package: what their functions see, and how their results become columns. JAX.
+"""Kernels from outside the package: the arguments of their functions, and how their results become columns. JAX.
 
-The function of a kernel that needs a network is `function(network) -> scalar`, that of one that needs a pair
-`function(pair) -> scalar`; pure, of arrays, in JAX, so that it can be compiled for many networks at once. One that
-makes several measurements returns a dictionary of scalars by their names. A value that is not finite is counted, and
-left out of the means, as for every other kernel.
+The function of a kernel that needs a network is `function(network) -> scalar`; for a pair, it is
+`function(pair) -> scalar`. It must be a pure JAX function of arrays, so that it can be compiled for many networks at
+once. A kernel with several measurements returns a dictionary of scalars, by name. Values that are not finite are
+counted, and left out of the means, as for every other kernel.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from mdtree_jax.registry.measurements import of_kernel
 
 
 class Network(NamedTuple):
-    """A trained network, as the function of a kernel sees it.
+    """A trained network, as passed to the function of a kernel.
 
     Attributes:
         params: its parameters, a pytree.
-        batch_stats: its running averages of BatchNorm, a pytree; empty where it has none.
+        batch_stats: its running averages of BatchNorm, a pytree; empty if it has none.
         batch: images (n, height, width, channels) and labels (n,): the first `grid.measure.hessian_images` of its
-            training subset, over again if that has fewer.
+            training subset, repeated if the subset is smaller.
         loss: `loss(params) -> mean cross-entropy` on the batch, nats, without weight decay, BatchNorm in evaluation
             mode.
         outputs: `outputs(x) -> logits` (images, classes) of this network, BatchNorm in evaluation mode.
@@ -45,10 +45,10 @@ class Network(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two networks of one configuration, trained from different seeds, as the function of a kernel sees them.
+    """Two networks of one configuration, trained from different seeds, as passed to the function of a kernel.
 
     Attributes:
-        first, second: the networks, of one batch.
+        first, second: the networks, with the same batch.
         key: of `jax.random`; depends on `grid.measure.seed`, both seeds and the size of the subset.
     """
 
@@ -101,7 +101,7 @@ def _results(name: str, found: Any) -> Results:
     for key, value in found.items():
         if np.shape(value) != ():
             raise UserError(
-                f"the function of kernel '{name}' returns an array of shape {np.shape(value)} for '{key}'; wanted a "
+                f"the function of kernel '{name}' returns an array of shape {np.shape(value)} for '{key}'; expected a "
                 "scalar"
             )
     return {key: jax.numpy.asarray(value) for key, value in found.items()}

@@ -164,7 +164,7 @@ def check_features(model: Model, settings: MeasureSettings, image_shape: tuple[i
 
 
 def make_outputs(model: Model, settings: MeasureSettings, batch_size: int) -> Callable[..., Results]:
-    """Return logits and compared features of a network on mixed-up images; equal keys and subsets give equal images.
+    """Return logits and compared features of a network on mixup images; equal keys and subsets give equal images.
 
     `features` are there only if they are neither softmax outputs nor logits: one of the model's named intermediates,
     (images, ...) flattened. `batch_size` images, a divisor of all, go through the network at a time.

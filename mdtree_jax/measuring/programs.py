@@ -185,7 +185,7 @@ def choose(
         steps = f", or lower eigenvalue_steps ({settings.eigenvalue_steps}), each of which keeps a vector"
         raise UserError(
             f"measuring one network takes at least {least / 1e9:.3g} GB of memory on each device, and "
-            f"{budget / 1e9:.3g} GB may be used: give more (memory_gb= of sweep), or ask for fewer metrics"
+            f"{budget / 1e9:.3g} GB may be used: allow more (memory_gb= of sweep), or measure fewer metrics"
             f"{steps if 'hessian' in settings.metrics else ''}"
         )
     lanes = int(max(1, budget // lane)) if batched else 1

@@ -1,7 +1,7 @@
-"""Networks behind `Model(init, apply)`; Flax lives here only.
+"""Networks with the interface `Model(init, apply)`; the only room that uses Flax.
 
 May import `registry` and the base modules. Start with `base` (`build_model`: from a name to a network, and how a
-builder is called); the entries stand in `mdtree_jax.registry.architectures`.
+builder is called); the entries are in `mdtree_jax.registry.architectures`.
 """
 
 from mdtree_jax.models import mlp as mlp

@@ -1,7 +1,7 @@
-"""From the name of an architecture to a network, `Model(init, apply)`, and what a network costs. JAX.
+"""Build a network, `Model(init, apply)`, from the name of an architecture, and compute its cost. JAX.
 
-A *builder* is bound to an architecture of `mdtree_jax.registry.architectures`, or is a function of the user's own that
-is named as `package.module:function`. It is called with those of these settings that it names:
+A *builder* is bound to an architecture of `mdtree_jax.registry.architectures`, or is a user's own function given as
+`package.module:function`. It is called with those of these settings that are among its arguments:
 
 | setting | value |
 |---|---|
@@ -49,7 +49,7 @@ def builds(name: str) -> Callable:
 
 
 def register(name: str) -> Callable:
-    """Return a decorator that makes a builder known under `name`; `mdtree_jax.register` does it since 0.2."""
+    """Return a decorator that registers a builder under `name`; deprecated since 0.2, use `mdtree_jax.register`."""
     warnings.warn(
         "register of models.base goes in the next release; in a module of your own, named by plugins=[…], write "
         "register(Architecture(name), build=function), both imported from mdtree_jax",
@@ -70,10 +70,10 @@ def model_names() -> list[str]:
 
 
 def find_builder(name: str) -> Callable[..., Any]:
-    """Return the builder of an architecture, or of a user's own `package.module:function`.
+    """Return the builder of an architecture, or a user's own `package.module:function`.
 
     Raises:
-        UserError: an unknown name, a module or function that is not there.
+        UserError: an unknown name, or a module or function that does not exist.
     """
     if is_own(name):
         return resolve(name, "model")
@@ -85,7 +85,7 @@ def find_builder(name: str) -> Callable[..., Any]:
 
 
 def check_widths(name: str, widths: Sequence[int]) -> None:
-    """Raise `UserError` for an unknown architecture, and for several widths of one whose builder takes none."""
+    """Raise `UserError` for an unknown architecture, or for several widths if its builder does not take `width`."""
     builder = find_builder(name)
     if len(widths) > 1 and not takes(builder, "width"):
         raise UserError(
@@ -113,8 +113,8 @@ def build_model(
         knobs: further settings of the builder, with their values.
 
     Raises:
-        UserError: an unknown name, a width below 1, a knob that the builder does not take; a builder of a user's that
-            fails, or whose network does not fit.
+        UserError: an unknown name, a width below 1, a knob that the builder does not take; a user's builder that fails,
+            or whose network does not match the settings.
     """
     builder = find_builder(name)
     if width < 1:
@@ -139,7 +139,7 @@ def _build(
     made = call_with(builder, settings, f"model={name}")
     if not isinstance(made, (nn.Module, Model)):
         raise UserError(
-            f"model={name}: the function returns a {type(made).__name__}; wanted a Flax Linen module, or a "
+            f"model={name}: the function returns a {type(made).__name__}; expected a Flax Linen module, or a "
             "mdtree_jax.models.Model"
         )
     what = f"the model '{name}'"

@@ -1,7 +1,7 @@
-"""Weights of PyTorch networks: `load_torch_file` reads a file, `from_torch` makes our variables of a state dict. NumPy.
+"""Weights of PyTorch networks: `load_torch_file` reads a file, `from_torch` converts a state dict. NumPy.
 
-Nothing in a file is executed: `.safetensors` holds arrays only, and of `.pt` and `.pth` files only tensors are read.
-Supported are the residual networks for small images of `mdtree_jax.models` under their common PyTorch names:
+No code in a file is executed: `.safetensors` files hold only arrays, and only tensors are read from `.pt` and `.pth`
+files. The residual networks for small images of `mdtree_jax.models` are supported, under their common PyTorch names:
 
 | PyTorch | ours |
 |---|---|
@@ -10,9 +10,9 @@ Supported are the residual networks for small images of `mdtree_jax.models` unde
 | `layer2.0.shortcut.0.weight`, `.1.*`, or `downsample` | `stage2_block1/shortcut`, `shortcut_norm` |
 | `linear.*` or `fc.*` | `head` |
 
-Both normalize a batch with the variance of denominator n, so logits agree in evaluation and in training mode. PyTorch
-makes its *running* variance from the one with denominator n - 1, ours keeps n; the conversion copies the numbers, which
-belong to the network that was trained.
+Both normalize a batch by the variance with denominator n, so logits agree in evaluation and in training mode. PyTorch
+updates its *running* variance with denominator n - 1, ours with n; the conversion copies the running variance of the
+trained network unchanged.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HINT = "; for another network, its measured metrics can be given instead"
 
 
 class ConvertedWeights(NamedTuple):
-    """A PyTorch network as ours.
+    """A converted PyTorch network.
 
     Attributes:
         variables: `{"params", "batch_stats"}` of NumPy arrays, for `Model.apply`.
@@ -51,18 +51,18 @@ class ConvertedWeights(NamedTuple):
 
 
 def from_torch(model_name: str, state_dict: Mapping[str, Any], dtype: str = "float32") -> ConvertedWeights:
-    """Return the variables of our network whose logits are those of a PyTorch network, its width and classes.
+    """Return the variables of our network with the same logits as a PyTorch network, its width and its classes.
 
     Args:
         model_name: `resnet18` (four stages of two blocks) or `resnet8` (three stages of one).
         state_dict: name -> PyTorch tensor or array, with PyTorch's layouts: convolutions (out, in, height, width),
-            linear (out, in). May lie under `state_dict`, `model_state_dict`, `net` or `model` of a checkpoint, and its
-            names may carry the prefix `module.` or `_orig_mod.`; `num_batches_tracked` is ignored.
+            linear (out, in). It may be stored under `state_dict`, `model_state_dict`, `net` or `model` of a checkpoint,
+            and its names may have the prefix `module.` or `_orig_mod.`; `num_batches_tracked` is ignored.
         dtype: of the variables.
 
     Raises:
-        UserError: an architecture that is not supported, missing or unexpected names, shapes that do not fit the
-            width, numbers that are not finite or not of floating point, a negative running variance.
+        UserError: an architecture that is not supported, missing or unexpected names, shapes that do not match the
+            width, numbers that are not finite or not floating-point, a negative running variance.
     """
     check_choice("model for PyTorch weights", model_name, TORCH_MODELS)
     arrays = _arrays(state_dict)
@@ -101,16 +101,17 @@ def from_torch(model_name: str, state_dict: Mapping[str, Any], dtype: str = "flo
 def load_torch_file(path: str | Path) -> dict[str, np.ndarray]:
     """Return the arrays of a `.safetensors`, `.pt` or `.pth` file by name.
 
-    PyTorch files need PyTorch (extra `torch`); of a checkpoint, the state dict within is taken.
+    `.pt` and `.pth` files need PyTorch (extra `torch`); the state dict within a checkpoint is used.
 
     Raises:
-        UserError: no such file, another kind of file, a damaged one, one that holds more than tensors, no PyTorch.
+        UserError: the file does not exist, is of another kind or damaged, or holds more than tensors; or PyTorch is not
+            installed.
     """
     path = Path(path).expanduser()
     if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise UserError(f"weights '{path}' are of an unknown kind; wanted a .safetensors, .pt or .pth file")
+        raise UserError(f"weights '{path}' are of an unknown kind; give a .safetensors, .pt or .pth file")
     if not path.is_file():
-        raise UserError(f"weights '{path}' do not exist or are no file")
+        raise UserError(f"weights '{path}' do not exist or are not a file")
     return _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickled(path)
 
 
@@ -121,7 +122,7 @@ def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"weights '{path}' are damaged or no safetensors file ({_first_line(error)})") from error
+        raise UserError(f"weights '{path}' are damaged or not a safetensors file ({_first_line(error)})") from error
 
 
 def _load_pickled(path: Path) -> dict[str, np.ndarray]:
@@ -242,7 +243,7 @@ def _listed(names: Iterable[str], most: int = 3) -> str:
 
 def _checked_numbers(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise UserError(f"{name} holds numbers of type {array.dtype}; wanted floating point")
+        raise UserError(f"{name} holds numbers of type {array.dtype}; they must be floating-point")
     with np.errstate(over="ignore"):
         array = array.astype(dtype)
     if count := int((~np.isfinite(array)).sum()):

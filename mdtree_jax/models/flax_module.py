@@ -1,7 +1,7 @@
-"""A Flax Linen module in our interface, ours or a user's, and the check of a user's. JAX, Flax Linen.
+"""Wrap a Flax Linen module, ours or a user's, in our interface, and check a user's module. JAX, Flax Linen.
 
-A module is called as `module(x, train=...)` if its call takes that, else as `module(x)`; it returns logits, or logits
-and a dictionary of named activations.
+A module is called as `module(x, train=...)` if it accepts `train`, otherwise as `module(x)`; it returns logits, or
+logits and a dictionary of named activations.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def check_module(module: nn.Module, image_shape: tuple[int, ...], dtype: Any, wh
         return module.init(jax.random.key(0), x, **call_options(module, False))
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.dtype(dtype))
-    variables = shapes_of(f"{what} does not take images of shape {image_shape}", init, images)
+    variables = shapes_of(f"{what} does not accept images of shape {image_shape}", init, images)
     strange = [name for name in variables if name not in ("params", "batch_stats")]
     if strange:
         raise UserError(
@@ -94,7 +94,7 @@ def check_module(module: nn.Module, image_shape: tuple[int, ...], dtype: Any, wh
         )
     if variables.get("batch_stats") and not takes_train(module):
         raise UserError(
-            f"{what} keeps running averages, and its call has no argument 'train' that says when to update them"
+            f"{what} has running averages, but its call has no argument 'train' that says when to update them"
         )
 
 
@@ -110,23 +110,23 @@ def check_model(model: Model, image_shape: tuple[int, ...], num_classes: int, dt
     """
     variables = shapes_of(f"{what} cannot be initialized", model.init, jax.random.key(0))
     if not isinstance(variables, dict) or set(variables) != {"params", "batch_stats"}:
-        raise UserError(f"{what} is initialized to something else than {{'params': …, 'batch_stats': …}}")
+        raise UserError(f"{what} is initialized to something other than {{'params': …, 'batch_stats': …}}")
     params = jax.tree.leaves(variables["params"])
     if not sum(math.prod(leaf.shape) for leaf in params):
         raise UserError(f"{what} has no parameters, so there is nothing to train")
     if wrong := [leaf.dtype for leaf in params if leaf.dtype != jnp.dtype(dtype)]:
-        raise UserError(f"{what} has parameters of {wrong[0]}; wanted {dtype}, the dtype that its builder is given")
+        raise UserError(f"{what} has parameters of {wrong[0]}; expected {dtype}, the dtype that its builder is given")
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.dtype(dtype))
     for train in (False, True):
         failure = f"{what} fails in {'training' if train else 'evaluation'} mode on images of shape {image_shape}"
         found = shapes_of(failure, lambda v, x, train=train: model.apply(v, x, train), variables, images)
         if not isinstance(found, tuple) or len(found) != 3:
-            raise UserError(f"{what} returns something else than (logits, intermediates, batch_stats)")
+            raise UserError(f"{what} returns something other than (logits, intermediates, batch_stats)")
         shape = getattr(found[0], "shape", None)
         if shape != (2, num_classes):
-            raise UserError(f"{what} gives outputs of shape {shape} for 2 images; wanted logits (2, {num_classes})")
+            raise UserError(f"{what} gives outputs of shape {shape} for 2 images; expected logits (2, {num_classes})")
     if jax.tree.map(jnp.shape, found[2]) != jax.tree.map(jnp.shape, variables["batch_stats"]):
-        raise UserError(f"{what} gives running averages of other shapes after a batch than before it")
+        raise UserError(f"{what} changes the shapes of its running averages")
 
 
 def shapes_of(failure: str, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which axes of which arrays of an architecture name the same units: what permutation alignment needs. Plain data.
+"""Which axes of the arrays of an architecture belong to the same units, for permutation alignment. Plain data.
 
 A *rule* is bound to an architecture, beside its builder. It takes the parameters and returns for every layer, by its
 path `"block/layer"`, the groups of its inputs and of its units; None is an axis that must stay, as pixels and classes.

@@ -160,7 +160,7 @@ class ScalarLog:
             from tensorboard.compat.proto import event_pb2, summary_pb2
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError as error:
-            raise UserError("tensorboard=true needs the package tensorboard; pip install tensorboard") from error
+            raise UserError("tensorboard=true needs the package tensorboard; run pip install tensorboard") from error
         # Protobuf makes the classes at import, where no type checker sees them.
         self._event = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue]
         self._summary = summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]

@@ -286,7 +286,7 @@ MISTAKES = [
     (lambda: linear_cka(ONES[:, :3], True), "linear_cka needs at least 4 images, not 3"),
     (lambda: linear_cka(ONES[:, :, :0]), r"linear_cka needs outputs that are not empty, .* \(2, 5, 0\)"),
     (lambda: linear_cka(ONES[0]), r"linear_cka needs an array of shape \(networks, images, ...\), not \(5, 3\)"),
-    (lambda: linear_cka(ONES.astype(int)), "linear_cka needs numbers of floating point, not int64"),
+    (lambda: linear_cka(ONES.astype(int)), "linear_cka needs floating-point numbers, not int64"),
     (lambda: agreement(ONES[:1]), "agreement needs at least two networks, not 1"),
     (lambda: agreement(ONES[:, :0]), "agreement needs at least 1 images, not 0"),
     (lambda: agreement(ONES[..., None]), r"agreement needs logits of shape \(networks, images, classes\), not"),
@@ -297,7 +297,7 @@ MISTAKES = [
     ),
     (lambda: l2_distance({}), "l2_distance needs a pytree of arrays"),
     (lambda: l2_distance({"w": np.ones((2, 0))}), "l2_distance needs at least one parameter"),
-    (lambda: l2_distance(ONES.astype(int)), "l2_distance needs parameters of floating point, not int64"),
+    (lambda: l2_distance(ONES.astype(int)), "l2_distance needs floating-point parameters, not int64"),
     (
         lambda: mean_over_pairs(jnp.ones((2, 3)), jnp.ones(2, bool)),
         r"needs a matrix \(k, k\) and is_finite \(k,\), not",
@@ -306,7 +306,7 @@ MISTAKES = [
     (lambda: mixup(jax.random.key(0), ONES[:0], 1), "mixup needs at least one image"),
     (lambda: mixup(jax.random.key(0), ONES, 2, num_images=0), "num_images=0 of mixup must be more than 0"),
     (lambda: mixup(jax.random.key(0), ONES, 2, alpha=0.5), "alpha=0.5 of mixup must be more than 0.5"),
-    (lambda: mixup(jax.random.key(0), ONES.astype(int), 2), "mixup needs images of floating point, not int64"),
+    (lambda: mixup(jax.random.key(0), ONES.astype(int), 2), "mixup needs floating-point images, not int64"),
 ]
 
 

@@ -147,7 +147,7 @@ def with_value(value, dtype=float):
 
 WEIGHTS = random_state_dict("resnet8", 2)
 MISTAKES = [
-    ("mlp", WEIGHTS, r"unknown model for PyTorch weights 'mlp'; there are: resnet18, resnet8"),
+    ("mlp", WEIGHTS, r"unknown model for PyTorch weights 'mlp'; available: resnet18, resnet8"),
     (
         "resnet18",
         WEIGHTS,
@@ -178,14 +178,14 @@ def test_mistakes_are_one_sentence(name, weights, message):
 
 def test_files_that_are_none_are_one_sentence(tmp_path):
     for name, content, message in (
-        ("net.safetensors", b"\x08\0\0\0\0\0\0\0{broken}", "damaged or no safetensors file"),
-        ("empty.safetensors", b"", "damaged or no safetensors file"),
-        ("net.npz", b"", r"unknown kind; wanted a \.safetensors, \.pt or \.pth file"),
+        ("net.safetensors", b"\x08\0\0\0\0\0\0\0{broken}", "damaged or not a safetensors file"),
+        ("empty.safetensors", b"", "damaged or not a safetensors file"),
+        ("net.npz", b"", r"unknown kind; give a \.safetensors, \.pt or \.pth file"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=message):
             load_torch_file(tmp_path / name)
-    with pytest.raises(UserError, match="do not exist or are no file"):
+    with pytest.raises(UserError, match="do not exist or are not a file"):
         load_torch_file(tmp_path / "absent.pt")
 
 

@@ -33,26 +33,29 @@ def test_settings_are_resolved_and_checked():
     assert resolve(MeasureConfig(effort="fast", trace_products=77)).trace_products == 77
     assert resolve(MeasureConfig(metrics=["connectivity", "hessian"])).metrics == ("hessian", "connectivity")
     for change, message in (
-        ({"effort": "quick"}, "unknown effort 'quick'; there are: fast, standard, exact"),
-        ({"metrics": ["cka"]}, f"unknown metric 'cka'; there are: {', '.join(METRICS)}"),
+        ({"effort": "quick"}, "unknown effort 'quick'; available: fast, standard, exact"),
+        ({"metrics": ["cka"]}, f"unknown metric 'cka'; available: {', '.join(METRICS)}"),
         ({"metrics": []}, "grid.measure.metrics is empty"),
         ({"pairs": "most"}, "unknown choice of pairs 'most'"),
-        ({"eigenvalue_steps": 0}, "eigenvalue_steps=0 is out of range; wanted above 0"),
+        ({"eigenvalue_steps": 0}, "eigenvalue_steps=0 is out of range; it must be above 0"),
         ({"curve_momentum": 1.0}, "curve_momentum=1 is out of range"),
         ({"curve_points": 6}, "curve_points=6 misses the quarters"),
-        ({"curve_points": 1}, "curve_points=1 is out of range; wanted at least 5"),
-        ({"barrier_points": 2}, "barrier_points=2 is out of range; wanted at least 3"),
-        ({"trace_products": 3}, "trace_products=3 is out of range; wanted at least 4"),
-        ({"similarity_images": 1}, "similarity_images=1 is out of range; wanted at least 2"),
-        ({"mixup_alpha": 0.5}, "mixup_alpha=0.5 is out of range; wanted above 0.5"),
-        ({"ball_radius": float("nan")}, "ball_radius=nan is out of range; wanted above 0"),
+        ({"curve_points": 1}, "curve_points=1 is out of range; it must be at least 5"),
+        ({"barrier_points": 2}, "barrier_points=2 is out of range; it must be at least 3"),
+        ({"trace_products": 3}, "trace_products=3 is out of range; it must be at least 4"),
+        ({"similarity_images": 1}, "similarity_images=1 is out of range; it must be at least 2"),
+        ({"mixup_alpha": 0.5}, "mixup_alpha=0.5 is out of range; it must be above 0.5"),
+        ({"ball_radius": float("nan")}, "ball_radius=nan is out of range; it must be above 0"),
         ({"trace_relative_error": float("inf")}, "trace_relative_error=inf is out of range"),
-        ({"curve_steps": 0}, "curve_steps=0 is out of range; wanted at least 1"),
-        ({"curve_schedule": "x"}, "unknown curve_schedule 'x'; there are: published, constant, cosine"),
-        ({"similarity_images": 3, "similarity_debiased": True}, "wanted at least 4 where similarity_debiased is true"),
-        ({"trace_method": "x"}, "unknown trace_method 'x'; there are: xtrace, hutchinson"),
-        ({"eigenvalue_method": "x"}, "unknown eigenvalue_method 'x'; there are: lanczos, power"),
-        ({"curve_init": "x"}, "unknown curve_init 'x'; there are: linear, published"),
+        ({"curve_steps": 0}, "curve_steps=0 is out of range; it must be at least 1"),
+        ({"curve_schedule": "x"}, "unknown curve_schedule 'x'; available: published, constant, cosine"),
+        (
+            {"similarity_images": 3, "similarity_debiased": True},
+            "it must be at least 4 where similarity_debiased is true",
+        ),
+        ({"trace_method": "x"}, "unknown trace_method 'x'; available: xtrace, hutchinson"),
+        ({"eigenvalue_method": "x"}, "unknown eigenvalue_method 'x'; available: lanczos, power"),
+        ({"curve_init": "x"}, "unknown curve_init 'x'; available: linear, published"),
     ):
         with pytest.raises(UserError, match=message):
             resolve(MeasureConfig(**change))
@@ -80,7 +83,7 @@ def test_memory_decides_batches_and_estimator(monkeypatch):
     assert not small.use_xtrace
     # 48 vectors of 122 thousand numbers are 23 MB, more than there is.
     with pytest.raises(
-        UserError, match=r"at least 0.0\d+ GB of memory on each device, and 0.0105 GB may be used: give"
+        UserError, match=r"at least 0.0\d+ GB of memory on each device, and 0.0105 GB may be used: allow"
     ):
         choose(model, data, settings, 10 * 2**20, "cpu")
     few = dataclasses.replace(settings, eigenvalue_steps=8)

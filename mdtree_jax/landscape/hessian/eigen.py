@@ -3,9 +3,9 @@
 | case | values | residuals | converged |
 |---|---|---|---|
 | zero matrix | 0 | 0 | true |
-| fewer parameters than steps | all of the spectrum is found | about 0 | true |
+| fewer parameters than steps | the whole spectrum | about 0 | true |
 | a product with NaN or infinity | NaN | NaN | false; stops after that product |
-| an eigenvalue of multiplicity m > 1 | once; again only after the Krylov space is exhausted | | |
+| an eigenvalue of multiplicity m > 1 | found once, and again only after the Krylov space is exhausted | | |
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class EigenEstimate(NamedTuple):
     """Leading eigenvalues, in units of the loss per squared unit of the parameters.
 
     Attributes:
-        values: in the order asked for, with their signs.
-        residuals: ‖H v - value v‖ of the unit vectors found: an eigenvalue of H lies at most that far away.
-        converged: whether the stop rule was met within the budget.
-        num_products: products with vectors spent.
-        is_finite: whether all values are.
-        vectors: k unit vectors, pytrees like the parameters; None unless asked for.
+        values: in the requested order, with their signs.
+        residuals: ‖H v - value v‖ for the unit vectors found: H has an eigenvalue within this distance of the value.
+        converged: whether the stopping criterion was met within the budget.
+        num_products: number of products with vectors used.
+        is_finite: whether all values are finite.
+        vectors: k unit vectors, pytrees like the parameters; None unless requested.
     """
 
     values: Float[Array, " k"]
@@ -56,12 +56,12 @@ def power_iteration(
 ) -> EigenKernel:
     """Return an estimator of the eigenvalue of largest magnitude by power iteration, as in the published pipeline.
 
-    Stops when the Rayleigh quotient changes by less than `relative_tolerance` of itself, which can be well before it
-    is that accurate: the residual tells.
+    Stops when the relative change of the Rayleigh quotient is below `relative_tolerance`. The error can still be much
+    larger; check the residual.
 
     Args:
         max_steps: the budget of products.
-        relative_tolerance: of the change.
+        relative_tolerance: of the change of the Rayleigh quotient.
         return_vectors: whether the eigenvector is returned.
 
     Returns:
@@ -124,27 +124,28 @@ def lanczos(
 ) -> EigenKernel:
     """Return an estimator of the k leading eigenvalues by Lanczos' method (1950) with full reorthogonalization.
 
-    Stops when ‖H v - value v‖ <= relative_tolerance * |value| for all k, and for `magnitude` not while the other end of
-    the spectrum, as far as it is known, may reach further: where both signs are nearly equal in size, a value can be
-    found exactly and still be the second. The error of a value is at most its residual, and near residual² / gap to
-    the rest of the spectrum. From one starting vector a multiple eigenvalue is seen once.
+    Stops when ‖H v - value v‖ <= relative_tolerance * |value| for all k. For `magnitude`, it also waits until the other
+    end of the spectrum cannot be larger, as far as is known: if the extreme eigenvalues of both signs have nearly equal
+    magnitude, a converged value can still be the second largest. The error of a value is at most its residual, and
+    about residual² / gap to the rest of the spectrum. From one starting vector, a multiple eigenvalue is found only
+    once.
 
-    A start near the leading eigenvector saves steps: `xtrace(leading=True)` has one for free. From an eigenvector that
-    does not lead the method sees no reason to look further, so a start must come from something that saw them all.
+    A start near the leading eigenvector saves steps; `xtrace(leading=True)` returns one at no extra cost. Do not start
+    from another eigenvector: the method would converge to it.
 
     Memory: (dim x max_steps) numbers of the parameters' type.
 
     Args:
         k: number of eigenvalues.
-        max_steps: the budget of products; no more than there are parameters are used.
+        max_steps: the budget of products; at most the number of parameters is used.
         relative_tolerance: of the residual.
         which: `magnitude`, the largest |value|; or `largest`, the largest value with its sign.
         return_vectors: whether the eigenvectors are returned.
 
     Returns:
         `estimate(product, key, params, start=None) -> EigenEstimate`; `start` is a vector, a pytree like the
-        parameters, of any length; None or zero is a random one. It raises `UserError` if there are fewer than k
-        parameters, or the start is not like them.
+        parameters, of any length; None or zero means a random vector. It raises `UserError` if there are fewer than k
+        parameters, or the start does not match their structure.
 
     Raises:
         UserError: k below 1 or above max_steps, a tolerance that is not positive, an unknown `which`.
@@ -311,7 +312,7 @@ class SpectralDensity(NamedTuple):
 
     Attributes:
         nodes: eigenvalues; NaN for a matrix that is not finite.
-        weights: >= 0, their sum over both axes is 1.
+        weights: >= 0; they sum to 1 over both axes.
     """
 
     nodes: Float[Array, "probes steps"]
@@ -329,8 +330,8 @@ def spectral_density(num_probes: int = 8, num_steps: int = 40, block: int = 8) -
 
     Args:
         num_probes: starting vectors.
-        num_steps: products per starting vector; no more than there are parameters are used.
-        block: starting vectors that go together through one batched product.
+        num_steps: products per starting vector; at most the number of parameters is used.
+        block: number of starting vectors in one batched product.
 
     Returns:
         `estimate(product, key, params) -> SpectralDensity`, which unpacks into nodes and weights.
@@ -364,7 +365,7 @@ def spectral_density(num_probes: int = 8, num_steps: int = 40, block: int = 8) -
 
 
 def smooth_density(density: SpectralDensity, grid: Float[Array, " n"], width: float) -> Float[Array, " n"]:
-    """Return the density on a grid of eigenvalues, each node spread as a Gaussian; its integral is 1.
+    """Return the density on a grid of eigenvalues, with each node smoothed by a Gaussian; its integral is 1.
 
     Args:
         density: nodes and weights.

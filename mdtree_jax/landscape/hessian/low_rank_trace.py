@@ -1,8 +1,8 @@
-"""XTrace: the trace of a symmetric matrix from a low-rank approximation and what it leaves. JAX.
+"""XTrace: the trace of a symmetric matrix from a low-rank approximation and its remainder. JAX.
 
 | case | mean | standard_error |
 |---|---|---|
-| no more parameters than products | exact, from the unit vectors | 0, for leaves and weights too |
+| at most as many parameters as products | exact, from the unit vectors | 0, also for leaves and weights |
 | rank below the number of probes, the zero matrix | exact to rounding: the range is exhausted | 0 |
 | a product with NaN or infinity | NaN | NaN; stops after the block in which it appears |
 """
@@ -63,28 +63,29 @@ def xtrace(
 ) -> TraceKernel:
     """Return an estimator of the trace by XTrace (Epperly, Tropp and Webber, 2024), grown block by block.
 
-    Half of the products find the range Q of A Omega for ±1 vectors Omega, half give A Q. Each column of Omega in
-    turn is left out of Q: the trace of A on the rest of Q is exact, that of the remainder is estimated by the left
-    out column. The estimate is the mean of these, unbiased; the standard error is their spread over
-    sqrt(number), as the authors propose. They are not independent, so it is too small, the more the fewer they are:
-    the root mean square error is 1.2 to 2 standard errors with eight of them, 1.1 to 1.4 with fifty. What a stop at a
-    relative error promises is nearly kept, as blocks overshoot: the error there was 0.4 to 1.3 times that share
+    Half of the products find the range Q of A Omega for ±1 vectors Omega; the other half give A Q. Each column of Omega
+    is left out of Q in turn: the trace of A on the rest of Q is exact, and that of the remainder is estimated from the
+    left-out column. The estimate is the mean of these, which is unbiased; the standard error is their standard
+    deviation over sqrt(number), as the authors propose. They are not independent, so it is too small, especially for
+    few columns: the root mean square error is 1.2 to 2 standard errors with eight of them, 1.1 to 1.4 with fifty. With
+    a requested relative error, the actual error was 0.4 to 1.3 times the requested one, because blocks overshoot
     (`tests/benchmarks/hessian_kernels.py stops`).
 
-    Nothing is computed twice when the factorization grows, so a stop at a relative error costs nothing extra. Traces
-    of leaves and the weighted trace are the plain means over Omega, so half as many samples as products.
+    Nothing is recomputed when the factorization grows, so stopping at a relative error costs nothing extra. Traces of
+    leaves and the weighted trace are plain means over Omega, with half as many samples as products.
 
-    Memory: (5/8 dim x max_products) numbers of the parameters' type, against a block of vectors for `hutchinson`.
+    Memory: (5/8 dim x max_products) numbers of the parameters' type, compared with one block of vectors for
+    `hutchinson`.
 
     Args:
-        max_products: the budget, of products with Omega and Q together, at least 4; rounded down to a multiple of
-            twice the block.
-        relative_error: stop when standard_error <= relative_error * |mean|; None spends the budget.
-        block: vectors between two looks at the error.
-        batched: whether their products are taken at once; see `over_block`.
-        leading: whether the vector of largest |v'Av| in Q is returned: one step of subspace iteration, paid already;
-            zero where the other end of the spectrum is nearly as large, and where products with unit vectors, which
-            lead nowhere, give the trace.
+        max_products: the budget of products with Omega and Q together, at least 4; rounded down to a multiple of twice
+            the block.
+        relative_error: stop when standard_error <= relative_error * |mean|; None uses the whole budget.
+        block: number of vectors between two checks of the error.
+        batched: whether the products of a block are computed at once; see `over_block`.
+        leading: whether to return the vector of largest |v'Av| in Q, which is one step of subspace iteration at no
+            extra cost. It is zero if the other end of the spectrum is nearly as large, or if the trace is computed
+            exactly from unit vectors.
 
     Returns:
         `estimate(product, key, params, weights=None)` as for `hutchinson`; `product` must be symmetric.

@@ -38,19 +38,19 @@ class BlockProduct:
 def hvp(loss: Callable[..., jax.Array], params: Any, data: Any = None, *, batch_size: int | None = None) -> Product:
     """Return the map v -> H v, H the Hessian of the loss at `params`.
 
-    Forward over reverse (Pearlmutter, 1994): H v is the derivative of the gradient along v. The gradient is
-    linearized once, so that its forward and backward pass are shared by all products; with more than one batch once
-    per batch and call, shared by the vectors of a block.
+    Forward over reverse (Pearlmutter, 1994): H v is the derivative of the gradient along v. The gradient is linearized
+    once, so that all products share its forward and backward pass. With more than one batch, it is linearized once per
+    batch and call, shared by the vectors of a block.
 
-    H is that of the given loss and nothing else: weight decay is in it only if the loss has it, and BatchNorm must be
-    in eval mode (`check_loss` finds out).
+    H is the Hessian of exactly the given loss: it includes weight decay only if the loss does, and BatchNorm must be in
+    evaluation mode (`check_loss` checks this).
 
     Args:
         loss: `loss(params)`, or `loss(params, data)`, the mean over the rows of `data`; a scalar.
         params: pytree of float arrays.
         data: pytree of arrays with the same first axis n, or None.
-        batch_size: rows at a time; None takes all at once. The last batch may be shorter: it is weighted by its rows,
-            the result is that of the whole. A divisor of n compiles one shape only.
+        batch_size: rows at a time; None uses all at once. The last batch may be shorter and is weighted by its rows, so
+            the result does not depend on the batch size. A divisor of n compiles only one shape.
 
     Raises:
         UserError: no parameters, integer or mixed types, a loss that is not scalar, no rows, first axes that differ, a

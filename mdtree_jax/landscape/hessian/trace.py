@@ -1,16 +1,16 @@
 """Stochastic estimates of the trace of a symmetric matrix given by its products with vectors. JAX.
 
-`hutchinson(options) -> estimate(product, key, params, weights=None) -> TraceEstimate`, and `xtrace` with the same
-interface. Neither looks at whether the trace is positive: the Hessian of a network early in training can have a
-negative one, which is returned with its sign.
+`hutchinson(options) -> estimate(product, key, params, weights=None) -> TraceEstimate`; `xtrace` has the same interface.
+The trace need not be positive: the Hessian of a network early in training can have a negative trace, which is returned
+with its sign.
 
 | case | mean | standard_error | is_finite | stops |
 |---|---|---|---|---|
-| zero matrix | 0 | 0 | true | at once, if a relative error is asked for |
-| diagonal matrix | exact | 0 | true | at once, if a relative error is asked for |
+| zero matrix | 0 | 0 | true | immediately, if a relative error is requested |
+| diagonal matrix | exact | 0 | true | immediately, if a relative error is requested |
 | a product with NaN or infinity | NaN or infinite | NaN | false | after the block in which it appears |
 | trace near zero | as estimated | as estimated | true | at the budget: the relative error stays large |
-| one sample | as estimated | NaN: one says nothing of its spread | true | reaches no relative error |
+| one sample | as estimated | NaN: undefined for one sample | true | never reaches a relative error |
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mdtree_jax.landscape.hessian.products import Product, over_block
 from mdtree_jax.landscape.options import check_count, check_positive
 from mdtree_jax.landscape.pytrees import sum_of, tree_signs
 
-#: A spread of fewer samples says too little about itself to stop on it.
+#: Fewest samples whose standard error is reliable enough to stop.
 MIN_SAMPLES = 8
 
 TraceKernel = Callable[..., "TraceEstimate"]
@@ -40,16 +40,16 @@ class TraceEstimate(NamedTuple):
     Attributes:
         mean: the estimate, with its sign.
         standard_error: of the mean.
-        leaf_traces: pytree like the parameters of scalars, each the trace of that leaf's diagonal block, always the
+        leaf_traces: pytree of scalars like the parameters, each the trace of the leaf's diagonal block, always the
             plain mean over the ±1 probes.
-        leaf_standard_errors: of those.
+        leaf_standard_errors: of the leaf traces.
         weighted_mean: sum over i of w_i H_ii from the same probes; None without weights.
-        weighted_standard_error: of that; None without weights.
-        num_products: products with vectors spent.
-        is_finite: whether the estimate is.
-        converged: whether it is finite and the relative error, if one is asked for, was reached within the budget.
-        leading: of `xtrace(leading=True)` a vector near the dominant eigenvector, a pytree like the parameters, for
-            `lanczos` to start from; else None.
+        weighted_standard_error: of the weighted mean; None without weights.
+        num_products: number of products with vectors used.
+        is_finite: whether the estimate is finite.
+        converged: whether it is finite and the requested relative error, if any, was reached within the budget.
+        leading: for `xtrace(leading=True)`, a vector near the dominant eigenvector, a pytree like the parameters, as a
+            start for `lanczos`; else None.
     """
 
     mean: Float[Array, ""]
@@ -72,15 +72,15 @@ def hutchinson(
     Unbiased, with variance 2 (‖H‖² - sum H_ii²) / probes in the Frobenius norm. Memory: a block of vectors.
 
     Args:
-        max_probes: the budget; whole blocks are used, so it is rounded down to a multiple of `block`.
-        relative_error: stop when standard_error <= relative_error * |mean|; None spends the budget.
-        block: vectors between two looks at the error.
-        batched: whether their products are taken at once; see `over_block`.
+        max_probes: the budget; rounded down to a multiple of `block`.
+        relative_error: stop when standard_error <= relative_error * |mean|; None uses the whole budget.
+        block: number of vectors between two checks of the error.
+        batched: whether the products of a block are computed at once; see `over_block`.
 
     Returns:
-        `estimate(product, key, params, weights=None)`: `product` maps a pytree like `params` to H times it, `weights`
+        `estimate(product, key, params, weights=None)`: `product` maps a pytree like `params` to H times it; `weights`
         is a pytree like `params` of numbers w_i >= 0, or None. It raises `UserError` if there are no parameters or
-        they are no floating-point numbers.
+        they are not floating-point numbers.
 
     Raises:
         UserError: a budget or block below 1, a relative error that is not positive.

@@ -1,11 +1,12 @@
 """Permutation alignment of two networks by weight matching (Ainsworth et al., 2023, algorithm 1). NumPy and SciPy.
 
-On the host and not in JAX: the inner step is an exact assignment problem (`scipy.optimize.linear_sum_assignment`), a
-sequential search with no counterpart in XLA, and matrix products of one pair of networks are nothing beside it.
+This runs on the host, not in JAX: the inner step is an exact assignment problem
+(`scipy.optimize.linear_sum_assignment`), a sequential search with no counterpart in XLA, and the cost of the matrix
+products is negligible.
 
-The units of a hidden layer can be renamed without a change of the function: the rows that make them, their BatchNorm
-and the columns that read them move along. Axes that must move together form a *group*; a `PermutationSpec` says which
-axis of which array belongs to which group.
+The units of a hidden layer can be permuted without changing the function, if their incoming weights, BatchNorm and
+outgoing weights are permuted in the same way. Axes that must be permuted together form a *group*; a `PermutationSpec`
+says which axis of which array belongs to which group.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from scipy.optimize import linear_sum_assignment
 
 from mdtree_jax.checks import UserError
 
-#: Path of an array in the tree -> for each of its axes the name of the group that permutes it, or None.
+#: Path of an array in the tree -> for each axis, the name of the group that permutes it, or None.
 PermutationSpec = Mapping[tuple[str, ...], tuple[str | None, ...]]
 
 
 def align(spec: PermutationSpec, reference: Any, variables: Any, *, seed: int = 0, num_starts: int = 4) -> Any:
-    """Return `variables` with its units renamed so that its weights are as close to `reference` as could be found.
+    """Return `variables` with its units permuted to bring its weights as close as possible to `reference`.
 
-    `apply_permutation(spec, match_weights(...), variables)`; arguments and errors are theirs.
+    The same as `apply_permutation(spec, match_weights(...), variables)`, with the same arguments and errors.
     """
     permutations = match_weights(spec, reference, variables, seed=seed, num_starts=num_starts)
     return apply_permutation(spec, permutations, variables)
@@ -40,25 +41,25 @@ def match_weights(
     num_starts: int = 4,
     ignored: tuple[str, ...] = ("batch_stats",),
 ) -> dict[str, np.ndarray]:
-    """Return for each group the permutation that makes the weights of two networks most alike.
+    """Return for each group the permutation that makes the weights of two networks most similar.
 
-    Maximises <reference, permuted variables> summed over all parameters, which minimises their distance: coordinate
-    descent over the groups, each an exact assignment with the others held, until a sweep gains nothing. That is a
-    local optimum, so it is run from the identity with the groups in the order of the spec, then `num_starts` - 1 times
-    from random permutations in random order, and the best result is kept. A tree of NaN has nothing to match:
-    the identity.
+    Maximises <reference, permuted variables> summed over all parameters, which minimises their distance, by coordinate
+    descent over the groups: each step is an exact assignment with the other groups fixed, until a sweep brings no gain.
+    The result is a local optimum, so the search starts from the identity with the groups in the order of the spec, then
+    `num_starts` - 1 times from random permutations in random order, and the best result is kept. For networks with NaN,
+    it returns the identity.
 
     Args:
         spec: see `PermutationSpec`; arrays that it does not name are not permuted.
-        reference: nested dictionaries of arrays, not moved.
+        reference: nested dictionaries of arrays, which are not permuted.
         variables: the same structure.
         seed: of starts and orders; equal seeds give equal results.
-        num_starts: at least 1.
-        ignored: first path elements of arrays that move along but do not count: BatchNorm statistics.
+        num_starts: number of starts, at least 1.
+        ignored: first path elements of arrays that are permuted but not matched, such as BatchNorm statistics.
 
     Raises:
         UserError: num_starts < 1; a path of the spec that is not in a tree; a number of axes or a size that does not
-            fit the spec; arrays of different shapes.
+            match the spec; arrays of different shapes.
     """
     if num_starts < 1:
         raise UserError(f"num_starts {num_starts} must be at least 1")
@@ -86,12 +87,12 @@ def match_weights(
 
 
 def apply_permutation(spec: PermutationSpec, permutations: Mapping[str, np.ndarray], variables: Any) -> Any:
-    """Return `variables` with unit `permutations[group][i]` in place i along every axis of each group, BatchNorm too.
+    """Return `variables` with unit `permutations[group][i]` at index i along every axis of each group.
 
     Args:
         spec: see `PermutationSpec`.
-        permutations: group -> (size,) int; groups that are not in it stay.
-        variables: nested dictionaries of arrays; NumPy and JAX arrays stay what they are.
+        permutations: group -> (size,) int; missing groups are not permuted.
+        variables: nested dictionaries of arrays, including BatchNorm; NumPy and JAX arrays keep their type.
     """
 
     def walk(tree: Any, path: tuple[str, ...]) -> Any:
@@ -126,7 +127,7 @@ def _group_sizes(spec: PermutationSpec, variables: Any) -> dict[str, int]:
             raise UserError(f"'{'/'.join(path)}' has shape {shape}, but the permutation spec names {len(groups)} axes")
         if twice := [g for g in set(groups) - {None} if groups.count(g) > 1]:
             raise UserError(
-                f"'{'/'.join(path)}' has two axes in group '{twice[0]}'; wanted at most one axis of a group"
+                f"'{'/'.join(path)}' has two axes in group '{twice[0]}'; a group can have at most one axis per array"
             )
         for group, size in zip(groups, shape, strict=True):
             if group is not None and sizes.setdefault(group, size) != size:

@@ -20,13 +20,13 @@ class LinearBarrier(NamedTuple):
         t: equally spaced from 0 to 1.
         train_error: percent.
         train_loss: nats.
-        test_error: percent; NaN if `evaluate` has no test side, and so are the two barriers.
+        test_error: percent; NaN, like the two test barriers, if `evaluate` has no test side.
         test_loss: nats.
         train_error_barrier: max over t of e(t) - ((1 - t) e(0) + t e(1)), points; at least 0.
-        train_loss_barrier: the same of the loss, nats.
+        train_loss_barrier: the same for the loss, nats.
         test_error_barrier: points.
         test_loss_barrier: nats.
-        is_finite: whether the training losses are; if not, the barriers of the training side are NaN.
+        is_finite: whether the training losses are finite; if not, the barriers of the training side are NaN.
     """
 
     t: Float[Array, " T"]
@@ -42,13 +42,14 @@ class LinearBarrier(NamedTuple):
 
 
 def linear_barrier(num_points: int = 11) -> Callable[..., LinearBarrier]:
-    """Return `measure(end0, end1, evaluate) -> LinearBarrier` at `num_points` equally spaced points with both ends.
+    """Return `measure(end0, end1, evaluate) -> LinearBarrier` at `num_points` equally spaced points including the ends.
 
-    barrier = max over t of f(t) - ((1 - t) f(0) + t f(1)), f at the parameters (1 - t) end0 + t end1. Never negative,
-    as t = 0 counts; 0 for a convex loss and for identical networks. `evaluate`: see `evaluate_path`.
+    barrier = max over t of f(t) - ((1 - t) f(0) + t f(1)), with f at the parameters (1 - t) end0 + t end1. It is never
+    negative, because t = 0 is included, and 0 for a convex loss and for identical networks. `evaluate`: see
+    `evaluate_path`.
 
     Raises:
-        UserError: num_points < 3. By `measure`: what `check_pair` refuses.
+        UserError: num_points < 3. `measure` raises the errors of `check_pair`.
     """
     check_count("num_points", num_points, at_least=3)  # both ends and a point between
 

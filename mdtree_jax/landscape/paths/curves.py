@@ -19,7 +19,7 @@ from mdtree_jax.landscape.paths.points import add_scaled, all_finite, check_pair
 
 INITS = ("linear", "published")
 
-#: Learning rate as a share of the highest, from the share of the steps that is done.
+#: Learning rate relative to its maximum, as a function of the fraction of steps done.
 SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "published": lambda done: jnp.clip(1 - 0.99 * (done - 0.5) / 0.4, 0.01, 1),
     "constant": jnp.ones_like,
@@ -36,12 +36,13 @@ class CurveResult(NamedTuple):
         train_loss: nats, without weight decay.
         test_error: percent; NaN if `evaluate` has no test side.
         test_loss: nats.
-        mode_connectivity: (e0 + e1) / 2 - e_u in points, e the training error and u the point where it is farthest
-            from the mean of the ends (the first, if several are). Negative: a barrier.
-        mode_connectivity_peak: minus the largest training error at t = .25, .5, .75, percent; 0 is perfect.
+        mode_connectivity: (e0 + e1) / 2 - e_u in points, with e the training error and u the first point where it is
+            farthest from the mean of the endpoints. Negative: a barrier.
+        mode_connectivity_peak: minus the largest training error at t = .25, .5, .75, percent; 0 is a path without
+            error.
         middle: the trained middle point.
         final_loss: mean batch loss of the last tenth of the steps, without weight decay, nats.
-        is_finite: whether middle point, final loss and training losses are; if not, both connectivities are NaN.
+        is_finite: whether middle point, final loss and training losses are finite; if not, both connectivities are NaN.
     """
 
     t: Float[Array, " T"]
@@ -57,14 +58,14 @@ class CurveResult(NamedTuple):
 
 
 class CurveState(NamedTuple):
-    """A curve under training; arrays only.
+    """The state of a curve during training; arrays only.
 
     Attributes:
         end0: parameters at t = 0, fixed.
         middle: parameters w1, trained.
         end1: parameters at t = 1, fixed.
         velocity: the momentum buffer.
-        key: of the whole training; not changed.
+        key: random key of the whole training, never changed.
         step: steps done, int32.
         tail_loss: sum of the batch losses of the last tenth of the steps.
     """
@@ -79,12 +80,12 @@ class CurveState(NamedTuple):
 
 
 class CurveTraining(NamedTuple):
-    """Pure functions that train one curve in pieces; `bezier_connectivity` is all of them in a row.
+    """Pure functions that train one curve in several calls; `bezier_connectivity` runs all of them.
 
     Attributes:
         start: `start(end0, end1, key) -> CurveState`.
-        advance: `advance(state, loss, num_steps) -> CurveState` after that many steps, or fewer where the training
-            ends; `num_steps` may be traced. A middle point of the caller's own: `state._replace(middle=...)` first.
+        advance: `advance(state, loss, num_steps) -> CurveState` after that many steps, or fewer if the training ends;
+            `num_steps` may be traced. To use your own middle point, call `state._replace(middle=...)` first.
         finish: `finish(state, evaluate) -> CurveResult`.
     """
 
@@ -106,9 +107,10 @@ def bezier(w0: Any, w1: Any, w2: Any, t: jax.Array) -> Any:
 def curve_learning_rate(
     step: jax.Array, num_steps: Any, learning_rate: Any, dtype: Any, schedule: str = "published"
 ) -> jax.Array:
-    """Return the rate of a step, from 0.
+    """Return the learning rate of a step; steps count from 0.
 
-    `published` is constant for half the steps, linear to 1 % until 90 %, 1 % after; `cosine` half a wave to 0.
+    `published` is constant for half of the steps, decreases linearly to 1 % until 90 %, and stays at 1 %; `cosine`
+    decreases to 0 along half a cosine wave.
     """
     step, num_steps, learning_rate = (jnp.asarray(value).astype(dtype) for value in (step, num_steps, learning_rate))
     return learning_rate * SCHEDULES[schedule](step / num_steps)
@@ -123,38 +125,39 @@ def bezier_connectivity(
     init: str = "linear",
     schedule: str = "published",
 ) -> Callable[..., CurveResult]:
-    """Return `connect(end0, end1, loss, evaluate, key) -> CurveResult`: train and measure the curve between two ends.
+    """Return `connect(end0, end1, loss, evaluate, key) -> CurveResult`, which trains and measures a curve.
 
     Minimises E_t [ loss(w(t)) + weight_decay / 2 |w(t)|^2 ], t ~ U(0, 1), over the middle point w1 of
-    w(t) = (1-t)^2 end0 + 2t(1-t) w1 + t^2 end1 by SGD with momentum, one t and one batch a step:
-    g = 2t(1-t) (dloss/dw + weight_decay w), v = momentum v + g, w1 = w1 - rate v, the rate by `curve_learning_rate`.
+    w(t) = (1-t)^2 end0 + 2t(1-t) w1 + t^2 end1 by SGD with momentum, with one t and one batch per step:
+    g = 2t(1-t) (dloss/dw + weight_decay w), v = momentum v + g, w1 = w1 - rate v, with the rate of
+    `curve_learning_rate`.
 
-    The published setting is the default, with two exceptions: the middle point starts by `init`, and 9 points are
-    measured.
+    The defaults are the published settings, except that the middle point is initialized according to `init`, and 9
+    points are measured.
 
-    - `init="linear"`: the mean of the ends, as in the code of Garipov et al. (2018).
-    - `init="published"`: a fresh random network. The measuring code of Yang et al. (2021) never makes that linear
-      start: its middle point stays as its layers are constructed. Weight matrices and kernels are from
-      U(-1/sqrt(n), 1/sqrt(n)), n the inputs of a unit (all axes but the last); so is a vector beside a matrix, with
-      the matrix's n; a vector named `scale` is from U(0, 1); other vectors are 0.
+    - `init="linear"`: the mean of the endpoints, as in the code of Garipov et al. (2018).
+    - `init="published"`: a new random network. The measurement code of Yang et al. (2021) does not use the linear
+      start: its middle point keeps the initialization of its layers. Weight matrices and kernels are drawn from
+      U(-1/sqrt(n), 1/sqrt(n)), with n the inputs of a unit (all axes but the last); so is a bias next to a matrix, with
+      the n of the matrix; a vector named `scale` is drawn from U(0, 1); other vectors are 0.
 
     Args:
-        num_steps: of SGD; may be traced, as learning rate and weight decay.
+        num_steps: number of SGD steps; may be traced, like learning rate and weight decay.
         learning_rate: of the first half.
         momentum: of SGD.
-        weight_decay: factor of the regulariser, applied to w(t), all parameters.
-        num_points: equally spaced t that are measured; 5, 9, 13, ..., so that .25, .5 and .75 are among them.
+        weight_decay: factor of the regulariser, applied to all parameters of w(t).
+        num_points: number of equally spaced t that are measured; 5, 9, 13, ..., so that they include .25, .5 and .75.
         init: `linear` or `published`.
         schedule: of the learning rate: `published`, `constant` or `cosine`, see `curve_learning_rate`.
 
     `connect` takes `loss(params, step, key) -> scalar`, the mean loss of a batch that the closure draws from the step
-    (int32 from 0) or its key, BatchNorm in training mode; `evaluate(params)`, see `evaluate_path`, which recomputes
-    BatchNorm statistics (`recompute_batch_stats`); and a key, of t, batches and a random start.
+    (int32 from 0) or its key, with BatchNorm in training mode; `evaluate(params)`, see `evaluate_path`, which
+    recomputes BatchNorm statistics (`recompute_batch_stats`); and a key for t, batches and a random start.
 
     Raises:
         UserError: num_steps < 1, num_points not 5, 9, 13, ..., an unknown init, learning_rate <= 0, momentum outside
-            [0, 1), weight_decay < 0. By `connect`: ends with different leaves, shapes or types; parameters that are
-            not floating-point; a loss that is not one number; results of `evaluate` that are not as stated.
+            [0, 1), weight_decay < 0. `connect` raises it for endpoints with different leaves, shapes or types;
+            parameters that are not floating-point; a loss that is not one number; invalid results of `evaluate`.
 
     >>> def loss(w, step, key):  # a valley along the unit circle
     ...     return (w @ w - 1) ** 2
@@ -260,7 +263,7 @@ def _num_tail_steps(options: _Options) -> jax.Array:
 def _advance(options: _Options, state: CurveState, loss: Callable, num_steps: int | jax.Array) -> CurveState:
     shape = jax.eval_shape(loss, state.middle, state.step, state.key)
     if getattr(shape, "shape", None) != ():
-        raise UserError(f"loss(params, step, key) returns {shape}; wanted one number, the mean loss of a batch")
+        raise UserError(f"loss(params, step, key) returns {shape}; expected one number, the mean loss of a batch")
     last = jnp.minimum(state.step + jnp.asarray(num_steps, jnp.int32), jnp.asarray(options.num_steps, jnp.int32))
     return lax.fori_loop(state.step, last, lambda _, state: _step(options, state, loss), state)
 

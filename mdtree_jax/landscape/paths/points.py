@@ -11,7 +11,7 @@ from jax import lax
 
 from mdtree_jax.checks import UserError
 
-#: What `evaluate(params)` may return; errors in percent, losses in nats. The training side is required.
+#: The keys that `evaluate(params)` may return; errors in percent, losses in nats. The training side is required.
 EVALUATED = ("train_error", "train_loss", "test_error", "test_loss")
 
 
@@ -19,11 +19,11 @@ def check_parameters(params: Any, what: str = "parameters") -> None:
     """Raise `UserError` unless `params` has leaves and all are arrays of real floating-point numbers."""
     leaves = jax.tree.leaves_with_path(params)
     if not leaves:
-        raise UserError(f"{what} have no arrays; wanted a pytree of floating-point arrays")
+        raise UserError(f"{what} have no arrays; expected a pytree of floating-point arrays")
     for path, leaf in leaves:
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise UserError(f"{what} hold '{_name(path)}' of type {dtype}; wanted floating-point numbers")
+            raise UserError(f"{what} hold '{_name(path)}' of type {dtype}; expected floating-point numbers")
 
 
 def check_pair(end0: Any, end1: Any) -> None:
@@ -74,29 +74,29 @@ def evaluate_path(
 ) -> dict[str, jax.Array]:
     """Return errors and losses at every point of a path, one point at a time; a dictionary of (T,) arrays.
 
-    An error is a count, so a network of NaN has one: it is NaN here wherever its loss is not finite. What
-    `evaluate` does not return is NaN.
+    An error is a count and thus finite even for a network with NaN; it is set to NaN wherever the loss is not finite.
+    Values that `evaluate` does not return are NaN.
 
     Args:
-        path: from t, a scalar, to parameters.
-        evaluate: from parameters to a dictionary of scalars: `train_error` (percent), `train_loss` (nats), and
-            `test_error`, `test_loss` or neither.
+        path: maps t, a scalar, to parameters.
+        evaluate: maps parameters to a dictionary of scalars: `train_error` (percent), `train_loss` (nats), and either
+            both `test_error` and `test_loss` or neither.
         t: (T,).
 
     Raises:
-        UserError: a name is missing or unknown, or a value not one number.
+        UserError: a name is missing or unknown, or a value is not a single number.
     """
 
     def at(t: jax.Array) -> dict[str, jax.Array]:
         found = evaluate(path(t))
         if set(found) not in (set(EVALUATED), set(EVALUATED[:2])):
             raise UserError(
-                f"evaluate(params) returned {', '.join(sorted(found)) or 'nothing'}; wanted train_error and "
+                f"evaluate(params) returned {', '.join(sorted(found)) or 'nothing'}; expected train_error and "
                 "train_loss, and test_error and test_loss or neither"
             )
         shapes = {name: jnp.shape(value) for name, value in found.items() if jnp.shape(value) != ()}
         if shapes:
-            raise UserError(f"evaluate(params) returned arrays: {shapes}; wanted one number of each kind")
+            raise UserError(f"evaluate(params) returned arrays: {shapes}; expected one number of each kind")
         found = {name: lax.convert_element_type(value, t.dtype) for name, value in found.items()}
         nan = jnp.full_like(t, jnp.nan)
         for side in ("train", "test"):

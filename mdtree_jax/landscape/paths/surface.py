@@ -18,21 +18,21 @@ from mdtree_jax.landscape.paths.points import add_scaled, check_pair, check_para
 def filter_normalized_directions(
     key: jax.Array, params: Any, num: int = 1, *, unit_axis: int = -1, ignore_vectors: bool = True
 ) -> tuple[Any, ...]:
-    """Return `num` random directions whose every filter is as long as the network's.
+    """Return `num` random directions, with every filter scaled to the norm of the network's filter.
 
-    With BatchNorm the scale of a filter has no meaning of its own, so steps are measured against it:
+    With BatchNorm, the scale of a filter is arbitrary, so steps are measured relative to it:
     d_i = g_i |w_i| / |g_i| for the i-th filter w_i of each array and g Gaussian (Li et al., 2018, section 4). A filter
-    is all weights of one unit: the slice of an array of two or more axes at one index of `unit_axis`. A vector (bias,
-    BatchNorm scale and shift) is 0, or with `ignore_vectors=False` one filter as a whole. A filter of zeros gets a
-    direction of zeros.
+    consists of all weights of one unit: the slice of an array of two or more axes at one index of `unit_axis`. Vectors
+    (bias, BatchNorm scale and shift) get a direction of 0, or are one filter with `ignore_vectors=False`. A filter of
+    zeros gets a direction of zeros.
 
     Args:
-        key: of the Gaussians.
+        key: random key of the Gaussians.
         params: pytree of floating-point arrays.
         num: 1 or 2.
         unit_axis: the axis of an array that counts its units: -1 for kernels (3, 3, inputs, units) and
             (inputs, units); 0 in PyTorch's layout.
-        ignore_vectors: whether arrays of less than two axes stay as they are along the slice.
+        ignore_vectors: whether arrays with fewer than two axes stay constant along the slice.
 
     Raises:
         UserError: num not 1 or 2; parameters that are not floating-point; a `unit_axis` that an array does not have.
@@ -67,11 +67,11 @@ def loss_surface(
     """Return the values of a function of the parameters on a line or in a plane through them, one point at a time.
 
     Args:
-        evaluate: from parameters to a scalar or a pytree of scalars: a loss, or errors and losses.
+        evaluate: maps parameters to a scalar or a pytree of scalars: a loss, or errors and losses.
         params: the centre.
         directions: one or two, pytrees like `params`.
-        radius: the slice reaches from -radius to +radius along each direction.
-        num_points: along each direction; odd, so that the centre is among them.
+        radius: the slice extends from -radius to +radius along each direction.
+        num_points: number of points along each direction; odd, so that they include the centre.
 
     Returns:
         coordinates, and values like `evaluate`'s of shape (num_points,) or (num_points, num_points),
@@ -84,9 +84,9 @@ def loss_surface(
     if not (radius > 0 and math.isfinite(radius)):
         raise UserError(f"radius {radius:g} must be above 0")
     if num_points < 3 or num_points % 2 == 0:
-        raise UserError(f"num_points {num_points} must be 3, 5, 7, ..., so that the centre is among them")
+        raise UserError(f"num_points {num_points} must be 3, 5, 7, ..., so that the points include the centre")
     if len(directions) not in (1, 2):
-        raise UserError(f"there are {len(directions)} directions; wanted 1 or 2")
+        raise UserError(f"there are {len(directions)} directions; expected 1 or 2")
     for direction in directions:
         check_pair(params, direction)
     params = jax.tree.map(jnp.asarray, params)

@@ -238,7 +238,7 @@ def test_densities_and_products_of_a_population_are_as_alone():
         ),
         (
             lambda: lanczos()(lambda v: v, None, {"a": jnp.zeros(2), "b": jnp.zeros(2, jnp.float32)}),
-            "the parameters have types float32 and float64; they must have one: cast them",
+            "the parameters have types float32 and float64; cast them to one type",
         ),
         (lambda: lanczos()(lambda v: v, None, {"a": 1.0}), r"parameter \['a'\] is a float; parameters must be arrays"),
     ],
