@@ -295,9 +295,9 @@ class _Measurement:
             self.curves = Curves(state, num_curves, fraction, spent)
             after_chunk(stage)
 
-        calls = [functools.partial(call, program) for program in programs]
+        start, advance, finish = (functools.partial(call, program) for program in programs)
         split = NamedSharding(mesh, PartitionSpec(AXIS))
-        found = curves_in_blocks(*calls, *arguments, self.cost, saved, split, after_block)
+        found = curves_in_blocks(start, advance, finish, *arguments, self.cost, saved, split, after_block)
         self.curves = Curves(None, num_curves, 1.0, spent)
         return found
 
@@ -339,7 +339,7 @@ class _Measurement:
             total += flops.sum()
             done += flops[:finished].sum()
             if self.curves is not None and binding_of(kernel.program).make_parts is not None:
-                done += self.curves.fraction * flops[finished : finished + self.curves.count].sum()
+                done += self.curves.fraction * flops[finished : finished + self.curves.num_curves].sum()
         return done / max(total, 1.0)
 
     # The tables
