@@ -29,10 +29,10 @@ def check_choice(what: str, value: str, known: Iterable[str]) -> str:
 
     >>> check_choice("mode", "datset", ["dataset", "scale"])
     Traceback (most recent call last):
-    mdtree_jax.checks.UserError: unknown mode 'datset' (did you mean 'dataset'?); there are: dataset, scale
+    mdtree_jax.checks.UserError: unknown mode 'datset' (did you mean 'dataset'?); available: dataset, scale
     """
     known = list(known)
     if value not in known:
         listed = ", ".join(str(k) for k in known)
-        raise UserError(f"unknown {what} '{value}'{nearest(value, known)}; there are: {listed}")
+        raise UserError(f"unknown {what} '{value}'{nearest(value, known)}; available: {listed}")
     return value

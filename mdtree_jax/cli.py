@@ -152,7 +152,7 @@ def explain_hydra_error(error: Exception, overrides: list[str], schema: type) ->
     absent = re.search(r"Could not find '([^']+)'", text) or re.search(r"In '[^']+': Could not load '([^']+)'", text)
     if absent:
         options = re.search(r"Available options in '[^']*': (.*?)(?: Config search path|$)", text)
-        listed = "; there are: " + ", ".join(options.group(1).split()) if options else ""
+        listed = "; available: " + ", ".join(options.group(1).split()) if options else ""
         return f"there is no configuration '{absent.group(1)}'{listed}"
     typed = re.search(r"(?:Value '([^']*)'|Invalid value) .*?full_key: (\S+)", text)
     if typed:
@@ -211,7 +211,7 @@ def _check_groups_chosen(schema: type, overrides: list[str]) -> None:
 
 
 def _unknown_setting(key: str, keys: list[str]) -> str:
-    return f"unknown setting '{key}'{nearest(key, keys)}; there are: {', '.join(keys)}"
+    return f"unknown setting '{key}'{nearest(key, keys)}; available: {', '.join(keys)}"
 
 
 def help_text(name: str, what: str) -> str:

@@ -116,7 +116,7 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
         table = table[has_value(table[name], value)]
         if not len(table):
             raise UserError(
-                f"select.{name}={_shown(value)} matches no configuration; there are: {', '.join(map(_shown, there))}"
+                f"select.{name}={_shown(value)} matches no configuration; available: {', '.join(map(_shown, there))}"
             )
     said = ["width", "batch_size", "data_fraction"]
     said += [name for name in KNOBS if name not in said and name in table and table[name].nunique() > 1]

@@ -1,21 +1,21 @@
-"""Train and measure every network of a grid. If it is stopped, the same command continues.
+"""Train and measure every network of a grid, and write tables. If it is interrupted, the same command resumes it.
 
-  python -m mdtree_jax.sweep +grid=digits_tiny                 # about 4 minutes on 2 CPU cores, embedded data
-  python -m mdtree_jax.sweep +grid=digits                      # 1690 configurations x 3 seeds on embedded data
-  python -m mdtree_jax.sweep +grid=cifar dry_run=true          # what the paper's collection would cost
+  python -m mdtree_jax.sweep +grid=digits_tiny                 # about 4 minutes on 2 CPU cores, included data
+  python -m mdtree_jax.sweep +grid=digits                      # 1690 configurations x 3 seeds, included data
+  python -m mdtree_jax.sweep +grid=cifar dry_run=true          # the cost of the paper's collection on this machine
   python -m mdtree_jax.sweep +grid=digits_tiny 'grid.width=[2,4]' grid.num_seeds=2 out=runs/mine
   python -m mdtree_jax.sweep +grid=digits_tiny grid.model=mypackage.models:build grid.dataset=mypackage.data:load
-  python -m mdtree_jax.sweep plugins=[mypackage.plugin] --help                 # with what your module adds
+  python -m mdtree_jax.sweep plugins=[mypackage.plugin] --help                 # includes the entries of your own module
 
-Every key of a grid can be set, as grid.key=value. The folder `out` then holds a collection for transfer, reference and
-diagnose: collection.parquet (one row per configuration), members.parquet (one per network), pairs.parquet (curves),
-layers.parquet (traces by layer), manifest.json and the networks. With more seeds, values or metrics the same command
-extends the run in it, and trains and measures only what is missing. One process works in a folder at a time.
-Exit code 3: some networks diverged; they are rows with status `diverged`.
+Every key of a grid can be set as grid.key=value. Writes collection.parquet (one row per configuration),
+members.parquet (one per network), pairs.parquet (curves), layers.parquet (traces by layer), manifest.json and the
+networks to the folder `out`, which is a collection for transfer. Only one process can work in a folder at a time. With
+more seeds, values or metrics, the same command extends an existing run, and trains and measures only what is missing.
+Exit code 3 means that some networks diverged; they are rows with status `diverged`.
 
-  python -m mdtree_jax.sweep +grid=digits verify=20    # do the recorded networks come out the same here?
+  python -m mdtree_jax.sweep +grid=digits verify=20    # check that this machine reproduces the included record
 
-Exit code 4: they do not.
+Exit code 4 means that it does not.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _move_parts(config: SweepConfig, folder, console) -> int:
     if config.import_from is not None:
         new, known = import_parts(folder, config.import_from)
         folder.write_tables(config.csv)
-        console.print(f"imported {new} cohorts into {folder.path}, {known} were there", highlight=False)
+        console.print(f"imported {new} cohorts into {folder.path}, {known} were already there", highlight=False)
     if config.export_to is not None:
         number = export_parts(folder, config.export_to)
         console.print(f"exported {number} of {len(folder.cohorts)} cohorts to {config.export_to}", highlight=False)

@@ -119,7 +119,7 @@ def test_a_measured_run_is_diagnosed_from_its_table(capsys, small_grid, tmp_path
     assert facts["cost"]["diagnosis_flops"] == 9e9
     assert facts["cost"]["grid_search_flops"] == 27 * 5e10
     code, _, err = call(capsys, f"run={folder}", "select.width=5")
-    assert (code, err) == (2, "diagnose: select.width=5 matches no configuration; there are: 4, 32, 64\n")
+    assert (code, err) == (2, "diagnose: select.width=5 matches no configuration; available: 4, 32, 64\n")
 
 
 @pytest.mark.parametrize(("dataset", "reference"), [("digits", "digits"), ("cifar10", "published/F")])
@@ -220,7 +220,7 @@ MODEL = ["model=resnet18", "dataset=digits"]
         (["metrics=other.csv"], "the table has none of the metrics train_error, "),
         (["metrics=small.csv"], "set units=fraction or units=percent"),
         (["metrics=small.csv", "units=percents"], "unknown units 'percents' (did you mean 'percent'?)"),
-        (["metrics=small.csv", "format=xml"], "unknown format 'xml'; there are: text, json"),
+        (["metrics=small.csv", "format=xml"], "unknown format 'xml'; available: text, json"),
         (["metrics=small.csv", "reference=none.json"], "reference=none.json is neither a file nor a reference of the"),
         (["metrics=small.csv", "reference=other.json"], "'other.json' is not a reference"),
         (["metrics=small.csv", "units=percent", "training.epochs=0"], "training.epochs=0 is out of range"),
@@ -250,7 +250,10 @@ MODEL = ["model=resnet18", "dataset=digits"]
             "'tv.safetensors': shapes differ from those of resnet18 of width 64",
         ),
         (["checkpoints=[bad.safetensors]", *MODEL], "weights 'bad.safetensors' are damaged"),
-        (["checkpoints=[small.csv]", *MODEL, "model_width=2"], "small.csv is no folder; an Orbax checkpoint is one"),
+        (
+            ["checkpoints=[small.csv]", *MODEL, "model_width=2"],
+            "small.csv is not a folder; an Orbax checkpoint must be a folder",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(capsys, tmp_path, overrides, message):

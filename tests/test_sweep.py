@@ -37,30 +37,36 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
         ([], f"no grid is given; add +grid=NAME, one of: {GRIDS}"),
         (["grid.width=[2]"], f"no grid is given; add +grid=NAME, one of: {GRIDS}"),
         (["+grid=digits", "grid=null"], f"no grid is given; add +grid=NAME, one of: {GRIDS}"),
-        (["+grid=digits", "grid.name="], "grid.name='' is no name"),
-        (["+grid=digits", "grid.name=../a"], "grid.name='../a' is no name"),
+        (["+grid=digits", "grid.name="], "grid.name='' is not a valid name"),
+        (["+grid=digits", "grid.name=../a"], "grid.name='../a' is not a valid name"),
         (["grid=digits"], "'grid' is chosen with a plus sign: +grid=NAME"),
-        (["+grid=digit"], f"there is no configuration 'grid/digit'; there are: {GRIDS}"),
+        (["+grid=digit"], f"there is no configuration 'grid/digit'; available: {GRIDS}"),
         (["+grid=digits", "grid.widht=[2]"], "unknown setting 'widht' (did you mean 'width'?)"),
         (["+grid=digits", "+grid.depth=2"], "unknown setting 'depth'"),
         (["+grid=digits", "grid.width=[a]"], "grid.width=[a] has the wrong type: grid.width must be list[int]"),
         (
             ["+grid=digits", "grid.dataset=cifar"],
-            "unknown data set 'cifar' (did you mean 'cifar10'?); there are: digits,",
+            "unknown data set 'cifar' (did you mean 'cifar10'?); available: digits,",
         ),
         (["+grid=digits", "grid.model=resnet9"], "unknown model 'resnet9'"),
         (
             ["+grid=digits", "grid.optimizer=adam"],
-            "unknown optimizer 'adam' (did you mean 'adamw'?); there are: sgd, adamw",
+            "unknown optimizer 'adam' (did you mean 'adamw'?); available: sgd, adamw",
         ),
-        (["+grid=digits", "grid.schedule=linear"], "unknown schedule 'linear'; there are: constant, step, cosine"),
+        (["+grid=digits", "grid.schedule=linear"], "unknown schedule 'linear'; available: constant, step, cosine"),
         (["+grid=digits", "grid.batch_size=[512]"], "batch_size=512 is larger than the subset of data_fraction=0.1"),
-        (["+grid=digits", "grid.data_fraction=[0,1]"], "data_fraction=0 is out of range; wanted in (0, 1]"),
-        (["+grid=digits", "grid.label_noise_fraction=2"], "label_noise_fraction=2 is out of range; wanted in [0, 1]"),
-        (["+grid=digits", "memory_gb=inf"], "memory_gb=inf is out of range; wanted above 0, finite"),
-        (["+grid=digits", "grid.label_noise_seed=-1"], "grid.label_noise_seed=-1 is out of range; wanted 0 or above"),
-        (["+grid=digits", "keep=some"], "unknown keep 'some'; there are: all, metrics_only"),
-        (["+grid=digits", "checkpoint_minutes=0"], "checkpoint_minutes=0 is out of range; wanted above 0"),
+        (["+grid=digits", "grid.data_fraction=[0,1]"], "data_fraction=0 is out of range; it must be in (0, 1]"),
+        (
+            ["+grid=digits", "grid.label_noise_fraction=2"],
+            "label_noise_fraction=2 is out of range; it must be in [0, 1]",
+        ),
+        (["+grid=digits", "memory_gb=inf"], "memory_gb=inf is out of range; it must be above 0, finite"),
+        (
+            ["+grid=digits", "grid.label_noise_seed=-1"],
+            "grid.label_noise_seed=-1 is out of range; it must be 0 or above",
+        ),
+        (["+grid=digits", "keep=some"], "unknown keep 'some'; available: all, metrics_only"),
+        (["+grid=digits", "checkpoint_minutes=0"], "checkpoint_minutes=0 is out of range; it must be above 0"),
         (["+grid=digits", "out=/dev/null/run"], "cannot write to /dev/null/run: a part of the path is a file"),
         (
             ["+grid=digits", "out=/proc/run"],
@@ -182,13 +188,13 @@ def test_the_same_command_goes_on_and_another_config_is_refused(small_run, capsy
     assert code == 2
     assert "num_seeds is 2 there, 3 here; schedule is constant there, cosine here" in err
     code, _, err = call(capsys, *SMALL, "grid.num_seeds=1", "dry_run=true")
-    assert (code, "has networks of seed=1, which this grid leaves out" in err) == (2, True)
+    assert (code, "has networks of seed=1, which this grid omits" in err) == (2, True)
     code, out, _ = call(capsys, *SMALL, "grid.num_seeds=3", "grid.width=[4,8]", "dry_run=true")
     assert code == 0
     assert "run would be extended (width [4] -> [4, 8]; num_seeds 2 -> 3)" in out
     assert "4 cohorts, 0 finished" in out
     code, _, err = call(capsys, *SMALL, "out=file", "dry_run=true")
-    assert (code, "out=file is a file; wanted a folder" in err) == (2, True)
+    assert (code, "out=file is a file; expected a folder" in err) == (2, True)
     code, out, _ = call(capsys, *SMALL, "dry_run=true")
     assert code == 0
     assert "2 cohorts, 2 finished" in out
@@ -330,4 +336,4 @@ def test_one_seed_and_metrics_of_pairs_are_refused_before_training(tmp_path):
     assert not (tmp_path / "run").exists()
     code, _, err = finish(tmp_path, *SMALL, "grid.measure.metrics=[cka]", "stages=[measure]")
     assert code == 2
-    assert "unknown metric 'cka'; there are: hessian, sharpness, similarity, barrier, connectivity" in err
+    assert "unknown metric 'cka'; available: hessian, sharpness, similarity, barrier, connectivity" in err

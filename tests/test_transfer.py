@@ -159,9 +159,9 @@ def expect_error(outcome, message):
 
 
 BAD_SETTINGS = [
-    (["mode=datset"], "unknown mode 'datset' .*mean 'dataset'.*there are: dataset, scale, one_step, all"),
-    (["methods=[md_tre]"], "unknown method 'md_tre' .*mean 'md_tree'.*there are: hyperparameter, validation"),
-    (["fit=best"], "unknown fit 'best' .*there are: robust, published, exact"),
+    (["mode=datset"], "unknown mode 'datset' .*mean 'dataset'.*available: dataset, scale, one_step, all"),
+    (["methods=[md_tre]"], "unknown method 'md_tre' .*mean 'md_tree'.*available: hyperparameter, validation"),
+    (["fit=best"], "unknown fit 'best' .*available: robust, published, exact"),
     (["collection=publishd"], "unknown collection 'publishd' .*mean 'published'.*published/F, published/F_noise"),
     (["train=published/f"], "unknown collection 'published/f'"),
     (["test=own.csv"], "test=own.csv needs train="),
@@ -179,7 +179,7 @@ BAD_SETTINGS = [
     (["hydra.run.dir=x"], "'hydra.run.dir=x' is not accepted"),
     (["~mode"], "'~mode' is not accepted"),
     (["test=published", "train=digits"], r"'published' is a pair of collections, .* use collection=published"),
-    (["sedes=3"], r"unknown setting 'sedes' \(did you mean 'seeds'\?\); there are: mode, collection"),
+    (["sedes=3"], r"unknown setting 'sedes' \(did you mean 'seeds'\?\); available: mode, collection"),
     (["grid=cifar"], "unknown setting 'grid'"),
     (["+grid=cifar"], "unknown setting 'grid'"),
     (["figures=maybe"], "figures=maybe has the wrong type: figures must be bool"),
@@ -287,7 +287,7 @@ def test_data_task_on_a_grid_of_narrow_networks(run, small_grid):
         run("collection=own.csv", "mode=one_step", "tasks=[data]"),
         "no experiment of the tasks data, only of opt",
     )
-    expect_error(run("collection=own.csv", "tasks=[dat]"), "unknown task 'dat' .*there are: optimizer, size, data")
+    expect_error(run("collection=own.csv", "tasks=[dat]"), "unknown task 'dat' .*available: optimizer, size, data")
 
 
 def test_incomplete_grid_on_request(run, small_grid):

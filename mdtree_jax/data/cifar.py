@@ -146,7 +146,7 @@ def _read_batch(path: Path, content: bytes, layout: _Layout) -> tuple[np.ndarray
         raise UserError(f"{path} is damaged or not in the official format ({error})") from error
     if not isinstance(planes, np.ndarray) or planes.dtype != np.uint8 or planes.ndim != 2 or planes.shape[1] != 3072:
         shape = getattr(planes, "shape", None)
-        raise UserError(f"{path} holds images of shape {shape}; wanted (number, 3072) in uint8")
+        raise UserError(f"{path} holds images of shape {shape}; expected (number, 3072) in uint8")
     images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     try:
         return images, np.array(labels).astype(np.int64, casting="safe")

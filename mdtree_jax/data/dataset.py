@@ -133,7 +133,7 @@ def _load(name: str, loader: Callable[..., Any], source: Source) -> RawDataset:
     arrays = made._asdict() if hasattr(made, "_asdict") else made
     if not isinstance(arrays, Mapping):
         raise UserError(
-            f"{what}: the function returns a {type(made).__name__}; wanted a mapping or a named tuple with x_train, "
+            f"{what}: the function returns a {type(made).__name__}; expected a mapping or a named tuple with x_train, "
             "y_train, x_test, y_test"
         )
     known = DATASETS[name].shape if name in DATASETS else None
@@ -189,11 +189,11 @@ def _check_labels(name: str, side: str, labels: np.ndarray, num_images: int, num
     labels = np.asarray(labels)
     if labels.shape != (num_images,):
         raise UserError(
-            f"the {side} labels of data set '{name}' have shape {labels.shape}; wanted ({num_images},), one per image"
+            f"the {side} labels of data set '{name}' have shape {labels.shape}; expected ({num_images},), one per image"
         )
     if labels.dtype.kind not in "iu":
-        raise UserError(f"the {side} labels of data set '{name}' are of type {labels.dtype}; wanted integers")
+        raise UserError(f"the {side} labels of data set '{name}' are of type {labels.dtype}; expected integers")
     if labels.min() < 0 or labels.max() >= num_classes:
         bad = int(labels.min()) if labels.min() < 0 else int(labels.max())
-        raise UserError(f"a {side} label of data set '{name}' is {bad}; wanted 0 to {num_classes - 1}")
+        raise UserError(f"a {side} label of data set '{name}' is {bad}; expected 0 to {num_classes - 1}")
     return labels.astype(np.int32)

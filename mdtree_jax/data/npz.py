@@ -47,7 +47,7 @@ def own_arrays(arrays: Mapping[str, Any], what: str) -> RawDataset:
     """
     missing = [key for key in _KEYS if key not in arrays]
     if missing:
-        raise UserError(f"{what} has no array '{missing[0]}'; wanted {', '.join(_KEYS)}")
+        raise UserError(f"{what} has no array '{missing[0]}'; expected {', '.join(_KEYS)}")
     try:
         x_train, y_train, x_test, y_test = (np.asarray(arrays[key]) for key in _KEYS)
     except ValueError as error:  # a list of lists of different lengths
@@ -58,7 +58,7 @@ def own_arrays(arrays: Mapping[str, Any], what: str) -> RawDataset:
         x_train, y_train = x_train[order], y_train[order]
     told = arrays.get("num_classes")
     if told is not None and not (isinstance(told, (int, np.integer)) and told >= 2):
-        raise UserError(f"num_classes of {what} is {told!r}; wanted a whole number of at least 2")
+        raise UserError(f"num_classes of {what} is {told!r}; expected a whole number of at least 2")
     num_classes = _count_classes(what, y_train, y_test) if told is None else int(told)
     return RawDataset(x_train, y_train, x_test, y_test, num_classes, classes_are_known=told is not None)
 
@@ -69,7 +69,7 @@ def _count_classes(what: str, y_train: np.ndarray, y_test: np.ndarray) -> int:
     lowest = min([int(y.min()) for y in labels], default=0)
     highest = max([int(y.max()) for y in labels], default=0)
     if lowest > 0:
-        raise UserError(f"the labels of {what} are {lowest} to {highest}; wanted 0 to number of classes - 1")
+        raise UserError(f"the labels of {what} are {lowest} to {highest}; expected 0 to number of classes - 1")
     if highest >= max(len(np.atleast_1d(y_train)), 2):
         raise UserError(f"a label of {what} is {highest}, but there are only {y_train.size} training images")
     return max(highest + 1, 2)
@@ -79,7 +79,7 @@ def _normalise(what: str, x_train: np.ndarray, x_test: np.ndarray) -> tuple[np.n
     """Add a channel axis where there is none, and standardise bytes with the training set's statistics."""
     for x in (x_train, x_test):
         if x.dtype.kind not in "fu" or (x.dtype.kind == "u" and x.dtype != np.uint8):
-            raise UserError(f"{what} holds images of type {x.dtype}; wanted uint8 or floating point")
+            raise UserError(f"{what} holds images of type {x.dtype}; expected uint8 or floating point")
     if x_train.dtype.kind != x_test.dtype.kind:
         raise UserError(f"{what} holds training images of type {x_train.dtype} but test images of {x_test.dtype}")
     x_train, x_test = (x[..., None] if x.ndim == 3 else x for x in (x_train, x_test))

@@ -49,7 +49,7 @@ def find_in_folder(source: Source, names: tuple[str, ...]) -> Path | None:
         return None
     folder = Path(source.data_dir).expanduser()
     if not folder.is_dir():
-        raise UserError(f"data_dir='{source.data_dir}' is not a folder; wanted one with {names[0]}")
+        raise UserError(f"data_dir='{source.data_dir}' is not a folder; expected one with {names[0]}")
     for candidate in (base / name for base in (folder, folder / source.name) for name in names):
         if candidate.exists():
             return candidate

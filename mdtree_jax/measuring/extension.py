@@ -100,7 +100,7 @@ def _results(name: str, found: Any) -> Results:
     for key, value in found.items():
         if np.shape(value) != ():
             raise UserError(
-                f"the function of kernel '{name}' returns an array of shape {np.shape(value)} for '{key}'; wanted a "
+                f"the function of kernel '{name}' returns an array of shape {np.shape(value)} for '{key}'; expected a "
                 "scalar"
             )
     return {key: jax.numpy.asarray(value) for key, value in found.items()}

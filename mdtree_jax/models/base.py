@@ -139,7 +139,7 @@ def _build(
     made = call_with(builder, settings, f"model={name}")
     if not isinstance(made, (nn.Module, Model)):
         raise UserError(
-            f"model={name}: the function returns a {type(made).__name__}; wanted a Flax Linen module, or a "
+            f"model={name}: the function returns a {type(made).__name__}; expected a Flax Linen module, or a "
             "mdtree_jax.models.Model"
         )
     what = f"the model '{name}'"

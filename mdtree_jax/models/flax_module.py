@@ -115,7 +115,7 @@ def check_model(model: Model, image_shape: tuple[int, ...], num_classes: int, dt
     if not sum(math.prod(leaf.shape) for leaf in params):
         raise UserError(f"{what} has no parameters, so there is nothing to train")
     if wrong := [leaf.dtype for leaf in params if leaf.dtype != jnp.dtype(dtype)]:
-        raise UserError(f"{what} has parameters of {wrong[0]}; wanted {dtype}, the dtype that its builder is given")
+        raise UserError(f"{what} has parameters of {wrong[0]}; expected {dtype}, the dtype that its builder is given")
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.dtype(dtype))
     for train in (False, True):
         failure = f"{what} fails in {'training' if train else 'evaluation'} mode on images of shape {image_shape}"
@@ -124,7 +124,7 @@ def check_model(model: Model, image_shape: tuple[int, ...], num_classes: int, dt
             raise UserError(f"{what} returns something other than (logits, intermediates, batch_stats)")
         shape = getattr(found[0], "shape", None)
         if shape != (2, num_classes):
-            raise UserError(f"{what} gives outputs of shape {shape} for 2 images; wanted logits (2, {num_classes})")
+            raise UserError(f"{what} gives outputs of shape {shape} for 2 images; expected logits (2, {num_classes})")
     if jax.tree.map(jnp.shape, found[2]) != jax.tree.map(jnp.shape, variables["batch_stats"]):
         raise UserError(f"{what} changes the shapes of its running averages")
 

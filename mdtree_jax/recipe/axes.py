@@ -1,8 +1,8 @@
-"""From the axes of a grid to its configurations, and from those to cohorts of equal static shape. No JAX.
+"""Turn the axes of a grid into configurations, and configurations into cohorts of equal static shape. No JAX.
 
 Every knob (`mdtree_jax.registry.knobs`) can be an axis. The axes of a grid are those that every grid has, the fields of
-`Cohort` and `Member`, and the further knobs that it uses: those with several values, or with one that is not the
-default. A knob that it does not use leaves no trace, in programs, names and tables.
+`Cohort` and `Member`, and the further knobs that it uses: those with several values, or with a value other than the
+default. Knobs that it does not use do not appear in programs, names and tables.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Grid:
             every[name] = tuple(given.get(name, (KNOBS[name].default,)))
             _check_axis(name, every[name])
         if num_seeds < 1:
-            raise UserError(f"num_seeds={num_seeds} is too few; wanted at least 1")
+            raise UserError(f"num_seeds={num_seeds} is too few; it must be at least 1")
         if not 0 <= seed < 2**31 - num_seeds:
-            raise UserError(f"seed={seed} is out of range; wanted 0 to 2^31 - 1")
+            raise UserError(f"seed={seed} is out of range; it must be 0 to 2^31 - 1")
         for name, value in (("axes", every), ("num_seeds", num_seeds), ("seed", seed)):
             object.__setattr__(self, name, value)
 
@@ -101,7 +101,7 @@ def configurations(grid: Grid, num_train: int) -> tuple[Configuration, ...]:
     if largest_batch > smallest:
         raise UserError(
             f"batch_size={largest_batch} is larger than the subset of data_fraction={smallest_fraction:g}, which has "
-            f"{smallest} of {num_train} images; wanted at most {smallest}"
+            f"{smallest} of {num_train} images; expected at most {smallest}"
         )
     points = itertools.product(*(grid.axes[name] for name in grid.used))
     named = (dict(zip(grid.used, point, strict=True)) for point in points)
@@ -142,8 +142,8 @@ def _arguments(kind: type, names: Sequence[str], values: Iterable[Any]) -> dict[
 def _check_axis(name: str, values: tuple[Any, ...]) -> None:
     """Raise `UserError` unless `values` is not empty, free of duplicates and within the knob's range."""
     if not values:
-        raise UserError(f"the axis {name} of the grid is empty; wanted at least one value")
+        raise UserError(f"the axis {name} of the grid is empty; expected at least one value")
     if len(set(values)) < len(values):
-        raise UserError(f"the axis {name}={list(values)} holds a value twice")
+        raise UserError(f"the axis {name}={list(values)} contains a duplicate value")
     for value in values:
         KNOBS[name].check(value)

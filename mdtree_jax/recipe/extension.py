@@ -69,7 +69,7 @@ def extension(folder: Any, there: Mapping[str, Any], here: Mapping[str, Any]) ->
     named = [f"{name}={', '.join(map(str, values))}" for name, values in left_out.items() if values]
     if named:
         raise UserError(
-            f"{folder} has networks of {' and '.join(named)}, which this grid leaves out: a run can be extended, not "
+            f"{folder} has networks of {' and '.join(named)}, which this grid omits; a run can be extended, not "
             "cut; keep the values, or choose another out="
         )
     places = {point: number for number, point in enumerate(itertools.product(*axes_here.values()))}

@@ -1,6 +1,6 @@
-"""What is measured of trained networks, and how finely. No JAX, so that `--help` is fast.
+"""What is measured on trained networks, and how precisely. No JAX, so that `--help` is fast.
 
-`MeasureConfig` is what a grid's file may set; `resolve` turns it into `MeasureSettings`, every number decided.
+`MeasureConfig` holds the settings of a grid file; `resolve` turns it into `MeasureSettings`, with all numbers set.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.recipe.setting import setting
 from mdtree_jax.registry.kernels import CHOICES, KERNELS
 
-#: Groups of metrics that can be chosen, in the order in which they are measured.
+#: The groups of metrics that can be chosen, in the order in which they are measured.
 METRICS = CHOICES
 PAIRS = ("first", "ring", "all")
 CURVE_INITS = ("linear", "published")
@@ -22,7 +22,7 @@ CURVE_SCHEDULES = ("published", "constant", "cosine")
 TRACE_METHODS = ("xtrace", "hutchinson")
 EIGENVALUE_METHODS = ("lanczos", "power")
 EIGENVALUE_STARTS = ("trace", "random")
-#: What was added after collections had been recorded, and the value that those were measured with.
+#: Settings added after collections had been recorded, with the values used for those collections.
 ADDED_LATER = {
     "curve_schedule": "published",
     "similarity_features": "softmax",
@@ -33,7 +33,7 @@ ADDED_LATER = {
     "evaluation_images": None,
 }
 
-#: What an effort stands for; a number that a grid sets itself stays. `curve_steps` is a share of the grid's.
+#: The settings of an effort; numbers that a grid sets itself take precedence. `curve_steps` is relative to the grid's.
 EFFORTS: dict[str, dict[str, Any]] = {
     "fast": {
         "trace_products": 30,
@@ -73,65 +73,69 @@ EFFORTS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class MeasureConfig:
-    """What a grid's file says of measuring; None leaves a number to `effort`."""
+    """The measurement settings of a grid file; None leaves a number to `effort`."""
 
     metrics: list[str] = setting(
         lambda: f"groups: {', '.join(METRICS)}", [name for name in METRICS if KERNELS[name].is_default]
     )
-    effort: str = setting("fast | standard | exact: precision; sets what is null below", "standard")
+    effort: str = setting("fast | standard | exact: precision; sets the settings below that are null", "standard")
     pairs: str = setting(
-        "first | ring | all: pairs that are connected (ring: each network in two pairs); similarity takes all pairs",
+        "first | ring | all: pairs for lines and curves (ring: each network in two pairs); similarity uses all pairs",
         "ring",
     )
-    seed: int = setting("seed of random vectors, mixed-up images and curve batches", 0)
+    seed: int = setting("seed for random vectors, mixup images and curve batches", 0)
     hessian_images: int = setting(
-        "training images for Hessian, sharpness and metrics of your own: the first of the subset", 200
+        "number of training images for Hessian, sharpness and your own metrics: the first of the subset", 200
     )
     trace_products: int | None = setting(
-        "most Hessian-vector products for a trace, in blocks of 16 (hutchinson: 8)", None
+        "maximum number of Hessian-vector products for a trace, in blocks of 16 (hutchinson: 8)", None
     )
-    trace_relative_error: float | None = setting("relative standard error at which a trace stops", None)
-    eigenvalue_steps: int | None = setting("most Lanczos steps", None)
+    trace_relative_error: float | None = setting("relative standard error at which the trace estimate stops", None)
+    eigenvalue_steps: int | None = setting("maximum number of Lanczos steps", None)
     eigenvalue_tolerance: float | None = setting("relative residual at which Lanczos stops", None)
     ball_radius: float = setting(
-        "radius of the ball of worst-case sharpness, as a share of the parameters' norm", 0.005
+        "radius of the ball for worst-case sharpness, as a fraction of the parameters' norm", 0.005
     )
     ball_steps: int | None = setting("steps of gradient ascent in the ball", None)
-    similarity_images: int = setting("mixed-up training images on which outputs are compared", 768)
-    mixup_alpha: float = setting("parameter of the mixture's Beta distribution", 16.0)
-    barrier_points: int | None = setting("equally spaced points on the straight line, ends included", None)
-    statistics_batch_size: int = setting("images at a time for BatchNorm statistics between two networks", 128)
-    curve_steps: int = setting(
-        "training steps of a curve; effort=fast takes half of them, effort=exact four times as many", 19_000
+    similarity_images: int = setting("number of mixup training images on which outputs are compared", 768)
+    mixup_alpha: float = setting("parameter of the Beta distribution for mixup", 16.0)
+    barrier_points: int | None = setting(
+        "number of equally spaced points on the straight line, including the ends", None
     )
-    curve_batch_size: int = setting("images per step of a curve", 128)
-    curve_learning_rate: float = setting("learning rate of a curve in the first half of its steps", 0.01)
-    curve_momentum: float = setting("momentum of SGD on a curve", 0.9)
-    curve_weight_decay: float = setting("on the point of the curve, as a term of the loss", 5e-4)
-    curve_points: int | None = setting("equally spaced points at which a curve is evaluated, ends included", None)
+    statistics_batch_size: int = setting("batch size for BatchNorm statistics between two networks", 128)
+    curve_steps: int = setting(
+        "training steps of a curve; effort=fast uses half of them, effort=exact four times as many", 19_000
+    )
+    curve_batch_size: int = setting("batch size for training a curve", 128)
+    curve_learning_rate: float = setting("learning rate for training a curve, in the first half of the steps", 0.01)
+    curve_momentum: float = setting("momentum for training a curve", 0.9)
+    curve_weight_decay: float = setting("weight decay at the point on the curve, as a term of the loss", 5e-4)
+    curve_points: int | None = setting(
+        "number of equally spaced points at which a curve is evaluated, including the ends", None
+    )
     curve_init: str = setting(
-        "linear | published: start of a curve's middle point (published: a random network)", "linear"
+        "linear | published: initialization of a curve's middle point (published: a random network)", "linear"
     )
     curve_schedule: str = setting("published | constant | cosine: schedule of a curve's learning rate", "published")
-    similarity_features: str = setting("softmax | logits | NAME of an activation: what CKA compares", "softmax")
+    similarity_features: str = setting("softmax | logits | NAME of an activation: features compared by CKA", "softmax")
     similarity_debiased: bool = setting("use the unbiased estimator of CKA", False)
     trace_method: str = setting(
-        "xtrace | hutchinson, as published; xtrace falls back on hutchinson where memory is short", "xtrace"
+        "xtrace | hutchinson (published); xtrace falls back to hutchinson if memory is short", "xtrace"
     )
     eigenvalue_start: str | None = setting(
-        "trace | random: start of Lanczos (trace: where the products of xtrace lead)", None
+        "trace | random: start vector of Lanczos (trace: the leading vector found by xtrace)", None
     )
-    eigenvalue_method: str = setting("lanczos | power, the power iteration of the paper", "lanczos")
+    eigenvalue_method: str = setting("lanczos | power (the power iteration of the paper)", "lanczos")
     evaluation_images: int | None = setting(
-        "training images on which points of curves and lines are evaluated; null is all", None
+        "number of training images on which points of curves and lines are evaluated; null is all", None
     )
 
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """Every number of a measurement, decided; hashable, so that compiled programs can be found by it.
+    """All settings of a measurement with their values; hashable, so that compiled programs can be cached by it.
 
-    The fields are those of `MeasureConfig`, `effort` worked in.
+    The fields are those of `MeasureConfig`, with `effort` applied.
     """
 
     metrics: tuple[str, ...]
@@ -186,7 +190,7 @@ def resolve(config: MeasureConfig) -> MeasureSettings:
     """
     preset = dict(EFFORTS[check_choice("effort", config.effort, EFFORTS)])
     if not config.curve_steps >= 1:  # before the effort's share of it, which is one step at least
-        raise UserError(f"grid.measure.curve_steps={config.curve_steps} is out of range; wanted at least 1")
+        raise UserError(f"grid.measure.curve_steps={config.curve_steps} is out of range; it must be at least 1")
     for metric in config.metrics:
         check_choice("metric", metric, METRICS)
     check_choice("choice of pairs", config.pairs, PAIRS)
@@ -220,7 +224,7 @@ _LEAST: dict[str, tuple[float, bool]] = {
 
 def _check_ranges(settings: MeasureSettings) -> None:
     if not settings.metrics:
-        raise UserError(f"grid.measure.metrics is empty; there are: {', '.join(METRICS)}")
+        raise UserError(f"grid.measure.metrics is empty; available: {', '.join(METRICS)}")
     check_choice("curve_init", settings.curve_init, CURVE_INITS)
     check_choice("curve_schedule", settings.curve_schedule, CURVE_SCHEDULES)
     check_choice("trace_method", settings.trace_method, TRACE_METHODS)
@@ -228,7 +232,7 @@ def _check_ranges(settings: MeasureSettings) -> None:
     check_choice("eigenvalue_method", settings.eigenvalue_method, EIGENVALUE_METHODS)
     if settings.similarity_debiased and settings.similarity_images < 4:
         raise UserError(
-            f"grid.measure.similarity_images={settings.similarity_images} is out of range; wanted at least 4 where "
+            f"grid.measure.similarity_images={settings.similarity_images} is out of range; it must be at least 4 where "
             "similarity_debiased is true"
         )
     for name, value in dataclasses.asdict(settings).items():
@@ -237,14 +241,16 @@ def _check_ranges(settings: MeasureSettings) -> None:
         least, is_strict = _LEAST.get(name, (0, True))
         if not math.isfinite(value) or value < least or (is_strict and value == least):
             wanted = f"{'above' if is_strict else 'at least'} {least:g}"
-            raise UserError(f"grid.measure.{name}={value:g} is out of range; wanted {wanted}")
+            raise UserError(f"grid.measure.{name}={value:g} is out of range; it must be {wanted}")
     if settings.seed >= 2**31:
-        raise UserError(f"grid.measure.seed={settings.seed} is out of range; wanted 0 to 2^31 - 1")
+        raise UserError(f"grid.measure.seed={settings.seed} is out of range; it must be 0 to 2^31 - 1")
     if settings.curve_momentum >= 1.0:
-        raise UserError(f"grid.measure.curve_momentum={settings.curve_momentum:g} is out of range; wanted in [0, 1)")
+        raise UserError(
+            f"grid.measure.curve_momentum={settings.curve_momentum:g} is out of range; it must be in [0, 1)"
+        )
     if settings.curve_points % 4 != 1:
         raise UserError(
-            f"grid.measure.curve_points={settings.curve_points} misses the quarters of the curve; wanted 5, 9, 13, …"
+            f"grid.measure.curve_points={settings.curve_points} misses the quarters of the curve; use 5, 9, 13, …"
         )
 
 

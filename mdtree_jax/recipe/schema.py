@@ -1,7 +1,7 @@
 """Schemas of `conf/sweep.yaml` and `conf/grid/*.yaml`. No JAX, so `--help` is fast.
 
-What is under `grid` decides the numbers and is compared when a run is continued; the rest says how and where to run.
-The schema of a grid has a key for every knob (`mdtree_jax.registry.knobs`), so `sweep_schema` makes it when a
+Settings under `grid` determine the results and are compared when a run is resumed; the others say how and where to run.
+The schema of a grid has a key for every knob (`mdtree_jax.registry.knobs`), so `sweep_schema` creates it when a
 configuration is composed.
 """
 
@@ -44,20 +44,20 @@ class GridConfig:
     A plain class, because a dataclass would put its fields before those of the dataclass that is made of it.
     """
 
-    name: str = setting("name of the grid, and of its run folder")
-    dataset: str = setting("data set, one of those below, or a function of your own", "digits")
-    model: str = setting("architecture, one of those below, or a function of your own", "resnet8")
+    name: str = setting("name of the grid and of its run folder")
+    dataset: str = setting("data set: one of those below, or your own package.module:function", "digits")
+    model: str = setting("architecture: one of those below, or your own package.module:function", "resnet8")
     num_seeds: int = setting("networks per configuration; connectivity and similarity need two or more", 1)
-    seed: int = setting("seed of the first network; the others count up", 0)
+    seed: int = setting("seed of the first network; the others use the following seeds", 0)
     label_noise_fraction: float = setting(
-        "share of the training labels that are redrawn uniformly over all classes", 0.0
+        "fraction of the training labels that are redrawn uniformly over all classes", 0.0
     )
-    label_noise_seed: int = setting("which labels are redrawn; the same for all networks", 0)
-    early_stop: bool = setting("keep the network of the epoch at which the loss has settled, not the last one", True)
-    early_stop_min_epoch: int = setting("earliest epoch that is kept", 30)
-    early_stop_patience: int = setting("the loss has settled after this many consecutive changes of its mean …", 5)
-    early_stop_tolerance: float = setting("… of at most this, nats", 1e-4)
-    eval_batch_size: int = setting("images at a time when errors are measured", 512)
+    label_noise_seed: int = setting("seed for redrawing labels, which are the same for all networks", 0)
+    early_stop: bool = setting("keep the network of the epoch at which the loss has converged, not the last one", True)
+    early_stop_min_epoch: int = setting("earliest epoch that can be kept", 30)
+    early_stop_patience: int = setting("the loss has converged after this many consecutive changes of its mean …", 5)
+    early_stop_tolerance: float = setting("… of at most this amount, in nats", 1e-4)
+    eval_batch_size: int = setting("batch size for evaluating errors", 512)
     dtype: str = setting("float32 | float64", "float32")
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 
@@ -128,7 +128,7 @@ def _values(knob: Knob, given: Any) -> tuple[Any, ...]:
         shown = f"[{','.join(map(str, values))}]" if values is given else given
         kind = knob.kind.__name__
         raise UserError(
-            f"grid.{knob.name}={shown} does not fit: grid.{knob.name} takes list[{kind}], or one {kind}"
+            f"grid.{knob.name}={shown} has the wrong type: grid.{knob.name} must be list[{kind}], or one {kind}"
         ) from error
 
 
@@ -158,14 +158,14 @@ def check_settings(config: SweepConfig) -> None:
     """Raise `UserError` for a choice that does not exist or a number out of range."""
     grid = config.grid
     if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", grid.name):
-        raise UserError(f"grid.name='{grid.name}' is no name; wanted letters, digits and . + - _")
+        raise UserError(f"grid.name='{grid.name}' is not a valid name; use letters, digits and . + - _")
     make_grid(grid)
     check_choice("dtype", grid.dtype, DTYPES)
     check_choice("keep", config.keep, KEEP)
     for stage in config.stages:
         check_choice("stage", stage, STAGES)
     if not config.stages:
-        raise UserError(f"stages=[] does nothing; there are: {', '.join(STAGES)}")
+        raise UserError(f"stages=[] does nothing; available: {', '.join(STAGES)}")
     if "measure" in config.stages:
         of_pairs = [metric for metric in resolve(grid.measure).metrics if metric in PAIR_CHOICES]
         if of_pairs and grid.num_seeds < 2:
@@ -177,7 +177,9 @@ def check_settings(config: SweepConfig) -> None:
     asked = {"dry_run=true": config.dry_run, "verify=": config.verify is not None}
     asked |= {"import_from= or export_to=": config.import_from is not None or config.export_to is not None}
     if sum(asked.values()) > 1:
-        raise UserError(f"{' and '.join(name for name, given in asked.items() if given)} exclude each other; give one")
+        raise UserError(
+            f"{' and '.join(name for name, given in asked.items() if given)} cannot be combined; give only one"
+        )
     if config.verify is not None and set(config.stages) != set(STAGES):
         raise UserError(f"verify={config.verify} needs both stages, and stages={config.stages} leaves one out")
     _check_files(config)
@@ -194,7 +196,7 @@ def check_settings(config: SweepConfig) -> None:
         ("num_devices", config.num_devices, config.num_devices is None or config.num_devices >= 1, "at least 1"),
     ):
         if not good:
-            raise UserError(f"{name}={value:g} is out of range; wanted {wanted}")
+            raise UserError(f"{name}={value:g} is out of range; it must be {wanted}")
 
 
 def _check_files(config: SweepConfig) -> None:

@@ -49,7 +49,7 @@ CAUSES: Table[Cause] = Table(
         ),
         Cause("model_too_small", "the model is too small for its data", "model too small", "#009e73"),
         Cause("too_little_data", "there is too little training data", "too little data", "#e69f00"),
-        Cause("trained_too_short", "the training was stopped too early", "trained too short", "#cc55ee"),
+        Cause("trained_too_short", "training was stopped too early", "trained too short", "#cc55ee"),
         Cause(
             "too_little_regularization",
             "it has too little regularization",

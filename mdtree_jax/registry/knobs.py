@@ -20,10 +20,10 @@ from mdtree_jax.registry.table import Table
 
 #: Where a knob acts, which determines the code that reads its value.
 ACTS_ON = ("build", "data", "batch", "length", "optimizer", "loss", "inputs", "gradients")
-#: Those where a function that is bound to the knob's name does it, and so where a new knob can act; `build` beside
-#: them, where the architecture's builder takes the value by the knob's name.
+#: Places where a bound function acts, so that new knobs can act there. They can also act on `build`, if the
+#: architecture's builder has an argument of the knob's name.
 BY_FUNCTION = ("loss", "inputs", "gradients")
-#: What changes shapes or the length of a loop, and so cannot be batched.
+#: Places that change shapes or the length of a loop, so that values cannot be batched.
 _STATIC_ONLY = ("build", "batch", "length")
 KINDS = (int, float, str, bool)
 
@@ -109,7 +109,7 @@ class Knob:
         check_choice(f"place of the knob '{self.name}' to act on", self.acts_on, ACTS_ON)
         if self.kind not in KINDS:
             kinds = ", ".join(kind.__name__ for kind in KINDS)
-            raise UserError(f"the knob '{self.name}' has kind={self.kind!r}; there are: {kinds}")
+            raise UserError(f"the knob '{self.name}' has kind={self.kind!r}; available: {kinds}")
         if not self.is_static and (self.kind is str or self.acts_on in _STATIC_ONLY):
             why = "takes names" if self.kind is str else f"acts on '{self.acts_on}'"
             raise UserError(f"the knob '{self.name}' {why}, so its values cannot be batched; give is_static=True")
@@ -138,12 +138,12 @@ class Knob:
             if self.choices:
                 check_choice(self.name, value, self.choices)
             if not re.fullmatch(r"[\w.+-]+", value):  # it becomes a part of files' names
-                raise UserError(f"{self.name}='{value}' is no name; wanted letters, digits and . + - _")
+                raise UserError(f"{self.name}='{value}' is not a valid name; use letters, digits and . + - _")
             return
         is_high_enough = value > self.low if self.excludes_low else value >= self.low
         is_low_enough = value < self.high if self.excludes_high else value <= self.high
         if not (math.isfinite(value) and is_high_enough and is_low_enough):
-            raise UserError(f"{self.name}={value:g} is out of range; wanted {self.wanted}")
+            raise UserError(f"{self.name}={value:g} is out of range; it must be {self.wanted}")
 
 
 RETUNE = "tune the learning rate again after changing the batch size"
@@ -366,22 +366,22 @@ def register_knob(knob: Knob, apply: Callable[..., Any] | None = None) -> Knob:
     """Add a knob to the table and return it.
 
     Args:
-        knob: acts on the loss, the inputs or the gradients by `apply`, or is taken by the architecture's builder.
-        apply: what it does; `mdtree_jax.training.knobs` says how it is called.
+        knob: acts on the loss, the inputs or the gradients through `apply`, or is an argument of the builder.
+        apply: its function; `mdtree_jax.training.knobs` documents how it is called.
 
     Raises:
-        UserError: a name that is taken, no default, a knob that would do nothing.
+        UserError: a name that is taken, no default, or a knob without effect.
     """
     named = f"the knob '{knob.name}'"
     if knob.default is None:
-        raise UserError(f"{named} has no default, and grids that do not name it need one")
+        raise UserError(f"{named} has no default, which is needed for grids that do not set it")
     if knob.acts_on in BY_FUNCTION and apply is None:
-        raise UserError(f"{named} acts on the {knob.acts_on} by a function; give it as apply=")
+        raise UserError(f"{named} acts on the {knob.acts_on} and needs a function, apply=")
     if knob.acts_on not in BY_FUNCTION and apply is not None:
         raise UserError(f"{named} acts on '{knob.acts_on}' and takes no apply=")
     if knob.acts_on not in (*BY_FUNCTION, "build"):
         raise UserError(
-            f"{named} acts on '{knob.acts_on}', where only the knobs of the package do; a new one can act on: "
+            f"{named} acts on '{knob.acts_on}', which is reserved for knobs of the package; new knobs can act on: "
             f"{', '.join(('build', *BY_FUNCTION))}"
         )
     knob.check(knob.default)

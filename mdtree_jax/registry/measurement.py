@@ -113,7 +113,7 @@ class Measurement:
         check_needs(self.name, self.needs)
         if self.name in KEYS or self.name.endswith(RESERVED) or self.name.startswith(("label_", "rfi_")):
             raise UserError(
-                f"'{self.name}' is no name of a measurement: it may not be one of {', '.join(KEYS)}, end in "
+                f"'{self.name}' is not a valid name for a measurement: it must not be one of {', '.join(KEYS)}, end in "
                 f"{', '.join(RESERVED)}, nor begin with label_ or rfi_"
             )
         if not self.bounds[0] < self.bounds[1]:

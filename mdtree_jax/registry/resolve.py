@@ -71,7 +71,7 @@ def resolve(spec: str, setting: str) -> Callable[..., Any]:
     function = getattr(module, name, None)
     if not callable(function):
         there = [n for n, value in vars(module).items() if inspect.isfunction(value)]
-        raise UserError(f"{setting}={spec}: '{module_name}' has no function '{name}'; there are: {', '.join(there)}")
+        raise UserError(f"{setting}={spec}: '{module_name}' has no function '{name}'; available: {', '.join(there)}")
     return function
 
 

@@ -1,7 +1,7 @@
-"""How the methods of transfer look in every figure: a colour and a marker each, told apart by everybody.
+"""Style of the methods of transfer in all figures: a colour and a marker each, distinguishable with any colour vision.
 
-Any two colours are at least `APART` apart in CIELAB, as they are and as people without red, green or blue cones see
-them (Machado, Oliveira and Fernandes, IEEE TVCG 15, 2009), and no two of the methods of one figure share a marker.
+Any two colours differ by at least `APART` in CIELAB, for normal vision and for people without red, green or blue cones
+(Machado, Oliveira and Fernandes, IEEE TVCG 15, 2009), and no two methods of one figure share a marker.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mdtree_jax.experiments.methods import METHOD_TABLE
 
-#: Least distance of two colours, CIELAB, under each kind of sight.
+#: Minimum distance of two colours in CIELAB, for each kind of colour vision.
 APART = 20.0
 #: (colour, marker), in the order of the table of methods.
 _CYCLE = (
@@ -34,7 +34,7 @@ _LINES = ("-", "--", ":", "-.")
 
 
 class Style(NamedTuple):
-    """How a method is drawn; `line` differs from `-` only where there are more methods than colours."""
+    """How a method is drawn; `line` differs from `-` only if there are more methods than colours."""
 
     colour: str
     marker: str

@@ -58,7 +58,7 @@ def growth_line(folder: RunFolder) -> str:
     """Return in one line what an extension of the run keeps and what it adds."""
     missing = sum(len(folder.parts.missing(key)) for key in folder.cohorts)
     kept = sum(map(len, folder.cohorts.values())) - missing
-    return f"{folder.path} is extended ({folder.growth}): {kept} trained networks are kept, {missing} are added"
+    return f"{folder.path} is extended ({folder.growth}): {kept} trained networks are kept and {missing} are added"
 
 
 def check_networks_are_there(

@@ -159,7 +159,7 @@ class ScalarLog:
             from tensorboard.compat.proto import event_pb2, summary_pb2
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError as error:
-            raise UserError("tensorboard=true needs the package tensorboard; pip install tensorboard") from error
+            raise UserError("tensorboard=true needs the package tensorboard; run pip install tensorboard") from error
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         self._writer = EventFileWriter(str(folder))
 

@@ -1,9 +1,9 @@
-"""Train and measure a sample of a record's configurations again, and compare. No JAX.
+"""Retrain and remeasure a sample of a record's configurations, and compare. No JAX.
 
-On the kind of machine that made the record (processor, number of devices, versions of JAX) every number must come out
-the same to the last bit, because a network's numbers depend on nothing but its configuration, its seed and how its
-cohort was executed. Elsewhere sums are rounded in another order and training goes another way from the same start, so
-the means over the seeds are compared: |a - b| <= 3 joint standard errors in at least 95 % of the values.
+On the kind of machine that created the record (processor, number of devices, versions of JAX), every number must be
+identical to the last bit, because the results for a network depend only on its configuration, its seed and how its
+cohort was executed. On other machines, sums are rounded in a different order and training diverges from the same start,
+so the means over the seeds are compared: |a - b| <= 3 joint standard errors in at least 95 % of the values.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def sample_cohorts(cohorts: Sequence[Cohort], number: int, seed: int) -> tuple[C
     """
     there = sorted({member.index for cohort in cohorts for member in cohort.members})
     if not 1 <= number <= len(there):
-        raise UserError(f"verify={number} is out of range; wanted 1 to {len(there)} configurations")
+        raise UserError(f"verify={number} is out of range; it must be 1 to {len(there)} configurations")
     chosen = set(np.random.default_rng(seed).choice(there, number, replace=False).tolist())
     parts = (dataclasses.replace(c, members=tuple(m for m in c.members if m.index in chosen)) for c in cohorts)
     return tuple(cohort for cohort in parts if cohort.members)
@@ -177,7 +177,7 @@ def verification_table(found: Verification, title: str) -> Table:
 def verdict(found: Verification) -> str:
     """Return the outcome in one sentence."""
     kind = (
-        "of the kind that made the record"
+        "of the kind that created the record"
         if found.same_kind
         else f"in a part of another kind than the record's ({found.differs})"
     )

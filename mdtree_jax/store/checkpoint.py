@@ -91,17 +91,17 @@ def load_network(run: str | Path, *, seed: int, **selection: float | str) -> tup
     try:
         members = pd.read_parquet(run / "members.parquet")
     except (OSError, ValueError) as error:
-        raise UserError(f"{run} is no run folder with finished networks ({error})") from error
+        raise UserError(f"{run} is not a run folder with finished networks ({error})") from error
     selection = {**selection, "seed": seed}
     unknown = [name for name in selection if name not in members]
     if unknown:
-        raise UserError(f"unknown column '{unknown[0]}'; there are: {', '.join(map(str, members.columns))}")
+        raise UserError(f"unknown column '{unknown[0]}'; available: {', '.join(map(str, members.columns))}")
     fits = np.ones(len(members), bool)
     for name, value in selection.items():
         fits &= has_value(members[name], value)
     said = ", ".join(f"{name}={value if isinstance(value, str) else f'{value:g}'}" for name, value in selection.items())
     if fits.sum() != 1:
-        raise UserError(f"{fits.sum()} networks of {run} have {said}; wanted exactly one")
+        raise UserError(f"{fits.sum()} networks of {run} have {said}; expected exactly one")
     row = members[fits].iloc[0]
     path = run / "checkpoints" / row["cohort"]
     paths = [one for one in (path, *sorted(path.parent.glob(f"{path.name}+*"))) if one.is_dir()]
@@ -235,13 +235,13 @@ _NOT_A_NETWORK = ("opt_state", "step", "epoch", "rng", "key", "tx", "ema")
 def load_variables(path: Path) -> dict[str, Any]:
     """Return the pytree of a user's Orbax checkpoint of one network, as nested dicts of NumPy arrays.
 
-    Both of Orbax's interfaces write what is read here, and a `CheckpointManager` too (its step's folder, or the item
-    within). Of a training state the network is taken: the optimizer's state and counters are left out. Raises
-    `UserError` for a folder that is no checkpoint, or is damaged.
+    It reads checkpoints of both Orbax interfaces and of a `CheckpointManager` (the folder of a step, or the item in
+    it). From a training state, only the network is read, without the optimizer's state and counters. Raises `UserError`
+    for a folder that is not a checkpoint, or is damaged.
     """
     path = path.absolute()
     if not path.is_dir():
-        raise UserError(f"{path} is no folder; an Orbax checkpoint is one")
+        raise UserError(f"{path} is not a folder; an Orbax checkpoint must be a folder")
     for candidate in (path, *(path / item for item in ("default", "state", "params", "pytree"))):
         if not candidate.is_dir():
             continue

@@ -300,12 +300,12 @@ def check_folder(path: Path, config: dict[str, Any]) -> None:
     That is: nothing there, an empty folder, or a run folder made with the same config or one that this extends.
     """
     if path.exists() and not path.is_dir():
-        raise UserError(f"out={path} is a file; wanted a folder")
+        raise UserError(f"out={path} is a file; expected a folder")
     manifest = read_manifest(path / "manifest.json")
     if manifest is not None:
         extension_from(path, manifest["config"], config)
     elif path.is_dir() and any(not _may_be_alone(entry.name) for entry in path.iterdir()):
-        raise UserError(f"{path} is not empty and has no manifest.json, so it is no run folder; choose another out=")
+        raise UserError(f"{path} is not empty and has no manifest.json, so it is not a run folder; choose another out=")
 
 
 def read_parts(

@@ -44,9 +44,9 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a manifest of a run ({error}); restore it, or take another folder") from error
+        raise UserError(f"{path} is not a manifest of a run ({error}); restore it, or use another folder") from error
     if not known:
-        raise UserError(f"{path} has format {manifest['format']}, this program writes {FORMAT}; take another folder")
+        raise UserError(f"{path} has format {manifest['format']}, but this version writes {FORMAT}; use another folder")
     return manifest
 
 
@@ -67,7 +67,7 @@ def check_same_config(folder: Path, there: dict[str, Any], here: dict[str, Any])
     keys = [key for key, (theirs, ours) in both.items() if theirs != ours]
     if keys:
         listed = "; ".join("{} is {} there, {} here".format(key, *both[key]) for key in keys)
-        raise UserError(f"{folder} was made with another config ({listed}); choose another out= or the same values")
+        raise UserError(f"{folder} was created with another config ({listed}); choose another out= or the same values")
 
 
 def check_names(folder: Path, keys: Collection[str]) -> None:

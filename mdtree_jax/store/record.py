@@ -1,4 +1,4 @@
-"""Records: the tables of a finished sweep, compact, that ship with the package and that a rerun is checked against.
+"""Records: compact tables of a finished sweep, included in the package, against which a rerun can be verified.
 
 | file | rows | columns |
 |---|---|---|
@@ -85,7 +85,7 @@ def read_record(name: str, folder: Path | None = None) -> Record:
         if table == "collection":
             about = (arrow.schema.metadata or {}).get(_METADATA_KEY)
             if about is None:
-                raise UserError(f"'{path}' is no record: it does not say what made it")
+                raise UserError(f"'{path}' is not a record: it has no provenance")
             about = json.loads(about)
     return Record(name, **tables, about=about)
 
@@ -99,7 +99,7 @@ def write_record(run: str | Path, folder: str | Path, name: str) -> Record:
     run, folder = Path(run).expanduser(), Path(folder).expanduser()
     manifest = read_manifest(run / "manifest.json")
     if manifest is None:
-        raise UserError(f"'{run}' is no run folder: it has no manifest.json")
+        raise UserError(f"'{run}' is not a run folder: it has no manifest.json")
     networks = _read_table(run, "members")
     _check_complete(run, manifest, networks)
     pairs = _read_table(run, "pairs")

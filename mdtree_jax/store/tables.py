@@ -169,7 +169,7 @@ def read_part(path: Path, kind: str = "trained") -> tuple[pd.DataFrame, dict[str
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
         again = "trained" if kind == "trained" else "measured"
         raise UserError(
-            f"{path} is damaged or no part of a sweep; delete it, and its cohort is {again} again"
+            f"{path} is damaged or not a part of a sweep; delete it to have its cohort {again} again"
         ) from error
     return table, metadata
 

@@ -126,7 +126,7 @@ def settings_of(measure: MeasureConfig | Mapping | None, reference: Reference) -
         known = [field.name for field in dataclasses.fields(MeasureConfig)]
         for name in measure:
             if name not in known:
-                raise UserError(f"unknown measure '{name}'{nearest(name, known)}; there are: {', '.join(known)}")
+                raise UserError(f"unknown measure '{name}'{nearest(name, known)}; available: {', '.join(known)}")
         config = dataclasses.replace(config, **measure)
         _check_types(measure)
     elif isinstance(measure, MeasureConfig):

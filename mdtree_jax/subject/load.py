@@ -83,7 +83,7 @@ def check_named(model: str, checkpoints: Sequence[str]) -> None:
     if not is_own(model) and model not in model_names():
         listed = ", ".join(model_names())
         raise UserError(
-            f"unknown model '{model}'{nearest(model, model_names())}; there are: {listed}; a model of your own is "
+            f"unknown model '{model}'{nearest(model, model_names())}; available: {listed}; a model of your own is "
             "package.module:function, and of one that JAX cannot run give the measured metrics, as metrics=TABLE.csv"
         )
     for place, path in enumerate(checkpoints):
@@ -167,8 +167,8 @@ def _from_function(
     functions = made if isinstance(made, tuple) else (made,)
     if not 1 <= len(functions) <= 2 or not all(callable(f) for f in functions):
         raise UserError(
-            f"'{spec}' returns a {type(made).__name__}; wanted a Flax Linen module, a function apply(variables, x), or "
-            "the two functions (apply, apply_train)"
+            f"'{spec}' returns a {type(made).__name__}; expected a Flax Linen module, a function apply(variables, x) "
+            "or the two functions (apply, apply_train)"
         )
     return wrap(functions[0], networks, *functions[1:])
 

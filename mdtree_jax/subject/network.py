@@ -161,12 +161,12 @@ def _as_networks(networks: Any) -> list[Any]:
     if isinstance(networks, Mapping):
         return [networks]
     if not isinstance(networks, (list, tuple)):
-        raise UserError(f"the networks are a {type(networks).__name__}; wanted a list with the parameters of each")
+        raise UserError(f"the networks are a {type(networks).__name__}; expected a list with the parameters of each")
     if not networks:
-        raise UserError("the list of networks is empty; wanted one or more, two for the metrics of pairs")
+        raise UserError("the list of networks is empty; expected one or more, two for the metrics of pairs")
     if hasattr(networks[0], "shape"):
         raise UserError(
-            "the list of networks holds arrays, not networks; wanted a list with the parameters of each: [params]"
+            "the list of networks holds arrays, not networks; expected a list with the parameters of each: [params]"
         )
     return list(networks)
 
@@ -214,7 +214,7 @@ def _check_numbers(network: Any, number: int) -> None:
     check_params(network["params"])
     for path, leaf in jax.tree_util.tree_leaves_with_path(network):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise UserError(f"'{leaf_name(path)}' of network {number + 1} is of {leaf.dtype}; wanted floating point")
+            raise UserError(f"'{leaf_name(path)}' of network {number + 1} is of {leaf.dtype}; expected floating point")
         if not np.isfinite(leaf.astype(np.float64)).all():
             raise UserError(f"'{leaf_name(path)}' of network {number + 1} holds numbers that are not finite")
 
@@ -222,16 +222,18 @@ def _check_numbers(network: Any, number: int) -> None:
 def _side(x_name: str, x: Any, y_name: str, y: Any, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim < 2 or not len(x):
-        raise UserError(f"{x_name} has shape {x.shape}; wanted (n, ...) with at least one image")
+        raise UserError(f"{x_name} has shape {x.shape}; expected (n, ...) with at least one image")
     if not np.issubdtype(x.dtype, np.floating):
-        raise UserError(f"{x_name} is of {x.dtype}; wanted floating point, prepared as the model takes it")
+        raise UserError(f"{x_name} is of {x.dtype}; expected floating point, prepared as the model takes it")
     if not np.isfinite(x).all() or np.abs(x).max() > np.finfo(dtype).max:
         raise UserError(f"{x_name} holds numbers that are not finite as {np.dtype(dtype)}")
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         hint = "; convert one-hot labels with argmax" if y.ndim == 2 else ""
-        raise UserError(f"{y_name} has shape {y.shape} and type {y.dtype}; wanted integers of shape ({len(x)},){hint}")
+        raise UserError(
+            f"{y_name} has shape {y.shape} and type {y.dtype}; expected integers of shape ({len(x)},){hint}"
+        )
     if len(x) != len(y):
-        raise UserError(f"{x_name} has {len(x)} rows and {y_name} has {len(y)}; wanted as many")
+        raise UserError(f"{x_name} has {len(x)} rows and {y_name} has {len(y)}; expected as many")
     if y.min() < 0:
         raise UserError(f"{y_name} holds the label {y.min()}; labels count from 0")
     return x.astype(dtype), y.astype(np.int32)
@@ -240,7 +242,7 @@ def _side(x_name: str, x: Any, y_name: str, y: Any, dtype: Any) -> tuple[np.ndar
 def _num_classes(apply: Callable, params: Any, x: jax.Array) -> int:
     shape = _tried("apply(params, x)", apply, params, x).shape
     if len(shape) != 2 or shape[0] != len(x) or shape[1] < 2:
-        raise UserError(f"apply(params, x) gives {shape} for {len(x)} images; wanted logits of shape (n, classes)")
+        raise UserError(f"apply(params, x) gives {shape} for {len(x)} images; expected logits of shape (n, classes)")
     return int(shape[1])
 
 

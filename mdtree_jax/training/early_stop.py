@@ -53,8 +53,8 @@ def update_early_stop(
 ) -> tuple[EarlyStop, jax.Array]:
     """Return the record after one more epoch of mean training loss `loss`, and whether to keep its network.
 
-    If not `enabled`, every epoch is kept in its turn, so the last one remains. A loss that is not finite ends the
-    training in either case.
+    If not `enabled`, every epoch replaces the one before, so the last one is kept. A loss that is not finite always
+    ends the training.
     """
     epoch = record.epoch + 1
     is_finite = record.is_finite & jnp.isfinite(loss)

@@ -1,14 +1,14 @@
-"""What knobs do in a training step: functions bound to their names (`KNOBS.bind(name, apply=…)`). JAX.
+"""The effect of knobs in a training step: functions bound to their names (`KNOBS.bind(name, apply=…)`). JAX.
 
-| the knob acts on | how its function is called | what it returns |
+| the knob acts on | call of its function | return value |
 |---|---|---|
 | `loss` | `apply(per_example_loss, outputs, targets, value)` | per_example_loss, (batch,) |
 | `inputs` | `apply(x, key, value)` | images, (batch, height, width, channels) |
 | `gradients` | `apply(gradients, params, value)` | gradients, a pytree like params |
 
-The value is a Python number of a static knob, a traced scalar of a batched one; the functions are called under `vmap`.
-They act in training alone: reported losses and errors are those of the plain data and objective. A knob that a grid
-does not use is in no program.
+The value is a Python number for a static knob and a traced scalar for a batched one; the functions are called under
+`vmap`. They act only in training: reported losses and errors use the unmodified data and objective. A knob that a grid
+does not use does not appear in its programs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def smooth_labels(losses: jax.Array, logits: jax.Array, labels: jax.Array, value
 
 
 def shift_and_mirror(key: jax.Array, x: jax.Array, pixels: int = 4) -> jax.Array:
-    """Return images (batch, height, width, channels) shifted by up to `pixels` in both axes and mirrored by a coin."""
+    """Return images (batch, height, width, channels) randomly shifted by up to `pixels` in both axes and mirrored."""
     batch, height, width, channels = x.shape
     shift_key, mirror_key = jax.random.split(key)
     corners = jax.random.randint(shift_key, (batch, 2), 0, 2 * pixels + 1, jnp.int32)
@@ -70,7 +70,7 @@ def acting(place: str, values: Values) -> Iterator[tuple[str, Callable[..., Any]
         if name in values and knob.acts_on == place:
             apply = KNOBS.bound(name, "apply")
             if apply is None:
-                raise UserError(f"the knob '{name}' acts on the {place}, and no function is bound to it as apply=")
+                raise UserError(f"the knob '{name}' acts on the {place}, but no function is bound to it as apply=")
             yield name, apply, values[name]
 
 

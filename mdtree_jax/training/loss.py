@@ -1,7 +1,7 @@
 """The functions of the objectives, by name; cross-entropy and errors. JAX.
 
-The objectives themselves stand in `mdtree_jax.registry.objectives`. All functions are of a batch: outputs (batch, …)
-and targets (batch, …) to (batch,), a number or a truth value for each example.
+The objectives are defined in `mdtree_jax.registry.objectives`. All functions take a batch, outputs (batch, …) and
+targets (batch, …), and return (batch,), a number or a boolean for each example.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 
 
 class ObjectiveFunctions(NamedTuple):
-    """What an objective computes of every example of a batch.
+    """The functions that an objective applies to every example of a batch.
 
     Attributes:
         loss: `loss(outputs, targets) -> (batch,)`, in the objective's unit.
@@ -37,7 +37,7 @@ def objective_functions(name: str = DEFAULT_OBJECTIVE) -> ObjectiveFunctions:
     """
     loss, error = (OBJECTIVES.bound(OBJECTIVES.find(name).name, role) for role in ("loss", "error"))
     if loss is None or error is None:
-        raise UserError(f"the objective '{name}' has no loss and error; register it with loss= and error=")
+        raise UserError(f"the objective '{name}' has no loss and no error function; register it with loss= and error=")
     return ObjectiveFunctions(loss, error)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,13 +21,13 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Return the gradient transformation of one network.
 
-    - `sgd`: g + weight_decay * w enters the momentum buffer (no damping, no Nesterov), then times the rate; the
-      decay acts on every parameter, as in PyTorch.
+    - `sgd`: g + weight_decay * w enters the momentum buffer (no damping, no Nesterov), which is multiplied by the
+      learning rate; the decay acts on every parameter, as in PyTorch.
     - `adamw`: decoupled decay (Loshchilov and Hutter, 2019), `momentum` is beta1, beta2 = 0.999.
 
     Args:
         optimizer: `sgd` or `adamw`.
-        schedule: `constant`; `step`, times 0.1 after a half and again after three quarters of the steps; `cosine` to 0.
+        schedule: `constant`; `step`, multiplied by 0.1 after 1/2 and 3/4 of the steps; or `cosine`, down to 0.
         momentum: static.
         learning_rate: scalar, may be traced; of the first step.
         weight_decay: scalar, may be traced.
@@ -45,8 +44,8 @@ def make_optimizer(
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=momentum))
 
 
-def _make_schedule(schedule: str, learning_rate: Any, num_steps: Any) -> Callable[[jax.Array], jax.Array]:
-    def rate(count: jax.Array) -> jax.Array:
+def _make_schedule(schedule: str, learning_rate: Any, num_steps: Any) -> optax.Schedule:
+    def rate(count: Any) -> jax.Array:
         dtype = jnp.result_type(learning_rate)
         done = count.astype(dtype) / jnp.asarray(num_steps).astype(dtype)
         if schedule == "constant":

@@ -1,8 +1,8 @@
 """One network's training as pure functions of arrays: `make_trainer(model, ...) -> Trainer`. JAX.
 
-The functions carry no `jit` and no `vmap`: the population layer applies both. What is static (shapes, optimizer,
-rule, static knobs) goes to the constructor; learning rate, weight decay, subset size, key and further batched knobs are
-arrays.
+The functions do not apply `jit` or `vmap`; the population layer applies both. Static settings (shapes, optimizer,
+rule, static knobs) are arguments of the constructor; learning rate, weight decay, subset size, key and further batched
+knobs are arrays.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -23,27 +24,30 @@ from mdtree_jax.training.knobs import by_function, change_gradients, change_inpu
 from mdtree_jax.training.loss import ObjectiveFunctions, objective_functions
 from mdtree_jax.training.optimizer import make_optimizer
 
+#: On the host, a population is NumPy's.
+Array = jax.Array | np.ndarray
+
 
 class Hyperparameters(NamedTuple):
-    """What may differ between members of a population; scalars, or arrays with the members as first axis.
+    """Settings that may differ between members of a population; scalars, or arrays with the members as first axis.
 
     Attributes:
         key: raw key data, (2,) uint32; all of the member's randomness.
         num_samples: size of the training subset, a prefix of the training set; int32.
         learning_rate: of the first step.
-        weight_decay: on every parameter.
+        weight_decay: applied to every parameter.
         knobs: further batched knobs that are used, by name (`mdtree_jax.training.knobs`).
     """
 
-    key: jax.Array
-    num_samples: jax.Array
-    learning_rate: jax.Array
-    weight_decay: jax.Array
-    knobs: dict[str, jax.Array] = {}  # noqa: RUF012 (never written to)
+    key: Array
+    num_samples: Array
+    learning_rate: Array
+    weight_decay: Array
+    knobs: dict[str, Array] = {}  # noqa: RUF012 (never written to)
 
 
 class TrainState(NamedTuple):
-    """One network under training.
+    """The state of one network during training.
 
     Attributes:
         variables: `{"params", "batch_stats"}`.
@@ -106,8 +110,8 @@ def make_trainer(
 ) -> Trainer:
     """Return the functions that train `model` on batches of `batch_size` for at most `num_epochs` epochs.
 
-    The loss is the objective's mean over a batch with BatchNorm in training mode, without weight decay, which the
-    optimizer adds, and as the knobs change it: the static ones are given here, by name.
+    The loss is the objective's mean over a batch with BatchNorm in training mode, modified by the knobs (static ones
+    are given here, by name). It does not include weight decay, which the optimizer applies.
 
     Raises:
         UserError: an unknown optimizer, schedule or objective.
@@ -207,10 +211,11 @@ def _end_epoch(static: _Static, state: TrainState, hparams: Hyperparameters) -> 
 
 
 def _epoch_key(hparams: Hyperparameters, epoch: jax.Array) -> jax.Array:
-    return jax.random.fold_in(jax.random.wrap_key_data(hparams.key), epoch + 1)
+    key = jax.random.wrap_key_data(hparams.key)  # pyright: ignore[reportArgumentType] - it takes NumPy arrays too
+    return jax.random.fold_in(key, epoch + 1)
 
 
-def random_order(key: jax.Array, num_samples: jax.Array, length: int) -> jax.Array:
+def random_order(key: jax.Array, num_samples: Array, length: int) -> jax.Array:
     """Return a uniform permutation of 0 ... num_samples - 1, followed by the other indices; (length,) int32.
 
     Sorts by 31 random bits; equal ones keep their order, an excess of less than 1e-5 at 50 000 entries.
@@ -267,7 +272,7 @@ def evaluate(
 def train_single(
     trainer: Trainer, variables: Any, hparams: Hyperparameters, x_train: jax.Array, y_train: jax.Array
 ) -> TrainState:
-    """Return the state after training one network to its end: the plain loop that the population must agree with."""
+    """Return the state after training one network completely: the plain loop with which the population must agree."""
     step = jax.jit(trainer.step)
     state = trainer.start(variables, hparams, x_train.shape[0])
     while not state.record.is_done:

@@ -54,7 +54,7 @@ def test_missing_values_stay_missing_and_take_no_rank():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"scale": "ranks"}, "unknown scale 'ranks' .*there are: raw, rank"),
+        ({"scale": "ranks"}, "unknown scale 'ranks' .*available: raw, rank"),
         ({"tasks": ["joint"], "methods": None}, "scale=rank supports the tasks optimizer, size and data"),
         ({"test": None}, "scale=rank needs another collection, test="),
     ],

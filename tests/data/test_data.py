@@ -150,9 +150,9 @@ def test_damaged_cifar_archives(tmp_path, cifar10_batches):
 def test_cifar_labels_and_images_are_checked(tmp_path, cifar10_batches):
     wrong = dict(cifar10_batches["data_batch_1"])
     for change, message in (
-        ({b"labels": [1, 2, 10, 3]}, r"a training label of data set 'cifar10' is 10; wanted 0 to 9"),
+        ({b"labels": [1, 2, 10, 3]}, r"a training label of data set 'cifar10' is 10; expected 0 to 9"),
         ({b"labels": [1, 2]}, r"training labels of data set 'cifar10' have shape \(18,\)"),
-        ({b"data": wrong[b"data"][:, :3000]}, r"images of shape \(4, 3000\); wanted \(number, 3072\)"),
+        ({b"data": wrong[b"data"][:, :3000]}, r"images of shape \(4, 3000\); expected \(number, 3072\)"),
     ):
         batches = {name: python2_pickle(entries) for name, entries in cifar10_batches.items()}
         batches["data_batch_1"] = python2_pickle(wrong | change)
@@ -248,12 +248,12 @@ def test_npz_sorted_by_label_has_all_classes_in_its_first_images(tmp_path):
         ({"x_train": np.zeros((9, 5), np.float32), "x_test": np.zeros((6, 5), np.float32)}, r"have shape \(9, 5\)"),
         ({"x_test": np.zeros((6, 5, 5, 3), np.uint8)}, r"\(5, 4, 3\) but test images of shape \(5, 5, 3\)"),
         ({"y_train": np.arange(9) - 1}, "a training label of data set 'npz' is -1"),
-        ({"y_train": np.arange(9) % 3 + 1, "y_test": np.arange(6) % 3 + 1}, "labels of .* are 1 to 3; wanted 0"),
+        ({"y_train": np.arange(9) % 3 + 1, "y_test": np.arange(6) % 3 + 1}, "labels of .* are 1 to 3; expected 0"),
         ({"y_train": np.arange(9) * 10**9}, "a label of .* is 8000000000, but there are only 9 training images"),
-        ({"y_train": np.arange(9) / 2}, "labels of data set 'npz' are of type float64; wanted integers"),
+        ({"y_train": np.arange(9) / 2}, "labels of data set 'npz' are of type float64; expected integers"),
         ({"x_train": np.zeros((9, 5, 4, 3)) * np.nan, "x_test": np.zeros((6, 5, 4, 3))}, "NaN or infinite"),
         ({"x_train": np.full((9, 5, 4, 3), 1e300), "x_test": np.zeros((6, 5, 4, 3))}, "NaN or infinite"),
-        ({"x_train": np.zeros((9, 5, 4, 3), np.int64)}, "images of type int64; wanted uint8 or floating point"),
+        ({"x_train": np.zeros((9, 5, 4, 3), np.int64)}, "images of type int64; expected uint8 or floating point"),
         ({"y_train": np.array([object()] * 9)}, "damaged or not an .npz file of plain arrays"),
     ],
 )
@@ -277,7 +277,7 @@ def test_npz_missing_or_cut_short(tmp_path):
 
 
 def test_unknown_names_and_folders(tmp_path):
-    with pytest.raises(UserError, match=r"unknown data set 'cifar' \(did you mean 'cifar10'\?\); there are: digits,"):
+    with pytest.raises(UserError, match=r"unknown data set 'cifar' \(did you mean 'cifar10'\?\); available: digits,"):
         load_dataset("cifar")
     with pytest.raises(UserError, match="is not a folder"):
         load_dataset("cifar10", data_dir=str(tmp_path / "nowhere"))

@@ -205,7 +205,7 @@ BAD = [
         None,
         r"percentages \('mode_connectivity_peak' up to -0.2\); set units",
     ),
-    ({"train_error": 0.2}, "per mille", "unknown units 'per mille'.*there are: fraction, percent"),
+    ({"train_error": 0.2}, "per mille", "unknown units 'per mille'.*available: fraction, percent"),
     ({"accuracy": 3}, None, "has none of the metrics train_error, .*; it has accuracy"),
     ({"train_eror": 3}, None, r"it has train_eror; 'train_eror' \(did you mean 'train_error'\?\)"),
     (

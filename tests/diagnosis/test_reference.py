@@ -129,7 +129,7 @@ def test_a_reference_by_name_or_by_file(small, tmp_path):  # noqa: F811
     assert found.report(tmp_path / "r.html", reference=tmp_path / "mine.json").is_file()
     with pytest.raises(UserError, match=r"reference=nope\.json is neither a file nor a reference of the package: "):
         diagnose_metrics(COLD, "nope.json")
-    with pytest.raises(UserError, match=r"reference=3 is a int; wanted a Reference"):
+    with pytest.raises(UserError, match=r"reference=3 is a int; expected a Reference"):
         diagnose_metrics(COLD, 3)
 
 

@@ -208,7 +208,7 @@ def test_similarity_of_intermediates_debiased(cohort, data):
         k, m = grams
         expected = hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
         assert pairs.query("configuration == 1")["cka"].iloc[0] == pytest.approx(expected, rel=1e-9)
-    with pytest.raises(UserError, match="unknown similarity_features 'x'; there are: softmax, logits, "):
+    with pytest.raises(UserError, match="unknown similarity_features 'x'; available: softmax, logits, "):
         measure(*cohort, data, settings=resolve(dataclasses.replace(config, similarity_features="x")))
 
 

@@ -147,7 +147,7 @@ def with_value(value, dtype=float):
 
 WEIGHTS = random_state_dict("resnet8", 2)
 MISTAKES = [
-    ("mlp", WEIGHTS, r"unknown model for PyTorch weights 'mlp'; there are: resnet18, resnet8"),
+    ("mlp", WEIGHTS, r"unknown model for PyTorch weights 'mlp'; available: resnet18, resnet8"),
     (
         "resnet18",
         WEIGHTS,

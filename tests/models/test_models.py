@@ -125,7 +125,7 @@ def test_flops_of_the_compilers_convolutions_count():
 
 
 def test_bad_names_and_widths_are_one_sentence():
-    with pytest.raises(UserError, match=r"unknown model 'resnet19' .*there are: mlp, resnet18, resnet8, resnet8_fine"):
+    with pytest.raises(UserError, match=r"unknown model 'resnet19' .*available: mlp, resnet18, resnet8, resnet8_fine"):
         build_model("resnet19", 4, 10, (32, 32, 3))
     with pytest.raises(UserError, match="width 0 of model 'mlp' must be at least 1"):
         build_model("mlp", 0, 10, (32, 32, 3))

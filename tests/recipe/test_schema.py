@@ -34,12 +34,18 @@ def test_every_knob_is_a_key_with_a_list_or_one_value():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("grid.width=[a]", "grid.width=[a] does not fit: grid.width takes list[int], or one int"),
-        ("grid.width=2.5", "grid.width=2.5 does not fit: grid.width takes list[int], or one int"),
-        ("grid.momentum=fast", "grid.momentum=fast does not fit: grid.momentum takes list[float], or one float"),
-        ("grid.augment=[maybe]", "grid.augment=[maybe] does not fit: grid.augment takes list[bool], or one bool"),
+        ("grid.width=[a]", "grid.width=[a] has the wrong type: grid.width must be list[int], or one int"),
+        ("grid.width=2.5", "grid.width=2.5 has the wrong type: grid.width must be list[int], or one int"),
+        (
+            "grid.momentum=fast",
+            "grid.momentum=fast has the wrong type: grid.momentum must be list[float], or one float",
+        ),
+        (
+            "grid.augment=[maybe]",
+            "grid.augment=[maybe] has the wrong type: grid.augment must be list[bool], or one bool",
+        ),
         ("grid.width=[]", "the axis width of the grid is empty"),
-        ("grid.augment=[1,true]", "the axis augment=[True, True] holds a value twice"),
+        ("grid.augment=[1,true]", "the axis augment=[True, True] contains a duplicate value"),
     ],
 )
 def test_values_of_another_type_are_one_sentence(override, message):

@@ -80,7 +80,7 @@ def test_a_knob_on_the_inputs_from_the_help_to_a_diagnosis(command, tmp_path):
     assert "grid.input_noise: [0.0]" in out
     assert "axis: standard deviation of the noise on training images" in out
     code, _, err = command("sweep", *GRID, "plugins=[noise]", "grid.input_noise=[0,-1]")
-    assert (code, "input_noise=-1 is out of range; wanted 0 or above" in err) == (2, True)
+    assert (code, "input_noise=-1 is out of range; it must be 0 or above" in err) == (2, True)
     swept = [*GRID, "plugins=[noise]", "grid.input_noise=[0,2]", "grid.optimizer=[sgd,adamw]"]
     code, _, err = command("sweep", *swept)
     assert code == 0, err
@@ -108,7 +108,7 @@ def test_a_knob_on_the_inputs_from_the_help_to_a_diagnosis(command, tmp_path):
         ["optimizer adamw"],
     ]
     code, _, err = command("diagnose", *asked, "select.input_noise=3")
-    assert (code, "select.input_noise=3 fits no configuration; there are: 0, 2" in err) == (2, True), err
+    assert (code, "select.input_noise=3 fits no configuration; available: 0, 2" in err) == (2, True), err
 
 
 def test_a_knob_of_the_builder(command, tmp_path):

@@ -13,14 +13,14 @@ TOY = Knob("toy", "1", "of a test", "inputs", is_static=False, default=0.0, low=
 @pytest.mark.parametrize(
     ("name", "good", "bad", "message"),
     [
-        ("width", 1, 0, "width=0 is out of range; wanted at least 1"),
-        ("data_fraction", 1.0, 0.0, r"data_fraction=0 is out of range; wanted in \(0, 1\]"),
-        ("learning_rate", 1e-9, 0.0, "learning_rate=0 is out of range; wanted above 0"),
-        ("weight_decay", 0.0, float("inf"), "weight_decay=inf is out of range; wanted 0 or above"),
-        ("label_smoothing", 0.0, 1.0, r"label_smoothing=1 is out of range; wanted in \[0, 1\)"),
-        ("momentum", 0.99, -0.1, r"momentum=-0.1 is out of range; wanted in \[0, 1\)"),
-        ("optimizer", "adamw", "adam", r"unknown optimizer 'adam' \(did you mean 'adamw'\?\); there are: sgd, adamw"),
-        ("schedule", "step", "linear", "unknown schedule 'linear'; there are: constant, step, cosine"),
+        ("width", 1, 0, "width=0 is out of range; it must be at least 1"),
+        ("data_fraction", 1.0, 0.0, r"data_fraction=0 is out of range; it must be in \(0, 1\]"),
+        ("learning_rate", 1e-9, 0.0, "learning_rate=0 is out of range; it must be above 0"),
+        ("weight_decay", 0.0, float("inf"), "weight_decay=inf is out of range; it must be 0 or above"),
+        ("label_smoothing", 0.0, 1.0, r"label_smoothing=1 is out of range; it must be in \[0, 1\)"),
+        ("momentum", 0.99, -0.1, r"momentum=-0.1 is out of range; it must be in \[0, 1\)"),
+        ("optimizer", "adamw", "adam", r"unknown optimizer 'adam' \(did you mean 'adamw'\?\); available: sgd, adamw"),
+        ("schedule", "step", "linear", "unknown schedule 'linear'; available: constant, step, cosine"),
     ],
 )
 def test_ranges_are_those_of_the_table(name, good, bad, message):
@@ -34,10 +34,10 @@ def test_ranges_are_those_of_the_table(name, good, bad, message):
     [
         ({"name": "width"}, len, "a knob named 'width' is registered already"),
         ({"default": None}, len, "has no default"),
-        ({"default": -1.0}, len, "toy=-1 is out of range; wanted 0 or above"),
-        ({}, None, "acts on the inputs by a function; give it as apply="),
+        ({"default": -1.0}, len, "toy=-1 is out of range; it must be 0 or above"),
+        ({}, None, "acts on the inputs and needs a function, apply="),
         ({"acts_on": "build", "is_static": True}, len, "acts on 'build' and takes no apply="),
-        ({"acts_on": "optimizer"}, None, "where only the knobs of the package do"),
+        ({"acts_on": "optimizer"}, None, "which is reserved for knobs of the package"),
     ],
 )
 def test_a_knob_that_would_do_nothing_is_refused(change, apply, message):
@@ -51,7 +51,7 @@ def test_a_knob_that_would_do_nothing_is_refused(change, apply, message):
     ("change", "message"),
     [
         ({"acts_on": "weather"}, "unknown place of the knob 'toy' to act on 'weather'"),
-        ({"kind": list}, "has kind=<class 'list'>; there are: int, float, str, bool"),
+        ({"kind": list}, "has kind=<class 'list'>; available: int, float, str, bool"),
         ({"kind": str}, "takes names, so its values cannot be batched; give is_static=True"),
         ({"acts_on": "length"}, "acts on 'length', so its values cannot be batched"),
     ],

@@ -369,7 +369,7 @@ def test_a_value_that_is_not_finite_is_counted_and_left_out(weight_size):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda network: jnp.zeros(3), r"returns an array of shape \(3,\) for 'toy'; wanted a scalar"),
+        (lambda network: jnp.zeros(3), r"returns an array of shape \(3,\) for 'toy'; expected a scalar"),
         (lambda network: {"tiy": 0.0}, "returns 'tiy', and its measurements are 'toy'"),
         (lambda network: {}, "returns , and its measurements are 'toy'"),
     ],
@@ -411,8 +411,8 @@ def zero(network):
         (lambda: register(Measurement("log_mine", "ln", "mine", logarithm_of="mine")), "is derived from 'mine', which"),
         (lambda: register(Measurement("my metric", "1", "mine"), kernel=zero), "is not an identifier"),
         (lambda: register("mine"), "its type is str; it must be one of"),
-        (lambda: Measurement("mine_se", "1", "mine"), "'mine_se' is no name of a measurement"),
-        (lambda: Measurement("seed", "1", "mine"), "'seed' is no name of a measurement"),
+        (lambda: Measurement("mine_se", "1", "mine"), "'mine_se' is not a valid name for a measurement"),
+        (lambda: Measurement("seed", "1", "mine"), "'seed' is not a valid name for a measurement"),
         (lambda: Measurement("mine", "1", "mine", direction="warm"), "unknown direction of 'mine' 'warm'"),
         (lambda: Measurement("mine", "1", "mine", needs=("pears",)), "'mine' needs 'pears', which is not one of"),
         (lambda: Measurement("mine", "1", "mine", bounds=(1.0, 0.0)), r"bounds=\(1.0, 0.0\) of 'mine' are empty"),

@@ -125,7 +125,7 @@ def test_a_sweep_of_own_functions_and_of_registered_names_is_the_same(runs):
     )
     (runs / "later" / "rings.py").write_text(RINGS)
     code, _, err = command(runs / "later", "sweep", *GRID, *OWN, "out=../own")
-    assert (code, "made with another config (model_hash is" in err) == (2, True)
+    assert (code, "created with another config (model_hash is" in err) == (2, True)
 
 
 def forward(variables, x):
@@ -297,15 +297,15 @@ def test_a_builder_is_given_the_settings_that_it_names(module):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("builld", r"has no function 'builld'; there are: build"),
+        ("builld", r"has no function 'builld'; available: build"),
         (
             "depth",
             "the function needs the argument 'depth', which is not available; available: width, num_classes, num_out",
         ),
         ("fails", r"the function, called with width, failed \(ZeroDivisionError: division by zero\)"),
-        ("nothing", "the function returns a NoneType; wanted a Flax Linen module, or a mdtree_jax.models.Model"),
-        ("four", r"gives outputs of shape \(2, 4\) for 2 images; wanted logits \(2, 3\)"),
-        ("half", "has parameters of float16; wanted float32, the dtype that its builder is given"),
+        ("nothing", "the function returns a NoneType; expected a Flax Linen module, or a mdtree_jax.models.Model"),
+        ("four", r"gives outputs of shape \(2, 4\) for 2 images; expected logits \(2, 3\)"),
+        ("half", "has parameters of float16; expected float32, the dtype that its builder is given"),
         ("dropout", "it draws random numbers, as dropout does, and a network of a sweep is given none"),
         ("Frozen", "has running averages, but its call has no argument 'train'"),
         ("Counting", "keeps the state 'cache'; of a network's state only running averages"),
@@ -377,14 +377,14 @@ def test_a_loader_returns_a_mapping_or_a_named_tuple(module):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("lode", "has no function 'lode'; there are: .*load"),
-        ("nothing", "the function returns a NoneType; wanted a mapping or a named tuple with x_train, y_train"),
-        ("lacking", "has no array 'y_train'; wanted x_train, y_train, x_test, y_test"),
-        ("flat", r"the training images of data set '.*:flat' have shape \(12, 4\); wanted \(number, height"),
-        ("few", r"the training labels of data set '.*:few' have shape \(11,\); wanted \(12,\), one per image"),
-        ("text", "the training labels of data set '.*:text' are of type <U1; wanted integers"),
+        ("lode", "has no function 'lode'; available: .*load"),
+        ("nothing", "the function returns a NoneType; expected a mapping or a named tuple with x_train, y_train"),
+        ("lacking", "has no array 'y_train'; expected x_train, y_train, x_test, y_test"),
+        ("flat", r"the training images of data set '.*:flat' have shape \(12, 4\); expected \(number, height"),
+        ("few", r"the training labels of data set '.*:few' have shape \(11,\); expected \(12,\), one per image"),
+        ("text", "the training labels of data set '.*:text' are of type <U1; expected integers"),
         ("ragged", "holds something that is not an array"),
-        ("one", "num_classes of dataset=.*:one is 1; wanted a whole number of at least 2"),
+        ("one", "num_classes of dataset=.*:one is 1; expected a whole number of at least 2"),
         ("fails", r"the function, called without arguments, failed \(OSError: no disk\)"),
         (
             "many",

@@ -349,13 +349,13 @@ def test_what_is_kept_and_added_is_said_and_the_config_before_stays_in_the_manif
     [
         (
             plan(1),
-            r"has networks of seed=1, which this grid leaves out: a run can be extended, not cut; keep the values",
+            r"has networks of seed=1, which this grid omits; a run can be extended, not cut; keep the values",
         ),
-        (plan(width=(2, 8), num_seeds=3), r"has networks of width=4, which this grid leaves out.*another out="),
-        (plan(seed=1), r"has networks of seed=0, which this grid leaves out"),
-        (plan(width=(8, 16)), r"was made with another config \(width is \[2, 4\] there, \[8, 16\] here\)"),
+        (plan(width=(2, 8), num_seeds=3), r"has networks of width=4, which this grid omits.*another out="),
+        (plan(seed=1), r"has networks of seed=0, which this grid omits"),
+        (plan(width=(8, 16)), r"was created with another config \(width is \[2, 4\] there, \[8, 16\] here\)"),
         (plan(metrics=METRICS[1:]), r"has measured hessian, which grid.measure.metrics leaves out here.*another out="),
-        (plan(3, pairs="all"), r"was made with another config \(pairs is ring there, all here\)"),
+        (plan(3, pairs="all"), r"was created with another config \(pairs is ring there, all here\)"),
     ],
 )
 def test_what_is_no_extension_is_refused_and_changes_nothing(pickled, tmp_path, other, message):

@@ -71,8 +71,8 @@ def test_network_by_configuration_and_seed(tmp_path):
     assert row["configuration"] == 1
     np.testing.assert_array_equal(network["batch_stats"]["mean"], variables["batch_stats"]["mean"][1])
     for selection, message in (
-        ({"width": 3}, "0 networks of .* have width=3, seed=1; wanted exactly one"),
-        ({"depth": 3}, "unknown column 'depth'; there are: configuration, seed"),
+        ({"width": 3}, "0 networks of .* have width=3, seed=1; expected exactly one"),
+        ({"depth": 3}, "unknown column 'depth'; available: configuration, seed"),
         ({"width": 2}, "no checkpoint of cohort a: it was run with keep=metrics_only"),
     ):
         with pytest.raises(UserError, match=message):

@@ -60,7 +60,7 @@ def test_an_unfinished_run_is_no_record(tmp_path, recorded):
     run_path = finished_run(tmp_path / "run", fake.COHORTS[:1])
     with pytest.raises(UserError, match="holds 12 of the 48 networks of its grid; finish the sweep first"):
         write_record(run_path, tmp_path, "fake")
-    with pytest.raises(UserError, match="is no run folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         write_record(tmp_path, tmp_path, "fake")
     assert not list(tmp_path.glob("*.parquet"))
     (run_path / "pairs.parquet").unlink()
@@ -164,7 +164,7 @@ def test_values_that_are_no_numbers_compare_too():
 @pytest.mark.parametrize(("number", "allowed"), [(0, False), (16, True), (17, False)])
 def test_the_sample_is_as_large_as_asked(number, allowed):
     if not allowed:
-        with pytest.raises(UserError, match=f"verify={number} is out of range; wanted 1 to 16 configurations"):
+        with pytest.raises(UserError, match=f"verify={number} is out of range; it must be 1 to 16 configurations"):
             verify.sample_cohorts(fake.COHORTS, number, 0)
         return
     assert verify.sample_cohorts(fake.COHORTS, number, 0) == fake.COHORTS
@@ -190,7 +190,7 @@ def test_the_command_trains_again_and_says_by_its_exit_code(tmp_path, monkeypatc
     assert "momentum is 0.9 there, 0.5 here" in capsys.readouterr().err
     assert run("sweep", "", sweep.main, [*SMALL, "verify=2", "stages=[train]"]) == 2
     assert run("sweep", "", sweep.main, ["+grid=cifar", "verify=2", "grid.name=other"]) == 2
-    assert "unknown record 'other'; there are: small" in capsys.readouterr().err
+    assert "unknown record 'other'; available: small" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", record_names())

@@ -92,9 +92,9 @@ def test_another_config_is_refused_with_the_keys_named(tmp_path):
 
 def test_folders_of_others_are_left_alone(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match=r"file is a file; wanted a folder"), run_folder(tmp_path / "file"):
+    with pytest.raises(UserError, match=r"file is a file; expected a folder"), run_folder(tmp_path / "file"):
         pass
-    with pytest.raises(UserError, match="is no run folder"), run_folder(tmp_path):
+    with pytest.raises(UserError, match="is not a run folder"), run_folder(tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     (tmp_path / "run").mkdir()

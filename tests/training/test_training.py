@@ -92,9 +92,9 @@ def test_schedules(schedule, rates):
 
 def test_unknown_optimizer_and_schedule():
     model = build_model("mlp", 2, 3, (4, 4, 1))
-    with pytest.raises(UserError, match=r"unknown optimizer 'adam' .*there are: sgd, adamw"):
+    with pytest.raises(UserError, match=r"unknown optimizer 'adam' .*available: sgd, adamw"):
         make_trainer(model, batch_size=4, num_epochs=1, optimizer="adam")
-    with pytest.raises(UserError, match="unknown schedule 'linear'; there are: constant, step, cosine"):
+    with pytest.raises(UserError, match="unknown schedule 'linear'; available: constant, step, cosine"):
         make_trainer(model, batch_size=4, num_epochs=1, schedule="linear")
 
 

@@ -189,8 +189,8 @@ def test_structures_that_are_no_tree(change, message):
 @pytest.mark.parametrize(
     ("action", "message"),
     [
-        (lambda F: MDTreeClassifier("sise").fit(F), r"unknown task 'sise' .*there are: optimizer, size, data"),
-        (lambda F: MDTreeClassifier(fit="best").fit(F), r"unknown fit 'best' .*; there are: robust, published, exact"),
+        (lambda F: MDTreeClassifier("sise").fit(F), r"unknown task 'sise' .*available: optimizer, size, data"),
+        (lambda F: MDTreeClassifier(fit="best").fit(F), r"unknown fit 'best' .*; available: robust, published, exact"),
         (
             lambda F: MDTreeClassifier("size", similarity=True).fit(F),
             r"similarity=True is only available for task='optimizer'",

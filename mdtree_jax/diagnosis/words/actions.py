@@ -221,7 +221,8 @@ def _unknown_settings(action: Action) -> str:
 
 def _only_causes(question: str, answer: str) -> tuple[str, str]:
     """Return the cause of an answer, and that of the other one."""
-    return tuple(a.causes[0] for a in sorted(_answers(question), key=lambda a: a.name != answer))
+    this, other = sorted(_answers(question), key=lambda a: a.name != answer)
+    return this.causes[0], other.causes[0]
 
 
 def _answers(question: str) -> tuple[Answer, ...]:

@@ -263,7 +263,7 @@ def _num_tail_steps(options: _Options) -> jax.Array:
 def _advance(options: _Options, state: CurveState, loss: Callable, num_steps: int | jax.Array) -> CurveState:
     shape = jax.eval_shape(loss, state.middle, state.step, state.key)
     if getattr(shape, "shape", None) != ():
-        raise UserError(f"loss(params, step, key) returns {shape}; wanted one number, the mean loss of a batch")
+        raise UserError(f"loss(params, step, key) returns {shape}; expected one number, the mean loss of a batch")
     last = jnp.minimum(state.step + jnp.asarray(num_steps, jnp.int32), jnp.asarray(options.num_steps, jnp.int32))
     return lax.fori_loop(state.step, last, lambda _, state: _step(options, state, loss), state)
 

@@ -19,11 +19,11 @@ def check_parameters(params: Any, what: str = "parameters") -> None:
     """Raise `UserError` unless `params` has leaves and all are arrays of real floating-point numbers."""
     leaves = jax.tree.leaves_with_path(params)
     if not leaves:
-        raise UserError(f"{what} have no arrays; wanted a pytree of floating-point arrays")
+        raise UserError(f"{what} have no arrays; expected a pytree of floating-point arrays")
     for path, leaf in leaves:
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise UserError(f"{what} hold '{_name(path)}' of type {dtype}; wanted floating-point numbers")
+            raise UserError(f"{what} hold '{_name(path)}' of type {dtype}; expected floating-point numbers")
 
 
 def check_pair(end0: Any, end1: Any) -> None:
@@ -91,12 +91,12 @@ def evaluate_path(
         found = evaluate(path(t))
         if set(found) not in (set(EVALUATED), set(EVALUATED[:2])):
             raise UserError(
-                f"evaluate(params) returned {', '.join(sorted(found)) or 'nothing'}; wanted train_error and "
+                f"evaluate(params) returned {', '.join(sorted(found)) or 'nothing'}; expected train_error and "
                 "train_loss, and test_error and test_loss or neither"
             )
         shapes = {name: jnp.shape(value) for name, value in found.items() if jnp.shape(value) != ()}
         if shapes:
-            raise UserError(f"evaluate(params) returned arrays: {shapes}; wanted one number of each kind")
+            raise UserError(f"evaluate(params) returned arrays: {shapes}; expected one number of each kind")
         found = {name: lax.convert_element_type(value, t.dtype) for name, value in found.items()}
         nan = jnp.full_like(t, jnp.nan)
         for side in ("train", "test"):

@@ -86,7 +86,7 @@ def loss_surface(
     if num_points < 3 or num_points % 2 == 0:
         raise UserError(f"num_points {num_points} must be 3, 5, 7, ..., so that the points include the centre")
     if len(directions) not in (1, 2):
-        raise UserError(f"there are {len(directions)} directions; wanted 1 or 2")
+        raise UserError(f"there are {len(directions)} directions; expected 1 or 2")
     for direction in directions:
         check_pair(params, direction)
     params = jax.tree.map(jnp.asarray, params)

@@ -193,13 +193,13 @@ def test_bad_input():
         match_weights({**SMALL, ("a",): ("h",)}, reference, other)
     with pytest.raises(UserError, match=r"'b' has 4 units in group 'h', other arrays of the group 3"):
         match_weights({("a",): ("h", None), ("b",): ("h", "k")}, reference, other)
-    with pytest.raises(UserError, match=r"'b' has two axes in group 'h'; wanted at most one axis of a group"):
+    with pytest.raises(UserError, match=r"'b' has two axes in group 'h'; expected at most one axis of a group"):
         match_weights({("b",): ("h", "h")}, reference, other)
     with pytest.raises(UserError, match="the two networks have groups of different sizes"):
         match_weights({("a",): (None, "h")}, reference, {"a": np.ones((3, 5))})
     with pytest.raises(UserError, match=r"'a' has shape \(3, 4\) in one network and \(2, 4\) in the other"):
         match_weights({("a",): (None, "h")}, reference, {"a": np.ones((2, 4))})
     with pytest.raises(
-        UserError, match=r"unknown model with permutations 'vgg'; there are: mlp, resnet18, resnet8, resnet8_fine"
+        UserError, match=r"unknown model with permutations 'vgg'; available: mlp, resnet18, resnet8, resnet8_fine"
     ):
         permutation_spec("vgg", {"params": {}})

@@ -262,8 +262,8 @@ def test_float32_stays_float32():
         ({"weight_decay": -0.1}, "weight_decay -0.1 must be a finite number of at least 0"),
         ({"num_steps": 2.5}, "num_steps 2.5 must be a whole number"),
         ({"learning_rate": float("inf")}, "learning_rate inf must be a finite number above 0"),
-        ({"schedule": "step"}, "unknown schedule .step.; there are: published, constant, cosine"),
-        ({"init": "linaer"}, r"unknown init 'linaer' \(did you mean 'linear'\?\); there are: linear, published"),
+        ({"schedule": "step"}, "unknown schedule .step.; available: published, constant, cosine"),
+        ({"init": "linaer"}, r"unknown init 'linaer' \(did you mean 'linear'\?\); available: linear, published"),
     ],
 )
 def test_bad_options(options, message):
@@ -277,7 +277,11 @@ def test_bad_options(options, message):
         ({"a": {"b": np.ones(2)}}, {"a": {"b": np.ones(3)}}, r"leaf 'a/b' has shape \(2,\) in one network and \(3,\)"),
         ({"a": np.ones(2)}, {"b": np.ones(2)}, r"the second network has no leaf 'a', the other one has, of shape"),
         ({"a": np.ones(2)}, {"a": np.ones(2, np.float32)}, "leaf 'a' is float64 in one network and float32"),
-        ({"a": np.ones(2, int)}, {"a": np.ones(2)}, "the first network hold 'a' of type int64; wanted floating-point"),
+        (
+            {"a": np.ones(2, int)},
+            {"a": np.ones(2)},
+            "the first network hold 'a' of type int64; expected floating-point",
+        ),
         ({}, {}, "the first network have no arrays"),
         ([np.ones(1)], (np.ones(1),), "containers of different types"),
     ],
@@ -291,11 +295,11 @@ def test_bad_ends(end0, end1, message):
 def test_bad_evaluation():
     connect = bezier_connectivity(1)
     for found in ({"train_error": jnp.array(1.0)}, {"train_error": 1.0, "train_loss": 1.0, "test_loss": 1.0}):
-        with pytest.raises(UserError, match=r"evaluate\(params\) returned .*wanted train_error and train_loss"):
+        with pytest.raises(UserError, match=r"evaluate\(params\) returned .*expected train_error and train_loss"):
             connect(jnp.ones(2), jnp.ones(2), ring, lambda w, found=found: found, jax.random.key(0))
     with pytest.raises(
-        UserError, match=r"evaluate\(params\) returned arrays: {'train_loss': \(2,\)}; wanted one number"
+        UserError, match=r"evaluate\(params\) returned arrays: {'train_loss': \(2,\)}; expected one number"
     ):
         connect(jnp.ones(2), jnp.ones(2), ring, lambda w: {"train_error": w[0], "train_loss": w}, jax.random.key(0))
-    with pytest.raises(UserError, match=r"loss\(params, step, key\) returns .*\(2,\).*; wanted one number"):
+    with pytest.raises(UserError, match=r"loss\(params, step, key\) returns .*\(2,\).*; expected one number"):
         connect(jnp.ones(2), jnp.ones(2), lambda w, step, key: w, evaluate_with(ring), jax.random.key(0))

@@ -85,7 +85,7 @@ def test_batched_equals_one_by_one_and_nan_harms_no_other():
         ({"radius": 0.0}, "radius 0 must be above 0"),
         ({"radius": -1.0}, "radius -1 must be above 0"),
         ({"num_points": 4}, r"num_points 4 must be 3, 5, 7"),
-        ({"directions": ()}, "there are 0 directions; wanted 1 or 2"),
+        ({"directions": ()}, "there are 0 directions; expected 1 or 2"),
         ({"directions": [jnp.ones(3, jnp.float32)]}, r"leaf '' has shape \(2,\) in one network and \(3,\)"),
     ],
 )
@@ -98,7 +98,7 @@ def test_bad_directions():
     key = jax.random.key(0)
     with pytest.raises(UserError, match="num 3 must be 1 or 2"):
         filter_normalized_directions(key, network(), 3)
-    with pytest.raises(UserError, match="parameters hold 'w' of type int64; wanted floating-point numbers"):
+    with pytest.raises(UserError, match="parameters hold 'w' of type int64; expected floating-point numbers"):
         filter_normalized_directions(key, {"w": jnp.ones((2, 2), int)})
     with pytest.raises(UserError, match="unit_axis 2 must be from -2 to 1: an array has 2 axes"):
         filter_normalized_directions(key, {"w": np.ones((2, 2))}, unit_axis=2)
