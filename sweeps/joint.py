@@ -38,7 +38,7 @@ from mdtree_jax.files import write_text
 from mdtree_jax.parallel import available_cores
 from mdtree_jax.report.statistics import over_seeds, with_interval
 from mdtree_jax.report.tables import COVERAGE_HEADER, coverage_rows, markdown, method_label
-from mdtree_jax.trees.questions import ONE_CHECKPOINT
+from mdtree_jax.trees.members import ONE_CHECKPOINT
 from sweeps import joint_choice
 from sweeps.provenance import provenance
 

@@ -23,7 +23,7 @@ from mdtree_jax.diagnosis.reference_fit import fit_reference
 from mdtree_jax.experiments.sampling import SAMPLINGS
 from mdtree_jax.parallel import available_cores, ordered_map
 from mdtree_jax.report.tables import markdown
-from mdtree_jax.trees.questions import ONE_CHECKPOINT
+from mdtree_jax.trees.members import ONE_CHECKPOINT
 from sweeps.robust import blocks
 
 #: What was compared within F; the first is the choice.

@@ -28,7 +28,7 @@ from mdtree_jax.experiments.runner import EXPERIMENTS, Runner, experiments_of, m
 from mdtree_jax.files import write_text
 from mdtree_jax.parallel import available_cores, ordered_map
 from mdtree_jax.report.tables import markdown, method_label
-from mdtree_jax.trees.questions import MEMBERS, STRUCTURES
+from mdtree_jax.trees.members import MEMBERS, STRUCTURES
 from mdtree_jax.trees.robust import Options
 from sweeps.provenance import provenance
 

@@ -47,7 +47,7 @@ from mdtree_jax.registry.measurement import Scale
 from mdtree_jax.registry.measurements import MEASUREMENTS, needs_of
 from mdtree_jax.registry.views import ListView, MappingView
 from mdtree_jax.trees import robust
-from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT
+from mdtree_jax.trees.members import MEMBERS, ONE_CHECKPOINT
 
 #: Metric -> how it enters the kernel; a measurement with a scale that is registered later takes part in later fits.
 SCALES: Mapping[str, Scale] = MappingView(

@@ -23,7 +23,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.collection.columns import feature_values, missing_columns, missing_message
 from mdtree_jax.collection.tasks import Task, task_rows
 from mdtree_jax.trees.classifier import MDTreeClassifier
-from mdtree_jax.trees.questions import MEMBERS
+from mdtree_jax.trees.members import MEMBERS
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs

@@ -36,7 +36,7 @@ from mdtree_jax.collection.tasks import OPTIMAL, TASKS, Task, brought_labels, ta
 from mdtree_jax.files import write_text
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.trees.classifier import MDTreeClassifier
-from mdtree_jax.trees.questions import MEMBERS, ONE_CHECKPOINT
+from mdtree_jax.trees.members import MEMBERS, ONE_CHECKPOINT
 from mdtree_jax.trees.structure import Structure
 
 _FORMAT = "mdtree_jax reference 1"

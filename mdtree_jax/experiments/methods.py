@@ -32,7 +32,7 @@ from mdtree_jax.collection.tasks import Task
 from mdtree_jax.registry.table import Table
 from mdtree_jax.trees import fit as engine
 from mdtree_jax.trees import robust
-from mdtree_jax.trees.questions import MEMBERS, RELATIVE_MEMBERS, SIMILARITY
+from mdtree_jax.trees.members import MEMBERS, RELATIVE_MEMBERS, SIMILARITY
 from mdtree_jax.trees.structure import Structure
 
 VALIDATION = ("train_error", "train_loss", "test_loss", "test_error")

@@ -25,7 +25,7 @@ from mdtree_jax.report.statistics import over_seeds
 from mdtree_jax.report.styles import style_of
 from mdtree_jax.report.tables import method_label, title_of
 from mdtree_jax.trees.classifier import MDTreeClassifier, choose_structure
-from mdtree_jax.trees.questions import SIMILARITY
+from mdtree_jax.trees.members import SIMILARITY
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType

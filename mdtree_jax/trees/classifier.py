@@ -21,7 +21,7 @@ from mdtree_jax.registry.questions import published_classes
 from mdtree_jax.trees import fit as engine
 from mdtree_jax.trees import robust
 from mdtree_jax.trees.drawing import draw_tree, tree_text
-from mdtree_jax.trees.questions import MEMBERS, SIMILARITY, STRUCTURES, choose_members
+from mdtree_jax.trees.members import MEMBERS, SIMILARITY, STRUCTURES, choose_members
 from mdtree_jax.trees.saved import read_tree, tree_to_dict
 from mdtree_jax.trees.structure import Structure
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.trees import robust
-from mdtree_jax.trees.questions import STRUCTURES
+from mdtree_jax.trees.members import STRUCTURES
 from mdtree_jax.trees.structure import Structure
 
 _FORMAT = "mdtree_jax tree 1"

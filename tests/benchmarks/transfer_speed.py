@@ -78,7 +78,7 @@ def main() -> None:
     from mdtree_jax.collection.columns import feature_values
     from mdtree_jax.collection.tasks import OPTIMAL, TASKS
     from mdtree_jax.trees.fit import fit_exact, fit_published
-    from mdtree_jax.trees.questions import STRUCTURES
+    from mdtree_jax.trees.members import STRUCTURES
 
     F = load_collection("published/F")
     print("\n| one fit, all of F | published, literally, ms | published, ours, ms | ratio | exact, ms |")

@@ -28,7 +28,7 @@ from mdtree_jax.diagnosis.metrics_table import read_metrics, unused_columns
 from mdtree_jax.diagnosis.reference import default_reference, packaged_reference
 from mdtree_jax.diagnosis.words import actions, notes, references
 from mdtree_jax.registry.questions import QUESTIONS, question_behind
-from mdtree_jax.trees.questions import SIMILARITY
+from mdtree_jax.trees.members import SIMILARITY
 from tests.causes.test_joint import small  # noqa: F401 (a fixture)
 
 COLD = {

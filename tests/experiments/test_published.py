@@ -17,7 +17,7 @@ from mdtree_jax.experiments.one_step import ONE_STEP_METHODS, OneStepRunner
 from mdtree_jax.experiments.runner import EXPERIMENTS, PUBLISHED_SEEDS, Runner, experiments_of
 from mdtree_jax.report.paper import CASES
 from mdtree_jax.trees.fit import predict_classes
-from mdtree_jax.trees.questions import STRUCTURES
+from mdtree_jax.trees.members import STRUCTURES
 from tests.conftest import SHARED
 
 
@@ -191,7 +191,7 @@ def test_exact_fit_is_never_behind_the_published_one_in_training(collections):
     from mdtree_jax.experiments.runner import make_side
     from mdtree_jax.experiments.sampling import SAMPLINGS
     from mdtree_jax.trees import fit as engine
-    from mdtree_jax.trees.questions import STRUCTURES
+    from mdtree_jax.trees.members import STRUCTURES
 
     strictly_better = 0
     for experiment in EXPERIMENTS.values():

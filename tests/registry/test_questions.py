@@ -15,7 +15,7 @@ from mdtree_jax.experiments.suite import transfer
 from mdtree_jax.registry.causes import CAUSES
 from mdtree_jax.registry.questions import QUESTIONS, question_behind
 from mdtree_jax.registry.register import unregister
-from mdtree_jax.trees.questions import MEMBERS, STRUCTURES
+from mdtree_jax.trees.members import MEMBERS, STRUCTURES
 
 #: A question from outside, complete.
 PLUGIN = """

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from mdtree_jax.trees import fit as engine
-from mdtree_jax.trees.questions import STRUCTURES
+from mdtree_jax.trees.members import STRUCTURES
 from mdtree_jax.trees.structure import Node, Structure
 
 # Four levels, three classes, a feature asked twice on one path.

@@ -9,7 +9,7 @@ import pytest
 from mdtree_jax.checks import UserError
 from mdtree_jax.trees import fit as engine
 from mdtree_jax.trees import robust
-from mdtree_jax.trees.questions import MEMBERS
+from mdtree_jax.trees.members import MEMBERS
 from mdtree_jax.trees.structure import Node, Structure
 
 CHAIN = Structure(
