@@ -194,9 +194,15 @@ def _check_ranges(frame: pd.DataFrame) -> None:
         low, above = _least(knob)
         values = frame[column].to_numpy(dtype=float)
         bad = ((values <= low) if above else (values < low)) | (values > knob.high)
+        if knob.excludes_high:
+            bad |= values == knob.high
         if bad.any():
             start = f"above {low:g}" if above else f"at least {low:g}"
-            allowed = f"{'(' if above else '['}{low:g}, {knob.high:g}]" if np.isfinite(knob.high) else start
+            allowed = (
+                f"{'(' if above else '['}{low:g}, {knob.high:g}{')' if knob.excludes_high else ']'}"
+                if np.isfinite(knob.high)
+                else start
+            )
             raise UserError(f"{column}={values[np.argmax(bad)]:g} in row {np.argmax(bad) + 1}; it must be {allowed}")
     errors = [m for m in MEASUREMENTS.values() if m.unit == "%" and m.name in frame.columns]
     for entry in errors:

@@ -97,10 +97,10 @@ def test_a_knob_and_a_cause_of_ones_own():
     ("frame", "message"),
     [
         (product(**RATES).iloc[:1], "learning_rate, weight_decay of the table has only one value"),
-        (product(**RATES)[["test_error"]], "has no column 'width'.* without which"),
+        (product(**RATES)[["test_error"]], "has no column 'width'.* so it is not a grid of configurations"),
         (product(**RATES).replace({"learning_rate": {0.1: -0.1}}), r"learning_rate=-0.1 in row 1; it must be above 0"),
         (product(**RATES).replace({"weight_decay": {0.0: -1.0}}), "weight_decay=-1 in row 1; it must be at least 0"),
-        (product(label_smoothing=[0.0, 1.5]), r"label_smoothing=1.5 in row 2; it must be \[0, 0.999\]"),
+        (product(label_smoothing=[0.0, 1.5]), r"label_smoothing=1.5 in row 2; it must be \[0, 1\)"),
         (product(**RATES).replace({"learning_rate": {0.1: np.nan}}), "column 'learning_rate' holds 'nan'"),
         (
             product(**RATES).drop(index=[1, 2]),

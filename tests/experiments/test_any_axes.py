@@ -96,7 +96,9 @@ def test_where_nothing_can_be_asked():
     decays = load_collection(product(weight_decay=[0.1, 0.2, 0.4], label_smoothing=[0.1, 0.2]).assign(train_error=1.0))
     with pytest.raises(UserError, match=r"nothing can be run: .* does not vary batch_size or learning_rate"):
         transfer(decays, None, methods=["majority"], seeds=[1], jobs=1)
-    with pytest.raises(UserError, match="does not vary batch_size or learning_rate and not width, so task 'size'"):
+    with pytest.raises(
+        UserError, match="does not vary batch_size or learning_rate and not width, so it has no label for task 'size'"
+    ):
         task_rows(decays, TASKS["size"])
     assert pd.isna(decays.label_size).all()
 
@@ -109,5 +111,5 @@ def test_the_question_of_data_needs_no_width():
     frame["mode_connectivity_peak"] = -20 * rng.random(12)
     tree = MDTreeClassifier("data").fit(frame)
     assert set(tree.predict(frame)) <= {"data", "temperature"}
-    with pytest.raises(UserError, match="no column 'width', which min_width=8 asks for"):
+    with pytest.raises(UserError, match="no column 'width', which min_width=8 needs"):
         MDTreeClassifier("data", min_width=8).fit(frame)

@@ -380,7 +380,7 @@ def test_a_loader_returns_a_mapping_or_a_named_tuple(module):
         ("lode", "has no function 'lode'; available: .*load"),
         ("nothing", "the function returns a NoneType; expected a mapping or a named tuple with x_train, y_train"),
         ("lacking", "has no array 'y_train'; expected x_train, y_train, x_test, y_test"),
-        ("flat", r"the training images of data set '.*:flat' have shape \(12, 4\); expected \(number, height"),
+        ("flat", r"the training images of data set '.*:flat' have shape \(12, 4\); wanted \(number, height"),
         ("few", r"the training labels of data set '.*:few' have shape \(11,\); expected \(12,\), one per image"),
         ("text", "the training labels of data set '.*:text' are of type <U1; expected integers"),
         ("ragged", "holds something that is not an array"),

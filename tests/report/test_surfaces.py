@@ -47,7 +47,7 @@ def test_curves_between_networks():
 
 def test_bad_input():
     with pytest.raises(
-        UserError, match=r"values of shape \(3, 4\) do not fit 3 coordinates; expected \(3,\) or \(3, 3\)"
+        UserError, match=r"values of shape \(3, 4\) do not match 3 coordinates; they must have shape \(3,\) or \(3, 3\)"
     ):
         surface_figure(np.arange(3), np.ones((3, 4)))
     with pytest.raises(UserError, match="the slice has no finite values"):

@@ -336,7 +336,7 @@ def test_what_is_kept_and_added_is_said_and_the_config_before_stays_in_the_manif
     line, *_ = Lab().run(tmp_path, plan(3, width=(2, 4, 8)))
     assert line == (
         f"{tmp_path} is extended (width [2, 4] -> [2, 4, 8]; num_seeds 2 -> 3; "
-        "metrics + sharpness, similarity, connectivity): 8 trained networks are kept, 10 are added"
+        "metrics + sharpness, similarity, connectivity): 8 trained networks are kept and 10 are added"
     )
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["config"] == plan(3, width=(2, 4, 8)).config

@@ -27,10 +27,10 @@ def tables(path):
 @pytest.mark.parametrize(
     ("grown", "said", "done"),
     [
-        (GROWN, "metrics + similarity): 2 trained networks are kept, 6 are added", "2 configurations, 8 networks"),
+        (GROWN, "metrics + similarity): 2 trained networks are kept and 6 are added", "2 configurations, 8 networks"),
         pytest.param(
             [*LARGE, ALL],
-            "metrics + sharpness, similarity, connectivity): 2 trained networks are kept, 14 are added",
+            "metrics + sharpness, similarity, connectivity): 2 trained networks are kept and 14 are added",
             "4 configurations, 16 networks",
             marks=pytest.mark.slow,
         ),

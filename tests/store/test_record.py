@@ -261,5 +261,5 @@ def test_stability_counts_who_takes_part():
     # One network left is as uncertain as the others, not free of noise.
     alone = label_agreement(networks_of({16: [10.0, np.nan], 32: [9.0, 12.0]}))
     assert alone["agreement_label_optimizer"].max() < 0.9
-    with pytest.raises(UserError, match="every network diverged"):
+    with pytest.raises(UserError, match="configurations with only diverged networks"):
         label_agreement(networks_of({16: [10.0], 32: [np.nan]}))

@@ -166,7 +166,7 @@ def test_finished_cohorts_move_between_folders(tmp_path):
         assert c.trained == ()
     (tmp_path / "parts" / "w2-b32-e3.parquet").write_bytes(b"PAR1 cut short")
     with run_folder(tmp_path / "d") as d:
-        with pytest.raises(UserError, match="damaged or no part"):
+        with pytest.raises(UserError, match="damaged or not a part"):
             import_parts(d, tmp_path / "parts")
         assert d.trained == ()  # all are checked before the first is taken
 

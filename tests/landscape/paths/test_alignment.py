@@ -193,7 +193,7 @@ def test_bad_input():
         match_weights({**SMALL, ("a",): ("h",)}, reference, other)
     with pytest.raises(UserError, match=r"'b' has 4 units in group 'h', other arrays of the group 3"):
         match_weights({("a",): ("h", None), ("b",): ("h", "k")}, reference, other)
-    with pytest.raises(UserError, match=r"'b' has two axes in group 'h'; expected at most one axis of a group"):
+    with pytest.raises(UserError, match=r"'b' has two axes in group 'h'; a group can have at most one axis per array"):
         match_weights({("b",): ("h", "h")}, reference, other)
     with pytest.raises(UserError, match="the two networks have groups of different sizes"):
         match_weights({("a",): (None, "h")}, reference, {"a": np.ones((3, 5))})
