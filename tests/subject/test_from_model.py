@@ -376,7 +376,7 @@ GOOD = {"params": [make_params(0), make_params(1)], "x_train": X, "y_train": Y}
         ({"y_train": Y - 1}, "y_train holds the label -1; labels count from 0"),
         ({"y_train": np.eye(3)[Y]}, "convert one-hot labels with argmax"),
         ({"x_test": X}, "x_test and y_test belong together"),
-        ({"x_test": X[:, :4], "y_test": Y}, r"an image of x_test has shape \(4,\), but one of x_train has \(6,\); they must"),
+        ({"x_test": X[:, :4], "y_test": Y}, r"x_test has shape \(4,\), but one of x_train has \(6,\); they must"),
         ({"training": {"epoch": 3}}, r"unknown training setting 'epoch' \(did you mean 'epochs'\?\)"),
         ({"training": {"epochs": 0}}, "training.epochs=0 is out of range"),
         ({"training": {"epochs": "many"}}, "training.epochs='many' is not a number"),
