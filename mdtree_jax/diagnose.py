@@ -77,6 +77,7 @@ def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     from mdtree_jax.diagnosis.from_metrics import diagnose_metrics
     from mdtree_jax.diagnosis.metrics_table import NAMES, unused_columns
 
+    assert config.metrics is not None  # the source that is given
     table = read_table(Path(config.metrics).expanduser(), "table of metrics")
     diagnoses = diagnose_metrics(table, reference, config.units, dataclasses.asdict(config.training))
     column = next((name for name in NAMES if name in table), None)
@@ -97,6 +98,7 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     from mdtree_jax.registry.knobs import KNOBS
     from mdtree_jax.store.tables import has_value
 
+    assert config.run is not None  # the source that is given
     folder = Path(config.run).expanduser()
     if not (folder / "collection.parquet").is_file():
         raise UserError(f"run={config.run} is not a run folder with finished networks: it has no collection.parquet")
@@ -194,8 +196,9 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
             out.append(dataclasses.replace(diagnosis, action=action, abstention=fact("diverged")))
             continue
         seconds, flops = _measuring(row, pairs)
-        again = [float(row.get(c, nan)) for c in ("train_seconds", "train_flops")]
-        cost = make_cost(seconds + answered, flops, None, *(None if isnan(x) else x for x in again), basis)
+        trained = (float(row.get(c, nan)) for c in ("train_seconds", "train_flops"))
+        again = [None if isnan(x) else x for x in trained]
+        cost = make_cost(seconds + answered, flops, None, again[0], again[1], basis)
         out.append(dataclasses.replace(diagnosis, cost=cost))
     return out
 

@@ -22,8 +22,7 @@ def main(config: ReferenceConfig) -> None:
 
     if config.collection is None:
         raise UserError("collection= is required: a .csv or .parquet file, a run folder of sweep, or published/F")
-    options = {"test": config.test, "name": config.name, "published_dir": config.published_dir}
-    reference = fit_reference(config.collection, **options)
+    reference = fit_reference(config.collection, test=config.test, name=config.name, published_dir=config.published_dir)
     reference.save(config.out)
     console = make_console()
     about = reference.provenance

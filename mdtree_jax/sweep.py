@@ -100,6 +100,7 @@ def _verify(config: SweepConfig, record, recipe, cohorts, data, identity, consol
     from mdtree_jax.store.folder import RunFolder
 
     check_same_recipe(record, identity, jax_measurer(config, data.shape).config)
+    assert config.verify is not None  # it was asked for
     cohorts = sample_cohorts(cohorts, config.verify, config.verify_seed)
     session = describe_session(describe_devices())
     # What another version or machine left in the folder must not pass for this one's.
@@ -131,7 +132,7 @@ def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=N
     done = (len(cohorts) if stages["train"] else len(folder.trained)) - len(pending)
     with Monitor(console, {key: estimated[key] for key in pending}, done) as monitor:
         trainer = jax_trainer(config, data.shape) if "train" in config.stages else None
-        if record is not None:
+        if record is not None and trainer is not None:
             trainer = trainer._replace(choose=recorded_choice(record, trainer.decode, trainer.choose))
         options = {"measurer": measurer, "keep": config.keep, "csv": config.csv, "scalars": scalars}
         summary = run_sweep(recipe, cohorts, data, folder, trainer, monitor, **options)

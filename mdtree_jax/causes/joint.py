@@ -163,7 +163,7 @@ def fit_joint(
         raise UserError(
             f"the joint model needs at least one of {', '.join(METRICS)}; none can be computed from {list(columns)}"
         )
-    keep = np.isfinite(gained).all(axis=1)
+    keep = np.all(np.isfinite(gained), axis=1)
     if not keep.any():
         raise UserError(
             "the joint model needs at least one row whose grid neighbours are all in the collection; there is none"
@@ -193,7 +193,9 @@ def refit(model: JointModel, gained: np.ndarray) -> JointModel:
     return model._replace(weights=weights, mean=mean, sd=sd, residual=residual)
 
 
-def _weights(factor: np.ndarray, precision: np.ndarray, gained: np.ndarray) -> tuple[np.ndarray, ...]:
+def _weights(
+    factor: np.ndarray, precision: np.ndarray, gained: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the fields `weights`, `mean`, `sd`, `residual` of a model."""
     target = np.arcsinh(gained)
     mean, sd = target.mean(axis=0), target.std(axis=0) + 1e-6

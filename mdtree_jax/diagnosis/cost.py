@@ -31,7 +31,7 @@ class Training:
                 continue
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise UserError(f"training.{name}={value!r} is not a number; it must be above 0")
-            if not 0 < value < math.inf:
+            if value <= 0 or not value < math.inf:
                 raise UserError(f"training.{name}={value:g} is out of range; it must be finite and above 0")
 
     @classmethod

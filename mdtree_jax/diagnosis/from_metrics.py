@@ -71,7 +71,7 @@ def diagnose_metrics(
     columns = [c for c in reference.columns if c in frame]
     there = np.isfinite(frame[columns].to_numpy(dtype=float)) if columns else np.zeros((len(frame), 0), dtype=bool)
     metrics = _metrics(frame)
-    out: list[Diagnosis | None] = [None] * len(frame)
+    out: dict[int, Diagnosis] = {}
     # Small products: the threads of a matrix library would only wait for each other.
     with threadpool_limits(1):
         for pattern, rows in _alike(there):
@@ -82,7 +82,7 @@ def diagnose_metrics(
                 action = in_settings(diagnosis.action, trainings[row], num_images[row])
                 found_here = {"action": action, "metrics": metrics[row], "test_error": test_errors[row]}
                 out[row] = replace(diagnosis, **found_here, remarks=(*diagnosis.remarks, *unit_note))
-    return out
+    return [out[row] for row in range(len(frame))]
 
 
 def withhold(diagnosis: Diagnosis, reason: Fact) -> Diagnosis:
@@ -246,7 +246,7 @@ def _remarks(reference: Reference, frame: pd.DataFrame, have: list[str]) -> tupl
         tree, whole = reference.tree(task, have), reference.tree(task)
         if tree is None:
             remarks.append(fact("question_not_asked", question=task))
-        elif len(tree.members_) < len(whole.members_) or tree.structure_ != whole.structure_:
+        elif whole and (len(tree.members_) < len(whole.members_) or tree.structure_ != whole.structure_):
             remarks.append(fact("question_asked_of", question=task, metrics=list(tree.structure_.features)))
     return tuple(remarks)
 

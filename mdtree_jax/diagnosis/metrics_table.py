@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -156,8 +157,9 @@ def training_of(frame: pd.DataFrame, known: Training) -> list[Training]:
         return [known] * len(frame)
     found = []
     for row in range(len(frame)):
-        own = {name: v[row] for name, v in values.items() if np.isfinite(v[row]) and v[row] > 0}
-        own = {name: max(1, round(v)) if name == "batch_size" else float(v) for name, v in own.items()}
+        own: dict[str, Any] = {name: float(v[row]) for name, v in values.items() if np.isfinite(v[row]) and v[row] > 0}
+        if "batch_size" in own:
+            own["batch_size"] = max(1, round(own["batch_size"]))
         found.append(Training(**given | own))
     return found
 
@@ -178,8 +180,8 @@ def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:
     values = pd.to_numeric(frame[column], errors="coerce").astype(float)
     if _metric_of(column) not in _USED:
         return values
-    unread = frame[column][values.isna() & frame[column].notna()]
-    for row, cell in unread.items():
+    for row in np.flatnonzero(values.isna() & frame[column].notna()):
+        cell = frame[column].iloc[row]
         if str(cell).strip().lower() not in _EMPTY:
             raise UserError(f"column '{column}' holds '{cell}' in row {row + 1}; it must hold numbers")
     return values
@@ -196,7 +198,7 @@ def _logarithms(frame: pd.DataFrame) -> dict[str, pd.Series]:
             continue
         size = frame[name].abs() if MEASUREMENTS[logarithm].of_size else frame[name]
         positive = size.where(size > 0)
-        own = {logarithm: np.log(positive)}
+        own = {logarithm: pd.Series(np.log(positive))}
         if f"{name}_se" in frame:
             own[f"{logarithm}_se"] = frame[f"{name}_se"] / positive
         missing = frame[logarithm].isna() if logarithm in frame else pd.Series(True, frame.index)

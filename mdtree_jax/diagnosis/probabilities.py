@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -68,7 +68,8 @@ def all_chances(reference: Reference, frame: pd.DataFrame, have: list[str]) -> C
         causes[rows] = _over_draws(joint.cause_probabilities, means[0], steps[1][rows])
         for task, chances in room.items():
             judge = partial(joint.task_probabilities, task=TASKS[task], causes=known)
-            chances[rows] = _over_draws(judge, means[1], rooms[1][rows])
+            # Of the tasks of `room` it returns no None.
+            chances[rows] = _over_draws(cast(Callable[..., np.ndarray], judge), means[1], rooms[1][rows])
     questions = {
         task: {
             name: question_probabilities(classes[name], room[task][:, place] if task in room else None)

@@ -115,7 +115,7 @@ class Reference:
     def complete(self) -> np.ndarray:
         """Mask of the rows used for fitting: metrics finite and the gain of every step known, (rows,) bool."""
         values = self.rows[list(self.columns)].to_numpy(dtype=float)
-        return np.isfinite(values).all(axis=1) & np.isfinite(gains(self.grid, "step")).all(axis=1)
+        return np.all(np.isfinite(values), axis=1) & np.all(np.isfinite(gains(self.grid, "step")), axis=1)
 
     @cached_property
     def models(self) -> pd.DataFrame:
@@ -318,6 +318,7 @@ def phase_bins(table: pd.DataFrame, pair: tuple[str, str], places: np.ndarray, c
 
 def _tree_dict(tree: MDTreeClassifier) -> dict:
     ends = tree.threshold_intervals_
+    assert ends is not None  # a robust fit has them
     return {
         "members": [member.name for member in tree.members_],
         "nodes": [

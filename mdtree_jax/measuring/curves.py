@@ -18,7 +18,7 @@ class Curves(NamedTuple):
     """The curves of a chunk under training: state, how many they are, share of the steps that is done, seconds."""
 
     state: Any
-    count: int
+    num_curves: int
     fraction: float
     seconds: float
 

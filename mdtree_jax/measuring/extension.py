@@ -60,6 +60,7 @@ class Pair(NamedTuple):
 def binding_of(name: str) -> Binding:
     """Return the program of a kernel that was registered with a function."""
     function, of_pairs = function_of(name), KERNELS[name].is_of_pairs
+    assert function is not None  # of a kernel from outside
 
     def make(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
         def view(variables: Any, item: NetworkItem | PairItem, data: Data) -> Network:

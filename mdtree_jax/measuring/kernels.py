@@ -23,6 +23,9 @@ from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.training import evaluate, objective_functions
 
 Results = dict[str, jax.Array]
+#: An array of JAX in a program, of NumPy on the host, abstract where a program is only traced. No type covers
+#: all three.
+AnyArray = Any
 
 #: What CKA can compare beside the named intermediates of a model.
 FEATURES = ("softmax", "logits")
@@ -31,18 +34,18 @@ FEATURES = ("softmax", "logits")
 class Data(NamedTuple):
     """The arrays that all networks share: (n, h, w, c), (n,), (m, h, w, c), (m,)."""
 
-    x_train: jax.Array
-    y_train: jax.Array
-    x_test: jax.Array
-    y_test: jax.Array
+    x_train: AnyArray
+    y_train: AnyArray
+    x_test: AnyArray
+    y_test: AnyArray
 
 
 class NetworkItem(NamedTuple):
     """One network: its variables, the size of its training subset, and raw key data (2,) uint32."""
 
     variables: Any
-    num_samples: jax.Array
-    key: jax.Array
+    num_samples: AnyArray
+    key: AnyArray
 
 
 class PairItem(NamedTuple):
@@ -50,8 +53,8 @@ class PairItem(NamedTuple):
 
     first: Any
     second: Any
-    num_samples: jax.Array
-    key: jax.Array
+    num_samples: AnyArray
+    key: AnyArray
 
 
 def measure_key(*values: int) -> np.ndarray:
@@ -108,6 +111,8 @@ def make_hessian(
         product = landscape.hvp(loss, params, batch, batch_size=batch_size)
         trace_key, eigenvalue_key = jax.random.split(jax.random.wrap_key_data(item.key))
         found = trace(product, trace_key, params, weights=jax.tree.map(jnp.square, params))
+        assert found.weighted_mean is not None  # weights were given
+        assert found.weighted_standard_error is not None
         start = {"start": found.leading} if found.leading is not None else {}
         top = eigenvalue(product, eigenvalue_key, params, **start)
         return {
@@ -297,7 +302,7 @@ def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
         state = training.start(item.first["params"], item.second["params"], jax.random.wrap_key_data(item.key))
         return state._replace(key=item.key)
 
-    def advance(pair: tuple[PairItem, landscape.CurveState], shared: tuple[Data, Any]) -> landscape.CurveState:
+    def advance(pair: tuple[PairItem, landscape.CurveState], shared: tuple[Data, Any, Any]) -> landscape.CurveState:
         (item, state), (data, first, num_steps) = pair, shared
         batch_stats = item.first["batch_stats"]
 

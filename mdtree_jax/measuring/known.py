@@ -65,10 +65,10 @@ class Known:
         """
         places = sorted({*range(len(items))} - {*left})
         known, found = [items[place] for place in places], {}
-        for name, array in (like | {"seconds": np.zeros(1)}).items():
+        for name, array in {**like, "seconds": np.zeros(1)}.items():
             if name in LAYER_COLUMNS:
                 column = self._tables["layers"][LAYER_COLUMNS[name]]
-                keys = [(*self._keys[row], layer) for row in known for layer in layers]
+                keys = [(*self._place(row)[1], layer) for row in known for layer in layers]
                 found[name] = column.reindex(keys).to_numpy(float).reshape(len(known), len(layers))
             elif array.ndim == 1:
                 found[name] = self.column(

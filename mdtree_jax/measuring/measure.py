@@ -295,9 +295,9 @@ class _Measurement:
             self.curves = Curves(state, num_curves, fraction, spent)
             after_chunk(stage)
 
-        calls = [functools.partial(call, program) for program in programs]
+        start, advance, finish = (functools.partial(call, program) for program in programs)
         split = NamedSharding(mesh, PartitionSpec(AXIS))
-        found = curves_in_blocks(*calls, *arguments, self.cost, saved, split, after_block)
+        found = curves_in_blocks(start, advance, finish, *arguments, self.cost, saved, split, after_block)
         self.curves = Curves(None, num_curves, 1.0, spent)
         return found
 
@@ -339,7 +339,7 @@ class _Measurement:
             total += flops.sum()
             done += flops[:finished].sum()
             if self.curves is not None and binding_of(kernel.program).make_parts is not None:
-                done += self.curves.fraction * flops[finished : finished + self.curves.count].sum()
+                done += self.curves.fraction * flops[finished : finished + self.curves.num_curves].sum()
         return done / max(total, 1.0)
 
     # The tables
@@ -379,12 +379,12 @@ class _Measurement:
             at = [place.get(row, 0) for row in rows]
             outputs = [stage[side][at].astype(self.dtype) if side in stage else None for side in ("logits", "features")]
             arguments = *outputs, self.arrays.networks(rows)["params"]
-            is_left = any(place.get(row) in left for row in rows)
-            matrices = self._call(program, *arguments) if is_left else program.results(*arguments)
-            for column, matrix in matrices.items():
+            if not any(place.get(row) in left for row in rows):  # all of this configuration is known, but for the names
+                for column in program.results(*arguments):
+                    found.setdefault(column, np.full(len(self.all_pairs), np.nan))
+                continue
+            for column, matrix in self._call(program, *arguments).items():
                 values = found.setdefault(column, np.full(len(self.all_pairs), np.nan))
-                if not is_left:
-                    continue  # all of this configuration is known
                 for a, first in enumerate(rows):
                     for b, second in enumerate(rows):
                         if (first, second) in position:

@@ -53,8 +53,8 @@ class Program:
             self.compile_seconds += time.perf_counter() - start
         return self._executables[key]
 
-    def results(self, *arguments: Any) -> dict[str, jax.ShapeDtypeStruct]:
-        """Return the shapes of what comes out for arrays of these shapes; nothing is compiled."""
+    def results(self, *arguments: Any) -> dict[str, measures.AnyArray]:
+        """Return abstract arrays of what comes out for arrays of these shapes; nothing is compiled."""
         return jax.eval_shape(self._jitted, *arguments)
 
 
@@ -101,6 +101,7 @@ def _program(
     kernel, _, part = name.partition(" ")
     binding = binding_of(kernel)
     if part:
+        assert binding.make_parts is not None  # its parts are named
         return Program(jit_over_members(getattr(binding.make_parts(model, settings), part), mesh, lanes))
     return Program(jit_over_members(binding.make(model, settings, **dict(options)), mesh, lanes))
 
@@ -108,7 +109,9 @@ def _program(
 @functools.lru_cache(maxsize=8)
 def comparison_program(kernel: str, settings: MeasureSettings) -> Program:
     """Return the program that compares a configuration's networks, of arrays stacked; see `Binding.compare`."""
-    return Program(jax.jit(functools.partial(binding_of(kernel).compare, settings)))
+    compare = binding_of(kernel).compare
+    assert compare is not None  # the kernel compares
+    return Program(jax.jit(functools.partial(compare, settings)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -174,7 +177,9 @@ def choose(
         (sizes, functools.partial(taken_by, "sharpness")),
         (_halves(settings.similarity_images), functools.partial(taken_by, "similarity")),
     )
-    (plan, images, outputs), taken = zip(*(_first_that_fits(*side, budget) for side in sides), strict=True)
+    ((held_images, use_xtrace), images, outputs), taken = zip(
+        *(_first_that_fits(*side, budget) for side in sides), strict=True
+    )
     lane = max(*taken, *(taken_by(kernel, None) for kernel in settings.metrics if not binding_of(kernel).options))
     if (least := lane / OVERESTIMATE) > budget > 0:  # below that the data set alone is more than was granted
         steps = f", or lower eigenvalue_steps ({settings.eigenvalue_steps}), each of which keeps a vector"
@@ -183,7 +188,8 @@ def choose(
             f"{budget / 1e9:.3g} GB may be used: allow more (memory_gb= of sweep), or measure fewer metrics"
             f"{steps if 'hessian' in settings.metrics else ''}"
         )
-    return Choices(*plan, batched, int(max(1, budget // lane)) if batched else 1, images, outputs)
+    lanes = int(max(1, budget // lane)) if batched else 1
+    return Choices(held_images, use_xtrace, batched, lanes, images, outputs)
 
 
 def _cached(model: Model, data: measures.Data, sizes: list[int]) -> list[int]:
@@ -208,11 +214,10 @@ def _halves(number: int) -> list[int]:
 
 def _first_that_fits(plans: list[Any], num_bytes: Callable[[Any], int], budget: int) -> tuple[Any, int]:
     """Return the first plan that takes no more than the budget, else the last, and what it takes, at least 1."""
-    for plan in plans:
-        taken = num_bytes(plan)
-        if taken <= budget:
-            break
-    return plan, max(1, taken)
+    for plan in plans[:-1]:
+        if (taken := num_bytes(plan)) <= budget:
+            return plan, max(1, taken)
+    return plans[-1], max(1, num_bytes(plans[-1]))
 
 
 def _kernel_bytes(

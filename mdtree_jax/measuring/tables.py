@@ -29,17 +29,17 @@ def member_table(
         counts: training images of every member.
         rows: of the measured networks.
     """
-    members, rows = cohort.members, np.asarray(rows, int)
+    members, places = cohort.members, np.asarray(rows, int)
     table = pd.DataFrame({"configuration": [m.index for m in members], "seed": [m.seed for m in members]})
     for stage in (kernel.name for kernel in KERNELS.values() if not kernel.is_of_pairs):
         found = results.get(stage, {})
         for name, values in found.items():
             if values.ndim == 1:
-                table[f"{stage}_seconds" if name == "seconds" else name] = scatter(values, rows, len(table))
+                table[f"{stage}_seconds" if name == "seconds" else name] = scatter(values, places, len(table))
         if found:
-            products = found.get(f"{stage}_products", [None] * len(rows))
-            flops = [cost.flops(stage, n, p) for n, p in zip(counts[rows], products, strict=True)]
-            table[f"{stage}_flops"] = scatter(np.array(flops), rows, len(table))
+            products = found.get(f"{stage}_products", [None] * len(places))
+            flops = [cost.flops(stage, n, p) for n, p in zip(counts[places], products, strict=True)]
+            table[f"{stage}_flops"] = scatter(np.array(flops), places, len(table))
     return table
 
 

@@ -187,7 +187,7 @@ def count_parameters(model: Model) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
-def count_flops(model: Model, image_shape: tuple[int, int, int], dtype: str = "float32") -> int:
+def count_flops(model: Model, image_shape: tuple[int, ...], dtype: str = "float32") -> int:
     """Return the floating-point operations of one image's forward pass: products and convolutions, 2 per multiply-add.
 
     Taken from the traced program, so it holds for any architecture. One training step costs about three times that
@@ -196,7 +196,7 @@ def count_flops(model: Model, image_shape: tuple[int, int, int], dtype: str = "f
     return _product_flops(_trace(model, image_shape, 1, False, dtype))
 
 
-def count_activations(model: Model, image_shape: tuple[int, int, int], batch_size: int, dtype: str = "float32") -> int:
+def count_activations(model: Model, image_shape: tuple[int, ...], batch_size: int, dtype: str = "float32") -> int:
     """Return the numbers that the forward pass of one batch in training mode computes: what a step may have to hold.
 
     An upper estimate: the compiler fuses some away.
@@ -205,7 +205,7 @@ def count_activations(model: Model, image_shape: tuple[int, int, int], batch_siz
     return sum(math.prod(out.aval.shape) for equation in jaxpr.eqns for out in equation.outvars)
 
 
-def _trace(model: Model, image_shape: tuple[int, int, int], batch_size: int, train: bool, dtype: str) -> Any:
+def _trace(model: Model, image_shape: tuple[int, ...], batch_size: int, train: bool, dtype: str) -> Any:
     variables = jax.eval_shape(model.init, jax.random.key(0))
     x = jax.ShapeDtypeStruct((batch_size, *image_shape), dtype)
     return jax.make_jaxpr(lambda v, x: model.apply(v, x, train)[0])(variables, x).jaxpr

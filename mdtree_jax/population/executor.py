@@ -74,7 +74,8 @@ def step_bytes(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> int:
     """
     model = model_of(recipe, cohort, dtype)
     copies = 4 + (2 if cohort.value("optimizer") == "adamw" else 1)
-    activations = count_activations(model, tuple(recipe.image_shape), cohort.batch_size, dtype)
+    height, width, channels = recipe.image_shape
+    activations = count_activations(model, (height, width, channels), cohort.batch_size, dtype)
     return (copies * count_parameters(model) + 2 * activations) * np.dtype(dtype).itemsize
 
 

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from mdtree_jax.training import Hyperparameters, Trainer, TrainState
 from mdtree_jax.training.early_stop import EarlyStop
+from mdtree_jax.training.train import Array
 
 AXIS = "population"
 
@@ -36,16 +37,16 @@ class PopulationState(NamedTuple):
     """
 
     lanes: TrainState
-    slot: jax.Array
-    position: jax.Array
-    is_idle: jax.Array
+    slot: Array
+    position: Array
+    is_idle: Array
     variables: Any
     records: EarlyStop
-    steps: jax.Array
+    steps: Array
 
 
 def start_population(
-    trainer: Trainer, variables: Any, hparams: Hyperparameters, queue: jax.Array, num_train: int, num_devices: int
+    trainer: Trainer, variables: Any, hparams: Hyperparameters, queue: Array, num_train: int, num_devices: int
 ) -> PopulationState:
     """Return the state before the first step.
 

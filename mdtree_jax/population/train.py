@@ -103,8 +103,8 @@ def train_cohort(
     recipe = dataclasses.replace(recipe, image_shape=tuple(recipe.image_shape))
     _check(recipe, cohort, data)
     if executor is None:
-        sizes = {"num_train": len(data.x_train), "num_test": len(data.x_test)}
-        executor = choose_executor(recipe, cohort, DEFAULT_BUDGET_BYTES, dtype=dtype, **sizes)
+        num_train, num_test = len(data.x_train), len(data.x_test)
+        executor = choose_executor(recipe, cohort, DEFAULT_BUDGET_BYTES, None, dtype, num_train, num_test)
     run = _CohortRun(recipe, cohort, data, executor, dtype, grid_seed)
     if resume is not None:
         run.restore(resume)
@@ -211,11 +211,12 @@ class _CohortRun:
         counts = [member.num_samples for member in cohort.members]
         self.steps_per_epoch = np.array([self.trainer.steps_per_epoch(count) for count in counts])
         self.passes = plan_passes(counts, executor.members_per_pass, executor.num_devices, executor.lanes_per_device)
-        self.pass_index, self.state, self.max_steps = 0, None, 1
+        self.pass_index, self.max_steps = 0, 1
+        self.state: PopulationState | None = None
         self.num_compilations, self.compile_seconds = 0, 0.0
         shapes = jax.eval_shape(self.jit_init, np.zeros(2, np.uint32))
         num = len(counts)
-        self.results = {name: np.zeros(num) for name in METRICS}
+        self.results: dict[str, np.ndarray] = {name: np.zeros(num) for name in METRICS}
         self.results |= {name: np.zeros(num, np.int64) for name in ("stop_epoch", "num_epochs")}
         self.results["is_finite"] = np.zeros(num, bool)
         self.results["seconds"] = np.zeros(())
@@ -290,25 +291,25 @@ class _CohortRun:
         if self.state is None:
             self.start_pass()
         start = time.perf_counter()
-        self.state = jax.block_until_ready(self.call(self.max_steps))
+        self.state = state = jax.block_until_ready(self.call(self.max_steps))
         seconds = time.perf_counter() - start
         self.results["seconds"] += seconds
         # A short block times its own start as well, so the length grows by a bounded factor.
         factor = min(max(BLOCK_SECONDS / max(seconds, 1e-6), 0.1), 16.0)
         self.max_steps = int(min(max(1, self.max_steps * factor), 2**30))
-        if np.asarray(self.state.is_idle).all():
-            self.end_pass()
+        if np.asarray(state.is_idle).all():
+            self.end_pass(state)
 
-    def end_pass(self) -> None:
+    def end_pass(self, state: PopulationState) -> None:
         """Evaluate the networks of the pass and bring everything to the host."""
-        group, state = self.passes[self.pass_index], self.state
+        group = self.passes[self.pass_index]
         evaluate_all = _jit_evaluate(self.model, self.mesh, self.recipe.eval_batch_size, self.executor.lanes_per_device)
         metrics = evaluate_all((state.variables, self.inputs[0].num_samples), tuple(self.data))
         is_used = group.members >= 0
         rows = group.members[is_used]
         records = state.records
         train_loss, train_wrong, test_loss, test_wrong = (np.asarray(values, np.float64) for values in metrics)
-        found = {"train_loss": train_loss, "test_loss": test_loss}
+        found: dict[str, Any] = {"train_loss": train_loss, "test_loss": test_loss}
         found["train_error"] = 100 * train_wrong / np.asarray(self.inputs[0].num_samples)
         found["test_error"] = 100 * test_wrong / len(self.data[3])
         found |= {"stop_epoch": records.kept_epoch, "num_epochs": records.epoch}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -26,7 +27,10 @@ from mdtree_jax.report.tables import method_label, title_of
 from mdtree_jax.trees.classifier import MDTreeClassifier, choose_structure
 from mdtree_jax.trees.questions import SIMILARITY
 
-_STYLE = {
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+_STYLE: dict[RcKeyType, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -109,7 +113,7 @@ def fitted_tree(tree: MDTreeClassifier, title: str) -> Figure:
     """Return a drawing of a fitted tree."""
     ax = tree.plot()
     ax.set_title(title, loc="left", fontsize=10)
-    return ax.figure
+    return ax.figure.figure
 
 
 def _phase_axes(ax, plane: Plane, *, left: bool, bottom: bool) -> None:
@@ -143,15 +147,16 @@ def phase_metrics(frame: pd.DataFrame, name: str, axes: Sequence[str] | None = N
         title = "test accuracy, %" if column == "test_error" else MEASUREMENTS[column].axis
         values = 100 - values if column == "test_error" else values
         low, high = np.nanpercentile(values, [1, 99])
+        look = {"cmap": colours, "vmin": low, "vmax": high}
+        images = [axs[i, j].pcolormesh(plane.matrix(values, i), **look) for i in rows]
         for i in rows:
             ax = axs[i, j]
-            image = ax.pcolormesh(plane.matrix(values, i), cmap=colours, vmin=low, vmax=high)
             _phase_axes(ax, plane, left=j == 0, bottom=i == rows[-1])
             if i == 0:
                 ax.set_title(title.partition(",")[0], fontsize=9)
             if j == 0:
                 ax.set_ylabel(f"{panel_name(plane.panel, i)}\n{axis_label(plane.y.knob)}", fontsize=8)
-        bar = figure.colorbar(image, ax=axs[:, j], location="bottom", fraction=0.03, aspect=25, extend="both")
+        bar = figure.colorbar(images[-1], ax=axs[:, j], location="bottom", fraction=0.03, aspect=25, extend="both")
         bar.set_label(title, fontsize=7)
         bar.ax.tick_params(labelsize=7)
     figure.suptitle(f"{name}: metrics over {_over(plane)} (colours end at the 1st and 99th percentile)", fontsize=10)

@@ -80,8 +80,8 @@ def check_networks_are_there(
         )
     if gone:
         key, number = next(iter(gone)), sum(map(len, gone.values()))
-        there = folder.measurement(key).metrics
-        added = [metric for metric in measure["metrics"] if metric not in there]
+        known = folder.measurement(key)
+        added = [metric for metric in measure["metrics"] if known is None or metric not in known.metrics]
         why = f"to measure {', '.join(added)}"
         if not added:
             of_pairs = ", ".join(metric for metric in measure["metrics"] if metric in PAIR_CHOICES)

@@ -56,15 +56,21 @@ def model_identity(config: SweepConfig, shape: DatasetShape) -> dict[str, str]:
 
 
 def _recipe_and_cohorts(config: SweepConfig, shape: DatasetShape) -> tuple[Recipe, tuple[Cohort, ...]]:
-    recipe = make_recipe(config.grid, shape.num_classes, tuple(shape.image_shape))
-    return recipe, make_cohorts(make_grid(config.grid), shape.num_train)
+    return _recipe(config, shape), make_cohorts(make_grid(config.grid), shape.num_train)
+
+
+def _recipe(config: SweepConfig, shape: DatasetShape) -> Recipe:
+    height, width, channels = shape.image_shape
+    return make_recipe(config.grid, shape.num_classes, (height, width, channels))
 
 
 def set_up_devices(num_devices: int | None = None) -> None:
     """Set devices (None: all there are) and the compilation cache before the first computation."""
     import pooch
 
-    cache = jax.config.jax_compilation_cache_dir or pooch.os_cache("mdtree_jax") / "compiled"
+    # The stub of JAX does not list this setting.
+    given = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    cache = given or pooch.os_cache("mdtree_jax") / "compiled"
     configure_devices(num_devices, cache)
 
 
@@ -75,7 +81,7 @@ def memory_budget_bytes(config: SweepConfig) -> int:
 
 def device_memory_bytes() -> int:
     """Return what a computation may take of the devices together: most of accelerators, half of what the host has."""
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.devices()]
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.devices()]
     if all(limits):
         return int(0.8 * sum(limits))
     return available_host_bytes() // 2
@@ -104,8 +110,8 @@ def jax_trainer(config: SweepConfig, shape: DatasetShape) -> Trainer:
     dtype, seconds = config.grid.dtype, 60.0 * config.checkpoint_minutes
 
     def choose(recipe: Recipe, cohort: Cohort) -> ExecutorChoice:
-        sizes = {"num_train": shape.num_train, "num_test": shape.num_test}
-        return choose_executor(recipe, cohort, memory_budget_bytes(config), dtype=dtype, **sizes)
+        budget, num_train, num_test = memory_budget_bytes(config), shape.num_train, shape.num_test
+        return choose_executor(recipe, cohort, budget, dtype=dtype, num_train=num_train, num_test=num_test)
 
     def decode(values: dict[str, Any]) -> ExecutorChoice | None:
         choice, devices = ExecutorChoice(**values), jax.devices()
@@ -127,9 +133,13 @@ def jax_measurer(config: SweepConfig, shape: DatasetShape) -> Measurer:
     model = model_of(recipe, cohorts[0], config.grid.dtype)
     check_kernels(model, settings, recipe.image_shape, config.grid.dtype)
 
-    def measure(*arguments: Any, **options: Any) -> Any:
+    def measure(recipe: Recipe, cohort: Cohort, data: Any, variables: Any, is_finite: Any, **options: Any) -> Any:
         return measure_cohort(
-            *arguments,
+            recipe,
+            cohort,
+            data,
+            variables,
+            is_finite,
             settings,
             memory_budget_bytes=memory_budget_bytes(config),
             dtype=config.grid.dtype,
@@ -196,7 +206,7 @@ def plan_here(
     if parts is not None:
         done["finished"] = parts.joined_members()
         done["left"] = left_to_do(parts, cohorts, () if measure is None else measure.metrics)
-    recipe = make_recipe(config.grid, shape.num_classes, tuple(shape.image_shape))
+    recipe = _recipe(config, shape)
     costs: dict[Any, ModelCost] = {}
 
     def cost(cohort: Cohort) -> ModelCost:

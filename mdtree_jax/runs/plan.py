@@ -131,10 +131,8 @@ def make_plan(
     rows = []
     for cohort in cohorts:
         cost, to_do = model_cost(cohort), left.get(cohort.key, Left())
-        passes = {
-            metric: MeasureCost(measure.with_metrics((metric,)), cost.forward_flops, num_test).cohort_passes(cohort)
-            for metric in (() if measure is None else measure.metrics)
-        }
+        each = [] if measure is None else [measure.with_metrics((metric,)) for metric in measure.metrics]
+        passes = {s.metrics[0]: MeasureCost(s, cost.forward_flops, num_test).cohort_passes(cohort) for s in each}
         passes_left = sum(to_do.to_measure(metric) * number for metric, number in passes.items())
         rows.append(
             {

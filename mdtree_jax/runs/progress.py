@@ -116,6 +116,7 @@ class Monitor:
 
     def finish_cohort(self, rows: pd.DataFrame) -> None:
         """The running cohort is finished with these `rows` of the per-seed table."""
+        assert self._current is not None  # it was started
         key, start = self._current
         seconds = time.perf_counter() - start
         self._estimated_done += self._estimated.pop(key, 0.0)
@@ -160,7 +161,9 @@ class ScalarLog:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError as error:
             raise UserError("tensorboard=true needs the package tensorboard; run pip install tensorboard") from error
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        # Protobuf makes the classes at import, where no type checker sees them.
+        self._event = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue]
+        self._summary = summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]
         self._writer = EventFileWriter(str(folder))
 
     def write(self, step: int, rows: pd.DataFrame) -> None:

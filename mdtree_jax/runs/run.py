@@ -120,11 +120,11 @@ def run_sweep(
             monitor.start_cohort(cohort.key)
             is_measured_next = cohort.key in to_measure
             fresh = None
-            if cohort.key in to_train:
+            if trainer is not None and cohort.key in to_train:
                 keep_networks = keep == "all" or is_measured_next
                 ahead.start_next(cohort)
                 fresh = _train_one(recipe, cohort, data, folder, trainer, monitor, keep_networks)
-            if is_measured_next:
+            if measurer is not None and is_measured_next:
                 _measure_one(recipe, cohort, data, folder, measurer, monitor, fresh, keep)
             rows = folder.trained_rows(cohort.key)
             folder.write_tables(csv)
@@ -174,15 +174,15 @@ class _Ahead:
 
     def start_next(self, cohort: Cohort) -> None:
         """Have the cohort after this one prepared."""
-        following = self._cohorts.get(self._after.get(cohort.key))
-        if following is None or self._trainer.prepare is None:
+        following = self._after.get(cohort.key)
+        if following is None or self._trainer is None or self._trainer.prepare is None:
             return
-        self._pool.submit(self._prepare, following)
+        self._pool.submit(self._prepare, self._cohorts[following], self._trainer, self._trainer.prepare)
 
-    def _prepare(self, cohort: Cohort) -> None:
+    def _prepare(self, cohort: Cohort, trainer: Trainer, prepare: Callable[..., None]) -> None:
         # The folder is written by the main thread alone; what is chosen here is chosen again there.
-        choice = _recorded_executor(cohort, self._folder, self._trainer) or self._trainer.choose(self._recipe, cohort)
-        self._trainer.prepare(self._recipe, untrained(cohort, self._folder), self._data, executor=choice)
+        choice = _recorded_executor(cohort, self._folder, trainer) or trainer.choose(self._recipe, cohort)
+        prepare(self._recipe, untrained(cohort, self._folder), self._data, executor=choice)
 
 
 def _recorded_executor(cohort: Cohort, folder: RunFolder, trainer: Trainer) -> Any:

@@ -117,8 +117,8 @@ def compare(record: Record, networks: pd.DataFrame, pairs: pd.DataFrame, session
     of_pairs = record.pairs["configuration"].isin(networks["configuration"])
     means, there = collect(networks, pairs), collect(record.networks[chosen], record.pairs[of_pairs])
     for metric in [m for m in counts if f"{m}_se" in there and m in means]:
-        away = np.abs(means[metric] - there[metric]).to_numpy()
-        error = np.hypot(means[f"{metric}_se"], there[f"{metric}_se"]).to_numpy()
+        away = np.asarray(np.abs(means[metric] - there[metric]))
+        error = np.asarray(np.hypot(means[f"{metric}_se"], there[f"{metric}_se"]))
         same = (away == 0) | (means[metric].isna() & there[metric].isna()).to_numpy()
         with np.errstate(divide="ignore", invalid="ignore"):
             joint = np.where(same, 0.0, np.where(np.isnan(away), np.inf, away / error))
@@ -167,9 +167,9 @@ def verification_table(found: Verification, title: str) -> Table:
     headings = ("metric", "n", "identical", "means", "near", "most")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "metric" else "right", no_wrap=True)
-    for row in found.metrics.itertuples():
-        cells = [row.metric, str(row.values), f"{100 * row.identical / row.values:.4g} %"]
-        cells += [str(row.means), str(row.within), f"{row.largest:.2g}"] if row.means else ["", "", ""]
+    for row in found.metrics.to_dict("records"):
+        cells = [row["metric"], str(row["values"]), f"{100 * row['identical'] / row['values']:.4g} %"]
+        cells += [str(row["means"]), str(row["within"]), f"{row['largest']:.2g}"] if row["means"] else ["", "", ""]
         table.add_row(*cells)
     return table
 

@@ -94,7 +94,7 @@ def _kinds_to_import(run: RunFolder, key: str, there: Mapping[str, pd.DataFrame]
     if key in run.parts.measured or MEASURED[-1] not in there:
         return []
     ours = run.trained_rows(key)
-    ours = ours[[c for c in ours if not c.endswith("_seconds")]]
+    ours = ours[[c for c in ours if not str(c).endswith("_seconds")]]
     if "trained" in there and not ours.equals(there["trained"].reindex(columns=ours.columns)):
         return []
     return list(MEASURED)

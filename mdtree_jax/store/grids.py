@@ -48,7 +48,7 @@ class Grids:
         self._path, self._first = path, config_hash(configs[0])
         self.here, self.stored = config_hash(configs[-1]), config_hash(manifest["config"])
 
-    def __contains__(self, there: str) -> bool:
+    def __contains__(self, there: str | None) -> bool:
         return there in self._configs
 
     @functools.cache  # noqa: B019 - of a few grids, for the time of a command

@@ -48,5 +48,6 @@ class FolderLock:
 
     def __exit__(self, *exception) -> None:
         # The file stays: removing it would let a third process lock a new file while a second waits on this one.
-        os.close(self._descriptor)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
         self._descriptor = None

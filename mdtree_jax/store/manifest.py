@@ -56,7 +56,7 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def check_same_config(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+def check_same_config(folder: Path | str, there: dict[str, Any], here: dict[str, Any]) -> None:
     """Raise `UserError` naming every key in which the two configs differ, with both values.
 
     A knob that one of them lacks has its default there.

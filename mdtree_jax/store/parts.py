@@ -110,7 +110,7 @@ class Parts:
         rows = self.trained[key]
         if ADDITION not in rows:
             return {0: networks_of(rows)}
-        return {int(addition): networks_of(some) for addition, some in rows.groupby(ADDITION)}
+        return {number: networks_of(rows[rows[ADDITION] == number]) for number in sorted({*rows[ADDITION].tolist()})}
 
     def commit(self, key: str, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:
         """Add trained members of a cohort to its part."""
@@ -142,7 +142,7 @@ class Parts:
                 measured here (an own one may lack metrics).
         """
         rows, metadata = read_part(path, kind)
-        there = metadata.get("config_hash")
+        there = metadata.get("config_hash", "")
         if key not in self._cohorts or metadata.get("cohort") != key or there not in self.grids:
             raise UserError(f"{path} is of a sweep with another config than {self._folder}")
         if self.grids.since(there) is not None:
@@ -154,7 +154,7 @@ class Parts:
             raise UserError(f"{path} does not hold the members of cohort {key}; it is damaged")
         if kind != "trained":
             measure = metadata.get("measure") or {}
-            ours = self._manifest.setdefault("measure", metadata.get("measure"))
+            ours = self._manifest.setdefault("measure", measure)
             (check_more_metrics if is_own else check_same_config)(path, measure, ours)
         return rows, metadata
 

@@ -73,7 +73,7 @@ def read_record(name: str, folder: Path | None = None) -> Record:
 
     if folder is None:
         check_choice("record", name, record_names())
-    tables = {}
+    tables, about = {}, {}
     for table in TABLES:
         path = record_path(name, table, folder)
         try:
@@ -83,10 +83,10 @@ def read_record(name: str, folder: Path | None = None) -> Record:
         frame = arrow.to_pandas()
         tables[table] = frame.astype({c: np.float64 for c in frame if frame[c].dtype == np.float32})
         if table == "collection":
-            about = (arrow.schema.metadata or {}).get(_METADATA_KEY)
-            if about is None:
+            text = (arrow.schema.metadata or {}).get(_METADATA_KEY)
+            if text is None:
                 raise UserError(f"'{path}' is not a record: it has no provenance")
-            about = json.loads(about)
+            about = json.loads(text)
     return Record(name, **tables, about=about)
 
 
@@ -126,7 +126,7 @@ def _check_complete(run: Path, manifest: dict[str, Any], networks: pd.DataFrame)
     if len(networks) != wanted:
         raise UserError(f"{run} holds {len(networks)} of the {wanted} networks of its grid; finish the sweep first")
     sizes = networks["cohort"].value_counts(sort=False)
-    missing = [key for key, size in sizes.items() if not _is_measured(run, key, size, manifest["measure"])]
+    missing = [key for key, size in sizes.items() if not _is_measured(run, str(key), size, manifest["measure"])]
     if missing:
         raise UserError(f"{run}: {len(missing)} of {len(sizes)} cohorts are not measured; finish the sweep first")
 
@@ -176,7 +176,7 @@ def _write(path: Path, frame: pd.DataFrame, about: dict[str, Any] | None) -> Non
 def _narrow(frame: pd.DataFrame) -> dict[str, pd.Series]:
     """Return the float64 columns that are kept in float32."""
     out = {}
-    for column in frame.select_dtypes(np.float64):
+    for column in frame.select_dtypes(np.float64).columns:
         narrow = frame[column].astype(np.float32)
         if column.endswith(_ROUNDED) or np.array_equal(narrow.astype(np.float64), frame[column], equal_nan=True):
             out[column] = narrow

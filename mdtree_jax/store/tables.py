@@ -117,7 +117,7 @@ def further_knobs(members: pd.DataFrame) -> list[str]:
 
     By their place, behind the columns of the configuration, so that the table can be read where they are not known.
     """
-    columns = list(members)
+    columns = list(members.columns)
     return columns[1 + columns.index(CONFIGURATION_COLUMNS[-1]) : columns.index(METRIC_COLUMNS[0])]
 
 
@@ -182,7 +182,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return {} if found is None else json.loads(found)
 
 
-def join_members(trained: list[pd.DataFrame], measured: list[pd.DataFrame] = ()) -> pd.DataFrame:
+def join_members(trained: list[pd.DataFrame], measured: Sequence[pd.DataFrame] = ()) -> pd.DataFrame:
     """Return all rows of the parts in the order of the grid, whatever order the cohorts finished in.
 
     Columns of `measured` are NaN for members of cohorts that were not measured yet.
@@ -208,7 +208,7 @@ def concat_members(parts: list[pd.DataFrame]) -> pd.DataFrame:
     places = {name: (not knob.is_static, place) for place, (name, knob) in enumerate(KNOBS.items())}
     further = sorted(further, key=lambda name: places.get(name, (True, len(places))))
     kinds = {name: part[name].dtype for part in parts for name in further_knobs(part)}
-    defaults = {name: kinds[name].type(KNOBS[name].default) for name in further if name in KNOBS}
+    defaults: dict[str, Any] = {name: kinds[name].type(KNOBS[name].default) for name in further if name in KNOBS}
     filled = {name: members[name].fillna(value).astype(kinds[name]) for name, value in defaults.items()}
     first = [*MEMBER_COLUMNS[: 1 + MEMBER_COLUMNS.index(CONFIGURATION_COLUMNS[-1])], *further]
     return typed_members(members.assign(**filled)[[*first, *(c for c in members if c not in first)]])
@@ -259,7 +259,7 @@ def collect(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Data
         more = pair_means(pairs)
         means, errors = means.join(more[0], how="outer"), errors.join(more[1], how="outer")
     columns = {}
-    for column in means:
+    for column in means.columns:
         columns |= {column: means[column], f"{column}_se": errors[column]}
         if column in LOGARITHMS:
             log = LOGARITHMS[column]
@@ -290,11 +290,13 @@ def not_measurable(members: pd.DataFrame, pairs: pd.DataFrame | None = None) -> 
     """
     counts = []
     for table in (members, pairs):
+        if table is None:
+            continue
         failed = None
-        if table is not None and (there := [c for c in _COMPARED if c in table]):  # of all pairs, at no time of own
+        if there := [c for c in _COMPARED if c in table]:  # of all pairs, at no time of own
             failed = ~np.isfinite(table[there].to_numpy(float)).all(axis=1)
         for seconds, metrics in _MEASURED.items():
-            if table is None or seconds not in table:
+            if seconds not in table:
                 continue
             values = table[[m for m in metrics if m in table]].to_numpy(float)
             bad = table[seconds].notna().to_numpy() & ~np.isfinite(values).all(axis=1)
@@ -315,8 +317,9 @@ def not_converged(members: pd.DataFrame) -> pd.Series | None:
 
 def without_infinities(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with NaN for infinite numbers, which no mean could hold."""
-    numbers = table.select_dtypes("floating")
-    return table.assign(**numbers.where(np.isfinite(numbers)))
+    numbers = table.select_dtypes(np.floating)
+    finite = numbers.where(np.isfinite(numbers))
+    return table.assign(**{name: finite[name] for name in finite.columns})
 
 
 SMALLEST = 1e-6
@@ -331,7 +334,7 @@ def log_feature(mean: pd.Series, standard_error: pd.Series) -> tuple[pd.Series, 
     """
     floor = standard_error.fillna(0.0).clip(lower=SMALLEST)
     used = mean.where(mean.isna() | (mean >= floor), floor)
-    return np.log(used), standard_error / used
+    return pd.Series(np.log(used)), standard_error / used
 
 
 def pair_means(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -360,4 +363,4 @@ def pair_means(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     used = pd.DataFrame(is_used, index=configuration, columns=names).groupby(level=0).sum()
     # Where the rest of the networks has no pair there is nothing to compare with, so the error is not known.
     is_known = pd.DataFrame(~is_used | (left > 0), index=configuration, columns=names).groupby(level=0).all()
-    return means, np.sqrt(squares * (used - 1) / used.where((used >= 3) & is_known))
+    return means, pd.DataFrame(np.sqrt(squares * (used - 1) / used.where((used >= 3) & is_known)))

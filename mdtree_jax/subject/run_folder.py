@@ -52,7 +52,7 @@ def load_configuration(
     networks = [load_network(folder, seed=seed, **wanted)[0] for seed in _finite_seeds(folder, wanted)]
     shape = data.shape
     used = {name: KNOBS[name].kind(value) for name, value in wanted.items() if name in KNOBS}
-    sizes = int(row["width"]), shape.num_classes, tuple(shape.image_shape)
+    sizes = int(row["width"]), shape.num_classes, shape.image_shape
     model = build_model(config["model"], *sizes, config["dtype"], build_knobs(config["model"], used))
     count = int(row["num_samples"])
     used = examples(data.x_train[:count], data.y_train[:count], data.x_test, data.y_test, config["dtype"])

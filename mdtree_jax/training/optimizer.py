@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,8 +44,8 @@ def make_optimizer(
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=momentum))
 
 
-def _make_schedule(schedule: str, learning_rate: Any, num_steps: Any) -> Callable[[jax.Array], jax.Array]:
-    def rate(count: jax.Array) -> jax.Array:
+def _make_schedule(schedule: str, learning_rate: Any, num_steps: Any) -> optax.Schedule:
+    def rate(count: Any) -> jax.Array:
         dtype = jnp.result_type(learning_rate)
         done = count.astype(dtype) / jnp.asarray(num_steps).astype(dtype)
         if schedule == "constant":

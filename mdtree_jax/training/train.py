@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -22,6 +23,9 @@ from mdtree_jax.training.early_stop import EarlyStop, update_early_stop
 from mdtree_jax.training.knobs import by_function, change_gradients, change_inputs, change_losses
 from mdtree_jax.training.loss import ObjectiveFunctions, objective_functions
 from mdtree_jax.training.optimizer import make_optimizer
+
+#: On the host, a population is NumPy's.
+Array = jax.Array | np.ndarray
 
 
 class Hyperparameters(NamedTuple):
@@ -35,11 +39,11 @@ class Hyperparameters(NamedTuple):
         knobs: further batched knobs that are used, by name (`mdtree_jax.training.knobs`).
     """
 
-    key: jax.Array
-    num_samples: jax.Array
-    learning_rate: jax.Array
-    weight_decay: jax.Array
-    knobs: dict[str, jax.Array] = {}  # noqa: RUF012 (never written to)
+    key: Array
+    num_samples: Array
+    learning_rate: Array
+    weight_decay: Array
+    knobs: dict[str, Array] = {}  # noqa: RUF012 (never written to)
 
 
 class TrainState(NamedTuple):
@@ -207,10 +211,11 @@ def _end_epoch(static: _Static, state: TrainState, hparams: Hyperparameters) -> 
 
 
 def _epoch_key(hparams: Hyperparameters, epoch: jax.Array) -> jax.Array:
-    return jax.random.fold_in(jax.random.wrap_key_data(hparams.key), epoch + 1)
+    key = jax.random.wrap_key_data(hparams.key)  # pyright: ignore[reportArgumentType] - it takes NumPy arrays too
+    return jax.random.fold_in(key, epoch + 1)
 
 
-def random_order(key: jax.Array, num_samples: jax.Array, length: int) -> jax.Array:
+def random_order(key: jax.Array, num_samples: Array, length: int) -> jax.Array:
     """Return a uniform permutation of 0 ... num_samples - 1, followed by the other indices; (length,) int32.
 
     Sorts by 31 random bits; equal ones keep their order, an excess of less than 1e-5 at 50 000 entries.

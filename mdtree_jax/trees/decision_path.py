@@ -37,7 +37,7 @@ class EvidenceStep:
 def tree_path(
     question: str,
     structure: Structure,
-    thresholds: Sequence[float],
+    thresholds: Sequence[float] | np.ndarray,
     intervals: np.ndarray | None,
     values: dict[str, float],
     errors: dict[str, float | None],

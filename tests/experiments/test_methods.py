@@ -80,7 +80,7 @@ def test_rows_of_a_sample_are_those_of_the_table(small):  # noqa: F811
         part.features[("cka", "train_loss")].tolist() == rows[["cka", "train_loss"]][chosen].iloc[::2].values.tolist()
     )
     assert [TASKS["size"].classes[place] for place in part.y] == part.frame.label_size.tolist()
-    with pytest.raises(UserError, match="task 'size' is asked here of rows whose gains are not known"):
+    with pytest.raises(UserError, match="task 'size' needs gains, and the gains of these rows are unknown"):
         part.gains  # noqa: B018
 
 

@@ -418,10 +418,14 @@ def test_networks_of_a_kept_run_stay_when_the_extension_keeps_none(pickled, tmp_
 
 
 def test_networks_load_from_an_extended_run_and_from_one_that_is_being_extended(tmp_path, monkeypatch):
-    from mdtree_jax.store.checkpoint import load_network
+    from mdtree_jax.store.checkpoint import load_network, load_population, save_population
 
     small, large = plan(learning_rate=(0.1, 0.2)), plan(3, learning_rate=(0.05, 0.2, 0.1))
     Lab().run(tmp_path, small)
+    for path in (
+        tmp_path / "checkpoints"
+    ).iterdir():  # as before grids could be extended: they don't say of which they are
+        save_population(path, *load_population(path))
 
     def check(wanted):
         for cohort in wanted.cohorts:

@@ -115,7 +115,7 @@ def how_far(action: Action) -> str:
     """Return the step of an action as a factor."""
     if action.factor is None:
         return "to the next value" if action.kind == "step" else NOT_KNOWN
-    return f"{'÷' if action.direction == 'down' else '×'} {number(action.factor)}"
+    return f"{'÷' if action.direction == 'down' else '×'}{number(action.factor)}"
 
 
 def gain_text(gain: Gain | None) -> str:
@@ -221,7 +221,8 @@ def _unknown_settings(action: Action) -> str:
 
 def _only_causes(question: str, answer: str) -> tuple[str, str]:
     """Return the cause of an answer, and that of the other one."""
-    return tuple(a.causes[0] for a in sorted(_answers(question), key=lambda a: a.name != answer))
+    this, other = sorted(_answers(question), key=lambda a: a.name != answer)
+    return this.causes[0], other.causes[0]
 
 
 def _answers(question: str) -> tuple[Answer, ...]:

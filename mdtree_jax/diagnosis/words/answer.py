@@ -11,6 +11,8 @@ from mdtree_jax.diagnosis.words import actions, causes, costs, evidence, referen
 from mdtree_jax.diagnosis.words.formats import capital, percent, points
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
     from mdtree_jax.diagnosis.result import Diagnosis
 
 _BAR, _LINE = 36, 52
@@ -75,9 +77,9 @@ def print_summary(console: Any, items: Sequence[tuple[str, Diagnosis]], most: in
     listed = ", ".join(f"{cause} {number}" for cause, number in counts.most_common())
     say(f"{len(items)} {'model' if len(items) == 1 else 'models'}: {listed}")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for column, side in (("model", "left"), ("cause", "left"), ("prob.", "right"), ("what to do", "left"),
-                         ("gain, points", "right")):  # fmt: skip
-        table.add_column(column, justify=side, overflow="fold")
+    sides: dict[str, JustifyMethod] = {"prob.": "right", "gain, points": "right"}
+    for column in ("model", "cause", "prob.", "what to do", "gain, points"):
+        table.add_column(column, justify=sides.get(column, "left"), overflow="fold")
     for name, d in items[:most]:
         table.add_row(
             _plain(name),
