@@ -216,7 +216,8 @@ def _unknown_settings(action: Action) -> str:
     if action.best is None:
         return own
     factor = action.best.factor
-    return f"{_gained(action.best.gain, f'with a change by a factor of {number(factor)}' if factor else 'with one step')} {own}"
+    step = f"with a change by a factor of {number(factor)}" if factor else "with one step"
+    return f"{_gained(action.best.gain, step)} {own}"
 
 
 def _only_causes(question: str, answer: str) -> tuple[str, str]:
