@@ -235,7 +235,7 @@ def _table_lines(path: str) -> str:
     if table is None:
         return ""
     lines = [f"{name:{_HELP_COLUMN}}  # {entry.meaning}" for name, entry in table.items()]
-    return f"\n{path}=NAME, or {path}=package.module:function of your own. There are:\n\n" + "\n".join(lines) + "\n"
+    return f"\n{path}=NAME, or your own {path}=package.module:function. Available:\n\n" + "\n".join(lines) + "\n"
 
 
 def _help_lines(schema: type, prefix: str) -> list[str]:

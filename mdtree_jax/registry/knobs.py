@@ -328,7 +328,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "augment",
             "1",
-            "crop and mirror images at random, anew in every step",
+            "randomly crop and mirror images in every step",
             "inputs",
             is_static=True,
             kind=bool,

@@ -335,7 +335,7 @@ def test_no_gain_is_promised_beyond_the_test_error():
     assert bound.ranking == free.ranking
     tiny = diagnose_metrics(hot | {"test_error": 1.0})[0]
     assert (tiny.action.how_far, tiny.expected_gain.cut) == (free.action.how_far, True)
-    assert "40 similar models gained more by this step than the test error of this model" in tiny.action.sentence
+    assert "40 similar models gained more with this step than the test error of this model" in tiny.action.sentence
     with pytest.raises(UserError, match=r"test_error=-5 in row 1; it must be in \[0, 100\]"):
         diagnose_metrics(hot | {"test_error": -5.0})
     assert "Test error 6 %, training error 28.2 %." in str(bound)
@@ -574,7 +574,8 @@ def test_without_settings_an_action_is_a_direction():
     assert (action.knob, action.direction) == (found.action.knob, found.action.direction)
     assert (action.how_far, action.factor) == ("direction_only", None)
     assert (
-        f"gained {found.expected_gain.mean:+.1f} points of test accuracy on average by a factor of" in action.sentence
+        f"gained {found.expected_gain.mean:+.1f} points of test accuracy on average with a change by a factor of"
+        in action.sentence
     )
     assert "How far to go from your own settings is not known" in action.sentence
     assert direction_only(action) == action

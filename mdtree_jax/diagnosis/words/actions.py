@@ -52,7 +52,7 @@ def why(action: Action) -> str:
         return said
     if action.kind == "step" and action.best is not None:
         doubt = "" if action.best.pays else "This may not pay off: "
-        return doubt + _gained(action.best.gain, "by this step")
+        return doubt + _gained(action.best.gain, "with this step")
     return {
         "unlike_any": f"{capital(where)} has no similar model, so this is a rule of thumb, not evidence.",
         "no_step": (
@@ -216,7 +216,8 @@ def _unknown_settings(action: Action) -> str:
     if action.best is None:
         return own
     factor = action.best.factor
-    return f"{_gained(action.best.gain, f'by a factor of {number(factor)}' if factor else 'by one step')} {own}"
+    step = f"with a change by a factor of {number(factor)}" if factor else "with one step"
+    return f"{_gained(action.best.gain, step)} {own}"
 
 
 def _only_causes(question: str, answer: str) -> tuple[str, str]:
