@@ -123,7 +123,7 @@ BAD_TABLES = {
     "incomplete": (lambda f: f.drop(index=[0, 5]), "3 x 3 x 2 = 18 configurations lacks 2: width=4, batch_size=16"),
     "twice": (lambda f: pd.concat([f, f.iloc[[4]]]), "width=4, batch_size=64, data_fraction=0.5 stands twice"),
     "fraction": (lambda f: f.assign(data_fraction=f.data_fraction * 2), r"data_fraction=2 .*must be \(0, 1\]"),
-    "percent": (lambda f: f.assign(test_error=-f.test_error), "errors are percentages in"),
+    "percent": (lambda f: f.assign(test_error=-f.test_error), "errors must be percentages in"),
     "label": (lambda f: f.assign(label_size="wide"), "column 'label_size' holds 'wide'"),
     "one_class": (lambda f: f.assign(test_error=10.0), "every label is 'optimal'"),
     "one_task": (

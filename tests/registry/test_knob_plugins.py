@@ -108,7 +108,7 @@ def test_a_knob_on_the_inputs_from_the_help_to_a_diagnosis(command, tmp_path):
         ["optimizer adamw"],
     ]
     code, _, err = command("diagnose", *asked, "select.input_noise=3")
-    assert (code, "select.input_noise=3 fits no configuration; available: 0, 2" in err) == (2, True), err
+    assert (code, "select.input_noise=3 matches no configuration; available: 0, 2" in err) == (2, True), err
 
 
 def test_a_knob_of_the_builder(command, tmp_path):

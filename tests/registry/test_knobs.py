@@ -32,7 +32,7 @@ def test_ranges_are_those_of_the_table(name, good, bad, message):
 @pytest.mark.parametrize(
     ("change", "apply", "message"),
     [
-        ({"name": "width"}, len, "a knob named 'width' is registered already"),
+        ({"name": "width"}, len, "a knob named 'width' is already registered"),
         ({"default": None}, len, "has no default"),
         ({"default": -1.0}, len, "toy=-1 is out of range; it must be 0 or above"),
         ({}, None, "acts on the inputs and needs a function, apply="),

@@ -211,7 +211,7 @@ def test_structures_that_are_no_tree(change, message):
         ),
         (lambda F: MDTreeClassifier().fit(F, F.label_optimizer[:-1]), "they must be equal"),
         (lambda F: MDTreeClassifier().fit(F, F.label_size), "this is the label of another task"),
-        (lambda F: MDTreeClassifier(structure="size").fit(F), "name the task that it belongs to by task="),
+        (lambda F: MDTreeClassifier(structure="size").fit(F), "set task= to the task of the tree"),
         (lambda F: MDTreeClassifier(structure="size", similarity=True).fit(F), "give only one of them"),
         (
             lambda F: MDTreeClassifier().fit(F.assign(train_error=F.train_error.mask(F.index == 4))),
