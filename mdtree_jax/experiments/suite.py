@@ -148,9 +148,14 @@ def run_suite(suite: Suite, advance: Callable[[float], None], **setup) -> Tables
     gains, more = one_step.run(suite.tasks if suite.one_step else [])
     joint = JointRunner(methods=suite.joint_methods, advance=advance, **setup)
     rows = joint.run(suite.joint) if suite.joint else results.iloc[:0]
-    results = pd.concat([part for part in (results, rows) if len(part)]) if len(rows) else results
+    results = _stacked(results, rows)
     coverage = coverage_table(setup["train"], setup["test"], suite.coverage, advance=advance, say=setup["say"])
-    tables = Tables(results, gains, pd.concat([thresholds, more]), coverage)
+    tables = Tables(results, gains, _stacked(thresholds, more), coverage)
     if said and not any(map(len, tables)):
         raise UserError(f"nothing can be run: {'; '.join(dict.fromkeys(said))}")
     return tables
+
+
+def _stacked(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of both tables; one without rows must not decide the types, as pandas before 3 lets it."""
+    return pd.concat([first, second]) if len(first) and len(second) else second if len(second) else first
