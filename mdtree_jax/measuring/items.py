@@ -47,18 +47,18 @@ class Arrays:
         return jax.tree.map(lambda leaf: leaf[np.asarray(rows)], self.variables)
 
     def _alone(self, rows: Sequence[int]) -> NetworkItem:
-        counts = self.counts[np.asarray(rows)]
+        counts = self.counts[np.asarray(rows, int)]
         keys = [measure_key(self.seed, 0, self.seeds[row], n) for row, n in zip(rows, counts, strict=True)]
         return NetworkItem(self.networks(rows), counts, np.stack(keys))
 
     def _compared(self, rows: Sequence[int]) -> NetworkItem:
-        counts = self.counts[np.asarray(rows)]
+        counts = self.counts[np.asarray(rows, int)]
         keys = [measure_key(self.seed, 1, n) for n in counts]  # the same images for all seeds
         return NetworkItem(self.networks(rows), counts, np.stack(keys))
 
     def _pairs(self, pairs: Sequence[tuple[int, int]]) -> PairItem:
         first, second = (list(rows) for rows in zip(*pairs, strict=True))
-        counts = self.counts[np.asarray(first)]
+        counts = self.counts[np.asarray(first, int)]
         seeds = [(self.seeds[a], self.seeds[b]) for a, b in pairs]
         keys = [measure_key(self.seed, 2, *two, n) for two, n in zip(seeds, counts, strict=True)]
         return PairItem(self.networks(first), self.networks(second), counts, np.stack(keys))
