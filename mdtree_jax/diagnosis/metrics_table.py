@@ -88,7 +88,8 @@ def read_metrics(table: pd.DataFrame | Mapping | list[Mapping], units: str | Non
             columns=[c for c in ACCURACIES if c in frame]
         )
     frame = canonicalize(frame)
-    frame = frame.replace([np.inf, -np.inf], np.nan)
+    numbers = frame.select_dtypes("number")  # of text pandas before 3 would change the type
+    frame[numbers.columns] = numbers.replace([np.inf, -np.inf], np.nan)
     frame = frame.assign(**_logarithms(frame))
     if not any(column in frame for column in joint.COLUMNS):
         raise UserError(_nothing_known(frame))
