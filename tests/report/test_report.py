@@ -2,7 +2,6 @@
 
 import io
 import re
-import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -326,9 +325,7 @@ def test_reference_of_one_metric_that_was_not_measured(small_grid, tmp_path):
 def test_many_models(diagnoses, reference, tmp_path, number):
     kinds = list(diagnoses.items())
     items = [(f"{name} {NAME} {i}" if i else "", d) for i in range(167) for name, d in kinds][:number]
-    start = time.perf_counter()
     paths = write_reports(tmp_path / "made" / "here", items, reference)
-    assert time.perf_counter() - start < 30  # some seconds for a thousand on an idle core
     assert len(set(paths)) == number + 1
     assert all(path.is_file() for path in paths)
     index = page_of(paths[0])

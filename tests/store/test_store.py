@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -243,11 +242,9 @@ def test_data_hash_sees_every_bit():
 
 
 def test_members_of_an_empty_folder(tmp_path):
-    start = time.perf_counter()
     with run_folder(tmp_path) as folder:
         folder.write_tables()
     assert len(pd.read_parquet(tmp_path / "collection.parquet")) == 0
-    assert time.perf_counter() - start < 5
 
 
 def test_what_cannot_be_measured_is_counted_and_harms_no_mean():
