@@ -11,7 +11,10 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Invalid input from the user; the message is one clear sentence."""
+    """Invalid input from the user; the message is one clear sentence on one line."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(" ".join(message.splitlines()))  # a value or a library's message may hold line breaks
 
 
 class StaleState(UserError):

@@ -45,7 +45,7 @@ def compose(name: str, overrides: list[str]):
     Raises:
         UserError: an unknown key or group, a value of the wrong type, bad grammar, or a plugin that fails.
     """
-    load_plugins(_plugins(overrides))
+    load_plugins(_listed(overrides, "plugins"))
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
@@ -65,13 +65,13 @@ def compose(name: str, overrides: list[str]):
         raise UserError(explain_hydra_error(error, overrides, schema)) from error
 
 
-def _plugins(overrides: list[str]) -> list[str]:
-    """Return the modules that `plugins=[…]` names, the last one where it is given again.
+def _listed(overrides: list[str], setting: str) -> list[str]:
+    """Return the names that a setting is given, as a list or as one value, the last ones where it is given again.
 
-    >>> _plugins(["out=a", "plugins=[mine.rings, 'mine.tiny']"]), _plugins([])
-    (['mine.rings', 'mine.tiny'], [])
+    >>> _listed(["out=a", "plugins=[mine.rings, 'mine.tiny']"], "plugins"), _listed(["+grid=digits"], "grid")
+    (['mine.rings', 'mine.tiny'], ['digits'])
     """
-    given = [value for key, _, value in (o.lstrip("+").partition("=") for o in overrides) if key == "plugins"]
+    given = [value for key, _, value in (o.lstrip("+").partition("=") for o in overrides) if key == setting]
     items = given[-1].strip("[]").split(",") if given else []
     return [item for item in (item.strip(" \"'") for item in items) if item]
 
@@ -83,6 +83,9 @@ def _check_known(config: typing.Any, schema: type) -> None:
     if strange:
         raise UserError(_unknown_setting(strange[0], keys))
     for key, inner in _groups(schema).items():
+        if not hasattr(config[key], "keys"):  # ${…} of another setting
+            names = ", ".join(f"{key}.{name}" for name in _keys(inner))
+            raise UserError(f"'{key}' takes no value itself; available: {names}")
         _check_known(config[key], inner)
 
 
@@ -122,7 +125,8 @@ def quoted(value: str) -> str:
     """
 
     def one(text: str) -> str:
-        return '"' + text.strip().strip("\"'") + '"'
+        inside = re.sub(r'(\\*)"', r'\1\1\\"', text.strip().strip("\"'"))
+        return '"' + re.sub(r"(\\+)\Z", r"\1\1", inside) + '"'  # Hydra reads backslashes before a quote in pairs
 
     if value.startswith("[") and value.endswith("]"):
         items = re.findall(r"\s*(?:\"[^\"]*\"|'[^']*'|[^,]+)", value[1:-1])
@@ -203,11 +207,14 @@ def _group_names(group: str) -> list[str]:
 
 
 def _check_groups_chosen(schema: type, overrides: list[str]) -> None:
-    """Raise `UserError` if a group is left out, with what there is to choose from."""
+    """Raise `UserError` if a group is missing or unknown; the message lists the available ones."""
     for group in _chosen_groups(schema):
-        chosen = [value for key, _, value in (o.lstrip("+").partition("=") for o in overrides) if key == group]
+        names, chosen = _group_names(group), _listed(overrides, group)
         if not chosen or "null" in chosen:
-            raise UserError(f"no {group} is given; add +{group}=NAME, one of: {', '.join(_group_names(group))}")
+            raise UserError(f"no {group} is given; add +{group}=NAME, one of: {', '.join(names)}")
+        for name in chosen:
+            if name.removesuffix(".yaml") not in names:
+                raise UserError(f"there is no configuration '{group}/{name}'; available: {', '.join(names)}")
 
 
 def _unknown_setting(key: str, keys: list[str]) -> str:
@@ -262,7 +269,7 @@ def run(name: str, what: str | None, main: Callable[[typing.Any], int | None], a
         return 0
     try:
         if {"-h", "--help"} & set(argv):
-            load_plugins(_plugins(argv))
+            load_plugins(_listed(argv, "plugins"))
             print(help_text(name, what or ""))
             return 0
         return main(compose(name, argv)) or 0

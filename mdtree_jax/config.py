@@ -115,25 +115,32 @@ def as_list(value: Any) -> list | None:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+#: Largest number of repetitions of an experiment; a mistyped count would fill the memory.
+MOST_SEEDS = 100_000
+
+
 def parse_seeds(seeds: Any) -> list[int]:
     """Return the seeds that a count n (0 … n-1), a list, or a range `a:b` (b excluded) names.
 
     Raises:
-        UserError: anything else, none, or a seed outside [0, 2**32).
+        UserError: anything else, none, more than `MOST_SEEDS`, or a seed outside [0, 2**32).
 
     >>> parse_seeds(3), parse_seeds("200:203"), parse_seeds([42, 90])
     ([0, 1, 2], [200, 201, 202], [42, 90])
     """
     meaning = "seeds are a count (50), a list ([42,90]) or a range (200:250)"
-    if isinstance(seeds, str) and seeds.count(":") == 1 and all(part.isdigit() for part in seeds.split(":")):
+    if isinstance(seeds, str) and seeds.count(":") == 1 and all(part.isdecimal() for part in seeds.split(":")):
         first, last = map(int, seeds.split(":"))
-        found = list(range(first, last))
+        found = range(first, last)
     elif isinstance(seeds, int) and not isinstance(seeds, bool):
-        found = list(range(seeds))
+        found = range(seeds)
     elif isinstance(seeds, (list, tuple)) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds):
         found = list(dict.fromkeys(seeds))
     else:
         raise UserError(f"seeds={seeds!r}; {meaning}")
-    if not found or min(found) < 0 or max(found) >= 2**32:
+    ends = (found[0], found[-1]) if isinstance(found, range) and found else found
+    if not found or min(ends) < 0 or max(ends) >= 2**32:
         raise UserError(f"seeds={seeds!r} names no seed in [0, 2**32); {meaning}")
-    return found
+    if len(found) > MOST_SEEDS:
+        raise UserError(f"seeds={seeds!r} names {len(found)} seeds; expected at most {MOST_SEEDS}")
+    return list(found)

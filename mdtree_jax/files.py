@@ -74,8 +74,10 @@ def written_aside(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
 
     Raises:
-        UserError: the file cannot be written (a full disk, a missing or read-only folder).
+        UserError: the file cannot be written (a full disk, a missing or read-only folder, a path without a file name).
     """
+    if not Path(path).name:
+        raise UserError(f"cannot write '{path}': it names a folder, not a file")
     try:
         with _renamed_at_the_end(Path(path)) as temporary:
             yield temporary
