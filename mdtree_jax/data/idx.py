@@ -7,6 +7,7 @@ Format: two zero bytes, a type byte (8: unsigned byte), the number of axes, each
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -67,7 +68,7 @@ def _load(source: Source, base_url: str, checksums: tuple[str, ...], *, mean: fl
 def read_idx(path: Path, num_axes: int) -> np.ndarray:
     """Return the array of unsigned bytes in the IDX file `path`, which must have `num_axes` axes.
 
-    Raises `UserError` if the file is damaged, cut short, or of another shape.
+    Raises `UserError` if the file is damaged, cut short, empty, or of another shape.
     """
     try:
         content = path.read_bytes()
@@ -78,9 +79,11 @@ def read_idx(path: Path, num_axes: int) -> np.ndarray:
     if len(content) < header or content[:3] != b"\x00\x00\x08" or content[3] != num_axes:
         raise UserError(f"{path} is not an IDX file of unsigned bytes with {num_axes} axes")
     shape = struct.unpack(f">{num_axes}I", content[4:header])
-    wanted = int(np.prod(shape, dtype=np.int64))
+    wanted = math.prod(shape)
     if len(content) - header != wanted:
         raise UserError(
             f"{path} holds {len(content) - header} values where its header says {wanted}; it is damaged or cut short"
         )
+    if not wanted:
+        raise UserError(f"{path} is empty: its header says {' x '.join(map(str, shape))} values")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
