@@ -18,6 +18,8 @@ from mdtree_jax.trees.members import STRUCTURES
 from mdtree_jax.trees.structure import Structure
 
 _FORMAT = "mdtree_jax tree 1"
+#: Far beyond what `robust` fits, and far below where its powers vanish.
+_LARGEST_EXPONENT = 100.0
 
 
 def tree_to_dict(tree) -> dict:
@@ -52,12 +54,41 @@ def read_tree(cls, path: str | os.PathLike):
         tree = _from_dict(cls, data)
     except UserError:
         raise
-    except (OSError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+    except (
+        OSError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        MemoryError,
+        ValueError,
+    ) as error:
         raise UserError(f"the saved tree '{path}' cannot be read: {type(error).__name__} {error}") from error
-    expected = (len(tree.structure_.nodes),), (len(tree.structure_.leaves), len(tree.classes_))
-    if (tree.thresholds_.shape, tree.leaf_counts_.shape) != expected:
-        raise UserError(f"the saved tree '{path}' is inconsistent: thresholds and leaf counts must be {expected}")
+    _check_together(tree, path)
     return tree
+
+
+def _check_together(tree, path: str | os.PathLike) -> None:
+    """Raise `UserError` unless the numbers of a tree that was read belong to its structure."""
+    structure = tree.structure_
+    nodes, leaves, classes = len(structure.nodes), len(structure.leaves), len(structure.classes)
+    found = {"thresholds": tree.thresholds_, "leaf_counts": tree.leaf_counts_, "classes": tree.classes_}
+    for name, shape in {"thresholds": (nodes,), "leaf_counts": (leaves, classes), "classes": (classes,)}.items():
+        if found[name].shape != shape:
+            raise UserError(
+                f"the saved tree '{path}' is inconsistent: {name} must have the shape {shape}, not {found[name].shape}"
+            )
+    exponent = 1.0 if tree._average is None else tree._average.exponent
+    for what, good in (
+        ("thresholds that are not finite", np.isfinite(tree.thresholds_).all()),
+        ("negative leaf counts", (tree.leaf_counts_ >= 0).all()),
+        (f"num_features_in={tree.n_features_in_}", tree.n_features_in_ >= len(structure.features)),
+        (f"agreement={tree.agreement_:g}", 0.0 <= tree.agreement_ <= 1.0),
+        (f"exponent={exponent:g}", 0.0 < exponent <= _LARGEST_EXPONENT),
+    ):
+        if not good:
+            raise UserError(f"the saved tree '{path}' is inconsistent: it has {what}")
 
 
 def _from_dict(cls, data: dict):

@@ -108,11 +108,20 @@ class Structure:
         for key in ("classes", "nodes"):
             if key not in data:
                 raise UserError(f"the tree structure lacks the key '{key}'; it has: {', '.join(map(str, data))}")
+            if not isinstance(data[key], (list, tuple)):
+                raise UserError(f"the key '{key}' of the tree structure holds {data[key]!r:.60}; it must be a list")
+        for name in data["classes"]:
+            if not isinstance(name, str):
+                raise UserError(f"the tree structure has the class {name!r:.60}; a class must be a name")
         nodes = []
         for number, row in enumerate(data["nodes"]):
             if not isinstance(row, Mapping) or set(row) != set(Node._fields):
                 raise UserError(
                     f"node {number} of the tree structure must have exactly {', '.join(Node._fields)}: {row}"
+                )
+            if not isinstance(row["feature"], str):
+                raise UserError(
+                    f"node {number} of the tree structure asks {row['feature']!r:.60}; it must be a column name"
                 )
             nodes.append(Node(**row))
         return cls(str(data.get("name", "custom")), tuple(nodes), tuple(data["classes"]))
