@@ -127,6 +127,16 @@ def canonicalize(frame: pd.DataFrame) -> pd.DataFrame:
     return result
 
 
+def check_cells(frame: pd.DataFrame, names: Iterable[str]) -> None:
+    """Raise `UserError` for a cell of the named columns that is no single value, such as a list of a Parquet file."""
+    for name in names:
+        if pd.api.types.is_numeric_dtype(frame[name]):
+            continue
+        for row, cell in enumerate(frame[name]):
+            if not pd.api.types.is_scalar(cell):
+                raise UserError(f"column '{name}' holds {cell!r:.60} in row {row + 1}; a cell must hold one value")
+
+
 def _without_text(frame: pd.DataFrame, name: str, target: str) -> pd.Series:
     """Return a column that is about to be converted; raise `UserError` if it is a number column that holds text."""
     if COLUMN[target].unit == "class":

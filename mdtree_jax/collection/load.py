@@ -11,7 +11,9 @@ import pandas as pd
 from mdtree_jax.checks import UserError, nearest
 from mdtree_jax.collection.columns import (
     COLUMN,
+    canonical_name,
     canonicalize,
+    check_cells,
     missing_columns,
     missing_message,
     numeric_column,
@@ -60,7 +62,12 @@ def load_collection(
             column, a duplicated configuration, or an incomplete grid.
     """
     # Row labels of a file mean nothing here, and need not be unique.
-    frame = canonicalize(_read(source, published_dir).reset_index(drop=True))
+    table = _read(source, published_dir).reset_index(drop=True)
+    if table.columns.has_duplicates:
+        raise UserError(f"the table has the column '{table.columns[table.columns.duplicated()][0]}' twice; keep one")
+    named = [name for name in table.columns if isinstance(name, str)]
+    check_cells(table, [name for name in named if name in KNOBS or canonical_name(name) in COLUMN])
+    frame = canonicalize(table)
     frame.attrs["name"] = "DataFrame" if isinstance(source, pd.DataFrame) else str(source)
     knobs = [name for name in KNOBS if name in frame]
     absent = missing_columns(frame, [*([] if knobs else AXES), "test_error"])
