@@ -189,7 +189,7 @@ def join_members(trained: list[pd.DataFrame], measured: Sequence[pd.DataFrame] =
     """
     if not trained:
         return typed_members(pd.DataFrame(columns=list(MEMBER_COLUMNS)))
-    members = pd.concat(trained, ignore_index=True)
+    members = concat_members(trained)
     if measured:
         members = members.merge(pd.concat(measured, ignore_index=True), "left", on=["configuration", "seed"])
     return members.sort_values(["configuration", "seed"], ignore_index=True)

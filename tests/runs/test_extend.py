@@ -309,6 +309,19 @@ def test_interrupted_anywhere_it_ends_with_the_same_tables(pickled, tmp_path_fac
     assert not [p for p in (path / "steps").rglob("*") if "partial" in p.name or p.parent.name == "unfinished"]
 
 
+def test_extended_by_a_named_knob_wherever_a_first_extension_ended(pickled, tmp_path, monkeypatch):
+    first = {"width": (2,), "learning_rate": (0.05,), "metrics": ("hessian",)}
+    plans = [plan(3, seed=1, **first), plan(4, **first), plan(4, optimizer=("sgd", "adamw"), **first)]
+    Lab().run(tmp_path / "fresh", plans[-1])
+    for moment in range(30, 46):  # from the last part to the manifest
+        path = tmp_path / str(moment)
+        Lab().run(path, plans[0])
+        with killed_at(monkeypatch, moment):
+            Lab().run(path, plans[1])
+        Lab().run(path, plans[-1])
+        assert_same_tables(path, tmp_path / "fresh")
+
+
 @pytest.mark.slow
 def test_killed_at_every_moment_of_an_extension(pickled, tmp_path, monkeypatch):
     small, large = plan(metrics=METRICS[:3]), plan(4, learning_rate=(0.02, 0.1, 0.05))
