@@ -13,9 +13,9 @@ from mdtree_jax.landscape.hessian.eigen import (
     smooth_density,
     spectral_density,
 )
-from mdtree_jax.landscape.hessian.low_rank_trace import xtrace
 from mdtree_jax.landscape.hessian.products import ggn, hvp
 from mdtree_jax.landscape.hessian.trace import TraceEstimate, hutchinson
+from mdtree_jax.landscape.hessian.xtrace import xtrace
 from mdtree_jax.landscape.paths.alignment import PermutationSpec, align, apply_permutation, match_weights
 from mdtree_jax.landscape.paths.barrier import LinearBarrier, linear_barrier
 from mdtree_jax.landscape.paths.curves import (

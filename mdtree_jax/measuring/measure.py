@@ -18,8 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdtree_jax.checks import StaleState
 from mdtree_jax.measuring import kernels as measures
-from mdtree_jax.measuring.cost import MeasureCost
 from mdtree_jax.measuring.curves import Curves, curves_in_blocks, takes_long
+from mdtree_jax.measuring.flops import MeasureCost
 from mdtree_jax.measuring.items import Arrays
 from mdtree_jax.measuring.known import Known
 from mdtree_jax.measuring.programs import (

@@ -26,7 +26,7 @@ from mdtree_jax.models import build_model
 from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
 from mdtree_jax.recipe.measure_settings import METRICS, MeasureConfig, resolve
 from mdtree_jax.registry.kernels import CHOICES, KERNELS, PAIR_CHOICES, stages
-from mdtree_jax.registry.measurement import DIRECTIONS, Scale, Words
+from mdtree_jax.registry.measurement_type import DIRECTIONS, Scale, Words
 from mdtree_jax.registry.measurements import MEASUREMENTS, kernels_of, label, markdown_table, needs_of, of_kernel
 from mdtree_jax.registry.register import unregister
 from mdtree_jax.store.checkpoint import load_network
@@ -40,7 +40,7 @@ import jax
 import jax.numpy as jnp
 
 import mdtree_jax
-from mdtree_jax.registry.measurement import Words
+from mdtree_jax.registry.measurement_type import Words
 
 
 def relative_norm(network):
