@@ -22,7 +22,8 @@ class Recipe:
 
     `image_shape` is (height, width, channels). The early-stop snapshot is the first epoch ≥ `early_stop_min_epoch`
     after `early_stop_patience` consecutive changes of the mean training loss ≤ `early_stop_tolerance` (nats); else the
-    epoch of lowest training loss; else the last.
+    epoch of lowest training loss; else the last. `history_points` of each network's learning curve are recorded, 0 for
+    none.
     """
 
     dataset: str
@@ -34,6 +35,7 @@ class Recipe:
     early_stop_patience: int = 5
     early_stop_tolerance: float = 1e-4
     eval_batch_size: int = 512
+    history_points: int = 0
 
 
 class _WithKnobs:
