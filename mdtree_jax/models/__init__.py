@@ -10,6 +10,7 @@ from mdtree_jax.models import resnet as resnet
 from mdtree_jax.models import transformer as transformer
 from mdtree_jax.models.base import (
     Model,
+    abstract_inputs,
     build_knobs,
     build_model,
     builder_settings,
@@ -29,6 +30,7 @@ __all__ = [
     "TORCH_MODELS",
     "ConvertedWeights",
     "Model",
+    "abstract_inputs",
     "build_knobs",
     "build_model",
     "builder_settings",
