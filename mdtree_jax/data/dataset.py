@@ -64,7 +64,6 @@ for _name, _loader in {
     "mnist": load_mnist,
     "fashion_mnist": load_fashion_mnist,
     "mnist5k": load_mnist5k,
-    "shapes": load_shapes,
     "mnist1d": load_mnist1d,
     "shapes": load_shapes,
     "gratings": load_gratings,
