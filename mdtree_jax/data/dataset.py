@@ -21,10 +21,13 @@ from mdtree_jax.data.checked import check_inputs, check_targets
 from mdtree_jax.data.cifar import load_cifar10, load_cifar100
 from mdtree_jax.data.diabetes import load_diabetes
 from mdtree_jax.data.digits import load_digits
+from mdtree_jax.data.frozen import load_mnist1d, load_mnist5k
 from mdtree_jax.data.grammar import load_grammar
 from mdtree_jax.data.idx import load_fashion_mnist, load_mnist
+from mdtree_jax.data.images import load_gratings, load_shapes
 from mdtree_jax.data.npz import load_npz, own_arrays
 from mdtree_jax.data.source import RawDataset, Source
+from mdtree_jax.data.tables import load_friedman, load_tabular, load_teacher, load_waves
 from mdtree_jax.registry.datasets import BUILT_IN, DATASETS, DatasetShape
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective, find_objective
 from mdtree_jax.registry.resolve import call_with, find_entry, is_own, required_arguments, resolve, takes
@@ -71,6 +74,14 @@ for _name, _loader in {
     "cifar100": load_cifar100,
     "mnist": load_mnist,
     "fashion_mnist": load_fashion_mnist,
+    "mnist5k": load_mnist5k,
+    "mnist1d": load_mnist1d,
+    "shapes": load_shapes,
+    "gratings": load_gratings,
+    "teacher": load_teacher,
+    "tabular": load_tabular,
+    "friedman": load_friedman,
+    "waves": load_waves,
     "npz": load_npz,
     "diabetes": load_diabetes,
     "grammar": load_grammar,

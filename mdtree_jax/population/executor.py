@@ -34,6 +34,8 @@ from mdtree_jax.recipe.cohort import Cohort, Recipe
 CPU_LANE_BYTES = 2**18
 CPU_MAX_LANES = 8
 MIN_BALANCE = 0.92
+#: Optimizers that keep two numbers for each parameter; the others keep one.
+_TWO_MOMENTS = ("adam", "adamw", "muon")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def step_bytes(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> int:
     A measure of work, not of memory: an array counts whether or not it is ever written.
     """
     model = model_of(recipe, cohort, dtype)
-    copies = 4 + (2 if cohort.value("optimizer") == "adamw" else 1)
+    copies = 4 + (2 if cohort.value("optimizer") in _TWO_MOMENTS else 1)
     activations = count_activations(model, input_of(recipe, dtype), cohort.batch_size, dtype)
     return (copies * count_parameters(model) + 2 * activations) * np.dtype(dtype).itemsize
 
