@@ -16,10 +16,13 @@ import numpy as np
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.measuring.kernels import Binding, Data, NetworkItem, PairItem, Results, first_rows, make_loss
+from mdtree_jax.measuring.trained import TrainedItem
 from mdtree_jax.models import Model
+from mdtree_jax.population.programs import hyperparameter_shapes
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.kernels import KERNELS, function_of
 from mdtree_jax.registry.measurements import of_kernel
+from mdtree_jax.training import Hyperparameters
 
 
 class Network(NamedTuple):
@@ -34,6 +37,8 @@ class Network(NamedTuple):
             mode.
         outputs: `outputs(x) -> logits` (images, classes) of this network, BatchNorm in evaluation mode.
         key: of `jax.random`; depends on `grid.measure.seed`, the network's seed and the size of its subset.
+        hyperparameters: of its training: `learning_rate`, `weight_decay`, `num_samples` and further batched `knobs`,
+            for a kernel that needs `training_settings`; else None.
     """
 
     params: Any
@@ -42,6 +47,7 @@ class Network(NamedTuple):
     loss: Callable[[Any], jax.Array]
     outputs: Callable[[jax.Array], jax.Array]
     key: jax.Array
+    hyperparameters: Hyperparameters | None = None
 
 
 class Pair(NamedTuple):
@@ -63,7 +69,7 @@ def binding_of(name: str) -> Binding:
     assert function is not None  # of a kernel from outside
 
     def make(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
-        def view(variables: Any, item: NetworkItem | PairItem, data: Data) -> Network:
+        def view(variables: Any, item: NetworkItem | TrainedItem | PairItem, data: Data) -> Network:
             rows = first_rows(settings.hessian_images, item.num_samples)
             batch = data.x_train[rows], data.y_train[rows]
             loss = make_loss(model, variables["batch_stats"])
@@ -74,9 +80,10 @@ def binding_of(name: str) -> Binding:
                 lambda params: loss(params, batch),
                 lambda x: model.apply(variables, x, False)[0],
                 jax.random.wrap_key_data(item.key),
+                item.hparams if isinstance(item, TrainedItem) else None,
             )
 
-        def measure_network(item: NetworkItem, data: Data) -> Results:
+        def measure_network(item: NetworkItem | TrainedItem, data: Data) -> Results:
             return _results(name, function(view(item.variables, item, data)))
 
         def measure_pair(item: PairItem, data: Data) -> Results:
@@ -115,6 +122,9 @@ def check_extensions(model: Model, settings: MeasureSettings, image_shape: tuple
     for name in settings.metrics:
         if function_of(name) is not None:
             of_pairs = KERNELS[name].is_of_pairs
-            item = PairItem(network, network, count, key) if of_pairs else NetworkItem(network, count, key)
+            item: Any = PairItem(network, network, count, key) if of_pairs else NetworkItem(network, count, key)
+            if "training_settings" in KERNELS[name].needs and not of_pairs:
+                hparams = hyperparameter_shapes((), dtype)
+                item = TrainedItem(*item, network, hparams, count)
             measure = binding_of(name).make(model, settings)
             jax.eval_shape(measure, item, Data(images, labels, images, labels))

@@ -32,12 +32,24 @@ FEATURES = ("softmax", "logits")
 
 
 class Data(NamedTuple):
-    """The arrays that all networks share: (n, h, w, c), (n,), (m, h, w, c), (m,)."""
+    """The arrays that all networks share: (n, h, w, c), (n,), (m, h, w, c), (m,), and a validation set if there is one.
+
+    Without one, its places hold no arrays, and a program is the same as before there could be one.
+    """
 
     x_train: AnyArray
     y_train: AnyArray
     x_test: AnyArray
     y_test: AnyArray
+    x_validation: AnyArray = ()
+    y_validation: AnyArray = ()
+
+    @property
+    def held_out(self) -> tuple[AnyArray, AnyArray]:
+        """The data on which evidence is read that is not of the training set: validation set, else test set."""
+        if isinstance(self.y_validation, tuple):
+            return self.x_test, self.y_test
+        return self.x_validation, self.y_validation
 
 
 class NetworkItem(NamedTuple):
@@ -81,8 +93,9 @@ def make_loss(model: Model, batch_stats: Any) -> Callable[[Any, tuple[jax.Array,
     return loss
 
 
-def _hessian_batch(item: NetworkItem, data: Data, settings: MeasureSettings) -> tuple[jax.Array, jax.Array]:
-    rows = first_rows(settings.hessian_images, item.num_samples)
+def hessian_batch(num_samples: jax.Array, data: Data, settings: MeasureSettings) -> tuple[jax.Array, jax.Array]:
+    """Return the images and labels on which Hessian, sharpness and gradient are taken."""
+    rows = first_rows(settings.hessian_images, num_samples)
     return data.x_train[rows], data.y_train[rows]
 
 
@@ -107,7 +120,7 @@ def make_hessian(
 
     def measure(item: NetworkItem, data: Data) -> Results:
         params = item.variables["params"]
-        loss, batch = make_loss(model, item.variables["batch_stats"]), _hessian_batch(item, data, settings)
+        loss, batch = make_loss(model, item.variables["batch_stats"]), hessian_batch(item.num_samples, data, settings)
         product = landscape.hvp(loss, params, batch, batch_size=batch_size)
         trace_key, eigenvalue_key = jax.random.split(jax.random.wrap_key_data(item.key))
         found = trace(product, trace_key, params, weights=jax.tree.map(jnp.square, params))
@@ -139,7 +152,7 @@ def make_sharpness(model: Model, settings: MeasureSettings, batch_size: int) -> 
     kernel = landscape.ball_sharpness(radius=settings.ball_radius, num_steps=settings.ball_steps, relative=True)
 
     def measure(item: NetworkItem, data: Data) -> Results:
-        loss, batch = make_loss(model, item.variables["batch_stats"]), _hessian_batch(item, data, settings)
+        loss, batch = make_loss(model, item.variables["batch_stats"]), hessian_batch(item.num_samples, data, settings)
 
         def whole(params: Any) -> jax.Array:
             if batch_size == settings.hessian_images:
@@ -351,12 +364,15 @@ class Binding(NamedTuple):
         make_parts: `make_parts(model, settings) -> CurveParts`, for one that may take long: the same in several calls.
         compare: `compare(settings, logits, features, params) -> results` of all pairs among the networks of a
             configuration, for a kernel that compares.
+        is_trained: whether `make` has the options `training` (`probes.steps.TrainingSettings`) and `side_by_side`
+            (whether a network is so small that several are stepped together), and items are `trained.TrainedItem`.
     """
 
     make: Callable[..., Callable[..., Results]]
     options: Mapping[str, str] = {}
     make_parts: Callable[[Model, MeasureSettings], CurveParts] | None = None
     compare: Callable[..., Results] | None = None
+    is_trained: bool = False
 
 
 #: Record of `mdtree_jax.registry.kernels` -> its program; for one from outside: `mdtree_jax.measuring.extension`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +15,28 @@ from mdtree_jax.registry.kernels import KERNELS
 
 Results = Mapping[str, Mapping[str, np.ndarray]]
 Pairs = Sequence[tuple[int, int]]
+
+
+class MeasuredCohort(NamedTuple):
+    """What was measured, as tables.
+
+    Attributes:
+        members: one row per network: configuration, seed, metrics of one network, their costs.
+        pairs: one row per pair of finite networks of a configuration: configuration, seed_a, seed_b, metrics of two,
+            their costs; NaN where a curve or line was not measured for the pair.
+        layers: one row per network and parameter array: configuration, seed, layer, hessian_trace and its standard
+            error.
+        num_compilations: of programs in this call.
+        compile_seconds: for them, or to fetch them from the persistent cache.
+        choices: what was decided by memory, for the record.
+    """
+
+    members: pd.DataFrame
+    pairs: pd.DataFrame
+    layers: pd.DataFrame
+    num_compilations: int
+    compile_seconds: float
+    choices: dict[str, Any]
 
 
 def member_table(

@@ -38,13 +38,15 @@ def make_optimizer(
     """
     KNOBS["optimizer"].check(optimizer)
     KNOBS["schedule"].check(schedule)
-    rate = _make_schedule(schedule, learning_rate, num_steps)
+    rate = make_schedule(schedule, learning_rate, num_steps)
     if optimizer == "adamw":
         return optax.adamw(rate, b1=momentum, weight_decay=weight_decay)
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=momentum))
 
 
-def _make_schedule(schedule: str, learning_rate: Any, num_steps: Any) -> optax.Schedule:
+def make_schedule(schedule: str, learning_rate: Any, num_steps: Any) -> optax.Schedule:
+    """Return the learning rate by step; arguments as of `make_optimizer`."""
+
     def rate(count: Any) -> jax.Array:
         dtype = jnp.result_type(learning_rate)
         done = count.astype(dtype) / jnp.asarray(num_steps).astype(dtype)

@@ -98,7 +98,7 @@ def make_trainer(
     *,
     batch_size: int,
     num_epochs: int,
-    optimizer: str = "sgd",
+    optimizer: str | Callable[[Any, Any], optax.GradientTransformation] = "sgd",
     schedule: str = "constant",
     momentum: float = 0.9,
     early_stop: bool = True,
@@ -111,7 +111,8 @@ def make_trainer(
     """Return the functions that train `model` on batches of `batch_size` for at most `num_epochs` epochs.
 
     The loss is the objective's mean over a batch with BatchNorm in training mode, modified by the knobs (static ones
-    are given here, by name). It does not include weight decay, which the optimizer applies.
+    are given here, by name). It does not include weight decay, which the optimizer applies. `optimizer` is a name, or
+    `make(learning_rate, weight_decay) -> optax transform`; `schedule` and `momentum` are of a named one.
 
     Raises:
         UserError: an unknown optimizer, schedule or objective.
@@ -121,7 +122,9 @@ def make_trainer(
         model=model,
         batch_size=batch_size,
         num_epochs=num_epochs,
-        make_optimizer=functools.partial(make_optimizer, optimizer, schedule, momentum),
+        make_optimizer=(lambda rate, decay, num_steps: optimizer(rate, decay))
+        if callable(optimizer)
+        else functools.partial(make_optimizer, optimizer, schedule, momentum),
         update_early_stop=functools.partial(
             update_early_stop,
             num_epochs=num_epochs,
@@ -180,7 +183,7 @@ def _step(
     static: _Static, state: TrainState, hparams: Hyperparameters, x_train: jax.Array, y_train: jax.Array
 ) -> TrainState:
     rows = lax.dynamic_slice_in_dim(state.order, state.step * static.batch_size, static.batch_size)
-    x, y = (a.at[rows].get(mode="promise_in_bounds") for a in (x_train, y_train))
+    x, y = jax.tree.map(lambda a: a.at[rows].get(mode="promise_in_bounds"), (x_train, y_train))
     knobs = static.knobs | hparams.knobs
 
     def step_key() -> jax.Array:
