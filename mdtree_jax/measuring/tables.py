@@ -52,17 +52,17 @@ def member_table(
         rows: of the measured networks.
     """
     members, places = cohort.members, np.asarray(rows, int)
-    table = pd.DataFrame({"configuration": [m.index for m in members], "seed": [m.seed for m in members]})
+    columns: dict[str, Any] = {"configuration": [m.index for m in members], "seed": [m.seed for m in members]}
     for stage in (kernel.name for kernel in KERNELS.values() if not kernel.is_of_pairs):
         found = results.get(stage, {})
         for name, values in found.items():
             if values.ndim == 1:
-                table[f"{stage}_seconds" if name == "seconds" else name] = scatter(values, places, len(table))
+                columns[f"{stage}_seconds" if name == "seconds" else name] = scatter(values, places, len(members))
         if found:
             products = found.get(f"{stage}_products", [None] * len(places))
             flops = [cost.flops(stage, n, p) for n, p in zip(counts[places], products, strict=True)]
-            table[f"{stage}_flops"] = scatter(np.array(flops), places, len(table))
-    return table
+            columns[f"{stage}_flops"] = scatter(np.array(flops), places, len(members))
+    return pd.DataFrame(columns)
 
 
 def pair_table(

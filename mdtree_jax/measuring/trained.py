@@ -23,13 +23,13 @@ from mdtree_jax.population.executor import CPU_LANE_BYTES, CPU_MAX_LANES, step_b
 from mdtree_jax.population.programs import hyperparameter_shapes
 from mdtree_jax.probes.outcome import Outcome, estimate, is_finite, movement, outcome_of, paired_change, refreshed
 from mdtree_jax.probes.race import short_run
-from mdtree_jax.probes.run import run_probes
+from mdtree_jax.probes.run import order_of, run_probes
 from mdtree_jax.probes.steps import TrainingSettings
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.kernels import KERNELS
 from mdtree_jax.registry.knobs import KNOBS
-from mdtree_jax.registry.probes import CHECKPOINT, PROBES, SHORT_RUNS
+from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED, SHORT_RUNS
 from mdtree_jax.training import Hyperparameters, objective_functions
 
 SIDES = ("train", "validation")
@@ -113,7 +113,7 @@ def make_probes(model: Model, settings: MeasureSettings, training: TrainingSetti
             statistics_examples=settings.probe_images,
         )
         outcomes = _outcomes(model, settings, training, probed.variables, item.num_samples, data, side_by_side)
-        one = {name: place for place, name in enumerate(probed.names)}
+        one = {name: place for place, name in enumerate(order_of(settings.probes))}
         found: Results = {"probes_steps": probed.num_steps}
         for side, of_side in outcomes.items():
             at = {name: jax.tree.map(lambda leaf, place=place: leaf[place], of_side) for name, place in one.items()}
@@ -121,7 +121,7 @@ def make_probes(model: Model, settings: MeasureSettings, training: TrainingSetti
             for name in settings.probes:
                 against = PROBES[name].against
                 found |= _means(name, side, at[name])
-                found |= _changes(name, side, at[name], at[against if against in at else "refreshed"])
+                found |= _changes(name, side, at[name], at[against if against in at else REFRESHED])
         for name in (name for name in settings.probes if PROBES[name].trains):
             params = jax.tree.map(lambda leaf, place=one[name]: leaf[place], probed.variables["params"])
             found[f"{name}_movement"] = movement(params, item.variables["params"])

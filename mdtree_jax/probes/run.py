@@ -27,7 +27,7 @@ from mdtree_jax.probes.steps import (
     warm_up,
 )
 from mdtree_jax.registry.knobs import KNOBS
-from mdtree_jax.registry.probes import CHECKPOINT, PROBES, SCHEDULES, TRACED_KNOBS, Probe
+from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED, SCHEDULES, TRACED_KNOBS, Probe
 from mdtree_jax.training import Hyperparameters, Trainer, TrainState
 
 
@@ -51,14 +51,22 @@ class Probed(NamedTuple):
     """The networks that probes of one network ended with.
 
     Attributes:
-        names: `CHECKPOINT` first, then the probes; the order of the first axis of `variables`.
-        variables: of all of them, stacked, running averages recomputed but in the checkpoint.
+        variables: of all of them, stacked, in the order of `order_of`; running averages recomputed
+            but in the checkpoint.
         num_steps: that all probes together took, and the warm-up; scalar int32.
     """
 
-    names: tuple[str, ...]
     variables: Any
     num_steps: jax.Array
+
+
+def order_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the networks that `run_probes` returns for some probes, in order.
+
+    >>> order_of(["heat", "augment", "same"])
+    ('checkpoint', 'refreshed', 'heat', 'same', 'augment')
+    """
+    return (CHECKPOINT, REFRESHED, *(probe.name for group in _groups(names) for probe in group))
 
 
 def changes_of(probes: Sequence[Probe], settings: TrainingSettings, hparams: Hyperparameters) -> Change:
@@ -154,13 +162,12 @@ def run_probes(
     trainer = constant_trainer(model, settings)
     whole = num_steps_of(trainer, hparams.num_samples, num_epochs)
     num_steps = jnp.zeros_like(whole)
-    training = [PROBES.find(name) for name in names if PROBES.find(name).trains]
-    if opt_state is None and training:
+    groups = _groups(names)
+    if opt_state is None and groups:
         warming = share_of(whole, WARM_UP_SHARE, LEAST_WARM_UP)
         opt_state, num_steps = warm_up(trainer, variables, hparams, warming, x, y), num_steps + warming
-    done: list[str] = [CHECKPOINT]
     stacks = [jax.tree.map(lambda leaf: leaf[None], variables)]
-    for group in _groups(training):
+    for group in groups:
         one = constant_trainer(model, _with_moved(settings, group[0]))
         number = share_of(whole, group[0].share)
 
@@ -168,7 +175,6 @@ def run_probes(
             return continue_training(trainer, variables, opt_state, hparams, change, number, num_epochs, x, y).variables
 
         stacks.append(_mapped(probe, changes_of(group, settings, hparams), side_by_side))
-        done += [probe.name for probe in group]
         num_steps = num_steps + number * len(group)
     stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *stacks)
 
@@ -178,14 +184,13 @@ def run_probes(
     fresh = _mapped(refresh, stacked, side_by_side) if jax.tree.leaves(variables["batch_stats"]) else stacked
     # The checkpoint as it is, and again with its averages recomputed, under the name of that probe.
     every = jax.tree.map(lambda given, new: jnp.concatenate([given[:1], new]), stacked, fresh)
-    first = next((name for name in names if not PROBES[name].trains), "refreshed")
-    return Probed((CHECKPOINT, first, *done[1:]), every, num_steps)
+    return Probed(every, num_steps)
 
 
-def _groups(probes: Sequence[Probe]) -> list[list[Probe]]:
-    """Return the probes in groups that share a compiled step and a number of steps."""
+def _groups(names: Sequence[str]) -> list[list[Probe]]:
+    """Return the probes that train in groups that share a compiled step and a number of steps."""
     groups: dict[Any, list[Probe]] = {}
-    for probe in probes:
+    for probe in (probe for probe in map(PROBES.find, names) if probe.trains):
         groups.setdefault((probe.share, probe.name if probe.is_static else ""), []).append(probe)
     return list(groups.values())
 

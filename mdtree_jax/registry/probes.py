@@ -22,6 +22,8 @@ from mdtree_jax.registry.table import Table
 SCHEDULES: Mapping[str, float] = MappingProxyType({"constant": 0.0, "cosine": 1.0})
 #: What a probe's outcome can be compared with beside another probe: the network as it is.
 CHECKPOINT = "checkpoint"
+#: The probe without steps, with which all others are compared, so that stale statistics have no part in a change.
+REFRESHED = "refreshed"
 #: Knobs whose values are traced, so that one compiled step serves all probes that move them.
 TRACED_KNOBS = ("learning_rate", "weight_decay", "label_smoothing")
 
@@ -58,11 +60,13 @@ class Probe:
     rate: float = 1.0
     share: float = 0.1
     schedule: str = "constant"
-    against: str = "refreshed"
+    against: str = REFRESHED
     direction: str = ""
 
     def __post_init__(self) -> None:
         check_choice(f"schedule of the probe '{self.name}'", self.schedule, SCHEDULES)
+        if self.share == 0 and self.name != REFRESHED:
+            raise UserError(f"probe '{self.name}': share=0 trains nothing, and only '{REFRESHED}' is such a probe")
         if not 0.0 <= self.share <= 1.0:
             raise UserError(f"probe '{self.name}': share={self.share:g} is out of range; it must be in [0, 1]")
         for name, multiple in (("multiple", self.multiple), ("rate", self.rate)):
@@ -96,7 +100,7 @@ PROBES: Table[Probe] = Table(
     "probe",
     [
         Probe(
-            "refreshed",
+            REFRESHED,
             "statistics of BatchNorm recomputed over the training subset, no steps",
             "an error that falls was that of stale statistics: the move is free",
             "its BatchNorm statistics, recomputed",
@@ -175,7 +179,7 @@ PROBES: Table[Probe] = Table(
 BINDERS[Probe] = in_table(PROBES)
 
 #: Those of a sweep that names none. Augmentation needs a step of its own to be compiled, and images.
-DEFAULT_PROBES = ("refreshed", "same", "heat", "cool", "scorch", "decay", "smooth")
+DEFAULT_PROBES = (REFRESHED, "same", "heat", "cool", "scorch", "decay", "smooth")
 
 #: Prefix of the columns of a short run -> its share of the steps of training.
 SHORT_RUNS: Mapping[str, float] = MappingProxyType({"short16": 1 / 16, "short8": 1 / 8, "short4": 1 / 4})
