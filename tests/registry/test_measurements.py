@@ -135,7 +135,7 @@ def test_a_metric_from_outside_is_measured_by_a_sweep(folder):
 
 
 def test_a_metric_from_outside_is_in_the_help_and_in_a_diagnosis(folder):
-    help_line = "groups: hessian, sharpness, similarity, barrier, connectivity"
+    help_line = "groups: hessian, sharpness, similarity, barrier, connectivity, ensemble, norms, probes, short_runs"
     assert f"{help_line}, weight_size" in command(folder, "sweep", "--help")
     row = {"train_error": 3.0, "train_loss": 0.1, "log_hessian_trace": 7.0, "weight_size": 0.25, "weight_size_se": 0.01}
     pd.DataFrame([row | {"colour": 1}]).to_csv(folder / "mine.csv", index=False)
@@ -199,8 +199,9 @@ def test_every_entry_is_in_every_table_that_follows_from_it():
         for alias in entry.aliases:
             assert columns.canonical_name(alias) == name
     assert {m.name for m in MEASUREMENTS.values() if m.scale} == set(joint.SCALES) == set(joint.METRICS)
-    assert METRICS == ("hessian", "sharpness", "similarity", "barrier", "connectivity")
-    assert PAIR_CHOICES == ("similarity", "barrier", "connectivity")
+    more = ("ensemble", "norms", "probes", "short_runs")
+    assert METRICS == ("hessian", "sharpness", "similarity", "barrier", "connectivity", *more)
+    assert PAIR_CHOICES == ("similarity", "barrier", "connectivity", "ensemble")
     assert [kernel.name for kernel in stages(METRICS)] == list(KERNELS)
     assert {kernel.program for kernel in KERNELS.values()} == set(BINDINGS)
 
