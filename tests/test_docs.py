@@ -22,7 +22,7 @@ import yaml
 from mdtree_jax.collection.columns import COLUMN
 from mdtree_jax.config import SCHEMAS
 from mdtree_jax.diagnosis.facts import REASONS
-from mdtree_jax.experiments.methods import METHOD_TABLE
+from mdtree_jax.experiments.method_table import METHOD_TABLE
 from mdtree_jax.experiments.runner import EXPERIMENTS
 from mdtree_jax.registry.causes import CAUSES
 from mdtree_jax.registry.kernels import CHOICES

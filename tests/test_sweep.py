@@ -276,7 +276,7 @@ def test_two_processes_on_one_folder_and_kill_minus_nine(tmp_path):
 
 
 def test_interrupted_inside_a_cohort_it_goes_on_from_the_state_on_disk(tmp_path, monkeypatch):
-    from mdtree_jax.runs.progress import Monitor
+    from mdtree_jax.runs.monitor import Monitor
     from mdtree_jax.store import checkpoint
 
     long = [*SMALL, "grid.batch_size=[32]", "grid.train_epochs=[40]", "checkpoint_minutes=1e-9"]

@@ -1,4 +1,4 @@
-"""Accuracy against coverage: how often the most confident answers are right, and how well probabilities are calibrated.
+"""The table of accuracy against coverage, within a collection and between two: `coverage_table`.
 
 Methods, baselines and bootstrap intervals are described in `mdtree_jax.causes.evaluate`.
 """
@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from mdtree_jax.causes.evaluate import accuracy_at, answer_all, bootstrap_interval, calibration_error
-from mdtree_jax.causes.methods import JOINT_TASKS
+from mdtree_jax.causes.method_protocol import JOINT_TASKS
 from mdtree_jax.collection.tasks import TASKS, why_not_asked
-from mdtree_jax.experiments.methods import COVERAGE_METHODS, get_methods
+from mdtree_jax.experiments.method_table import COVERAGE_METHODS, get_methods
 
 COVERAGES = (50, 60, 70, 80, 90, 100)
 COLUMNS = ["task", "method", "coverage", "n_test", "accuracy", "low", "high", "calibration_error"]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.measuring.cost import MeasureCost
+from mdtree_jax.measuring.flops import MeasureCost
 from mdtree_jax.recipe.cohort import Cohort
 from mdtree_jax.registry.kernels import KERNELS
 

@@ -1,9 +1,9 @@
 """What is measured of a network whose training is known: norms, probes, short runs. JAX.
 
-As in `kernels`, each `make_…(model, settings, training, side_by_side)` returns `measure(item, data) -> results`. Loss
-and error before and after a probe are those of the same examples: the first `probe_images` of the training subset, and
-all of the validation set, or of the test set where there is none. BatchNorm is in evaluation mode, its statistics
-recomputed over the same training images in all but the checkpoint, as it was saved.
+As in `kernels`, each `make_…(model, settings, objective, training, side_by_side)` returns `measure(item, data) ->
+results`. Loss and error before and after a probe are those of the same examples: the first `probe_images` of the
+training subset, and all of the validation set, or of the test set where there is none. BatchNorm is in evaluation mode,
+its statistics recomputed over the same training images in all but the checkpoint, which is as it was saved.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from mdtree_jax.population.executor import CPU_LANE_BYTES, CPU_MAX_LANES, step_b
 from mdtree_jax.population.programs import hyperparameter_shapes
 from mdtree_jax.probes.outcome import Outcome, estimate, is_finite, movement, outcome_of, paired_change, refreshed
 from mdtree_jax.probes.race import short_run
-from mdtree_jax.probes.run import order_of, run_probes
+from mdtree_jax.probes.run import applicable, order_of, run_probes
 from mdtree_jax.probes.steps import TrainingSettings
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.kernels import KERNELS
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED, SHORT_RUNS
-from mdtree_jax.training import Hyperparameters, objective_functions
+from mdtree_jax.training import Hyperparameters, ObjectiveFunctions
+from mdtree_jax.training.arrays import take_rows
 
 SIDES = ("train", "validation")
 
@@ -53,7 +54,13 @@ class TrainedItem(NamedTuple):
     num_epochs: AnyArray
 
 
-def make_norms(model: Model, settings: MeasureSettings, training: TrainingSettings, side_by_side: bool) -> Any:
+def make_norms(
+    model: Model,
+    settings: MeasureSettings,
+    objective: ObjectiveFunctions,
+    training: TrainingSettings,
+    side_by_side: bool,
+) -> Callable[..., Results]:
     """Return the measurement of norms, over all parameters, and of the gradient of the training loss.
 
     All are the same after hidden units are permuted. Where a layer's scale is free (before BatchNorm or LayerNorm, or
@@ -65,8 +72,8 @@ def make_norms(model: Model, settings: MeasureSettings, training: TrainingSettin
 
     def measure(item: TrainedItem, data: Data) -> Results:
         params, initial = item.variables["params"], item.initial["params"]
-        loss = make_loss(model, item.variables["batch_stats"])
-        gradient = jax.grad(loss)(params, hessian_batch(item.num_samples, data, settings))
+        batch = hessian_batch(item, data, settings)
+        gradient = jax.grad(make_loss(model, item.variables["batch_stats"], objective, batch[1]))(params, batch)
         weight, at_start, slope = (jnp.sqrt(tree_dot(tree, tree)) for tree in (params, initial, gradient))
         step = jax.tree.map(jnp.subtract, params, initial)
         squares = [
@@ -94,14 +101,21 @@ def _layer_growth(params: Any, initial: Any) -> jax.Array:
     return jnp.stack(logs).mean() if logs else jnp.zeros((), jax.tree.leaves(params)[0].dtype)
 
 
-def make_probes(model: Model, settings: MeasureSettings, training: TrainingSettings, side_by_side: bool) -> Any:
+def make_probes(
+    model: Model,
+    settings: MeasureSettings,
+    objective: ObjectiveFunctions,
+    training: TrainingSettings,
+    side_by_side: bool,
+) -> Callable[..., Results]:
     """Return the measurement of the probes `settings.probes`: outcomes, changes, movement of the weights."""
 
     def measure(item: TrainedItem, data: Data) -> Results:
+        names = applicable(settings.probes, training, data.x_train)
         probed = run_probes(
             model,
             training,
-            settings.probes,
+            names,
             item.variables,
             None,
             item.hparams,
@@ -112,17 +126,17 @@ def make_probes(model: Model, settings: MeasureSettings, training: TrainingSetti
             statistics_batch_size=settings.statistics_batch_size,
             statistics_examples=settings.probe_images,
         )
-        outcomes = _outcomes(model, settings, training, probed.variables, item.num_samples, data, side_by_side)
-        one = {name: place for place, name in enumerate(order_of(settings.probes))}
+        outcomes = _outcomes(model, settings, objective, probed.variables, item.num_samples, data, side_by_side)
+        one = {name: place for place, name in enumerate(order_of(names))}
         found: Results = {"probes_steps": probed.num_steps}
         for side, of_side in outcomes.items():
             at = {name: jax.tree.map(lambda leaf, place=place: leaf[place], of_side) for name, place in one.items()}
             found |= _means(CHECKPOINT, side, at[CHECKPOINT], with_error=True)
-            for name in settings.probes:
+            for name in names:
                 against = PROBES[name].against
                 found |= _means(name, side, at[name])
                 found |= _changes(name, side, at[name], at[against if against in at else REFRESHED])
-        for name in (name for name in settings.probes if PROBES[name].trains):
+        for name in (name for name in names if PROBES[name].trains):
             params = jax.tree.map(lambda leaf, place=one[name]: leaf[place], probed.variables["params"])
             found[f"{name}_movement"] = movement(params, item.variables["params"])
             found[f"{name}_diverged"] = 1 - is_finite(params).astype(item.hparams.learning_rate.dtype)
@@ -131,7 +145,13 @@ def make_probes(model: Model, settings: MeasureSettings, training: TrainingSetti
     return measure
 
 
-def make_short_runs(model: Model, settings: MeasureSettings, training: TrainingSettings, side_by_side: bool) -> Any:
+def make_short_runs(
+    model: Model,
+    settings: MeasureSettings,
+    objective: ObjectiveFunctions,
+    training: TrainingSettings,
+    side_by_side: bool,
+) -> Callable[..., Results]:
     """Return the measurement of the short runs, one after the other."""
 
     def measure(item: TrainedItem, data: Data) -> Results:
@@ -143,7 +163,7 @@ def make_short_runs(model: Model, settings: MeasureSettings, training: TrainingS
             return refreshed(model, variables, data.x_train, item.num_samples, size, most), num_steps
 
         variables, num_steps = lax.map(run, jnp.array([*SHORT_RUNS.values()], jnp.float32))
-        outcomes = _outcomes(model, settings, training, variables, item.num_samples, data, side_by_side)
+        outcomes = _outcomes(model, settings, objective, variables, item.num_samples, data, side_by_side)
         found: Results = {"short_runs_steps": num_steps.sum(dtype=num_steps.dtype)}
         for side, of_side in outcomes.items():
             for place, name in enumerate(SHORT_RUNS):
@@ -157,23 +177,20 @@ def make_short_runs(model: Model, settings: MeasureSettings, training: TrainingS
 def _outcomes(
     model: Model,
     settings: MeasureSettings,
-    training: TrainingSettings,
+    objective: ObjectiveFunctions,
     variables: Any,
     num_samples: jax.Array,
     data: Data,
     side_by_side: bool,
 ) -> dict[str, Outcome]:
     """Return the outcomes of stacked networks on both sides, their arrays (networks, examples)."""
-    functions, most = objective_functions(training.objective), settings.probe_images
-    x, y = data.held_out
-    sides = (
-        (data.x_train[:most], data.y_train[:most], jnp.minimum(num_samples, most)),
-        (x, y, jnp.full_like(num_samples, len(y))),
-    )
+    most, (x, y) = settings.probe_images, data.held_out
+    train = take_rows((data.x_train, data.y_train), slice(most))
+    sides = ((*train, jnp.minimum(num_samples, most)), (x, y, jnp.full_like(num_samples, len(y))))
 
     def evaluate(one: Any) -> tuple[Outcome, ...]:
         size = settings.statistics_batch_size
-        return tuple(outcome_of(model, functions.loss, functions.error, one, *side, size) for side in sides)
+        return tuple(outcome_of(model, objective, one, *side, size) for side in sides)
 
     found = jax.vmap(evaluate)(variables) if side_by_side else lax.map(evaluate, variables)
     return dict(zip(SIDES, found, strict=True))
@@ -217,11 +234,11 @@ class TrainedAs(NamedTuple):
     is_cpu: bool
 
     @classmethod
-    def of(cls, recipe: Recipe, cohort: Cohort, dtype: str, platform: str) -> TrainedAs:
+    def of(cls, recipe: Recipe, cohort: Cohort, dtype: str, platform: str, objective: ObjectiveFunctions) -> TrainedAs:
         """Return how a cohort of a grid was trained; by the rule of its training what is stepped together is chosen."""
         knobs = {name: value for name, value in cohort.knobs if KNOBS[name].acts_on != "build"}
         named = {name: knobs.pop(name) for name in ("optimizer", "schedule", "momentum") if name in knobs}
-        training = TrainingSettings(cohort.batch_size, **named, knobs=tuple(knobs.items()))
+        training = TrainingSettings(cohort.batch_size, objective=objective, **named, knobs=tuple(knobs.items()))
         is_small = step_bytes(recipe, cohort, dtype) <= CPU_LANE_BYTES
         return cls(training, dtype, cohort.batched, is_small, platform == "cpu")
 

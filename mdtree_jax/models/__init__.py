@@ -8,6 +8,7 @@ from mdtree_jax.models import mlp as mlp
 from mdtree_jax.models import resnet as resnet
 from mdtree_jax.models.base import (
     Model,
+    abstract_inputs,
     build_knobs,
     build_model,
     builder_settings,
@@ -27,6 +28,7 @@ __all__ = [
     "TORCH_MODELS",
     "ConvertedWeights",
     "Model",
+    "abstract_inputs",
     "build_knobs",
     "build_model",
     "builder_settings",

@@ -28,7 +28,7 @@ from mdtree_jax.models import count_activations, count_parameters
 from mdtree_jax.parallel import available_cores
 from mdtree_jax.population.assignment import balance
 from mdtree_jax.population.memory import memory_needs
-from mdtree_jax.population.programs import model_of
+from mdtree_jax.population.programs import input_of, model_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 
 CPU_LANE_BYTES = 2**18
@@ -74,8 +74,7 @@ def step_bytes(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> int:
     """
     model = model_of(recipe, cohort, dtype)
     copies = 4 + (2 if cohort.value("optimizer") == "adamw" else 1)
-    height, width, channels = recipe.image_shape
-    activations = count_activations(model, (height, width, channels), cohort.batch_size, dtype)
+    activations = count_activations(model, input_of(recipe, dtype), cohort.batch_size, dtype)
     return (copies * count_parameters(model) + 2 * activations) * np.dtype(dtype).itemsize
 
 

@@ -24,9 +24,10 @@ from mdtree_jax.population.assignment import Pass, plan_passes
 from mdtree_jax.population.compiled import executables, jit_over_members
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options
 from mdtree_jax.population.loop import AXIS, PopulationState, make_run, start_population
-from mdtree_jax.population.programs import hyperparameters_of, model_of, trainer_of
+from mdtree_jax.population.programs import hyperparameters_of, input_of, model_of, trainer_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
-from mdtree_jax.training import Hyperparameters, Trainer, evaluate
+from mdtree_jax.training import Hyperparameters, ObjectiveFunctions, Trainer, evaluate, objective_functions
+from mdtree_jax.training.arrays import kind_in
 from mdtree_jax.training.train import init_key
 
 DEFAULT_BUDGET_BYTES = 4 * 2**30
@@ -39,9 +40,9 @@ class TrainedCohort(NamedTuple):
 
     Attributes:
         variables: `{"params", "batch_stats"}`, NumPy arrays.
-        train_loss: nats, mean over the member's subset, BatchNorm in eval mode; float64, as all metrics.
+        train_loss: in the objective's unit, over the member's subset, BatchNorm in eval mode; float64, as all metrics.
         train_error: percent.
-        test_loss: nats, over the whole test set.
+        test_loss: over the whole test set.
         test_error: percent.
         stop_epoch: number, from 1, of the epoch whose network was kept.
         num_epochs: epochs trained.
@@ -87,7 +88,8 @@ def train_cohort(
     Args:
         recipe: what the grid has in common.
         cohort: static shape and members.
-        data: `x_train` (n, height, width, channels), `y_train` (n,), `x_test`, `y_test`; a member's subset is a prefix.
+        data: `x_train` (n, ...), for images (n, height, width, channels), `y_train` (n, ...), `x_test`, `y_test`; a
+            member's subset is a prefix.
         executor: from `choose_executor`; chosen here if absent.
         dtype: `float32` or `float64` (with x64 enabled).
         grid_seed: with `member.seed` and `member.num_samples`, all that a member's randomness depends on.
@@ -142,7 +144,7 @@ def _check(recipe: Recipe, cohort: Cohort, data: Any) -> None:
         raise UserError(f"cohort {cohort.key} has no members")
     num_train, shape = len(data.x_train), tuple(data.x_train.shape[1:])
     if shape != recipe.image_shape:
-        raise UserError(f"images of shape {shape} do not fit the recipe's image_shape {recipe.image_shape}")
+        raise UserError(f"inputs of shape {shape} do not fit the recipe's image_shape {recipe.image_shape}")
     for member in cohort.members:
         if not cohort.batch_size <= member.num_samples <= num_train:
             raise UserError(
@@ -164,7 +166,8 @@ _MAKING = threading.Lock()
 
 
 @functools.lru_cache(maxsize=4)
-def _make_trainer(recipe: Recipe, cohort: Cohort, dtype: str) -> tuple[Model, Trainer]:
+def _make_trainer(recipe: Recipe, cohort: Cohort, dtype: str, objective: ObjectiveFunctions) -> tuple[Model, Trainer]:
+    del objective  # an objective that was registered again under its name is another program
     model = model_of(recipe, cohort, dtype)
     return model, trainer_of(recipe, cohort, model)
 
@@ -182,12 +185,12 @@ def jit_init(model: Model) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _jit_evaluate(model: Model, mesh: Mesh, batch_size: int, lanes: int) -> Any:
+def _jit_evaluate(model: Model, objective: ObjectiveFunctions, mesh: Mesh, batch_size: int, lanes: int) -> Any:
     def one(member: tuple[Any, jax.Array], data: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         (variables, count), (x_train, y_train, x_test, y_test) = member, data
         num_test = jnp.full_like(count, len(y_test))
-        on_test = evaluate(model, variables, x_test, y_test, num_test, batch_size)
-        return *evaluate(model, variables, x_train, y_train, count, batch_size), *on_test
+        on_test = evaluate(model, variables, x_test, y_test, num_test, batch_size, objective)
+        return *evaluate(model, variables, x_train, y_train, count, batch_size, objective), *on_test
 
     return jit_over_members(one, mesh, lanes)
 
@@ -202,13 +205,15 @@ class _CohortRun:
         if len(devices) < executor.num_devices:
             raise UserError(f"executor for {executor.num_devices} devices, but JAX has {len(devices)}")
         self.recipe, self.cohort, self.executor, self.dtype, self.grid_seed = recipe, cohort, executor, dtype, grid_seed
+        self.objective = objective_functions(recipe.objective)
         self.mesh = Mesh(np.array(devices[: executor.num_devices]), (AXIS,))
         self.split, self.whole = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
         with _MAKING:
-            self.model, self.trainer = _make_trainer(recipe, cohort.shape, dtype)
+            self.model, self.trainer = _make_trainer(recipe, cohort.shape, dtype, self.objective)
             self.jit_run = _jit_run(self.trainer, self.mesh)
             self.jit_init = jit_init(self.model)
-        self.arrays = [(data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32)]
+        arrays = data.x_train, data.y_train, data.x_test, data.y_test
+        self.arrays = [(array, kind_in(array, dtype)) for array in arrays]
         counts = [member.num_samples for member in cohort.members]
         self.steps_per_epoch = np.array([self.trainer.steps_per_epoch(count) for count in counts])
         self.passes = plan_passes(counts, executor.members_per_pass, executor.num_devices, executor.lanes_per_device)
@@ -226,7 +231,7 @@ class _CohortRun:
 
     @functools.cached_property
     def data(self) -> list[jax.Array]:
-        """Training images and labels and test images and labels, whole on every device."""
+        """Training inputs and targets and test inputs and targets, whole on every device."""
         return [jax.device_put(np.asarray(array, kind), self.whole) for array, kind in self.arrays]
 
     def hyperparameters(self, group: Pass) -> Hyperparameters:
@@ -296,7 +301,8 @@ class _CohortRun:
     def end_pass(self, state: PopulationState) -> None:
         """Evaluate the networks of the pass and bring everything to the host."""
         group = self.passes[self.pass_index]
-        evaluate_all = _jit_evaluate(self.model, self.mesh, self.recipe.eval_batch_size, self.executor.lanes_per_device)
+        sizes = self.recipe.eval_batch_size, self.executor.lanes_per_device
+        evaluate_all = _jit_evaluate(self.model, self.objective, self.mesh, *sizes)
         metrics = evaluate_all((state.variables, self.inputs[0].num_samples), tuple(self.data))
         is_used = group.members >= 0
         rows = group.members[is_used]
@@ -360,7 +366,7 @@ class _CohortRun:
         results = dict(self.results)
         seconds, lane_steps = float(results.pop("seconds")), int(results.pop("lane_steps"))
         steps = self.steps_per_epoch * results["num_epochs"]
-        flops = count_flops(self.model, self.recipe.image_shape, self.dtype)
+        flops = count_flops(self.model, input_of(self.recipe, self.dtype), self.dtype)
         return TrainedCohort(
             variables=self.variables,
             **results,

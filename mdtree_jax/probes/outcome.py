@@ -6,7 +6,6 @@ nothing. So a probe that diverges has an outcome, and a table a number.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,8 @@ from jax import lax
 from mdtree_jax.landscape.batch_norm import recompute_batch_stats
 from mdtree_jax.landscape.pytrees import tree_dot
 from mdtree_jax.models import Model
+from mdtree_jax.training import ObjectiveFunctions
+from mdtree_jax.training.arrays import num_rows, take_rows
 
 #: Relative movement of a network that diverged, and the most that is told.
 MOST_MOVEMENT = 1e6
@@ -44,8 +45,7 @@ class Estimate(NamedTuple):
 
 def outcome_of(
     model: Model,
-    loss: Callable[[Any, Any], jax.Array],
-    error: Callable[[Any, Any], jax.Array],
+    objective: ObjectiveFunctions,
     variables: Any,
     x: Any,
     y: Any,
@@ -56,31 +56,33 @@ def outcome_of(
 
     Args:
         model: the network.
-        loss, error: `function(outputs, targets) -> (batch,)`.
+        objective: its losses and errors; those relative to a set (of a regression the variance) are divided by its
+            scale, so that their mean is that of the set.
         variables: of one network.
         x, y: pytrees of arrays (n, …).
         count: from 1 to n.
         batch_size: examples at a time.
     """
-    num = jax.tree.leaves(y)[0].shape[0]
+    num = num_rows(y)
     size = min(batch_size, num)
     num_batches = -(-num // size)
     dtype = jax.tree.leaves(variables["params"])[0].dtype
 
     def batch(index: jax.Array) -> tuple[jax.Array, jax.Array]:
         rows = jnp.minimum(index * size + jnp.arange(size, dtype=jnp.int32), num - 1)
-        xb, yb = (jax.tree.map(lambda a: a[rows], tree) for tree in (x, y))
+        xb, yb = take_rows((x, y), rows)
         outputs = model.apply(variables, xb, False)[0]
         nothing = jax.tree.map(jnp.zeros_like, outputs)
-        found = tuple(f(outputs, yb).astype(dtype) for f in (loss, error))
-        none = tuple(f(nothing, yb).astype(dtype) for f in (loss, error))
+        found, none = ([f(o, yb).astype(dtype) for f in objective[:2]] for o in (outputs, nothing))
         finite = [jnp.isfinite(o).reshape(size, -1).all(axis=1) for o in jax.tree.leaves(outputs)]
         is_finite = jnp.stack(finite).all(axis=0) & jnp.isfinite(found[0]) & jnp.isfinite(found[1])
-        return tuple(jnp.where(is_finite, a, b) for a, b in zip(found, none, strict=True))
+        loss, error = (jnp.where(is_finite, a, b) for a, b in zip(found, none, strict=True))
+        return loss, error
 
     losses, errors = lax.map(batch, jnp.arange(num_batches, dtype=jnp.int32))
     is_counted = jnp.arange(num, dtype=jnp.int32) < count
-    return Outcome(losses.reshape(-1)[:num], errors.reshape(-1)[:num], is_counted)
+    losses = objective.over_set(losses.reshape(-1)[:num], y, is_counted)
+    return Outcome(losses, objective.error_over_set(errors.reshape(-1)[:num], y, is_counted), is_counted)
 
 
 def estimate(values: jax.Array, is_counted: jax.Array) -> Estimate:
@@ -115,7 +117,7 @@ def refreshed(
     rows = jnp.arange(batch_size, dtype=jnp.int32)
 
     def draw(index: jax.Array) -> Any:
-        return jax.tree.map(lambda a: a[(index * batch_size + rows) % count], x)
+        return take_rows(x, (index * batch_size + rows) % count)
 
     def apply_train(variables: Any, x: Any) -> tuple[Any, Any]:
         outputs, _, stats = model.apply(variables, x, True)

@@ -20,6 +20,7 @@ from mdtree_jax.probes.steps import (
     train_for,
 )
 from mdtree_jax.training import Hyperparameters
+from mdtree_jax.training.arrays import num_rows
 
 
 def short_run(
@@ -47,6 +48,6 @@ def short_run(
     """
     trainer = constant_trainer(model, settings)
     num_steps = share_of(num_steps_of(trainer, hparams.num_samples, num_epochs), share)
-    state = started(trainer, variables, None, hparams, jax.tree.leaves(y)[0].shape[0], 0)
+    state = started(trainer, variables, None, hparams, num_rows(y), 0)
     at = rate_of_schedule(settings.schedule, hparams, num_steps)
     return train_for(trainer, state, at, num_steps, x, y).variables, num_steps

@@ -28,7 +28,8 @@ from mdtree_jax.probes.steps import (
 )
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED, SCHEDULES, TRACED_KNOBS, Probe
-from mdtree_jax.training import Hyperparameters, Trainer, TrainState
+from mdtree_jax.training import Hyperparameters, Trainer, TrainState, objective_functions
+from mdtree_jax.training.arrays import num_rows
 
 
 class Change(NamedTuple):
@@ -58,6 +59,21 @@ class Probed(NamedTuple):
 
     variables: Any
     num_steps: jax.Array
+
+
+def applicable(names: Sequence[str], settings: TrainingSettings, x: Any) -> tuple[str, ...]:
+    """Return those of some probes that can be run: label smoothing takes classes, augmentation images.
+
+    Args:
+        names: of `PROBES`.
+        settings: with the objective.
+        x: inputs, which may be abstract.
+    """
+    has_classes = objective_functions(settings.objective).targets in ("class", "tokens")
+    leaves = jax.tree.leaves(x)
+    has_images = len(leaves) == 1 and leaves[0].ndim == 4 and jnp.issubdtype(leaves[0].dtype, jnp.floating)
+    possible = {"label_smoothing": has_classes, "augment": has_images}
+    return tuple(name for name in names if possible.get(PROBES.find(name).knob, True))
 
 
 def order_of(names: Sequence[str]) -> tuple[str, ...]:
@@ -126,7 +142,7 @@ def continue_training(
         shape = 1 - change.cosine + change.cosine * 0.5 * (1 + jnp.cos(jnp.pi * done))
         return hparams._replace(learning_rate=peak * shape)
 
-    state = started(trainer, variables, opt_state, hparams, jax.tree.leaves(y)[0].shape[0], epoch)
+    state = started(trainer, variables, opt_state, hparams, num_rows(y), epoch)
     return train_for(trainer, state, at, num_steps, x, y)
 
 
@@ -150,7 +166,7 @@ def run_probes(
     Args:
         model: the network.
         settings: how it was trained.
-        names: of `PROBES`.
+        names: of `PROBES`, all `applicable`.
         variables: where all of them start.
         opt_state: of the optimizer; None warms one up with the weights frozen, for 1 % of the steps of training.
         hparams: of its training; the learning rate is the peak.

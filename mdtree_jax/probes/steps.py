@@ -20,7 +20,8 @@ from jax import lax
 from mdtree_jax.models import Model
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
-from mdtree_jax.training import Hyperparameters, Trainer, TrainState, make_trainer
+from mdtree_jax.training import Hyperparameters, ObjectiveLike, Trainer, TrainState, make_trainer
+from mdtree_jax.training.arrays import num_rows
 from mdtree_jax.training.optimizer import make_schedule
 
 #: `rate_at(step)` of a scalar int32 counted from 0, and what stays the same: how the steps are taken.
@@ -49,7 +50,7 @@ class TrainingSettings:
     optimizer: str | Callable[[Any, Any], optax.GradientTransformation] = "sgd"
     schedule: str = "constant"
     momentum: float = 0.9
-    objective: Any = DEFAULT_OBJECTIVE
+    objective: ObjectiveLike = DEFAULT_OBJECTIVE
     knobs: tuple[tuple[str, Any], ...] = ()
 
     def value(self, knob: str) -> Any:
@@ -156,7 +157,7 @@ def warm_up(trainer: Trainer, variables: Any, hparams: Hyperparameters, num_step
     def frozen(state: TrainState, *arguments: Any) -> TrainState:
         return trainer.step(state, *arguments)._replace(variables=state.variables)
 
-    num_train = jax.tree.leaves(y)[0].shape[0]
+    num_train = num_rows(y)
     state = started(trainer, variables, None, hparams, num_train, _WARM_UP_EPOCH)
     return train_for(trainer._replace(step=frozen), state, lambda _: hparams, num_steps, x, y).opt_state
 

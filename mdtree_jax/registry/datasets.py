@@ -1,4 +1,4 @@
-"""The data sets: images with labels, split into training and test. No JAX.
+"""The data sets: inputs with targets, split into training and test. No JAX.
 
 `mdtree_jax.data` binds loaders to the entries; `mdtree_jax.data.dataset` documents how a loader is called.
 """
@@ -13,12 +13,25 @@ from mdtree_jax.registry.table import Table
 
 
 class DatasetShape(NamedTuple):
-    """Sizes of a data set; `image_shape` is (height, width, channels)."""
+    """Sizes of a data set.
+
+    `image_shape` is the shape of one input, for images (height, width, channels), `num_classes` the number of outputs
+    of a network for it: classes, the vocabulary, or targets. `target_shape` is the shape of one target. Arrays are of
+    the kinds `float` and `int`.
+    """
 
     num_train: int
     num_test: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     num_classes: int
+    input_kind: str = "float"
+    target_shape: tuple[int, ...] = ()
+    target_kind: str = "int"
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of outputs of a network for it."""
+        return self.num_classes
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,21 @@ DATASETS: Table[Dataset] = Table(
             source="Xiao, Rasul and Vollgraf, Fashion-MNIST, 2017",
             licence="MIT",
             takes="data_dir",
+        ),
+        Dataset(
+            "diabetes",
+            "included: ten measurements of 442 patients, and how their disease went on; for objective=regression",
+            "diabetes",
+            DatasetShape(354, 88, (10,), 1, target_kind="float"),
+            source="Efron, Hastie, Johnstone and Tibshirani, Least angle regression, Annals of Statistics, 2004",
+            licence="BSD-3-Clause, as part of scikit-learn",
+        ),
+        Dataset(
+            "grammar",
+            "included: 32 characters of a random grammar of known entropy, 16 characters; for objective=lm",
+            "grammar",
+            DatasetShape(2000, 1000, (32,), 16, "int", (32,)),
+            source="made by the package from a fixed seed",
         ),
         Dataset(
             "npz",

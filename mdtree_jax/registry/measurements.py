@@ -15,7 +15,7 @@ import numpy as np
 from mdtree_jax.checks import UserError
 from mdtree_jax.registry.kernels import KERNELS, Kernel, add_kernel, function_of
 from mdtree_jax.registry.knobs import KNOBS
-from mdtree_jax.registry.measurement import Measurement, Scale, Words
+from mdtree_jax.registry.measurement_type import Measurement, Scale, Words
 from mdtree_jax.registry.register import BINDERS, Binder
 from mdtree_jax.registry.table import Table
 from mdtree_jax.registry.trained_measurements import TRAINED_MEASUREMENTS

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.measuring.cost import MeasureCost
+from mdtree_jax.measuring.flops import MeasureCost
 from mdtree_jax.recipe.cohort import Cohort
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.store.parts import Parts

@@ -24,7 +24,7 @@ from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.measurements import MEASUREMENTS, of_kernel
 from mdtree_jax.registry.probes import DEFAULT_PROBES, PROBES, SHORT_RUNS, Probe
 from mdtree_jax.store.tables import Measured
-from mdtree_jax.training import Hyperparameters
+from mdtree_jax.training import Hyperparameters, objective_functions
 
 SHAPE, CLASSES = (3, 3, 1), 3
 RECIPE = Recipe("digits", "mlp", num_classes=CLASSES, image_shape=SHAPE, early_stop=False)
@@ -168,7 +168,7 @@ def test_norms_are_those_of_numpy_and_keep_what_they_promise(data):
         return {"params": {k: jnp.asarray(rng.standard_normal(s)) for k, s in shapes.items()}, "batch_stats": {}}
 
     model = Model(init, apply)
-    norms = jax.jit(kernels.make_norms(model, SETTINGS, TrainingSettings(8), side_by_side=True))
+    norms = jax.jit(kernels.make_norms(model, SETTINGS, objective_functions(), TrainingSettings(8), side_by_side=True))
     arrays = Data(*map(jnp.asarray, data[:4]))
     rows = np.arange(20) % 24
 

@@ -16,8 +16,7 @@ from mdtree_jax.probes.run import changes_of, continue_training, order_of, run_p
 from mdtree_jax.probes.steps import TrainingSettings, constant_trainer, scaled_transform, started, warm_up
 from mdtree_jax.registry.objectives import Objective
 from mdtree_jax.registry.probes import PROBES
-from mdtree_jax.registry.register import register, unregister
-from mdtree_jax.training import Hyperparameters, cross_entropy, error_count, make_trainer, train_single
+from mdtree_jax.training import Hyperparameters, cross_entropy, make_trainer, objective_functions, train_single
 from mdtree_jax.training.train import init_key
 
 SHAPE, CLASSES, NUM = (3, 3, 1), 3, 40
@@ -80,19 +79,15 @@ def test_same_is_training_on(network, data, optimizer):
     assert_same(after.opt_state, expected.opt_state)
 
 
-@pytest.fixture
-def centre():
-    """Return the name of an objective: half the mean squared distance of the outputs from the targets."""
-    entry = register(
-        Objective("centre"),
-        loss=lambda outputs, targets: 0.5 * ((outputs - targets) ** 2).sum(-1),
-        error=lambda outputs, targets: ((outputs - targets) ** 2).mean(-1),
-    )
-    yield entry.name
-    unregister(entry)
+#: Half the squared distance of the outputs from the targets.
+CENTRE = Objective(
+    loss=lambda outputs, targets: 0.5 * ((outputs - targets) ** 2).sum(-1),
+    error=lambda outputs, targets: ((outputs - targets) ** 2).mean(-1),
+    name="centre",
+)
 
 
-def test_heat_raises_the_stationary_variance_of_a_quadratic_as_it_must(centre):
+def test_heat_raises_the_stationary_variance_of_a_quadratic_as_it_must():
     """w <- w - r (w - x) with x of variance 1 has the variance r / (2 - r)."""
     rate, num_steps, size = 0.05, 400, 3000
     x = jnp.asarray(np.random.default_rng(1).standard_normal((num_steps, size)))
@@ -100,7 +95,7 @@ def test_heat_raises_the_stationary_variance_of_a_quadratic_as_it_must(centre):
         lambda key: {"params": jnp.zeros(size), "batch_stats": {}},
         lambda variables, x, train: (jnp.broadcast_to(variables["params"], x.shape), {}, {}),
     )
-    settings = TrainingSettings(1, momentum=0.0, objective=centre)
+    settings = TrainingSettings(1, momentum=0.0, objective=CENTRE)
     hparams = hyperparameters(rate, 0.0)._replace(num_samples=jnp.int32(num_steps))
     variables = model.init(hparams.key)
     variables["params"] += np.sqrt(rate / (2 - rate)) * jnp.asarray(np.random.default_rng(2).standard_normal(size))
@@ -114,13 +109,13 @@ def test_heat_raises_the_stationary_variance_of_a_quadratic_as_it_must(centre):
     assert ratio != pytest.approx(1.5 * expected, rel=0.15)
 
 
-def test_cool_ends_where_a_loop_by_hand_ends(centre):
+def test_cool_ends_where_a_loop_by_hand_ends():
     x = jnp.asarray(np.random.default_rng(1).standard_normal((20, 2)))
     model = Model(
         lambda key: {"params": jnp.ones(2), "batch_stats": {}},
         lambda variables, x, train: (jnp.broadcast_to(variables["params"], x.shape), {}, {}),
     )
-    settings = TrainingSettings(20, momentum=0.0, objective=centre)
+    settings = TrainingSettings(20, momentum=0.0, objective=CENTRE)
     hparams = hyperparameters(0.5, 0.0)._replace(num_samples=jnp.int32(20))
     probed = run_probes(
         model, settings, ("cool",), model.init(0), None, hparams, jnp.int32(40), x, x, side_by_side=False
@@ -164,7 +159,7 @@ def test_refreshed_statistics_are_the_means_over_the_set(network, data):
 def test_paired_errors_are_those_of_numpy(network, data):
     model, hparams, variables = network
     other = jax.tree.map(lambda leaf: 1.5 * leaf, variables)
-    evaluate = jax.jit(functools.partial(outcome.outcome_of, model, cross_entropy, error_count), static_argnums=4)
+    evaluate = jax.jit(functools.partial(outcome.outcome_of, model, objective_functions()), static_argnums=4)
     outcomes = [evaluate(one, *data, hparams.num_samples, 16) for one in (variables, other)]
     losses = [
         np.asarray(cross_entropy(model.apply(one, data[0], False)[0], data[1]))[:NUM] for one in (variables, other)
@@ -230,7 +225,7 @@ def test_a_transform_of_the_user_is_scaled(network, data):
     assert_same(runs[0].variables, runs[1].variables, rtol=1e-12)
 
 
-def test_inputs_and_targets_may_be_pytrees(centre):
+def test_inputs_and_targets_may_be_pytrees():
     rng = np.random.default_rng(0)
     x = {"a": jnp.asarray(rng.standard_normal((20, 2))), "b": jnp.asarray(rng.standard_normal((20, 1)))}
     model = Model(
@@ -239,13 +234,13 @@ def test_inputs_and_targets_may_be_pytrees(centre):
     )
     y = x["a"] * 0.5
     hparams = hyperparameters(0.1, 0.0)._replace(num_samples=jnp.int32(20))
-    settings = TrainingSettings(5, objective=centre)
+    settings = TrainingSettings(5, objective=CENTRE)
     probed = run_probes(
         model, settings, ("same",), model.init(0), None, hparams, jnp.int32(50), x, y, side_by_side=True
     )
-    functions = (lambda o, t: ((o - t) ** 2).sum(-1),) * 2
+    functions = objective_functions(CENTRE)
     before, after = (
-        outcome.outcome_of(model, *functions, one, x, y, jnp.int32(20), 8).loss.mean()
+        outcome.outcome_of(model, functions, one, x, y, jnp.int32(20), 8).loss.mean()
         for one in (model.init(0), jax.tree.map(lambda leaf: leaf[-1], probed.variables))
     )
     assert after < before
