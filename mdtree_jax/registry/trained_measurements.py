@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mdtree_jax.registry.measurement import Measurement, Words
+from mdtree_jax.registry.measurement_type import Measurement, Words
 from mdtree_jax.registry.probes import CHECKPOINT, PROBES, SHORT_RUNS, Probe
 
 #: What is evaluated: end of a column -> unit, words, direction.

@@ -21,11 +21,15 @@ from mdtree_jax.diagnosis.from_metrics import diagnose_metrics
 from mdtree_jax.diagnosis.words import evidence
 from mdtree_jax.diagnosis.words.metrics import axis
 from mdtree_jax.measuring.kernels import Data, NetworkItem, PairItem
+from mdtree_jax.measuring.programs import binding_of
+from mdtree_jax.measuring.trained import TrainedAs
 from mdtree_jax.models import build_model
+from mdtree_jax.probes.steps import TrainingSettings
 from mdtree_jax.recipe.measure_settings import METRICS, MeasureConfig, resolve
 from mdtree_jax.registry.kernels import CHOICES, KERNELS, PAIR_CHOICES, stages
 from mdtree_jax.registry.measurement_type import DIRECTIONS, Scale, Words
 from mdtree_jax.registry.measurements import MEASUREMENTS, kernels_of, label, markdown_table, needs_of, of_kernel
+from mdtree_jax.registry.probes import PROBES
 from mdtree_jax.store.checkpoint import load_network
 from mdtree_jax.store.tables import collect, typed_members
 from mdtree_jax.training import objective_functions
