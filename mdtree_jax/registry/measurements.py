@@ -18,6 +18,7 @@ from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.measurement_type import Measurement, Scale, Words
 from mdtree_jax.registry.register import BINDERS, Binder
 from mdtree_jax.registry.table import Table
+from mdtree_jax.registry.trained_measurements import TRAINED_MEASUREMENTS
 
 #: Loss added before taking a logarithm, nats: interpolating networks reach 1e-5, which is below the noise.
 LEAST_LOSS = 1e-3
@@ -299,6 +300,7 @@ MEASUREMENTS: Table[Measurement] = Table(
             formula=np.log,
             is_shown=False,
         ),
+        *TRAINED_MEASUREMENTS,
     ],
 )
 
@@ -354,10 +356,7 @@ def bounds_of(name: str) -> tuple[float, float]:
 
 def markdown_table() -> str:
     """Return the measurements as a Markdown table, for the documentation."""
-    lines = [
-        "| measurement | unit | `grid.measure.metrics` | needs | small, large | meaning |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = ["| measurement | unit | `grid.measure.metrics` | needs | small, large | meaning |", "|---" * 6 + "|"]
     for m in MEASUREMENTS.values():
         kernels = ", ".join(f"`{kernel}`" for kernel in kernels_of(m.name))
         needs = ", ".join(need.replace("_", " ") for need in needs_of(m.name))
