@@ -75,7 +75,6 @@ def _memory_needs(
     num_images = num_train + num_test
     data = num_images * (math.prod(shape) * np.dtype(dtype).itemsize + 4)
     stored = sum(_bytes(leaf) for leaf in jax.tree.leaves(variables))
-    stored += 3 * recipe.history_points * np.dtype(dtype).itemsize
     # Twice the state: what a step or an epoch's end reads, and what it makes of it.
     return MemoryNeeds(stored, 2 * held + int(max(training, epoch, evaluation)) + 2**16, data)
 
