@@ -52,10 +52,11 @@ def main(config: SweepConfig) -> int:
         return _show_plan(config, make_cohorts(grid, shape.num_train), shape, console)
     record = None if config.verify is None else read_record(wanted.name)
     noise = {"label_noise_fraction": wanted.label_noise_fraction, "label_noise_seed": wanted.label_noise_seed}
-    data = load_dataset(wanted.dataset, **files, **noise, objective=wanted.objective)
+    what = {"objective": wanted.objective, "validation_fraction": wanted.validation_fraction}
+    data = load_dataset(wanted.dataset, **files, **noise, **what)
     cohorts = make_cohorts(grid, len(data.x_train))
     recipe = recipe_of(wanted, data.shape)
-    identity = resolved_config(wanted) | {"data_hash": data_hash(*data[:4])} | model_identity(config, data.shape)
+    identity = resolved_config(wanted) | {"data_hash": data_hash(*data.arrays)} | model_identity(config, data.shape)
     if record is not None:
         return _verify(config, record, recipe, cohorts, data, identity, console)
     with RunFolder(config.out, identity, members_by_key(cohorts)) as folder:

@@ -40,6 +40,8 @@ class LoadedDataset(NamedTuple):
     int32. `y_train` and `y_test`: class labels (n,) int32 in 0 … `num_classes` − 1, or what else the objective takes,
     float32 or int32; `num_classes` is the number of outputs of a network. Label noise, if any, is in `y_train` already;
     the test labels are always clean. `classes_are_known` is False where there may be classes without a label here.
+    `x_validation` and `y_validation` are of the same types as the test set, from which they were taken, and empty where
+    nothing was.
     """
 
     x_train: np.ndarray
@@ -49,12 +51,21 @@ class LoadedDataset(NamedTuple):
     num_classes: int
     name: str
     classes_are_known: bool = True
+    x_validation: np.ndarray = np.empty((0, 0, 0, 0), np.float32)
+    y_validation: np.ndarray = np.empty(0, np.int32)
 
     @property
     def shape(self) -> DatasetShape:
-        """The sizes of the data set."""
-        sizes = len(self.x_train), len(self.x_test), self.x_train.shape[1:], self.num_classes
+        """The sizes of the data set; what was taken from its test set for validation counts as test examples."""
+        num_test = len(self.x_test) + len(self.x_validation)
+        sizes = len(self.x_train), num_test, self.x_train.shape[1:], self.num_classes
         return DatasetShape(*sizes, _kind(self.x_train), self.y_train.shape[1:], _kind(self.y_train))
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The arrays by which a run knows its data again: training and test set, and validation set if there is one."""
+        validation = (self.x_validation, self.y_validation) if len(self.y_validation) else ()
+        return (self.x_train, self.y_train, self.x_test, self.y_test, *validation)
 
 
 for _name, _loader in {
@@ -121,6 +132,7 @@ def load_dataset(
     label_noise_fraction: float = 0.0,
     label_noise_seed: int = 0,
     objective: str | Objective = DEFAULT_OBJECTIVE,
+    validation_fraction: float = 0.0,
 ) -> LoadedDataset:
     """Load a data set: one of `mdtree_jax.registry.datasets`, or `package.module:function`.
 
@@ -129,9 +141,11 @@ def load_dataset(
     if it is given (the official files, packed or not), or else downloaded once, checked and cached. `npz` reads the
     arrays `x_train, y_train, x_test, y_test` from `data_file`.
 
-    `redraw_labels` redraws a fraction `label_noise_fraction` of all training labels before subsets are taken. Raises
-    `UserError` for an unknown name, a missing or damaged file, inputs of an unexpected shape, labels out of range,
-    targets of another kind than the objective's and a noise fraction outside [0, 1].
+    `redraw_labels` redraws a fraction `label_noise_fraction` of all training labels before subsets are taken.
+    `split_validation` takes a fraction `validation_fraction` of the test set for validation. Raises `UserError` for an
+    unknown name, a missing or damaged file, inputs of an unexpected shape, labels out of range, targets of another kind
+    than the objective's, a noise fraction outside [0, 1] and a validation fraction that leaves one of its two sets
+    empty.
 
     >>> data = load_dataset("digits")
     >>> data.x_train.shape, data.x_test.shape, data.num_classes
@@ -147,11 +161,12 @@ def load_dataset(
     y_test = check_targets(name, "test", raw.y_test, len(x_test), raw.num_classes, entry)
     data = LoadedDataset(x_train, y_train, x_test, y_test, raw.num_classes, name, raw.classes_are_known)
     _check_shape(name, data.shape, data_dir)
-    if label_noise_fraction == 0.0:
-        return data
-    if entry.targets != "class" or y_train.ndim != 1:
-        raise UserError(f"label_noise_fraction={label_noise_fraction:g} redraws class labels; '{name}' has none")
-    return data._replace(y_train=redraw_labels(y_train, raw.num_classes, label_noise_fraction, label_noise_seed))
+    if label_noise_fraction > 0.0:
+        if entry.targets != "class" or y_train.ndim != 1:
+            raise UserError(f"label_noise_fraction={label_noise_fraction:g} redraws class labels; '{name}' has none")
+        noisy = redraw_labels(y_train, raw.num_classes, label_noise_fraction, label_noise_seed)
+        data = data._replace(y_train=noisy)
+    return split_validation(data, validation_fraction)
 
 
 def _load(name: str, loader: Callable[..., Any], source: Source, objective: Objective) -> RawDataset:
@@ -190,6 +205,39 @@ def redraw_labels(labels: np.ndarray, num_classes: int, fraction: float, seed: i
     redrawn = np.array(labels)
     redrawn[chosen] = rng.integers(0, num_classes, size=len(chosen))
     return redrawn
+
+
+#: Draws which test examples are for validation, in every run, so that networks of different runs can be compared.
+_VALIDATION_SEED = 0
+
+
+def split_validation(data: LoadedDataset, fraction: float) -> LoadedDataset:
+    """Return the data with round(fraction · n) of its n test examples, drawn at random, as the validation set instead.
+
+    The draw depends on n and `fraction` alone; both sets keep the order of the test set. Raises `UserError` for a
+    fraction other than 0 that leaves one of the two sets empty.
+
+    >>> data = split_validation(load_dataset("digits"), 0.25)
+    >>> len(data.x_validation), len(data.x_test)
+    (1280, 3840)
+    """
+    if fraction == 0.0:
+        return data
+    num_test = len(data.x_test)
+    number = round(fraction * num_test) if 0.0 < fraction < 1.0 else 0
+    if not 0 < number < num_test:
+        raise UserError(
+            f"validation_fraction={fraction:g} of {num_test} test examples leaves the validation set or the test set "
+            "empty; choose a fraction between 0 and 1"
+        )
+    is_chosen = np.zeros(num_test, bool)
+    is_chosen[np.random.default_rng(_VALIDATION_SEED).permutation(num_test)[:number]] = True
+    return data._replace(
+        x_test=data.x_test[~is_chosen],
+        y_test=data.y_test[~is_chosen],
+        x_validation=data.x_test[is_chosen],
+        y_validation=data.y_test[is_chosen],
+    )
 
 
 def _check_shape(name: str, found: DatasetShape, data_dir: str | None) -> None:

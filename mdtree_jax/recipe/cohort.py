@@ -25,7 +25,8 @@ class Recipe:
     input, for images (height, width, channels), `target_shape` that of one target; arrays of kind `float` are computed
     in the arithmetic's type, those of kind `int` are int32. The early-stop snapshot is the first epoch ≥
     `early_stop_min_epoch` after `early_stop_patience` consecutive changes of the mean training loss ≤
-    `early_stop_tolerance` (in its unit); else the epoch of lowest training loss; else the last.
+    `early_stop_tolerance` (in its unit); else the epoch of lowest training loss; else the last. `history_points` of
+    each network's learning curve are recorded, 0 for none.
     """
 
     dataset: str
@@ -41,6 +42,7 @@ class Recipe:
     input_kind: str = "float"
     target_shape: tuple[int, ...] = ()
     target_kind: str = "int"
+    history_points: int = 0
 
 
 class _WithKnobs:

@@ -32,12 +32,13 @@ STAGES = ("train", "measure")
 
 
 #: Settings of a grid that came after runs without them -> the value that those have.
-ADDED_LATER: dict[str, Any] = {"objective": DEFAULT_OBJECTIVE}
+ADDED_LATER: dict[str, Any] = {"objective": DEFAULT_OBJECTIVE, "validation_fraction": 0.0}
 #: Knobs that took one value before they could be axes: one value is shown and recorded as it was then, without a list.
 _ONE_VALUE = ("optimizer", "momentum", "schedule", "augment")
 #: Columns of the tables of a sweep (`mdtree_jax.store.tables`) that are neither knobs nor measurements.
 COLUMNS = ("configuration", "seed", "seed_a", "seed_b", "layer", "status", "cohort", "stop_epoch", "train_seconds")
 COLUMNS += ("train_flops", "num_finite", "num_not_measurable", "num_not_converged")
+MOST_HISTORY_POINTS = 32
 _NODES = {int: IntegerNode, float: FloatNode, str: StringNode, bool: BooleanNode}
 
 
@@ -59,6 +60,13 @@ class GridConfig:
         "fraction of the training labels that are redrawn uniformly over all classes", 0.0
     )
     label_noise_seed: int = setting("seed for redrawing labels, which are the same for all networks", 0)
+    validation_fraction: float = setting(
+        "fraction of the test set, drawn by a fixed seed, that becomes the validation set instead", 0.0
+    )
+    history_points: int | None = setting(
+        "points of each network's learning curve that are recorded, at most 32; null: 32 with a validation set, else 0",
+        None,
+    )
     early_stop: bool = setting("keep the network of the epoch at which the loss has converged, not the last one", True)
     early_stop_min_epoch: int = setting("earliest epoch that can be kept", 30)
     early_stop_patience: int = setting("the loss has converged after this many consecutive changes of its mean …", 5)
@@ -150,17 +158,26 @@ def make_recipe(config: GridConfig, num_classes: int, image_shape: tuple[int, ..
     `of_data` are the further fields of `Recipe` that say what the data are.
     """
     shared = {name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)}
-    return Recipe(**shared, num_classes=num_classes, image_shape=image_shape, **of_data)
+    shared |= {"num_classes": num_classes, "image_shape": image_shape, "history_points": history_points(config)}
+    return Recipe(**shared | of_data)
+
+
+def history_points(config: GridConfig) -> int:
+    """Return how many points of a learning curve are recorded at most, 0 for none."""
+    if config.history_points is None:
+        return MOST_HISTORY_POINTS if config.validation_fraction > 0.0 else 0
+    return config.history_points
 
 
 def resolved_config(config: GridConfig) -> dict[str, Any]:
     """Return what decides the trained networks of a run, as plain values: the grid without name and measurement.
 
     A knob that the grid does not use is left out unless grids have always held it, so that a run that was begun before
-    there was such a knob can go on. So is a setting of `ADDED_LATER` at the value there.
+    there was such a knob can go on. So is a setting of `ADDED_LATER` at the value there. How much of the learning
+    curves is recorded decides nothing.
     """
     grid = make_grid(config)
-    left_out = {"name", "measure"}
+    left_out = {"name", "measure", "history_points"}
     left_out |= {name for name, value in ADDED_LATER.items() if getattr(config, name) == value}
     values = {name: getattr(config, name) for name in GridConfig.__annotations__ if name not in left_out}
     for name, axis in grid.axes.items():
@@ -200,12 +217,15 @@ def check_settings(config: SweepConfig) -> None:
     if config.verify is not None and set(config.stages) != set(STAGES):
         raise UserError(f"verify={config.verify} needs both stages, and stages={config.stages} leaves one out")
     _check_files(config)
+    points = history_points(grid)
     for name, value, good, wanted in (
         ("grid.early_stop_min_epoch", grid.early_stop_min_epoch, grid.early_stop_min_epoch >= 1, "at least 1"),
         ("grid.early_stop_patience", grid.early_stop_patience, grid.early_stop_patience >= 1, "at least 1"),
         ("grid.early_stop_tolerance", grid.early_stop_tolerance, grid.early_stop_tolerance >= 0.0, "0 or above"),
         ("grid.label_noise_fraction", grid.label_noise_fraction, 0.0 <= grid.label_noise_fraction <= 1.0, "in [0, 1]"),
         ("grid.label_noise_seed", grid.label_noise_seed, grid.label_noise_seed >= 0, "0 or above"),
+        ("grid.validation_fraction", grid.validation_fraction, 0.0 <= grid.validation_fraction < 1.0, "in [0, 1)"),
+        ("grid.history_points", points, 0 <= points <= MOST_HISTORY_POINTS, f"0 to {MOST_HISTORY_POINTS}"),
         ("grid.eval_batch_size", grid.eval_batch_size, grid.eval_batch_size >= 1, "at least 1"),
         ("checkpoint_minutes", config.checkpoint_minutes, config.checkpoint_minutes > 0.0, "above 0"),
         ("memory_gb", config.memory_gb, config.memory_gb is None or 0.0 < config.memory_gb < inf, "above 0, finite"),

@@ -41,6 +41,8 @@ def _relative_to_loss(log_sharpness: Any, train_loss: Any) -> Any:
     return log_sharpness - np.log(train_loss + LEAST_LOSS)
 
 
+_HELD_OUT: dict[str, Any] = {"needs": ("network", "test_data"), "direction": "worse", "is_shown": False}
+
 #: Spreads of scales are those of published/F, rounded.
 MEASUREMENTS: Table[Measurement] = Table(
     "measurement",
@@ -99,14 +101,10 @@ MEASUREMENTS: Table[Measurement] = Table(
             log_offset=0.0,
             bounds=(0.0, np.inf),
         ),
+        Measurement("test_loss", "nats", "mean cross-entropy on the test set", bounds=(0.0, np.inf), **_HELD_OUT),
+        Measurement("validation_error", "%", "error on the validation set", bounds=(0.0, 100.0), **_HELD_OUT),
         Measurement(
-            "test_loss",
-            "nats",
-            "mean cross-entropy on the test set",
-            needs=("network", "test_data"),
-            direction="worse",
-            bounds=(0.0, np.inf),
-            is_shown=False,
+            "validation_loss", "nats", "mean cross-entropy on the validation set", bounds=(0.0, np.inf), **_HELD_OUT
         ),
         Measurement(
             "log_hessian_trace",

@@ -46,8 +46,9 @@ def load_configuration(
     _check_registered(folder, manifest)
     noise = {name: config[name] for name in ("label_noise_fraction", "label_noise_seed")}
     objective = config.get("objective", DEFAULT_OBJECTIVE)
-    data = load_dataset(config["dataset"], data_dir=data_dir, data_file=data_file, **noise, objective=objective)
-    if data_hash(*data[:4]) != config["data_hash"]:
+    what = {"objective": objective, "validation_fraction": config.get("validation_fraction", 0.0)}
+    data = load_dataset(config["dataset"], data_dir=data_dir, data_file=data_file, **noise, **what)
+    if data_hash(*data.arrays) != config["data_hash"]:
         raise UserError(f"the data set '{config['dataset']}' here is not the one that {folder} was trained on")
     # What names both a setting and a column is a knob.
     wanted = {name: row[name] for name in {**dict.fromkeys(CONFIGURATION_COLUMNS), **config} if name in row.index}

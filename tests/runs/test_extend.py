@@ -109,6 +109,9 @@ class Lab:
             train_seconds=np.zeros(n),
             train_flops=np.full(n, 1e6 * cohort.width),
             useful_step_fraction=1.0,
+            validation_loss=None,
+            validation_error=None,
+            history=None,
             num_compilations=1,
             compile_seconds=0.5,
         )
