@@ -44,11 +44,14 @@ class Data(NamedTuple):
     y_validation: AnyArray = ()
 
     @property
+    def has_validation(self) -> bool:
+        """Whether there is a validation set."""
+        return not isinstance(self.y_validation, tuple)
+
+    @property
     def held_out(self) -> tuple[AnyArray, AnyArray]:
         """The data on which evidence is read that is not of the training set: validation set, else test set."""
-        if isinstance(self.y_validation, tuple):
-            return self.x_test, self.y_test
-        return self.x_validation, self.y_validation
+        return (self.x_validation, self.y_validation) if self.has_validation else (self.x_test, self.y_test)
 
 
 class NetworkItem(NamedTuple):

@@ -2,7 +2,8 @@
 
 As in `kernels`, each `make_…(model, settings, objective, training, side_by_side)` returns `measure(item, data) ->
 results`. Loss and error before and after a probe are those of the same examples: the first `probe_images` of the
-training subset, and all of the validation set, or of the test set where there is none. BatchNorm is in evaluation mode,
+training subset, and all of the validation set, or of the test set where there is none. Where there is a validation set,
+the test set is a third side, which nothing may be concluded from: what a probe gains is read there. BatchNorm is in evaluation mode,
 its statistics recomputed over the same training images in all but the checkpoint, which is as it was saved.
 """
 
@@ -33,7 +34,7 @@ from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED, SHORT_RUNS
 from mdtree_jax.training import Hyperparameters, ObjectiveFunctions
 from mdtree_jax.training.arrays import take_rows
 
-SIDES = ("train", "validation")
+SIDES = ("train", "validation", "test")
 
 
 class TrainedItem(NamedTuple):
@@ -135,6 +136,8 @@ def make_probes(
             for name in names:
                 against = PROBES[name].against
                 found |= _means(name, side, at[name])
+                if side == "test":
+                    continue
                 found |= _changes(name, side, at[name], at[against if against in at else REFRESHED])
         for name in (name for name in names if PROBES[name].trains):
             params = jax.tree.map(lambda leaf, place=one[name]: leaf[place], probed.variables["params"])
@@ -183,17 +186,19 @@ def _outcomes(
     data: Data,
     side_by_side: bool,
 ) -> dict[str, Outcome]:
-    """Return the outcomes of stacked networks on both sides, their arrays (networks, examples)."""
+    """Return the outcomes of stacked networks on every side, their arrays (networks, examples)."""
     most, (x, y) = settings.probe_images, data.held_out
     train = take_rows((data.x_train, data.y_train), slice(most))
-    sides = ((*train, jnp.minimum(num_samples, most)), (x, y, jnp.full_like(num_samples, len(y))))
+    sides = [(*train, jnp.minimum(num_samples, most)), (x, y, jnp.full_like(num_samples, len(y)))]
+    if data.has_validation:
+        sides.append((data.x_test, data.y_test, jnp.full_like(num_samples, len(data.y_test))))
 
     def evaluate(one: Any) -> tuple[Outcome, ...]:
         size = settings.statistics_batch_size
         return tuple(outcome_of(model, objective, one, *side, size) for side in sides)
 
     found = jax.vmap(evaluate)(variables) if side_by_side else lax.map(evaluate, variables)
-    return dict(zip(SIDES, found, strict=True))
+    return dict(zip(SIDES, found, strict=False))
 
 
 def _means(name: str, side: str, outcome: Outcome, with_error: bool = False) -> Results:

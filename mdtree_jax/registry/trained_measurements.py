@@ -18,7 +18,11 @@ _OUTCOMES = {
     "train_error": ("%", "training error", "unfit"),
     "validation_loss": ("nats", "loss on held-out data", "worse"),
     "validation_error": ("%", "error on held-out data", "worse"),
+    "test_loss": ("nats", "loss on the test set", "worse"),
+    "test_error": ("%", "error on the test set", "worse"),
 }
+#: Sides of which changes are told, with their paired standard errors.
+_CHANGES = tuple(name for name in _OUTCOMES if not name.startswith("test"))
 _POSITIVE = (0.0, np.inf)
 
 
@@ -79,7 +83,8 @@ def _outcomes(prefix: str, kernel: str, when: str) -> Iterator[Measurement]:
 
 def _changes(probe: Probe) -> Iterator[Measurement]:
     against = "the checkpoint" if probe.against == CHECKPOINT else f"`{probe.against}`"
-    for end, (unit, words, _) in _OUTCOMES.items():
+    for end in _CHANGES:
+        unit, words, _ = _OUTCOMES[end]
         yield Measurement(
             f"{probe.name}_{end}_change",
             "points" if unit == "%" else unit,
