@@ -87,7 +87,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "train_loss",
             "nats",
-            "mean cross-entropy on the training subset",
+            "mean loss on the training subset, for classes the cross-entropy",
             needs=("network",),
             direction="unfit",
             words=Words(
@@ -102,7 +102,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "test_loss",
             "nats",
-            "mean cross-entropy on the test set",
+            "mean loss on the test set, for classes the cross-entropy",
             needs=("network", "test_data"),
             direction="worse",
             bounds=(0.0, np.inf),
@@ -196,7 +196,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "agreement",
             "1",
-            "share of mixup images on which two networks predict the same class",
+            "share of mixup images on which two networks predict the same class, or of labels and tokens the same",
             kernel="similarity",
             direction="alike",
             bounds=(0.0, 1.0),
