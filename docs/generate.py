@@ -27,6 +27,7 @@ from mdtree_jax.registry.causes import CAUSES  # noqa: E402
 from mdtree_jax.registry.datasets import DATASETS  # noqa: E402
 from mdtree_jax.registry.kernels import KERNELS  # noqa: E402
 from mdtree_jax.registry.knobs import KNOBS  # noqa: E402
+from mdtree_jax.registry.objectives import OBJECTIVES, TARGETS  # noqa: E402
 from mdtree_jax.registry.questions import QUESTIONS  # noqa: E402
 from mdtree_jax.registry.tree import Tree  # noqa: E402
 
@@ -118,7 +119,16 @@ def datasets() -> str:
         files = {"data_dir": "downloaded once, or from `data_dir=`", "data_file": "`data_file=`"}.get(data.takes, "")
         about = data.source + (f"; {data.licence}" if data.licence else "")
         rows.append([code(data.name), data.meaning, shape or "", files or "included", about])
-    return table(["data set", "description", "training + test images", "files", "source, licence"], rows)
+    return table(["data set", "description", "training + test examples", "files", "source, licence"], rows)
+
+
+def objectives() -> str:
+    """Return the table of objectives."""
+    rows = []
+    for o in OBJECTIVES.values():
+        rows.append([code(o.name), o.meaning, o.unit, TARGETS[o.targets].meaning, o.outputs, o.error_meaning, o.chance])
+    header = ["objective", "loss", "unit", "targets", "outputs", "error", "learned nothing"]
+    return table(header, rows)
 
 
 def trees() -> str:
@@ -308,6 +318,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "causes": causes,
     "questions": questions,
     "kernels": kernels,
+    "objectives": objectives,
     "trees": trees,
     "settings": settings,
     "api": api,

@@ -23,7 +23,7 @@ from mdtree_jax.population.memory import margin, peak_bytes
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.kernels import KERNELS, function_of
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
-from mdtree_jax.training import ObjectiveFunctions, ObjectiveLike
+from mdtree_jax.training import ObjectiveFunctions, ObjectiveLike, objective_functions
 from mdtree_jax.training.arrays import one_row, take_rows
 
 #: A Hessian product on a CPU holds no more activations than this, unless it were for fewer images than `CPU_FEWEST`: a
@@ -174,7 +174,7 @@ def choose(
     settings: MeasureSettings,
     budget: int,
     platform: str,
-    objective: ObjectiveFunctions,
+    objective: ObjectiveLike = DEFAULT_OBJECTIVE,
     trained_as: trained.TrainedAs | None = None,
 ) -> Choices:
     """Return how to measure within `budget` bytes on one device, the data set not counted, from the traced programs.
@@ -192,7 +192,7 @@ def choose(
     held = sizes if batched else _cached(model, data, sizes)
     plans = [(n, True) for n in held[:3]] if settings.trace_method == "xtrace" else []
     plans += [(n, False) for n in held]
-    taken_by = functools.partial(_kernel_bytes, model, data, settings, objective, trained_as)
+    taken_by = functools.partial(_kernel_bytes, model, data, settings, objective_functions(objective), trained_as)
     sides = (
         (plans, lambda plan: taken_by("hessian", plan[0], ("use_xtrace", plan[1]), ("batched", batched))),
         (sizes, functools.partial(taken_by, "sharpness")),

@@ -28,7 +28,8 @@ from mdtree_jax.population.loop import AXIS, PopulationState, make_run, start_po
 from mdtree_jax.population.programs import hyperparameters_of, input_of, model_of, trainer_of
 from mdtree_jax.population.results import VALIDATION, TrainedCohort, metrics_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
-from mdtree_jax.training import Hyperparameters, ObjectiveFunctions, Trainer, evaluate, objective_functions
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
+from mdtree_jax.training import Hyperparameters, ObjectiveLike, Trainer, evaluate, objective_functions
 from mdtree_jax.training.arrays import kind_in
 from mdtree_jax.training.train import init_key
 
@@ -143,7 +144,7 @@ _MAKING = threading.Lock()
 
 @functools.lru_cache(maxsize=4)
 def _make_trainer(
-    recipe: Recipe, cohort: Cohort, dtype: str, objective: ObjectiveFunctions, has_validation: bool
+    recipe: Recipe, cohort: Cohort, dtype: str, objective: ObjectiveLike, has_validation: bool
 ) -> tuple[Model, Trainer, Recorder | None]:
     del objective  # an objective that was registered again under its name is another program
     model = model_of(recipe, cohort, dtype)
@@ -164,7 +165,9 @@ def jit_init(model: Model) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _jit_evaluate(model: Model, objective: ObjectiveFunctions, mesh: Mesh, batch_size: int, lanes: int) -> Any:
+def _jit_evaluate(
+    model: Model, mesh: Mesh, batch_size: int, lanes: int, objective: ObjectiveLike = DEFAULT_OBJECTIVE
+) -> Any:
     def one(member: tuple[Any, jax.Array], data: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         (variables, count), (x_train, y_train, *held_out) = member, data
         found: list[jax.Array] = []
@@ -299,7 +302,7 @@ class _CohortRun:
         """Evaluate the networks of the pass and bring everything to the host."""
         group = self.passes[self.pass_index]
         batch_size, lanes = self.recipe.eval_batch_size, self.executor.lanes_per_device
-        evaluate_all = _jit_evaluate(self.model, self.objective, self.mesh, batch_size, lanes)
+        evaluate_all = _jit_evaluate(self.model, self.mesh, batch_size, lanes, self.objective)
         metrics = evaluate_all((state.variables, self.inputs[0].num_samples), tuple(self.data))
         is_used = group.members >= 0
         rows = group.members[is_used]

@@ -24,7 +24,7 @@ from mdtree_jax.registry.datasets import DATASETS, DatasetShape
 from mdtree_jax.registry.kernels import PAIR_CHOICES
 from mdtree_jax.registry.knobs import KNOBS, Knob
 from mdtree_jax.registry.measurements import MEASUREMENTS
-from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, find_objective
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, find_objective
 
 DTYPES = ("float32", "float64")
 KEEP = ("all", "metrics_only")
@@ -51,7 +51,7 @@ class GridConfig:
     dataset: str = setting("data set: one of those below, or your own package.module:function", "digits")
     model: str = setting("architecture: one of those below, or your own package.module:function", "resnet8")
     objective: str = setting(
-        lambda: f"what training minimizes: {', '.join(OBJECTIVES)}, or your own package.module:name", DEFAULT_OBJECTIVE
+        "what training minimizes: one of those below, or your own package.module:name", DEFAULT_OBJECTIVE
     )
     num_seeds: int = setting("networks per configuration; connectivity and similarity need two or more", 1)
     seed: int = setting("seed of the first network; the others use the following seeds", 0)

@@ -90,7 +90,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "train_loss",
             "nats",
-            "mean cross-entropy on the training subset",
+            "mean loss on the training subset, for classes the cross-entropy",
             needs=("network",),
             direction="unfit",
             words=Words(
@@ -102,10 +102,20 @@ MEASUREMENTS: Table[Measurement] = Table(
             log_offset=0.0,
             bounds=(0.0, np.inf),
         ),
-        Measurement("test_loss", "nats", "mean cross-entropy on the test set", bounds=(0.0, np.inf), **_HELD_OUT),
+        Measurement(
+            "test_loss",
+            "nats",
+            "mean loss on the test set, for classes the cross-entropy",
+            bounds=(0.0, np.inf),
+            **_HELD_OUT,
+        ),
         Measurement("validation_error", "%", "error on the validation set", bounds=(0.0, 100.0), **_HELD_OUT),
         Measurement(
-            "validation_loss", "nats", "mean cross-entropy on the validation set", bounds=(0.0, np.inf), **_HELD_OUT
+            "validation_loss",
+            "nats",
+            "mean loss on the validation set, for classes the cross-entropy",
+            bounds=(0.0, np.inf),
+            **_HELD_OUT,
         ),
         Measurement(
             "log_hessian_trace",
@@ -195,7 +205,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "agreement",
             "1",
-            "share of mixup images on which two networks predict the same class",
+            "share of mixup images on which two networks predict the same class, or of labels and tokens the same",
             kernel="similarity",
             direction="alike",
             bounds=(0.0, 1.0),
