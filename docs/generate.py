@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))  # the package of this checkout, before one that i
 
 import mdtree_jax  # noqa: E402
 from mdtree_jax import cli  # noqa: E402
-from mdtree_jax.collection import columns  # noqa: E402
+from mdtree_jax.collection import columns, curve_features  # noqa: E402
 from mdtree_jax.config import SCHEMAS  # noqa: E402
 from mdtree_jax.registry import measurements  # noqa: E402
 from mdtree_jax.registry.architectures import ARCHITECTURES  # noqa: E402
@@ -313,6 +313,7 @@ def advice() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "columns": columns.markdown_table,
+    "curve_features": curve_features.markdown_table,
     "measurements": measurements.markdown_table,
     "knobs": knobs,
     "causes": causes,

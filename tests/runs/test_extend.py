@@ -404,6 +404,31 @@ def test_another_recipe_is_named_with_all_that_differs(tmp_path):
         pass
 
 
+def test_a_run_of_before_there_were_histories_goes_on_with_those_of_what_is_added(pickled, tmp_path):
+    class Earlier(Lab):
+        def train(self, *arguments, **options):
+            trained = super().train(*arguments, **options)
+            trained.history = None
+            return trained
+
+    small, large = plan(2, width=(2,)), plan(3, width=(2, 4))
+    Earlier().run(tmp_path, small)
+    assert not (tmp_path / "history.parquet").exists()
+    Lab().run(tmp_path, large)
+    Lab().run(tmp_path / "fresh", large)
+    added, every = (pd.read_parquet(path / "history.parquet") for path in (tmp_path, tmp_path / "fresh"))
+    members = pd.read_parquet(tmp_path / "members.parquet")
+    is_old = (members["width"] == 2) & (members["seed"] < 2)
+    old = pd.MultiIndex.from_frame(members.loc[is_old, ["configuration", "seed"]])
+    is_added = ~pd.MultiIndex.from_frame(every[["configuration", "seed"]]).isin(old)
+    pd.testing.assert_frame_equal(added, every[is_added].reset_index(drop=True), check_exact=True)
+    record = write_record(tmp_path / "fresh", tmp_path / "record", "fake")
+    pd.testing.assert_frame_equal(record.history, every)
+    (tmp_path / "parts" / "history" / f"{large.cohorts[0].key}.parquet").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="delete it to go on without these learning curves"):
+        Lab().run(tmp_path, large)
+
+
 def test_networks_that_are_gone_stop_what_needs_them_and_nothing_else(pickled, tmp_path):
     Lab().run(tmp_path / "pairs", plan(), keep="metrics_only")
     with pytest.raises(UserError, match=r"8 networks of .* to compare added networks with them \(similarity, conn"):
