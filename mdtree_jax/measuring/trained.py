@@ -3,8 +3,9 @@
 As in `kernels`, each `make_…(model, settings, objective, training, side_by_side)` returns `measure(item, data) ->
 results`. Loss and error before and after a probe are those of the same examples: the first `probe_images` of the
 training subset, and all of the validation set, or of the test set where there is none. Where there is a validation set,
-the test set is a third side, which nothing may be concluded from: what a probe gains is read there. BatchNorm is in evaluation mode,
-its statistics recomputed over the same training images in all but the checkpoint, which is as it was saved.
+the test set is a third side, which nothing may be concluded from: what a probe gains is read there. BatchNorm is in
+evaluation mode, its statistics recomputed over the same training images in all but the checkpoint, which is as it was
+saved.
 """
 
 from __future__ import annotations
