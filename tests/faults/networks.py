@@ -38,12 +38,12 @@ class Net(nn.Module):
     channels: tuple[int, ...] = ()
     norm: bool = False
     bias: bool = True
-    init: str = "lecun"
+    kernels: str = "lecun"
     first_bias: float = 0.0
 
     @nn.compact
     def __call__(self, x, train=False):
-        act, kernel_init = HIDDEN[self.activation], _kernel_init(self.init)
+        act, kernel_init = HIDDEN[self.activation], _kernel_init(self.kernels)
         for width in self.channels:
             padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
             rows, columns = x.shape[1:3]

@@ -61,7 +61,7 @@ DEVELOPMENT: dict[str, Fault] = {
     ),
     "dead_relu_digits": Fault("digits_momentum", {"net_first_bias": -20.0}, ("dead_units",), _STUCK),
     "zero_init_digits": Fault(
-        "digits_tanh", {"net_init": "zero"}, ("identical_units", "no_gradient", "never_moved"), _STUCK
+        "digits_tanh", {"net_kernels": "zero"}, ("identical_units", "no_gradient", "never_moved"), _STUCK
     ),
     "shuffled_labels_digits": Fault("digits_momentum", {"labels": "shuffled"}, ("labels_unrelated",), ("wide_gap",)),
     "too_few_epochs_cnn": Fault(
@@ -79,7 +79,7 @@ DEVELOPMENT: dict[str, Fault] = {
     ),
     "sorted_digits": Fault("digits_momentum", {"order": "sorted"}, ("unshuffled",), ("unstable_loss", *_STUCK)),
     "saturated_tanh_digits": Fault(
-        "digits_tanh", {"net_init": "lecun*12"}, ("saturated_units", "weights_too_large"), ("wide_gap",)
+        "digits_tanh", {"net_kernels": "lecun*12"}, ("saturated_units", "weights_too_large"), ("wide_gap",)
     ),
 }
 
@@ -117,7 +117,7 @@ HELD_OUT: dict[str, Fault] = {
         _STUCK,
     ),
     "exploding_init_cnn": Fault(
-        "images_cnn", {"net_init": "lecun*10"}, ("weights_too_large",), ("falling_at_end", "wide_gap", "unstable_loss")
+        "images_cnn", {"net_kernels": "lecun*10"}, ("weights_too_large",), ("falling_at_end", "wide_gap", "unstable_loss")
     ),
     "missing_bias_teacher": Fault(
         "teacher_values", {"data": "teacher_offset", "net_bias": False}, ("biased_outputs",), (), {"net_bias": True}

@@ -92,7 +92,7 @@ SITUATIONS: dict[str, Case] = {
     "relu_as_a_probability": Case(
         Spec(
             "table_raw",
-            Net((12, 12), 1, last="relu", init="normal0.05"),
+            Net((12, 12), 1, last="relu", kernels="normal0.05"),
             "binary_cross_entropy_p",
             "adam",
             1e-3,

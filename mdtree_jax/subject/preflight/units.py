@@ -1,0 +1,90 @@
+"""What the hidden units of any JAX function give out, read from its traced program. JAX.
+
+The program is run again, operation by operation within the caller's trace, and what ReLU, tanh and sigmoid give out is
+kept. Operations inside loops (`scan`, `while`) are not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+#: Primitive -> name of the activation function.
+FUNCTIONS = {"max": "relu", "tanh": "tanh", "logistic": "sigmoid"}
+#: Keys under which a primitive of calls holds the program that it calls.
+_CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+
+
+class Units(NamedTuple):
+    """What one activation function of the program gives out.
+
+    Attributes:
+        function: relu, tanh or sigmoid.
+        values: (n, ..., units).
+        is_gate: whether it is multiplied or added to a number at once, as inside GELU, SiLU or an LSTM.
+    """
+
+    function: str
+    values: Any
+    is_gate: bool = False
+
+
+def with_units(function: Callable[..., Any]) -> Callable[..., tuple[Any, list[Units]]]:
+    """Return `function` with its units: `(*arguments) -> (outputs, units)`, the units in order of the program."""
+
+    def run(*arguments: Any) -> tuple[Any, list[Units]]:
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        seen: dict[int, tuple[str, Any]] = {}
+        gates: set[int] = set()
+        outputs = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(arguments), seen, gates)
+        units = [Units(name, values, key in gates) for key, (name, values) in seen.items()]
+        return jax.tree.unflatten(jax.tree.structure(shape), outputs), units
+
+    return run
+
+
+def _evaluate(jaxpr: Any, consts: Any, arguments: list[Any], seen: dict, gates: set[int]) -> list[Any]:
+    values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if hasattr(atom, "val") else values[atom]
+
+    for equation in jaxpr.eqns:
+        inputs = [read(atom) for atom in equation.invars]
+        called = _called(equation)
+        if called is not None and len(called.jaxpr.invars) == len(inputs):
+            outputs = _evaluate(called.jaxpr, called.consts, inputs, seen, gates)
+        else:
+            subfunctions, options = equation.primitive.get_bind_params(equation.params)
+            found = equation.primitive.bind(*subfunctions, *inputs, **options)
+            outputs = list(found) if equation.primitive.multiple_results else [found]
+            _note(equation, inputs, outputs[0], seen, gates)
+        values.update(zip(equation.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _called(equation: Any) -> Any:
+    """Return the closed program that an equation calls once with its operands; None for any other operation."""
+    if equation.primitive.name in ("scan", "while", "cond", "custom_vjp_call", "custom_root", "custom_linear_solve"):
+        return None
+    for key in _CALLED:
+        called = equation.params.get(key)
+        if called is not None and hasattr(called, "jaxpr"):
+            return called
+    return None
+
+
+def _note(equation: Any, inputs: list[Any], output: Any, seen: dict, gates: set[int]) -> None:
+    name = equation.primitive.name
+    if name in ("mul", "add", "sub"):
+        gates.update(id(operand) for operand in inputs if id(operand) in seen)
+    is_relu = name != "max" or any(np.ndim(operand) == 0 and _is_zero(operand) for operand in inputs)
+    if name in FUNCTIONS and is_relu and np.ndim(output) > 1:
+        seen[id(output)] = (FUNCTIONS[name], output)
+
+
+def _is_zero(operand: Any) -> bool:
+    return not isinstance(operand, jax.core.Tracer) and float(operand) == 0.0
