@@ -53,8 +53,8 @@ FINDINGS: Table[FindingKind] = Table(
         FindingKind(
             "inputs_unscaled",
             "inputs were never scaled",
-            "deviations of the columns differ by a factor above 300, or the root mean square of the inputs is above 30, "
-            "and the first layer does not normalize",
+            "deviations of the columns differ by a factor above 300, or the root mean square of the inputs is above "
+            "30, and the first layer does not normalize",
             ("root_mean_square", "smallest_deviation", "largest_deviation", "first_layer"),
             "standardize every column of the inputs (subtract its mean, divide by its standard deviation); of images "
             "in 0 to 255, divide by 255",

@@ -117,7 +117,10 @@ HELD_OUT: dict[str, Fault] = {
         _STUCK,
     ),
     "exploding_init_cnn": Fault(
-        "images_cnn", {"net_kernels": "lecun*10"}, ("weights_too_large",), ("falling_at_end", "wide_gap", "unstable_loss")
+        "images_cnn",
+        {"net_kernels": "lecun*10"},
+        ("weights_too_large",),
+        ("falling_at_end", "wide_gap", "unstable_loss"),
     ),
     "missing_bias_teacher": Fault(
         "teacher_values", {"data": "teacher_offset", "net_bias": False}, ("biased_outputs",), (), {"net_bias": True}

@@ -18,7 +18,7 @@ from tests.faults.networks import LOSSES, Net, unexplained, wrong_class, wrong_l
 
 POINTS = 32
 OPTIMIZERS: dict[str, Callable[[float, float], optax.GradientTransformation]] = {
-    "adam": lambda rate, decay: optax.adamw(rate, weight_decay=decay) if decay else optax.adam(rate),
+    "adam": lambda rate, decay: optax.adamw(rate, weight_decay=decay),
     "rmsprop": lambda rate, decay: optax.rmsprop(rate, decay=0.9),
     "sgd": lambda rate, decay: optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate)),
     "momentum": lambda rate, decay: optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, 0.9, nesterov=True)),
@@ -129,7 +129,6 @@ def train(spec: Spec, seeds: tuple[int, ...] = (0, 1), data_seed: int = 0) -> Si
     """Train one network a seed."""
     data = prepare(spec, data_seed)
     loss, error = LOSSES[spec.loss], error_of(spec, data)
-    optimizer = OPTIMIZERS[spec.optimizer](spec.learning_rate, spec.weight_decay)
     half = len(data.x_test) // 2
     sides = {"train": data[:2], "validation": (data.x_test[:half], data.y_test[:half]), "test": data[2:]}
 
@@ -143,21 +142,19 @@ def train(spec: Spec, seeds: tuple[int, ...] = (0, 1), data_seed: int = 0) -> Si
         outputs, changed = spec.net.apply({"params": params, **state}, x, True, mutable=list(state))
         return loss(outputs, y).mean(), changed
 
-    def step(carry, rows):
+    def step(x, y, optimizer, carry, rows):
         variables, moments = carry
         params, state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
-        gradient, state = jax.grad(batch_loss, has_aux=True)(
-            params, state, jnp.asarray(data.x_train)[rows], jnp.asarray(data.y_train)[rows]
-        )
+        gradient, state = jax.grad(batch_loss, has_aux=True)(params, state, x[rows], y[rows])
         updates, moments = optimizer.update(gradient, moments, params)
         return ({"params": optax.apply_updates(params, updates), **state}, moments), None
 
-    def look(variables):
+    def look(variables, sides):
         found = {}
         for side, (x, y) in sides.items():
-            outputs = apply(variables, jnp.asarray(x))
-            found[f"{side}_loss"] = loss(outputs, jnp.asarray(y)).mean()
-            found[f"{side}_error"] = 100 * error(outputs, jnp.asarray(y)).mean()
+            outputs = apply(variables, x)
+            found[f"{side}_loss"] = loss(outputs, y).mean()
+            found[f"{side}_error"] = 100 * error(outputs, y).mean()
         return found
 
     batches = np.stack([_batches(spec, len(data.x_train), seed) for seed in seeds])
@@ -166,19 +163,25 @@ def train(spec: Spec, seeds: tuple[int, ...] = (0, 1), data_seed: int = 0) -> Si
     each = batches.shape[1] // points
     used = batches[:, : each * points].reshape(len(seeds), points, each, -1)
 
-    def run(key, rows):
-        variables = init(key)
+    def run(variables, rows, sides, rate, decay):
+        # Rates and data are arguments, so that one program serves all of them.
+        optimizer = OPTIMIZERS[spec.optimizer](rate, decay)
         carry = (variables, optimizer.init(variables["params"]))
 
         def segment(carry, rows):
-            carry, _ = jax.lax.scan(step, carry, rows)
-            return carry, look(carry[0])
+            carry, _ = jax.lax.scan(functools.partial(step, *sides["train"], optimizer), carry, rows)
+            return carry, look(carry[0], sides)
 
         carry, found = jax.lax.scan(segment, carry, rows)
-        return variables, carry[0], found
+        return carry[0], found
 
-    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    initial, trained, found = jax.device_get(jax.jit(jax.vmap(run))(keys, used))
+    starts = [init(jax.random.key(seed)) for seed in seeds]
+    initial = jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
+    trained, found = jax.device_get(
+        jax.jit(jax.vmap(run, (0, 0, None, None, None)))(
+            initial, used, sides, np.float32(spec.learning_rate), np.float32(spec.weight_decay)
+        )
+    )
     nth = lambda tree, i: jax.tree.map(lambda a: a[i], tree)  # noqa: E731
     epochs = ends / (len(data.x_train) // min(spec.batch_size, len(data.x_train)))
     histories = [

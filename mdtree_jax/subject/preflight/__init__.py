@@ -16,7 +16,14 @@ import pandas as pd
 
 from mdtree_jax.diagnosis.findings import Finding
 from mdtree_jax.registry.findings import FINDINGS
-from mdtree_jax.subject.preflight import curves, inputs, layers, networks, outputs, preparation
+
+# Each binds its functions to their findings.
+from mdtree_jax.subject.preflight import curves as _curves  # noqa: F401
+from mdtree_jax.subject.preflight import inputs as _inputs  # noqa: F401
+from mdtree_jax.subject.preflight import layers as _layers  # noqa: F401
+from mdtree_jax.subject.preflight import networks as _networks  # noqa: F401
+from mdtree_jax.subject.preflight import outputs as _outputs  # noqa: F401
+from mdtree_jax.subject.preflight import preparation as _preparation  # noqa: F401
 from mdtree_jax.subject.preflight.evidence import Evidence, gather
 from mdtree_jax.subject.preflight.refusals import check_deterministic, check_targets
 
@@ -33,6 +40,7 @@ def preflight(
     loss: Callable[[Any, Any], Any] | None = None,
     apply_train: Callable[[Any, Any], Any] | None = None,
     initial: Sequence[Any] | None = None,
+    fresh: Any = None,
     validation: tuple[Any, np.ndarray] | None = None,
     histories: Sequence[pd.DataFrame | None] | None = None,
     training: Mapping[str, Any] | None = None,
@@ -48,6 +56,7 @@ def preflight(
         loss: `loss(outputs, targets) -> (n,)` as trained, or None.
         apply_train: `apply_train(variables, x) -> (outputs, variables)`, or None.
         initial: variables that each network started from, or None; weights of another seed will not do.
+        fresh: variables of a fresh initialization from any seed, whose norms are looked at; or None.
         validation: held-out inputs and targets, or None.
         histories: of each network, with any of the columns epoch, step, train_loss, train_error, validation_loss,
             validation_error (%); or None.
@@ -68,6 +77,7 @@ def preflight(
             loss=loss,
             apply_train=apply_train,
             initial=None if initial is None else initial[i],
+            fresh=fresh,
             validation=validation,
             history=None if histories is None else histories[i],
             training=training,
@@ -80,7 +90,7 @@ def preflight(
 
 
 def find_in(evidence: Sequence[Evidence]) -> list[Finding]:
-    """Return the findings of networks whose evidence was gathered, the surest first; those of no strength are left out."""
+    """Return the findings of networks whose evidence was gathered, the surest first, without those of no strength."""
     best: dict[str, Finding] = {}
 
     def keep(kind: str, seen: Any, networks: tuple[int, int] | None = None) -> None:

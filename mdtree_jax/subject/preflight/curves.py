@@ -15,12 +15,18 @@ _LONG = 200
 
 
 def _curve(evidence: Evidence) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return steps (epochs where steps are not known) and training losses; None for fewer than `FEWEST` points."""
+    """Return steps (epochs where steps are not known) and training losses; None for fewer than `FEWEST` points.
+
+    A row without a training loss is one of another kind (logs hold such), but for the last rows without any loss:
+    training ended there with a loss that is not a number.
+    """
     history = evidence.history
     if history is None or "train_loss" not in history:
         return None
     axis = next((name for name in ("step", "epoch") if name in history and history[name].notna().all()), None)
-    known = history[history["train_loss"].notna()]
+    losses = [name for name in ("train_loss", "validation_loss") if name in history]
+    is_lost = history[losses].isna().all(axis=1)[::-1].cummin()[::-1].astype(bool)
+    known = history[history["train_loss"].notna() | is_lost]
     if len(known) < FEWEST:
         return None
     steps = np.arange(1, len(known) + 1) if axis is None else known[axis].to_numpy(np.float64)
@@ -108,8 +114,8 @@ def flat_loss(evidence: Evidence) -> Seen | None:
     if curve is None or not np.isfinite(curve[1]).all() or _relative_error(evidence) < 0.8:
         return None
     losses = curve[1]
-    fall = float(losses[0] - losses[-1]) / max(abs(float(losses[0])), 1e-30)
-    return Seen(ramp(fall, 0.02, 0.005), {"fall": fall})
+    fall, moved = ((losses[0] - losses[-1]), np.ptp(losses)) / np.maximum(abs(losses[0]), 1e-30)
+    return Seen(ramp(float(moved), 0.02, 0.005), {"fall": float(fall)})
 
 
 def wide_gap(evidence: Evidence) -> Seen | None:

@@ -39,6 +39,7 @@ class Evidence:
         shifted: number of rows -> targets of the rows that many places further on.
         params: path -> array.
         initial: the parameters that it started from; None if they are not known.
+        fresh: parameters of any fresh initialization, as large as those it started from; None if not known.
         gradient: path -> gradient of the mean training loss on the sample; None if the loss is not known.
         units: what the activation functions of hidden layers give out; None if they cannot be traced.
         possible: outputs of random parameters (draws, examples, k), finite ones.
@@ -58,6 +59,7 @@ class Evidence:
     shifted: Mapping[int, np.ndarray]
     params: Mapping[str, np.ndarray]
     initial: Mapping[str, np.ndarray] | None = None
+    fresh: Mapping[str, np.ndarray] | None = None
     gradient: Mapping[str, np.ndarray] | None = None
     units: tuple[Units, ...] | None = None
     possible: np.ndarray | None = None
@@ -104,6 +106,7 @@ def gather(
     loss: Callable[[Any, Any], Any] | None = None,
     apply_train: Callable[[Any, Any], Any] | None = None,
     initial: Any = None,
+    fresh: Any = None,
     validation: tuple[Any, np.ndarray] | None = None,
     history: pd.DataFrame | None = None,
     training: Mapping[str, Any] | None = None,
@@ -134,6 +137,7 @@ def gather(
         shifted,
         named(params),
         None if initial is None else named(split(initial)[0]),
+        None if fresh is None else named(split(fresh)[0]),
         None if gradient is None else named(gradient),
         units,
         None if possible is None else rows_of(task, possible, None)[0],
@@ -170,11 +174,19 @@ def named(tree: Any) -> dict[str, np.ndarray]:
 
 def _look(apply: Callable, params: Any, state: Any, join: Callable, x: Any, y: np.ndarray, loss: Any) -> tuple:
     """Return outputs, gradient, units and outputs of random parameters: NumPy, None for what cannot be had."""
-    traced = with_units(lambda params, state, x: apply(join(params, state), x))
+
+    def plain(params: Any, state: Any, x: Any) -> Any:
+        return apply(join(params, state), x)
+
+    traced: Callable[..., Any] | None = with_units(plain)
+    try:
+        jax.eval_shape(lambda *arguments: traced(*arguments)[0], params, state, x)
+    except Exception:  # of a program that holds what the interpreter does not know, units are not seen
+        traced = None
     kinds: list[tuple[str, bool]] = []
 
     def look(params: Any, state: Any, x: Any, y: Any, key: jax.Array) -> Any:
-        outputs, units = traced(params, state, x)
+        outputs, units = traced(params, state, x) if traced else (plain(params, state, x), [])
         kinds[:] = [(unit.function, unit.is_gate) for unit in units]
         gradient = None if loss is None else jax.grad(_mean_loss)(params, state, x, y)
         few = jax.tree.map(lambda a: a[:DRAWN_EXAMPLES], x)
@@ -193,17 +205,17 @@ def _look(apply: Callable, params: Any, state: Any, join: Callable, x: Any, y: n
     )
     units = tuple(Units(kind, value, gate) for (kind, gate), value in zip(kinds, values, strict=True))
     finite = possible[np.isfinite(possible).reshape(len(possible), -1).all(1)]
-    return np.asarray(outputs), gradient, units, finite if len(finite) else None
+    return np.asarray(outputs), gradient, units if traced else None, finite if len(finite) else None
 
 
 def _random_like(params: Any, key: jax.Array) -> Any:
     """Return normal parameters at least as large as the given ones, and as usual initializations."""
     leaves, tree = jax.tree.flatten(params)
     drawn = []
-    for leaf, key in zip(leaves, jax.random.split(key, max(len(leaves), 1)), strict=False):
+    for leaf, own in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
         fan_in = max(leaf.size // max(leaf.shape[-1], 1), 1) if leaf.ndim > 1 else 1
         deviation = jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(leaf))), fan_in**-0.5)
-        drawn.append(DRAWN_SCALE * deviation * jax.random.normal(key, leaf.shape, leaf.dtype))
+        drawn.append(DRAWN_SCALE * deviation * jax.random.normal(own, leaf.shape, leaf.dtype))
     return jax.tree.unflatten(tree, drawn)
 
 

@@ -55,9 +55,10 @@ def leaves_of(tree: Any) -> list[np.ndarray]:
 
 
 def _deviations(leaf: np.ndarray) -> tuple[float, float]:
-    """Return the least and largest standard deviation of the columns of a table, without constant, two-valued or sparse
-    ones; of images, those of all numbers.
-    """  # noqa: D205
+    """Return the least and largest standard deviation of the columns of a table; of images, that of all numbers.
+
+    Constant, two-valued and sparse columns have no scale that tells something.
+    """
     if leaf.ndim > 2:
         deviation = float(leaf.std()) or 1.0
         return deviation, deviation

@@ -102,8 +102,9 @@ def weights_shrunk(evidence: Evidence) -> Seen | None:
     if evidence.chance <= 0 or evidence.train_error < 0.3 * evidence.chance:
         return None
     now = kernels_of(evidence.params)
-    if evidence.initial is not None:
-        before = kernels_of(evidence.initial)
+    initial = evidence.fresh if evidence.initial is None else evidence.initial
+    if initial is not None:
+        before = kernels_of(initial)
         if not before or _norm(before) == 0:
             return None
         ratio = _norm(now) / _norm(before)

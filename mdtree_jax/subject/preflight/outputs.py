@@ -39,7 +39,9 @@ def _activation(outputs: np.ndarray) -> str:
         if high > 0.9:
             return "sigmoid"
     if low >= 0:
-        return "relu" if np.mean(outputs == 0) > 0.01 else "positive"
+        # Softplus and exp leave tiny numbers beside those that underflow to 0.
+        is_smooth = np.mean((outputs > 0) & (outputs < 1e-9)) > 0.005
+        return "relu" if np.mean(outputs == 0) > 0.01 and not is_smooth else "positive"
     if low >= -1 and high <= 1 and high - low > 1.8:
         return "tanh"
     return "linear"
@@ -79,7 +81,7 @@ def outputs_not_probabilities(evidence: Evidence) -> Seen | None:
 
 
 def bounded_logits(evidence: Evidence) -> Seen | None:
-    """Return logits that a sigmoid or tanh holds within an interval of 1 or 2: no class can get a probability near 1."""
+    """Return logits that a sigmoid or tanh confines, so that no class can get a probability near 1."""
     name, sure = last_activation(evidence)
     if evidence.task == "values" or evidence.wants != "logits" or name not in ("sigmoid", "tanh"):
         return None

@@ -25,7 +25,7 @@ def check_deterministic(apply: Callable[[Any, Any], Any], variables: Any, inputs
 
 
 def check_targets(evidence: Evidence) -> None:
-    """Raise `UserError` for targets that do not fit the outputs, or outputs that are probabilities instead of logits."""
+    """Raise `UserError` for targets that do not fit the outputs, or probabilities where logits are wanted."""
     k = evidence.outputs.shape[1]
     if evidence.task == "classes" and len(evidence.targets) and evidence.targets.max() >= k:
         raise UserError(
@@ -34,8 +34,8 @@ def check_targets(evidence: Evidence) -> None:
         )
     if evidence.task != "classes" and evidence.targets.shape[1] != k:
         raise UserError(
-            f"the targets hold {evidence.targets.shape[1]} numbers for an example and the model gives {k}; they must be "
-            "as many"
+            f"the targets hold {evidence.targets.shape[1]} numbers for an example and the model gives {k}; they must "
+            "be as many"
         )
     if evidence.wants == "logits" and k > 1 and evidence.task == "classes" and are_probabilities(evidence.outputs):
         raise UserError(

@@ -30,11 +30,11 @@ def root_mean_square(values: np.ndarray) -> float:
 
 
 def kernels_of(params: dict[str, np.ndarray] | Any) -> dict[str, np.ndarray]:
-    """Return the leaves with at least two axes that have 8 inputs and 2 units or more."""
+    """Return the leaves with at least two axes that have 4 inputs and 2 units or more."""
     return {
         name: leaf
         for name, leaf in params.items()
-        if leaf.ndim > 1 and leaf.shape[-1] > 1 and leaf.size // leaf.shape[-1] >= 8
+        if leaf.ndim > 1 and leaf.shape[-1] > 1 and leaf.size // leaf.shape[-1] >= 4
     }
 
 

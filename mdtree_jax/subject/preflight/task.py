@@ -27,7 +27,7 @@ def task_of(outputs: np.ndarray, targets: np.ndarray, wants: str = "logits") -> 
 
 
 def rows_of(task: Task, outputs: np.ndarray, targets: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return outputs (rows, k) and targets, (rows,) of classes and (rows, k) else; without targets that do not count."""
+    """Return outputs (rows, k) and targets, (rows,) of classes and (rows, k) else, of the targets that count."""
     k = outputs.shape[-1] if outputs.ndim > 1 else 1
     outputs = np.asarray(outputs, np.float64).reshape(-1, k)
     if targets is None:

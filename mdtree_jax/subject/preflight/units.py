@@ -24,7 +24,7 @@ class Units(NamedTuple):
     Attributes:
         function: relu, tanh or sigmoid.
         values: (n, ..., units).
-        is_gate: whether it is multiplied or added to a number at once, as inside GELU, SiLU or an LSTM.
+        is_gate: whether a tanh or sigmoid is multiplied or added at once, as inside GELU, SiLU or an LSTM.
     """
 
     function: str
@@ -40,14 +40,14 @@ def with_units(function: Callable[..., Any]) -> Callable[..., tuple[Any, list[Un
         seen: dict[int, tuple[str, Any]] = {}
         gates: set[int] = set()
         outputs = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(arguments), seen, gates)
-        units = [Units(name, values, key in gates) for key, (name, values) in seen.items()]
+        units = [Units(name, values, key in gates and name != "relu") for key, (name, values) in seen.items()]
         return jax.tree.unflatten(jax.tree.structure(shape), outputs), units
 
     return run
 
 
 def _evaluate(jaxpr: Any, consts: Any, arguments: list[Any], seen: dict, gates: set[int]) -> list[Any]:
-    values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+    values: dict[Any, Any] = dict(zip(_parameters(jaxpr), [*consts, *arguments], strict=True))
 
     def read(atom: Any) -> Any:
         return atom.val if hasattr(atom, "val") else values[atom]
@@ -58,12 +58,17 @@ def _evaluate(jaxpr: Any, consts: Any, arguments: list[Any], seen: dict, gates: 
         if called is not None and len(called.jaxpr.invars) == len(inputs):
             outputs = _evaluate(called.jaxpr, called.consts, inputs, seen, gates)
         else:
-            subfunctions, options = equation.primitive.get_bind_params(equation.params)
-            found = equation.primitive.bind(*subfunctions, *inputs, **options)
+            found = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(equation.params))
             outputs = list(found) if equation.primitive.multiple_results else [found]
             _note(equation, inputs, outputs[0], seen, gates)
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _parameters(jaxpr: Any) -> list[Any]:
+    """Return the variables of constants and arguments; JAX 0.12 has them in one list."""
+    together = getattr(jaxpr, "all_invars", None)
+    return list(together) if together is not None else [*jaxpr.constvars, *jaxpr.invars]
 
 
 def _called(equation: Any) -> Any:
