@@ -194,10 +194,19 @@ FINDINGS: Table[FindingKind] = Table(
         FindingKind(
             "weights_too_large",
             "weights that blow up what passes through them",
-            "root mean square of a kernel × root of its inputs, median over the layers, is above 6",
+            "root mean square of a kernel × root of its inputs, median over layers, is above 6 at initialization (at "
+            "the end where that is not known)",
             ("gain",),
             "initialize with the deviation 1/√(inputs of the layer) (LeCun) or √2 of that (He)",
             "bad_initialization",
+        ),
+        FindingKind(
+            "weights_grown",
+            "weights that training blew up",
+            "the weights of the layers are above 4 times their initial norm and the training error is high",
+            ("ratio",),
+            "lower the learning rate, or enlarge the batch",
+            "temperature_too_high",
         ),
         FindingKind(
             "weights_shrunk",
@@ -268,7 +277,7 @@ FINDINGS: Table[FindingKind] = Table(
         FindingKind(
             "wide_gap",
             "a wide gap between training and held-out error",
-            "held-out error minus training error is above 15 % of chance and above half of the held-out error",
+            "held-out error minus training error is above a quarter of chance and above half of the held-out error",
             ("train_error", "validation_error"),
             "get more training data, or augment them; weight decay or an earlier stop take off a part",
             "too_little_data",

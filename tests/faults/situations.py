@@ -37,7 +37,7 @@ SITUATIONS: dict[str, Case] = {
         ("relu_output",),
     ),
     "table_in_its_own_units": Case(
-        Spec("wine_raw", Net((12, 8), 3, last="softmax"), "cross_entropy_p", "adam", 1e-3, 10, 30, "probabilities"),
+        Spec("wine_raw", Net((12, 8), 3), "cross_entropy", "adam", 1e-3, 10, 30, "logits"),
         ({"input_scaled": True},),
         ({"learning_rate": 1e-2}, {"optimizer": "sgd", "learning_rate": 1e-2}),
         ("inputs_unscaled",),
@@ -48,7 +48,7 @@ SITUATIONS: dict[str, Case] = {
         ({"learning_rate": 1e-2},),
         (),
         (),
-        ("unstable_loss", "dead_units"),
+        ("unstable_loss", "weights_grown", "dead_units", "constant_outputs"),
     ),
     "batch_of_a_thousand": Case(
         _IMAGES.but(batch_size=1000, epochs=5),

@@ -178,6 +178,9 @@ SENTENCES: dict[str, Callable[..., str]] = {
     "weights_too_large": lambda gain: (
         f"the weights are large: a layer multiplies what passes through it by about {number(gain)} (1 to 2 is usual)"
     ),
+    "weights_grown": lambda ratio: (
+        f"training blew up the weights to {number(ratio)} times their initial norm, and the training error is high"
+    ),
     "weights_shrunk": lambda ratio: (
         f"the weights have decayed to {percent(ratio)} of their initial norm, and the training error is high"
     ),

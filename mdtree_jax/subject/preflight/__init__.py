@@ -89,6 +89,10 @@ def preflight(
     return find_in(evidence)
 
 
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def find_in(evidence: Sequence[Evidence]) -> list[Finding]:
     """Return the findings of networks whose evidence was gathered, the surest first, without those of no strength."""
     best: dict[str, Finding] = {}
@@ -98,7 +102,7 @@ def find_in(evidence: Sequence[Evidence]) -> list[Finding]:
             return
         values = dict(seen.values) | ({"networks": list(networks)} if networks else {})
         if kind not in best or seen.strength > best[kind].strength:
-            best[kind] = Finding(kind, float(seen.strength), values)
+            best[kind] = Finding(kind, float(seen.strength), {name: _plain(value) for name, value in values.items()})
 
     for kind in FINDINGS:
         if find := FINDINGS.bound(kind, "find"):

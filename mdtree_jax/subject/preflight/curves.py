@@ -123,7 +123,7 @@ def wide_gap(evidence: Evidence) -> Seen | None:
     held_out, train = evidence.validation_error, evidence.train_error
     if held_out is None or evidence.chance <= 0 or held_out - train < 0.5 * held_out:
         return None
-    strength = ramp((held_out - train) / evidence.chance, 0.05, 0.25)
+    strength = ramp((held_out - train) / evidence.chance, 0.1, 0.4)
     return Seen(strength, {"train_error": train, "validation_error": held_out})
 
 

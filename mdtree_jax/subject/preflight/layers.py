@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from mdtree_jax.registry.findings import FINDINGS
@@ -86,12 +88,21 @@ def identical_units(evidence: Evidence) -> Seen | None:
 
 
 def weights_too_large(evidence: Evidence) -> Seen | None:
-    """Return kernels that enlarge what passes through them, of a network without normalization in between."""
-    gains = gains_of(evidence.params, evidence.outputs.shape[1])
+    """Return kernels that enlarge what passes through them, from the initialization on where that is known."""
+    initial = _initial(evidence)
+    gains = gains_of(evidence.params if initial is None else initial, evidence.outputs.shape[1])
     if not gains:
         return None
     gain = float(np.median(gains))
     return Seen(ramp(np.log(max(gain, 1e-30)), np.log(4), np.log(9)), {"gain": gain})
+
+
+def weights_grown(evidence: Evidence) -> Seen | None:
+    """Return kernels that a training blew up: many times as large as at initialization, and the network does badly."""
+    ratio = _growth(evidence)
+    if ratio is None or evidence.chance <= 0 or evidence.train_error < 0.5 * evidence.chance:
+        return None
+    return Seen(ramp(np.log(ratio), np.log(3), np.log(6)), {"ratio": ratio})
 
 
 def weights_shrunk(evidence: Evidence) -> Seen | None:
@@ -101,19 +112,27 @@ def weights_shrunk(evidence: Evidence) -> Seen | None:
     """
     if evidence.chance <= 0 or evidence.train_error < 0.3 * evidence.chance:
         return None
-    now = kernels_of(evidence.params)
-    initial = evidence.fresh if evidence.initial is None else evidence.initial
-    if initial is not None:
-        before = kernels_of(initial)
-        if not before or _norm(before) == 0:
+    ratio = _growth(evidence)
+    if ratio is None:
+        if _initial(evidence) is not None:
             return None
-        ratio = _norm(now) / _norm(before)
-    else:
         gains = gains_of(evidence.params, evidence.outputs.shape[1])
         if not gains:
             return None
         ratio = float(np.median(gains)) / 2  # trained networks of a gain of 1 and 2 are healthy
     return Seen(ramp(ratio, 0.5, 0.1), {"ratio": ratio})
+
+
+def _initial(evidence: Evidence) -> Mapping[str, np.ndarray] | None:
+    return evidence.fresh if evidence.initial is None else evidence.initial
+
+
+def _growth(evidence: Evidence) -> float | None:
+    """Return the norm of the kernels over that at initialization; None where that is not known or 0."""
+    before = kernels_of(_initial(evidence) or {})
+    if not before or _norm(before) == 0:
+        return None
+    return max(_norm(kernels_of(evidence.params)) / _norm(before), 1e-30)
 
 
 def no_gradient(evidence: Evidence) -> Seen | None:
@@ -137,8 +156,8 @@ def statistics_do_not_move(evidence: Evidence) -> Seen | None:
     return Seen(1.0, {}) if evidence.moves_statistics is False else None
 
 
-def _norm(leaves: dict[str, np.ndarray] | object) -> float:
-    return float(np.sqrt(sum(_norm_of(leaf) ** 2 for leaf in leaves.values())))  # type: ignore[attr-defined]
+def _norm(leaves: Mapping[str, np.ndarray]) -> float:
+    return float(np.sqrt(sum(_norm_of(leaf) ** 2 for leaf in leaves.values())))
 
 
 def _norm_of(leaf: np.ndarray) -> float:
@@ -151,6 +170,7 @@ for _function in (
     vanishing_gradient,
     identical_units,
     weights_too_large,
+    weights_grown,
     weights_shrunk,
     no_gradient,
     never_moved,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ def root_mean_square(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))) if values.size else 0.0
 
 
-def kernels_of(params: dict[str, np.ndarray] | Any) -> dict[str, np.ndarray]:
+def kernels_of(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the leaves with at least two axes that have 4 inputs and 2 units or more."""
     return {
         name: leaf
@@ -38,7 +39,7 @@ def kernels_of(params: dict[str, np.ndarray] | Any) -> dict[str, np.ndarray]:
     }
 
 
-def gains_of(params: dict[str, np.ndarray] | Any, outputs: int) -> list[float]:
+def gains_of(params: Mapping[str, np.ndarray], outputs: int) -> list[float]:
     """Return root mean square × root of the inputs of every kernel but those of the last layer.
 
     About 1 keeps the size of what passes through, as LeCun's initialization; He's is 1.4.
