@@ -29,6 +29,8 @@ class FindingKind:
         change: what to change, an imperative without a full stop; '' where it is a symptom of another one.
         cause: name of the cause that it becomes, of `mdtree_jax.registry.causes`; None for a symptom, which is said
             and makes no cause.
+        yields_to: causes that explain it: where a finding of one of them is sure, this one is too weak to be told. So
+            a history says nothing of the rate where the last activation cannot give out what the loss wants.
 
     Raises:
         UserError: an unknown cause.
@@ -40,11 +42,15 @@ class FindingKind:
     values: tuple[str, ...] = ()
     change: str = ""
     cause: str | None = None
+    yields_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.cause is not None:
-            check_choice(f"cause of the finding '{self.name}'", self.cause, CAUSES)
+        for cause in (self.cause, *self.yields_to):
+            if cause is not None:
+                check_choice(f"cause of the finding '{self.name}'", cause, CAUSES)
 
+
+_CANNOT_LEARN = ("wrong_last_activation", "wrong_loss")
 
 FINDINGS: Table[FindingKind] = Table(
     "finding",
@@ -81,7 +87,8 @@ FINDINGS: Table[FindingKind] = Table(
         FindingKind(
             "unshuffled",
             "training examples that came in order of their labels",
-            "the examples are sorted by label and those of the last labels have a much lower error than the others",
+            "the examples are sorted by label, and those of the last labels have a much lower error than the others or "
+            "the error is near chance",
             ("error_first", "error_last"),
             "shuffle the training examples in every epoch",
             "not_shuffled",
@@ -165,6 +172,7 @@ FINDINGS: Table[FindingKind] = Table(
             ("layer", "share"),
             "start from smaller weights and biases of 0, lower the learning rate, or use a leaky ReLU",
             "dead_or_saturated_units",
+            ("temperature_too_high",),
         ),
         FindingKind(
             "saturated_units",
@@ -207,6 +215,7 @@ FINDINGS: Table[FindingKind] = Table(
             ("ratio",),
             "lower the learning rate, or enlarge the batch",
             "temperature_too_high",
+            _CANNOT_LEARN,
         ),
         FindingKind(
             "weights_shrunk",
@@ -243,6 +252,7 @@ FINDINGS: Table[FindingKind] = Table(
             ("first_half", "second_half", "steps"),
             "raise the learning rate tenfold, and again while the loss still falls in a straight line",
             "temperature_too_low",
+            _CANNOT_LEARN,
         ),
         FindingKind(
             "falling_at_end",
@@ -251,6 +261,7 @@ FINDINGS: Table[FindingKind] = Table(
             ("fall", "train_error", "steps"),
             "train longer; a higher learning rate or a smaller batch does more in as many examples",
             "trained_too_short",
+            _CANNOT_LEARN,
         ),
         FindingKind(
             "few_steps",
@@ -259,6 +270,7 @@ FINDINGS: Table[FindingKind] = Table(
             ("steps", "train_error", "batch_size"),
             "take more steps: a smaller batch at the same price, else more epochs",
             "trained_too_short",
+            _CANNOT_LEARN,
         ),
         FindingKind(
             "unstable_loss",
@@ -267,6 +279,7 @@ FINDINGS: Table[FindingKind] = Table(
             ("rises", "points"),
             "lower the learning rate, or enlarge the batch",
             "temperature_too_high",
+            _CANNOT_LEARN,
         ),
         FindingKind(
             "flat_loss",

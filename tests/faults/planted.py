@@ -79,9 +79,14 @@ DEVELOPMENT: dict[str, Fault] = {
         ("loss_settles_at_majority",),
         (*_STUCK, "straight_loss", "falling_at_end"),
     ),
-    "sorted_digits": Fault("digits_momentum", {"order": "sorted"}, ("unshuffled",), ("unstable_loss", *_STUCK)),
+    "sorted_digits": Fault(
+        "digits_momentum", {"order": "sorted"}, ("unshuffled",), ("unstable_loss", "dead_units", *_STUCK)
+    ),
     "saturated_tanh_digits": Fault(
-        "digits_tanh", {"net_kernels": "lecun*12"}, ("saturated_units", "weights_too_large"), ("wide_gap",)
+        "digits_tanh",
+        {"net_kernels": "lecun*12"},
+        ("saturated_units", "weights_too_large"),
+        ("wide_gap", "falling_at_end"),
     ),
 }
 

@@ -84,7 +84,7 @@ SITUATIONS: dict[str, Case] = {
             1000,
             "probabilities",
         ),
-        ({"loss": "squared_error", "optimizer": "adam", "learning_rate": 1e-2},),
+        ({"loss": "squared_error", "optimizer": "adam", "learning_rate": 3e-2},),
         ({"loss": "squared_error"}, {"learning_rate": 0.1}),
         ("loss_settles_at_majority",),
         ("constant_outputs", "straight_loss", "flat_loss"),

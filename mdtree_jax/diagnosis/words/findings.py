@@ -138,8 +138,8 @@ SENTENCES: dict[str, Callable[..., str]] = {
     "labels_unrelated": _labels_unrelated,
     "labels_relabelled": _labels_relabelled,
     "unshuffled": lambda error_first, error_last: (
-        f"the training examples are sorted by label, and it knows the last labels only: an error of {error_last:.0f} % "
-        f"on them, of {error_first:.0f} % on the others"
+        f"the training examples are sorted by label (error {error_last:.0f} % on the last labels, {error_first:.0f} % "
+        "on the others): without shuffling, each label is forgotten while the next one is learned"
     ),
     "preprocessing_differs": _preprocessing_differs,
     "targets_out_of_reach": _targets_out_of_reach,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from mdtree_jax.subject.preflight import outputs as _outputs  # noqa: F401
 from mdtree_jax.subject.preflight import preparation as _preparation  # noqa: F401
 from mdtree_jax.subject.preflight.evidence import Evidence, gather
 from mdtree_jax.subject.preflight.refusals import check_deterministic, check_targets
+
+#: Strength from which a finding explains those that yield to its cause, and what is left of their strength.
+SURE, WEAKENED = 0.9, 0.45
 
 __all__ = ["Evidence", "find_in", "gather", "preflight"]
 
@@ -111,4 +115,13 @@ def find_in(evidence: Sequence[Evidence]) -> list[Finding]:
         if compare := FINDINGS.bound(kind, "compare"):
             for (i, a), (j, b) in itertools.combinations(enumerate(evidence, 1), 2):
                 keep(kind, compare(a, b), (i, j))
-    return sorted(best.values(), key=lambda finding: -finding.strength)
+    weighed = [replace(finding, strength=_weighed(finding, best)) for finding in best.values()]
+    return sorted(weighed, key=lambda finding: -finding.strength)
+
+
+def _weighed(finding: Finding, found: Mapping[str, Finding]) -> float:
+    """Return the strength of a finding, too weak to be told where a sure one of the causes that it yields to holds."""
+    explained = any(
+        other.cause in finding.entry.yields_to and _weighed(other, found) >= SURE for other in found.values()
+    )
+    return finding.strength * WEAKENED if explained else finding.strength

@@ -46,10 +46,24 @@ def _relative_error(evidence: Evidence) -> float:
     return evidence.train_error / evidence.chance if evidence.chance > 0 else 0.0
 
 
+def _memorizes(evidence: Evidence) -> bool:
+    """Return whether the held-out loss of the second half does not follow the training loss: longer does not help."""
+    history = evidence.history
+    if history is None or not {"train_loss", "validation_loss"} <= set(history):
+        return False
+    known = history[["train_loss", "validation_loss"]].dropna().to_numpy(np.float64)
+    if len(known) < FEWEST or not np.isfinite(known).all():
+        return False
+    train, held_out = known[len(known) // 2] - known[-1]
+    return bool(train > 0 and held_out < 0.2 * train)
+
+
 def straight_loss(evidence: Evidence) -> Seen | None:
     """Return a loss that falls by the same amount all the time: each step is much smaller than the way to go."""
     curve = _curve(evidence)
     if curve is None or (num_steps(evidence) or _LONG) < _LONG or _relative_error(evidence) < 0.2:
+        return None
+    if _memorizes(evidence):
         return None
     steps, losses = curve
     if not np.isfinite(losses).all():
@@ -69,7 +83,7 @@ def straight_loss(evidence: Evidence) -> Seen | None:
 def falling_at_end(evidence: Evidence) -> Seen | None:
     """Return a loss that still falls by a large share in the last third of the steps, of a network that does badly."""
     curve = _curve(evidence)
-    if curve is None or not np.isfinite(curve[1]).all():
+    if curve is None or not np.isfinite(curve[1]).all() or _memorizes(evidence):
         return None
     steps, losses = curve
     before = float(np.interp(steps[-1] - (steps[-1] - min(steps[0], 0)) / 3, steps, losses))
@@ -83,8 +97,9 @@ def falling_at_end(evidence: Evidence) -> Seen | None:
 def few_steps(evidence: Evidence) -> Seen | None:
     """Return a training of so few steps that hardly any rate gets there."""
     steps = num_steps(evidence)
-    if steps is None:
-        return None
+    curve = _curve(evidence)
+    if steps is None or (curve is not None and np.ptp(curve[1]) < 0.005 * abs(curve[1][0])):
+        return None  # more of what moves nothing will not help
     strength = ramp(np.log(max(steps, 1)), np.log(400), np.log(100)) * ramp(_relative_error(evidence), 0.05, 0.2)
     values = {"steps": steps, "train_error": evidence.train_error, "batch_size": evidence.setting("batch_size")}
     return Seen(strength, values)

@@ -155,7 +155,10 @@ def labels_relabelled(evidence: Evidence) -> Seen | None:
 
 
 def unshuffled(evidence: Evidence) -> Seen | None:
-    """Return examples sorted by label of which the last are learned and the first forgotten."""
+    """Return examples sorted by label of which the last are learned and the first forgotten, or none is learned.
+
+    Sorted data alone are no fault: most trainings shuffle them.
+    """
     if evidence.task == "values" or len(evidence.targets) < 40:
         return None
     labels = evidence.targets if evidence.task == "classes" else (evidence.targets[:, 0] > 0.5).astype(int)
@@ -168,8 +171,9 @@ def unshuffled(evidence: Evidence) -> Seen | None:
     last = np.arange(len(labels)) >= len(labels) * (1 - 1.5 / np.sum(shares > 0))
     first_error, last_error = 100 * float(wrong[~last].mean()), 100 * float(wrong[last].mean())
     strength = ramp((first_error - last_error) / max(evidence.chance, 1e-9), 0.1, 0.4)
-    if evidence.setting("shuffle") is False:
-        strength = max(strength, 0.9)
+    strength = max(strength, 0.6 * ramp(evidence.train_error / max(evidence.chance, 1e-9), 0.7, 0.9))
+    if (shuffle := evidence.setting("shuffle")) is not None:
+        strength = 0.0 if shuffle else max(strength, 0.9)
     return Seen(strength, {"error_first": first_error, "error_last": last_error})
 
 
