@@ -51,6 +51,7 @@ class FindingKind:
 
 
 _CANNOT_LEARN = ("wrong_last_activation", "wrong_loss")
+_BREAK_UNITS = (*_CANNOT_LEARN, "temperature_too_high")
 
 FINDINGS: Table[FindingKind] = Table(
     "finding",
@@ -172,7 +173,7 @@ FINDINGS: Table[FindingKind] = Table(
             ("layer", "share"),
             "start from smaller weights and biases of 0, lower the learning rate, or use a leaky ReLU",
             "dead_or_saturated_units",
-            ("temperature_too_high",),
+            _BREAK_UNITS,
         ),
         FindingKind(
             "saturated_units",
@@ -181,6 +182,7 @@ FINDINGS: Table[FindingKind] = Table(
             ("layer", "share"),
             "start from smaller weights, scale the inputs, or use ReLU",
             "dead_or_saturated_units",
+            _BREAK_UNITS,
         ),
         FindingKind(
             "vanishing_gradient",
@@ -190,6 +192,7 @@ FINDINGS: Table[FindingKind] = Table(
             ("ratio",),
             "use ReLU or GELU in place of sigmoid, normalization or skip connections, or fewer layers",
             "dead_or_saturated_units",
+            _BREAK_UNITS,
         ),
         FindingKind(
             "identical_units",

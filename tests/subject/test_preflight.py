@@ -176,7 +176,7 @@ def test_scales_of_inputs(healthy):
     first = healthy.units[0]
 
     def seen(inputs, first_layer):
-        units = (first._replace(values=np.full((2, 3), first_layer)),)
+        units = (first._replace(size=first_layer),)
         return strength(dataclasses.replace(healthy, inputs=inputs, units=units), "inputs_unscaled")
 
     assert seen(x, 1.0) == 0
@@ -440,6 +440,44 @@ def test_every_finding_is_complete():
         assert kind.meaning
         assert kind.holds
         assert kind.cause is None or (kind.cause in CAUSES and kind.change)
+
+
+def test_a_history_tells_nothing_of_the_rate_of_a_network_that_cannot_learn(healthy):
+    jumping = history(np.where(np.arange(20) % 3 == 2, 1.5, 0.6))
+    bad = dataclasses.replace(healthy, outputs=-healthy.outputs, history=jumping)
+    assert strength(bad, "unstable_loss") >= TOLD
+    confined = dataclasses.replace(
+        bad, possible=np.abs(healthy.outputs)[None, :, :].reshape(-1, 3) * (np.arange(3) > 0)
+    )
+    confined = dataclasses.replace(confined, outputs=np.maximum(bad.outputs, 0))
+    assert causes_of(find_in([confined])).get("wrong_last_activation") == 1
+    assert 0 < strength(confined, "unstable_loss") < TOLD
+
+
+def test_weights_that_training_blew_up(healthy):
+    params = weights()
+    large = {**params, "w1": params["w1"] * 8, "w2": params["w2"] * 8}
+    bad = dataclasses.replace(healthy, outputs=-healthy.outputs, params=large, fresh=params)
+    assert "weights_grown" in names(find_in([bad]))
+    assert "weights_too_large" not in names(find_in([bad]))
+    assert strength(dataclasses.replace(bad, outputs=healthy.outputs), "weights_grown") == 0  # it does well
+
+
+def test_inputs_of_any_kind():
+    """Tokens, a dictionary of arrays, one output without an axis: nothing breaks, nothing is told of a good network."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 11, (200, 6)).astype(np.int32)
+    table = {"t": (6 * np.eye(11)).astype(np.float32)}
+    assert names(preflight(lambda p, x: p["t"][x], [table], tokens, tokens, loss=lambda o, t: -o.mean((1, 2)))) == set()
+    both = {"a": rng.standard_normal((200, 3)).astype(np.float32), "b": rng.integers(0, 5, (200,))}
+    target = both["a"].sum(1)
+
+    def apply(p, x):
+        return x["a"] @ p["w"] + p["e"][x["b"]] * 0
+
+    params = {"w": np.ones(3, np.float32), "e": np.ones(5, np.float32)}
+    found = preflight(apply, [params], both, target, wants="values", loss=lambda o, t: jnp.square(o - t))
+    assert names(found) == set()
 
 
 def test_a_finding_of_ones_own(healthy):

@@ -16,10 +16,12 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.subject.preflight.task import Task, chance_of, error_of, rows_of, task_of
-from mdtree_jax.subject.preflight.units import Units, with_units
+from mdtree_jax.subject.preflight.units import Units, summary, with_units
 
-#: Examples that are looked at.
-EXAMPLES = 512
+#: Examples that are looked at; fewer of large ones, so that they hold at most so many numbers, but at least 64.
+EXAMPLES, NUMBERS, FEWEST_EXAMPLES = 512, 4_000_000, 64
+#: Examples on which the gradient and hidden units are looked at, which take more memory.
+DEEP_EXAMPLES = 128
 #: Draws of random parameters, and examples of each.
 DRAWS, DRAWN_EXAMPLES = 8, 64
 #: The random parameters' deviation over that of the given ones: wide enough to reach both ends of a bounded activation.
@@ -41,9 +43,10 @@ class Evidence:
         initial: the parameters that it started from; None if they are not known.
         fresh: parameters of any fresh initialization, as large as those it started from; None if not known.
         gradient: path -> gradient of the mean training loss on the sample; None if the loss is not known.
-        units: what the activation functions of hidden layers give out; None if they cannot be traced.
-        possible: outputs of random parameters (draws, examples, k), finite ones.
+        units: what the activation functions give out, in their order; None if they cannot be traced.
+        possible: outputs of random parameters, finite ones (draws × rows, k).
         loss: `loss(outputs, targets) -> (n,)` as trained, or None.
+        raw_targets, output_shape: the targets as they are given, and the shape of the outputs, which the loss takes.
         validation: targets and outputs of held-out examples, as above, or None.
         history: columns epoch, step, train_loss, train_error, validation_loss, validation_error (%), as far as known.
         training: settings by name: batch_size, learning_rate, weight_decay, steps, shuffle …, as far as known.
@@ -65,6 +68,7 @@ class Evidence:
     possible: np.ndarray | None = None
     loss: Callable[[Any, Any], Any] | None = None
     raw_targets: np.ndarray | None = None
+    output_shape: tuple[int, ...] = ()
     validation: tuple[np.ndarray, np.ndarray] | None = None
     history: pd.DataFrame | None = None
     training: Mapping[str, Any] | None = None
@@ -112,7 +116,7 @@ def gather(
     training: Mapping[str, Any] | None = None,
 ) -> Evidence:
     """Look at one network; arguments as of `preflight`."""
-    rows = sample_rows(len(targets))
+    rows = sample_rows(len(targets), _most(inputs))
     x, y = jax.tree.map(lambda a: np.asarray(a)[rows], inputs), np.asarray(targets)[rows]
     params, state, join = split(variables)
     outputs, gradient, units, possible = _look(apply, params, state, join, x, y, loss)
@@ -123,7 +127,7 @@ def gather(
 
     held_out = None
     if validation is not None and len(validation[1]):
-        at = sample_rows(len(validation[1]))
+        at = sample_rows(len(validation[1]), _most(validation[0]))
         x_held = jax.tree.map(lambda a: np.asarray(a)[at], validation[0])
         held_out = rows_of(task, np.asarray(jax.jit(apply)(variables, x_held)), np.asarray(validation[1])[at])[::-1]
     shifted = {by: rows_of(task, outputs, np.asarray(targets)[(rows + by) % len(targets)])[1] for by in (-1, 1)}
@@ -140,9 +144,10 @@ def gather(
         None if fresh is None else named(split(fresh)[0]),
         None if gradient is None else named(gradient),
         units,
-        None if possible is None else rows_of(task, possible, None)[0],
+        None if possible is None else np.asarray(possible, np.float64).reshape(-1, flat_outputs.shape[1]),
         loss,
         y,
+        outputs.shape,
         held_out,
         history,
         training,
@@ -151,9 +156,15 @@ def gather(
     )
 
 
-def sample_rows(num: int, most: int = EXAMPLES) -> np.ndarray:
+def sample_rows(num: int, most: int) -> np.ndarray:
     """Return the rows of a random sample with a fixed seed, in ascending order."""
     return np.sort(np.random.default_rng(0).permutation(num)[:most])
+
+
+def _most(inputs: Any) -> int:
+    """Return how many examples are looked at."""
+    numbers = sum(leaf.size // max(len(leaf), 1) for leaf in jax.tree.leaves(inputs))
+    return int(np.clip(NUMBERS // max(numbers, 1), FEWEST_EXAMPLES, EXAMPLES))
 
 
 def split(variables: Any) -> tuple[Any, Any, Callable[[Any, Any], Any]]:
@@ -184,18 +195,20 @@ def _look(apply: Callable, params: Any, state: Any, join: Callable, x: Any, y: n
     except Exception:  # of a program that holds what the interpreter does not know, units are not seen
         traced = None
     kinds: list[tuple[str, bool]] = []
+    every = -(-len(y) // DEEP_EXAMPLES)
 
     def look(params: Any, state: Any, x: Any, y: Any, key: jax.Array) -> Any:
-        outputs, units = traced(params, state, x) if traced else (plain(params, state, x), [])
+        deep = jax.tree.map(lambda a: a[::every], x)
+        seen, units = traced(params, state, deep) if traced else (None, [])
         kinds[:] = [(unit.function, unit.is_gate) for unit in units]
-        gradient = None if loss is None else jax.grad(_mean_loss)(params, state, x, y)
+        gradient = None if loss is None else jax.grad(_mean_loss)(params, state, deep, y[::every])
         few = jax.tree.map(lambda a: a[:DRAWN_EXAMPLES], x)
 
         def drawn(key: jax.Array) -> Any:
             return apply(join(_random_like(params, key), state), few)
 
         possible = jax.lax.map(drawn, jax.random.split(key, DRAWS))
-        return outputs, gradient, tuple(unit.values for unit in units), possible
+        return plain(params, state, x), gradient, tuple(summary(unit, seen) for unit in units), possible
 
     def _mean_loss(params: Any, state: Any, x: Any, y: Any) -> jax.Array:
         return jnp.mean(loss(apply(join(params, state), x), y))
@@ -203,7 +216,7 @@ def _look(apply: Callable, params: Any, state: Any, join: Callable, x: Any, y: n
     outputs, gradient, values, possible = jax.device_get(
         jax.jit(look)(params, state, jax.tree.map(jnp.asarray, x), jnp.asarray(y), jax.random.key(0))
     )
-    units = tuple(Units(kind, value, gate) for (kind, gate), value in zip(kinds, values, strict=True))
+    units = tuple(Units(kind, gate, *map(float, value)) for (kind, gate), value in zip(kinds, values, strict=True))
     finite = possible[np.isfinite(possible).reshape(len(possible), -1).all(1)]
     return np.asarray(outputs), gradient, units if traced else None, finite if len(finite) else None
 

@@ -70,9 +70,7 @@ def _deviations(leaf: np.ndarray) -> tuple[float, float]:
 def _first_layer(evidence: Evidence) -> float | None:
     """Return the root mean square of what the first ReLU layer gives out where it is not 0; None if not known."""
     first = next(iter(evidence.units or ()), None)
-    if first is None or first.function != "relu" or not (first.values > 0).any():
-        return None
-    return root_mean_square(first.values[first.values > 0])
+    return None if first is None or first.function != "relu" or not np.isfinite(first.size) else first.size
 
 
 def labels_unrelated(evidence: Evidence) -> Seen | None:

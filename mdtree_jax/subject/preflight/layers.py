@@ -11,19 +11,13 @@ from mdtree_jax.subject.preflight.evidence import Evidence
 from mdtree_jax.subject.preflight.seen import Seen, gains_of, kernels_of, ramp, root_mean_square
 from mdtree_jax.subject.preflight.units import Units
 
-#: Where a bounded unit is at the end of its range: within 1 % of the range's width.
-_ENDS = {"tanh": (-0.98, 0.98), "sigmoid": (0.01, 0.99)}
-
 
 def dead_units(evidence: Evidence) -> Seen | None:
     """Return the layer with the most units that are 0 for all examples.
 
     Without traced units: components of a bias whose gradient is exactly 0, where there is a gradient at all.
     """
-    shares = {
-        f"ReLU {number}": float((units.values.reshape(-1, units.values.shape[-1]) == 0).all(0).mean())
-        for number, units in enumerate(_hidden(evidence, "relu"), 1)
-    }
+    shares = {f"ReLU {number}": units.dead for number, units in enumerate(_hidden(evidence, "relu"), 1)}
     if evidence.units is None and evidence.gradient is not None and _norm(evidence.gradient) > 0:
         shares = {n: float(np.mean(g == 0)) for n, g in evidence.gradient.items() if g.ndim == 1 and g.size > 3}
     if not shares:
@@ -34,10 +28,11 @@ def dead_units(evidence: Evidence) -> Seen | None:
 
 def saturated_units(evidence: Evidence) -> Seen | None:
     """Return the layer whose bounded units are at the ends of their range most often."""
-    shares = {}
-    for function, (low, high) in _ENDS.items():
-        for number, units in enumerate(_hidden(evidence, function), 1):
-            shares[f"{function} {number}"] = float(np.mean((units.values < low) | (units.values > high)))
+    shares = {
+        f"{function} {number}": units.saturated
+        for function in ("tanh", "sigmoid")
+        for number, units in enumerate(_hidden(evidence, function), 1)
+    }
     if not shares:
         return None
     layer = max(shares, key=lambda name: shares[name])
@@ -46,14 +41,8 @@ def saturated_units(evidence: Evidence) -> Seen | None:
 
 def _hidden(evidence: Evidence, function: str) -> list[Units]:
     """Return the layers of one activation function, without gates and without that of the outputs."""
-    outputs = evidence.outputs.ravel()
-    return [
-        units
-        for units in evidence.units or ()
-        if units.function == function
-        and not units.is_gate
-        and not (units.values.size == outputs.size and np.allclose(units.values.ravel(), outputs, atol=1e-6))
-    ]
+    units = evidence.units or ()
+    return [one for one in units if one.function == function and not one.is_gate and not one.is_output]
 
 
 def vanishing_gradient(evidence: Evidence) -> Seen | None:

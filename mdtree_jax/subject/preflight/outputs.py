@@ -168,8 +168,8 @@ def loss_settles_at_majority(evidence: Evidence) -> Seen | None:
 
 def _constant_loss(evidence: Evidence, constant: np.ndarray) -> float:
     """Return the mean loss of the sample with one output for all examples."""
-    shape = (len(evidence.raw_targets), evidence.outputs.shape[1])  # type: ignore[arg-type]
-    outputs = np.broadcast_to(constant, shape).astype(np.float32)
+    shape = evidence.output_shape
+    outputs = np.broadcast_to(constant if len(shape) > 1 else constant[0], shape).astype(np.float32)
     return float(np.mean(np.asarray(evidence.loss(outputs, evidence.raw_targets))))  # type: ignore[misc]
 
 

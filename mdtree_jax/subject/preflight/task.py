@@ -26,12 +26,10 @@ def task_of(outputs: np.ndarray, targets: np.ndarray, wants: str = "logits") -> 
     return "classes" if is_soft and wants != "values" else "values"
 
 
-def rows_of(task: Task, outputs: np.ndarray, targets: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def rows_of(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return outputs (rows, k) and targets, (rows,) of classes and (rows, k) else, of the targets that count."""
     k = outputs.shape[-1] if outputs.ndim > 1 else 1
     outputs = np.asarray(outputs, np.float64).reshape(-1, k)
-    if targets is None:
-        return outputs, np.empty(0)
     if task != "classes":
         return outputs, np.asarray(targets, np.float64).reshape(len(outputs), -1)
     targets = targets.reshape(-1) if np.issubdtype(targets.dtype, np.integer) else targets.argmax(-1).reshape(-1)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 #: Primitive -> name of the activation function.
@@ -18,29 +19,57 @@ FUNCTIONS = {"max": "relu", "tanh": "tanh", "logistic": "sigmoid"}
 _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
+class Activation(NamedTuple):
+    """What one activation function of the program gives out, (n, ..., units)."""
+
+    function: str
+    is_gate: bool
+    values: Any
+
+
 class Units(NamedTuple):
-    """What one activation function of the program gives out.
+    """The same in numbers.
 
     Attributes:
         function: relu, tanh or sigmoid.
-        values: (n, ..., units).
         is_gate: whether a tanh or sigmoid is multiplied or added at once, as inside GELU, SiLU or an LSTM.
+        dead: share of units that are 0 for all examples and at all places.
+        saturated: share of all values within 1 % of the ends of the function's range.
+        size: root mean square of the values that are not 0; NaN if all are.
+        is_output: whether these are the network's outputs.
     """
 
     function: str
-    values: Any
-    is_gate: bool = False
+    is_gate: bool
+    dead: float
+    saturated: float
+    size: float
+    is_output: bool | float = False
 
 
-def with_units(function: Callable[..., Any]) -> Callable[..., tuple[Any, list[Units]]]:
+#: Where a bounded unit is at the end of its range: within 1 % of the range's width.
+_ENDS = {"tanh": (-0.98, 0.98), "sigmoid": (0.01, 0.99), "relu": (-np.inf, np.inf)}
+
+
+def summary(unit: Activation, outputs: Any) -> tuple[Any, Any, Any, Any]:
+    """Return dead, saturated, size and is_output of `Units`, traced; `outputs` are those of the network."""
+    values, (low, high) = unit.values, _ENDS[unit.function]
+    dead = jnp.mean(jnp.all(values == 0, axis=tuple(range(values.ndim - 1))))
+    saturated = jnp.mean((values < low) | (values > high))
+    size = jnp.sqrt(jnp.sum(jnp.square(values)) / jnp.sum(values != 0))
+    same = jnp.allclose(values.ravel(), outputs.ravel(), atol=1e-6) if values.size == outputs.size else jnp.asarray(0)
+    return dead, saturated, size, same
+
+
+def with_units(function: Callable[..., Any]) -> Callable[..., tuple[Any, list[Activation]]]:
     """Return `function` with its units: `(*arguments) -> (outputs, units)`, the units in order of the program."""
 
-    def run(*arguments: Any) -> tuple[Any, list[Units]]:
+    def run(*arguments: Any) -> tuple[Any, list[Activation]]:
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
         seen: dict[int, tuple[str, Any]] = {}
         gates: set[int] = set()
         outputs = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(arguments), seen, gates)
-        units = [Units(name, values, key in gates and name != "relu") for key, (name, values) in seen.items()]
+        units = [Activation(name, key in gates and name != "relu", values) for key, (name, values) in seen.items()]
         return jax.tree.unflatten(jax.tree.structure(shape), outputs), units
 
     return run
