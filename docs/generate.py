@@ -25,6 +25,7 @@ from mdtree_jax.registry import measurements  # noqa: E402
 from mdtree_jax.registry.architectures import ARCHITECTURES  # noqa: E402
 from mdtree_jax.registry.causes import CAUSES  # noqa: E402
 from mdtree_jax.registry.datasets import DATASETS  # noqa: E402
+from mdtree_jax.registry.findings import FINDINGS  # noqa: E402
 from mdtree_jax.registry.kernels import KERNELS  # noqa: E402
 from mdtree_jax.registry.knobs import KNOBS  # noqa: E402
 from mdtree_jax.registry.objectives import OBJECTIVES, TARGETS  # noqa: E402
@@ -78,8 +79,15 @@ def causes() -> str:
     for cause in CAUSES.values():
         moves = [f"`{k.name}` {k.words.up}" for k in KNOBS.values() if k.up == cause.name]
         moves += [f"`{k.name}` {k.words.down}" for k in KNOBS.values() if k.down == cause.name]
+        moves += ["see its findings"] if cause.is_fault else []
         rows.append([code(cause.name), cause.short, cause.sentence.format(knobs="a knob"), ", ".join(moves)])
     return table(["cause", "short name", "in words", "fixed by"], rows)
+
+
+def findings() -> str:
+    """Return the table of findings of a preflight."""
+    rows = [[code(f.name), f.meaning, f.holds, f.change, code(f.cause or "")] for f in FINDINGS.values()]
+    return table(["finding", "in words", "when it holds", "what to change", "cause"], rows)
 
 
 def questions() -> str:
@@ -317,6 +325,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "measurements": measurements.markdown_table,
     "knobs": knobs,
     "causes": causes,
+    "findings": findings,
     "questions": questions,
     "kernels": kernels,
     "objectives": objectives,

@@ -25,6 +25,7 @@ from mdtree_jax.diagnosis.facts import REASONS
 from mdtree_jax.experiments.method_table import METHOD_TABLE
 from mdtree_jax.experiments.runner import EXPERIMENTS
 from mdtree_jax.registry.causes import CAUSES
+from mdtree_jax.registry.findings import FINDINGS
 from mdtree_jax.registry.kernels import CHOICES
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.measurements import MEASUREMENTS
@@ -228,6 +229,7 @@ def test_generated_tables_hold_every_entry():
         "kernels": CHOICES,
         "knobs": KNOBS,
         "causes": CAUSES,
+        "findings": FINDINGS,
         "questions": QUESTIONS,
         "trees": [f"**`{tree.name}`**" for question in QUESTIONS.values() for tree in question.trees],
     }.items():
