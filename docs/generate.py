@@ -221,6 +221,21 @@ EXAMPLES = {
 }
 
 
+def what() -> str:
+    """Return the paragraph of the README that says what the package is."""
+    return _between("# mdtree-jax\n", "<img ")
+
+
+def install() -> str:
+    """Return how to install the package, as in the README."""
+    return _between("## Install\n", "To run the tests:")
+
+
+def _between(start: str, end: str) -> str:
+    """Return the part of the README between two texts."""
+    return (ROOT / "README.md").read_text().split(start, 1)[1].split(end, 1)[0].strip()
+
+
 def changelog() -> str:
     """Return the changelog with its links as a page has them."""
     return (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](")
@@ -336,6 +351,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "families": families,
     "advice": advice,
     "changelog": changelog,
+    "what": what,
+    "install": install,
     "architectures": architectures,
     "datasets": datasets,
 } | {f"example_{name}": functools.partial(example, name) for name in EXAMPLES}
