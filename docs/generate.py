@@ -49,8 +49,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers_from:
 
 
 def _cell(text: str) -> str:
-    """Return the text of a cell: no bar ends it, and a `<` outside code starts no tag."""
-    parts = text.replace("|", "\\|").split("`")
+    """Return the text of a cell: no bar ends it, a `<` outside code starts no tag, a number stays with its interval."""
+    parts = text.replace("|", "\\|").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}").split("`")
     return "`".join(part if place % 2 else part.replace("<", "&lt;") for place, part in enumerate(parts))
 
 

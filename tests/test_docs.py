@@ -76,6 +76,8 @@ def quicker(command):
     if "mdtree_jax.transfer" not in command or "mode=" not in command:
         return []
     sizes = [] if "tasks=" in command else ["k=[1,8]"]
+    if "published" in command:  # the other pairs take all methods
+        sizes.append("methods=[md_tree,majority]")
     return ["seeds=[42]", *sizes, *([] if command.endswith("mode=dataset") else ["figures=false"])]
 
 
