@@ -63,7 +63,7 @@ def make_recorder(recipe: Recipe, cohort: Cohort, model: Model, *, has_validatio
         return None
 
     def on_validation(variables: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return evaluate(model, variables, x, y, jnp.int32(y.shape[0]), recipe.eval_batch_size)
+        return evaluate(model, variables, x, y, jnp.int32(y.shape[0]), recipe.eval_batch_size, recipe.objective)
 
     epochs = recorded_epochs(cohort.train_epochs, num_points)
     return Recorder(epochs, on_validation if has_validation else None)

@@ -25,10 +25,12 @@ from mdtree_jax.population.compiled import executables, jit_over_members
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options
 from mdtree_jax.population.history import History, Recorder, curves, make_recorder
 from mdtree_jax.population.loop import AXIS, PopulationState, make_run, start_population
-from mdtree_jax.population.programs import knob_dtype, model_of, trainer_of
+from mdtree_jax.population.programs import hyperparameters_of, input_of, model_of, trainer_of
 from mdtree_jax.population.results import VALIDATION, TrainedCohort, metrics_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
-from mdtree_jax.training import Hyperparameters, Trainer, evaluate
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
+from mdtree_jax.training import Hyperparameters, ObjectiveLike, Trainer, evaluate, objective_functions
+from mdtree_jax.training.arrays import kind_in
 from mdtree_jax.training.train import init_key
 
 DEFAULT_BUDGET_BYTES = 4 * 2**30
@@ -55,8 +57,8 @@ def train_cohort(
     Args:
         recipe: what the grid has in common.
         cohort: static shape and members.
-        data: `x_train` (n, height, width, channels), `y_train` (n,), `x_test`, `y_test`; a member's subset is a prefix.
-            `x_validation` and `y_validation` where there is a validation set.
+        data: `x_train` (n, ...), for images (n, height, width, channels), `y_train` (n, ...), `x_test`, `y_test`; a
+            member's subset is a prefix. `x_validation` and `y_validation` where there is a validation set.
         executor: from `choose_executor`; chosen here if absent.
         dtype: `float32` or `float64` (with x64 enabled).
         grid_seed: with `member.seed` and `member.num_samples`, all that a member's randomness depends on.
@@ -111,7 +113,7 @@ def _check(recipe: Recipe, cohort: Cohort, data: Any) -> None:
         raise UserError(f"cohort {cohort.key} has no members")
     num_train, shape = len(data.x_train), tuple(data.x_train.shape[1:])
     if shape != recipe.image_shape:
-        raise UserError(f"images of shape {shape} do not fit the recipe's image_shape {recipe.image_shape}")
+        raise UserError(f"inputs of shape {shape} do not fit the recipe's image_shape {recipe.image_shape}")
     for member in cohort.members:
         if not cohort.batch_size <= member.num_samples <= num_train:
             raise UserError(
@@ -121,11 +123,11 @@ def _check(recipe: Recipe, cohort: Cohort, data: Any) -> None:
 
 
 def _arrays(data: Any, dtype: str) -> list[tuple[Any, Any]]:
-    """Return images and labels of training set, test set and, if there is one, validation set, with their types."""
-    arrays = [(data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32)]
+    """Return inputs and targets of training set, test set and, if there is one, validation set, with their types."""
+    arrays = [data.x_train, data.y_train, data.x_test, data.y_test]
     if len(getattr(data, "y_validation", ())):
-        arrays += [(data.x_validation, dtype), (data.y_validation, np.int32)]
-    return arrays
+        arrays += [data.x_validation, data.y_validation]
+    return [(array, kind_in(array, dtype)) for array in arrays]
 
 
 def member_key(grid_seed: int, seed: int, num_samples: int) -> np.ndarray:
@@ -142,8 +144,9 @@ _MAKING = threading.Lock()
 
 @functools.lru_cache(maxsize=4)
 def _make_trainer(
-    recipe: Recipe, cohort: Cohort, dtype: str, has_validation: bool
+    recipe: Recipe, cohort: Cohort, dtype: str, objective: ObjectiveLike, has_validation: bool
 ) -> tuple[Model, Trainer, Recorder | None]:
+    del objective  # an objective that was registered again under its name is another program
     model = model_of(recipe, cohort, dtype)
     recorder = make_recorder(recipe, cohort, model, has_validation=has_validation)
     return model, trainer_of(recipe, cohort, model), recorder
@@ -156,18 +159,21 @@ def _jit_run(trainer: Trainer, mesh: Mesh, recorder: Recorder | None) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _jit_init(model: Model) -> Any:
+def jit_init(model: Model) -> Any:
+    """Return the compiled `init(key) -> variables` of a network before training, from its raw key data."""
     return jax.jit(lambda key: model.init(init_key(key)))
 
 
 @functools.lru_cache(maxsize=4)
-def _jit_evaluate(model: Model, mesh: Mesh, batch_size: int, lanes: int) -> Any:
+def _jit_evaluate(
+    model: Model, mesh: Mesh, batch_size: int, lanes: int, objective: ObjectiveLike = DEFAULT_OBJECTIVE
+) -> Any:
     def one(member: tuple[Any, jax.Array], data: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         (variables, count), (x_train, y_train, *held_out) = member, data
         found: list[jax.Array] = []
         for x, y in zip(held_out[::2], held_out[1::2], strict=True):
-            found += evaluate(model, variables, x, y, jnp.full_like(count, len(y)), batch_size)
-        return *evaluate(model, variables, x_train, y_train, count, batch_size), *found
+            found += evaluate(model, variables, x, y, jnp.full_like(count, len(y)), batch_size, objective)
+        return *evaluate(model, variables, x_train, y_train, count, batch_size, objective), *found
 
     return jit_over_members(one, mesh, lanes)
 
@@ -182,14 +188,16 @@ class _CohortRun:
         if len(devices) < executor.num_devices:
             raise UserError(f"executor for {executor.num_devices} devices, but JAX has {len(devices)}")
         self.recipe, self.cohort, self.executor, self.dtype, self.grid_seed = recipe, cohort, executor, dtype, grid_seed
+        self.objective = objective_functions(recipe.objective)
         self.mesh = Mesh(np.array(devices[: executor.num_devices]), (AXIS,))
         self.split, self.whole = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
         self.arrays = _arrays(data, dtype)
         with _MAKING:
             has_validation = len(self.arrays) > 4
-            self.model, self.trainer, self.recorder = _make_trainer(recipe, cohort.shape, dtype, has_validation)
+            made = _make_trainer(recipe, cohort.shape, dtype, self.objective, has_validation)
+            self.model, self.trainer, self.recorder = made
             self.jit_run = _jit_run(self.trainer, self.mesh, self.recorder)
-            self.jit_init = _jit_init(self.model)
+            self.jit_init = jit_init(self.model)
         counts = [member.num_samples for member in cohort.members]
         self.steps_per_epoch = np.array([self.trainer.steps_per_epoch(count) for count in counts])
         self.passes = plan_passes(counts, executor.members_per_pass, executor.num_devices, executor.lanes_per_device)
@@ -212,7 +220,7 @@ class _CohortRun:
 
     @functools.cached_property
     def data(self) -> list[jax.Array]:
-        """Images and labels of the training, test and validation set, whole on every device."""
+        """Inputs and targets of the training, test and validation set, whole on every device."""
         return [jax.device_put(np.asarray(array, kind), self.whole) for array, kind in self.arrays]
 
     @property
@@ -223,16 +231,8 @@ class _CohortRun:
     def hyperparameters(self, group: Pass) -> Hyperparameters:
         """Return the hyperparameters by slot; an empty slot repeats the first member's."""
         members = [self.cohort.members[max(index, 0)] for index in group.members]
-        return Hyperparameters(
-            key=np.stack([member_key(self.grid_seed, m.seed, m.num_samples) for m in members]),
-            num_samples=np.array([m.num_samples for m in members], np.int32),
-            learning_rate=np.array([m.learning_rate for m in members], self.dtype),
-            weight_decay=np.array([m.weight_decay for m in members], self.dtype),
-            knobs={
-                name: np.array([m.value(name) for m in members], knob_dtype(name, self.dtype))
-                for name in self.cohort.batched
-            },
-        )
+        keys = [member_key(self.grid_seed, m.seed, m.num_samples) for m in members]
+        return hyperparameters_of(members, keys, self.cohort.batched, self.dtype)
 
     def first_state(self, networks: Sequence[Any]) -> tuple[PopulationState, tuple[Hyperparameters, np.ndarray]]:
         """Return state and inputs of the current pass, on the host, from the initial networks by slot."""
@@ -301,7 +301,8 @@ class _CohortRun:
     def end_pass(self, state: PopulationState) -> None:
         """Evaluate the networks of the pass and bring everything to the host."""
         group = self.passes[self.pass_index]
-        evaluate_all = _jit_evaluate(self.model, self.mesh, self.recipe.eval_batch_size, self.executor.lanes_per_device)
+        batch_size, lanes = self.recipe.eval_batch_size, self.executor.lanes_per_device
+        evaluate_all = _jit_evaluate(self.model, self.mesh, batch_size, lanes, self.objective)
         metrics = evaluate_all((state.variables, self.inputs[0].num_samples), tuple(self.data))
         is_used = group.members >= 0
         rows = group.members[is_used]
@@ -372,7 +373,7 @@ class _CohortRun:
         if self.recorder is not None:
             history = curves(self.recorder, history, results["num_epochs"], self.steps_per_epoch)
         steps = self.steps_per_epoch * results["num_epochs"]
-        flops = count_flops(self.model, self.recipe.image_shape, self.dtype)
+        flops = count_flops(self.model, input_of(self.recipe, self.dtype), self.dtype)
         return TrainedCohort(
             variables=self.variables,
             **results,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective
 
 #: Knobs with their values, in the order of the table; hashable.
 Values = tuple[tuple[str, Any], ...]
@@ -24,21 +25,27 @@ MOST_HISTORY_POINTS = 32
 class Recipe:
     """Everything that is the same for a whole grid and is no knob.
 
-    `image_shape` is (height, width, channels). The early-stop snapshot is the first epoch ≥ `early_stop_min_epoch`
-    after `early_stop_patience` consecutive changes of the mean training loss ≤ `early_stop_tolerance` (nats); else the
-    epoch of lowest training loss; else the last. Of each network's learning curve, `history_points` are recorded; None
-    is all that can be where there is a validation set, else none.
+    `num_classes` is the number of a network's outputs (for a sequence, at each place), `image_shape` the shape of one
+    input, for images (height, width, channels), `target_shape` that of one target; arrays of kind `float` are computed
+    in the arithmetic's type, those of kind `int` are int32. The early-stop snapshot is the first epoch ≥
+    `early_stop_min_epoch` after `early_stop_patience` consecutive changes of the mean training loss ≤
+    `early_stop_tolerance` (in its unit); else the epoch of lowest training loss; else the last. Of each network's
+    learning curve, `history_points` are recorded; None is all that can be where there is a validation set, else none.
     """
 
     dataset: str
     model: str
     num_classes: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     early_stop: bool = True
     early_stop_min_epoch: int = 30
     early_stop_patience: int = 5
     early_stop_tolerance: float = 1e-4
     eval_batch_size: int = 512
+    objective: str | Objective = DEFAULT_OBJECTIVE
+    input_kind: str = "float"
+    target_shape: tuple[int, ...] = ()
+    target_kind: str = "int"
     history_points: int | None = None
 
     def recorded_points(self, *, has_validation: bool) -> int:

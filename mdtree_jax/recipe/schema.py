@@ -20,23 +20,24 @@ from mdtree_jax.recipe.axes import Grid
 from mdtree_jax.recipe.cohort import MOST_HISTORY_POINTS, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.recipe.setting import setting
-from mdtree_jax.registry.datasets import DATASETS
+from mdtree_jax.registry.datasets import DATASETS, DatasetShape
 from mdtree_jax.registry.kernels import PAIR_CHOICES
 from mdtree_jax.registry.knobs import KNOBS, Knob
 from mdtree_jax.registry.measurements import MEASUREMENTS
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, find_objective
 
 DTYPES = ("float32", "float64")
 KEEP = ("all", "metrics_only")
 STAGES = ("train", "measure")
 
 
+#: Settings of a grid that came after runs without them -> the value that those have.
+ADDED_LATER: dict[str, Any] = {"objective": DEFAULT_OBJECTIVE, "validation_fraction": 0.0}
 #: Knobs that took one value before they could be axes: one value is shown and recorded as it was then, without a list.
 _ONE_VALUE = ("optimizer", "momentum", "schedule", "augment")
 #: Columns of the tables of a sweep (`mdtree_jax.store.tables`) that are neither knobs nor measurements.
 COLUMNS = ("configuration", "seed", "seed_a", "seed_b", "layer", "status", "cohort", "stop_epoch", "train_seconds")
 COLUMNS += ("train_flops", "num_finite", "num_not_measurable", "num_not_converged")
-#: Settings of a grid that came after runs without them -> the value that those have.
-ADDED_LATER: dict[str, Any] = {"validation_fraction": 0.0}
 _NODES = {int: IntegerNode, float: FloatNode, str: StringNode, bool: BooleanNode}
 
 
@@ -49,6 +50,9 @@ class GridConfig:
     name: str = setting("name of the grid and of its run folder")
     dataset: str = setting("data set: one of those below, or your own package.module:function", "digits")
     model: str = setting("architecture: one of those below, or your own package.module:function", "resnet8")
+    objective: str = setting(
+        "what training minimizes: one of those below, or your own package.module:name", DEFAULT_OBJECTIVE
+    )
     num_seeds: int = setting("networks per configuration; connectivity and similarity need two or more", 1)
     seed: int = setting("seed of the first network; the others use the following seeds", 0)
     label_noise_fraction: float = setting(
@@ -141,10 +145,19 @@ def _values(knob: Knob, given: Any) -> tuple[Any, ...]:
         ) from error
 
 
-def make_recipe(config: GridConfig, num_classes: int, image_shape: tuple[int, int, int]) -> Recipe:
-    """Return the frozen recipe of `config` for images of `image_shape` (height, width, channels)."""
+def recipe_of(config: GridConfig, shape: DatasetShape) -> Recipe:
+    """Return the frozen recipe of `config` for a data set of this shape."""
+    of_data = {name: getattr(shape, name) for name in ("input_kind", "target_shape", "target_kind")}
+    return make_recipe(config, shape.num_outputs, shape.image_shape, **of_data)
+
+
+def make_recipe(config: GridConfig, num_classes: int, image_shape: tuple[int, ...], **of_data: Any) -> Recipe:
+    """Return the frozen recipe of `config` for inputs of `image_shape`, for images (height, width, channels).
+
+    `of_data` are the further fields of `Recipe` that say what the data are.
+    """
     shared = {name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)}
-    return Recipe(**shared, num_classes=num_classes, image_shape=image_shape)
+    return Recipe(**shared, num_classes=num_classes, image_shape=image_shape, **of_data)
 
 
 def resolved_config(config: GridConfig) -> dict[str, Any]:
@@ -171,7 +184,7 @@ def check_settings(config: SweepConfig) -> None:
     grid = config.grid
     if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", grid.name):
         raise UserError(f"grid.name='{grid.name}' is not a valid name; use letters, digits and . + - _")
-    make_grid(grid)
+    _check_objective(grid)
     check_choice("dtype", grid.dtype, DTYPES)
     check_choice("keep", config.keep, KEEP)
     for stage in config.stages:
@@ -212,6 +225,18 @@ def check_settings(config: SweepConfig) -> None:
     ):
         if not good:
             raise UserError(f"{name}={value:g} is out of range; it must be {wanted}")
+
+
+def _check_objective(config: GridConfig) -> None:
+    """Raise `UserError` for an unknown objective, and for settings that mean nothing without classes."""
+    objective, grid = find_objective(config.objective), make_grid(config)
+    if objective.has_classes:
+        return
+    if grid.axes["label_smoothing"] != (0.0,):
+        raise UserError(
+            f"grid.label_smoothing={list(grid.axes['label_smoothing'])} spreads probability over classes, and "
+            f"grid.objective={config.objective} has none; leave it out"
+        )
 
 
 def _check_files(config: SweepConfig) -> None:

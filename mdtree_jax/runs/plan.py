@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.measuring.cost import MeasureCost
+from mdtree_jax.measuring.flops import MeasureCost
 from mdtree_jax.recipe.cohort import Cohort
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.store.parts import Parts
@@ -136,7 +136,9 @@ def make_plan(
     for cohort in cohorts:
         cost, to_do = model_cost(cohort), left.get(cohort.key, Left())
         each = [] if measure is None else [measure.with_metrics((metric,)) for metric in measure.metrics]
-        passes = {s.metrics[0]: MeasureCost(s, cost.forward_flops, num_test).cohort_passes(cohort) for s in each}
+        training = cohort.batch_size, cohort.train_epochs
+        costs = [MeasureCost(s, cost.forward_flops, num_test, *training) for s in each]
+        passes = {one.settings.metrics[0]: one.cohort_passes(cohort) for one in costs}
         num_held_out = num_test + min(history_points, cohort.train_epochs) * num_validation
         passes_left = sum(to_do.to_measure(metric) * number for metric, number in passes.items())
         rows.append(

@@ -29,7 +29,7 @@ from mdtree_jax.runs.extend import (
     stacked_networks,
     untrained,
 )
-from mdtree_jax.runs.progress import Monitor, ScalarLog
+from mdtree_jax.runs.monitor import Monitor, ScalarLog
 from mdtree_jax.store.folder import RunFolder
 from mdtree_jax.store.tables import DIVERGED, OK, VALIDATION_COLUMNS, not_converged, not_measurable, typed_members
 

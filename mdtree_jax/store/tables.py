@@ -31,7 +31,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.files import write_atomically
 from mdtree_jax.registry.kernels import KERNELS
 from mdtree_jax.registry.knobs import KNOBS
-from mdtree_jax.registry.measurement import Measurement
+from mdtree_jax.registry.measurement_type import Measurement
 from mdtree_jax.registry.measurements import MEASUREMENTS, of_kernel
 from mdtree_jax.registry.views import ListView, MappingView
 

@@ -245,7 +245,7 @@ def test_npz_sorted_by_label_has_all_classes_in_its_first_images(tmp_path):
     ("changes", "message"),
     [
         ({"y_train": None}, "has no array 'y_train'"),
-        ({"x_train": np.zeros((9, 5), np.float32), "x_test": np.zeros((6, 5), np.float32)}, r"have shape \(9, 5\)"),
+        ({"x_train": np.zeros((9, 5, 4, 3, 2)), "x_test": np.zeros((6, 5, 4, 3, 2))}, r"have shape \(9, 5, 4, 3, 2\)"),
         ({"x_test": np.zeros((6, 5, 5, 3), np.uint8)}, r"\(5, 4, 3\) but test images of shape \(5, 5, 3\)"),
         ({"y_train": np.arange(9) - 1}, "a training label of data set 'npz' is -1"),
         ({"y_train": np.arange(9) % 3 + 1, "y_test": np.arange(6) % 3 + 1}, "labels of .* are 1 to 3; expected 0"),
@@ -308,9 +308,9 @@ def test_digits_are_the_same_on_every_machine():
 def test_shapes_known_without_loading(tmp_path, monkeypatch):
     assert dataset_shape("digits") == load_dataset("digits").shape
     write_mnist(tmp_path)
-    assert dataset_shape("mnist", data_dir=str(tmp_path)) == (6, 3, (28, 28, 1), 10)
+    assert dataset_shape("mnist", data_dir=str(tmp_path))[:4] == (6, 3, (28, 28, 1), 10)
     monkeypatch.setattr("pooch.retrieve", None)
-    assert dataset_shape("cifar100") == (50_000, 10_000, (32, 32, 3), 100)
+    assert dataset_shape("cifar100")[:4] == (50_000, 10_000, (32, 32, 3), 100)
 
 
 def test_digits_sides_share_no_scan(monkeypatch):

@@ -27,7 +27,7 @@ from mdtree_jax.recipe.axes import Grid, make_cohorts
 from mdtree_jax.recipe.measure_settings import chosen_pairs
 from mdtree_jax.recipe.schema import grid_schema, resolved_config
 from mdtree_jax.runs import verify
-from mdtree_jax.runs.progress import Monitor
+from mdtree_jax.runs.monitor import Monitor
 from mdtree_jax.runs.run import Measurer, run_sweep
 from mdtree_jax.store.exchange import export_parts, import_parts
 from mdtree_jax.store.folder import RunFolder
