@@ -129,7 +129,8 @@ def gather(
     if validation is not None and len(validation[1]):
         at = sample_rows(len(validation[1]), _most(validation[0]))
         x_held = jax.tree.map(lambda a: np.asarray(a)[at], validation[0])
-        held_out = rows_of(task, np.asarray(jax.jit(apply)(variables, x_held)), np.asarray(validation[1])[at])[::-1]
+        said, wanted = rows_of(task, np.asarray(jax.jit(apply)(variables, x_held)), np.asarray(validation[1])[at])
+        held_out = (wanted, said)
     shifted = {by: rows_of(task, outputs, np.asarray(targets)[(rows + by) % len(targets)])[1] for by in (-1, 1)}
     flat_outputs, flat_targets = rows_of(task, outputs, y)
     return Evidence(
@@ -189,9 +190,10 @@ def _look(apply: Callable, params: Any, state: Any, join: Callable, x: Any, y: n
     def plain(params: Any, state: Any, x: Any) -> Any:
         return apply(join(params, state), x)
 
-    traced: Callable[..., Any] | None = with_units(plain)
+    interpreted = with_units(plain)
+    traced: Callable[..., Any] | None = interpreted
     try:
-        jax.eval_shape(lambda *arguments: traced(*arguments)[0], params, state, x)
+        jax.eval_shape(lambda *arguments: interpreted(*arguments)[0], params, state, x)
     except Exception:  # of a program that holds what the interpreter does not know, units are not seen
         traced = None
     kinds: list[tuple[str, bool]] = []
