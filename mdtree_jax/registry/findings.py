@@ -218,7 +218,7 @@ FINDINGS: Table[FindingKind] = Table(
             ("ratio",),
             "lower the learning rate, or enlarge the batch",
             "temperature_too_high",
-            _CANNOT_LEARN,
+            (*_CANNOT_LEARN, "inputs_not_scaled"),
         ),
         FindingKind(
             "weights_shrunk",

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from mdtree_jax.experiments.methods import JOINT_METHODS, METHOD_TABLE, METHODS
+from mdtree_jax.experiments.method_table import JOINT_METHODS, METHOD_TABLE, METHODS
 from mdtree_jax.experiments.runner import EXPERIMENTS, JOINT_EXPERIMENTS
 from mdtree_jax.registry.causes import CAUSES
 from mdtree_jax.registry.questions import QUESTIONS
