@@ -49,7 +49,9 @@ def make_look(apply: Callable[[Any, Any], Any], loss: Callable[[Any, Any], Any] 
         except Exception:  # a program that holds what the interpreter does not know: its units are not seen
             seen, units = None, None
         kinds[:] = [(unit.function, unit.is_gate) for unit in units or ()]
-        gradient = loss and jax.grad(lambda p: jnp.mean(loss(apply(join(p, state), deep), deep_y)))(params)
+        gradient = None
+        if (each := loss) is not None:
+            gradient = jax.grad(lambda p: jnp.mean(each(apply(join(p, state), deep), deep_y)))(params)
         possible = jax.lax.map(lambda k: apply(join(_random_like(params, k), state), few), jax.random.split(key, DRAWS))
         values = None if units is None else tuple(summary(unit, seen) for unit in units)
         return apply(variables, x), gradient, values, possible
