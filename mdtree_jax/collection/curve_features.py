@@ -12,7 +12,7 @@ steps again. Missing values are left out; a feature that nothing can be said abo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -335,12 +335,11 @@ def curve_features(
             values = {name: feature.compute(curve) for name, feature in CURVE_FEATURES.items()}
         rows.append(dict(zip(keys, names, strict=True)) | values)
     features = pd.DataFrame(rows)
-    names = list(CURVE_FEATURES)
-    return features.assign(**features[names].astype(float).replace([np.inf, -np.inf], np.nan))
+    kinds = dict.fromkeys(CURVE_FEATURES, float)
+    return features.astype(kinds).replace([np.inf, -np.inf], np.nan)
 
 
-def markdown_table(features: Sequence[str] | None = None) -> str:
+def markdown_table() -> str:
     """Return the features as a Markdown table, for the documentation."""
     lines = ["| feature | unit | definition |", "|---|---|---|"]
-    chosen = CURVE_FEATURES if features is None else features
-    return "\n".join(lines + [f"| `{n}` | {CURVE_FEATURES[n].unit} | {CURVE_FEATURES[n].meaning} |" for n in chosen])
+    return "\n".join(lines + [f"| `{one.name}` | {one.unit} | {one.meaning} |" for one in CURVE_FEATURES.values()])

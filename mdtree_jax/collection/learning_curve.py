@@ -15,29 +15,32 @@ _LEAST = 1e-8
 
 
 class Series(NamedTuple):
-    """The known values of one quantity along a training: `at`, shares of the steps, and `value`, (points,)."""
+    """The known values of one quantity along a training: `at`, shares of the steps, and `value`, (points,).
+
+    Numbers are NumPy's, by which a division by zero is infinite and no error.
+    """
 
     at: np.ndarray
     value: np.ndarray
 
     def __call__(self, place: float) -> float:
         """Return the value at a share of the steps, interpolated; at the ends, the first or last one."""
-        return float(np.interp(place, self.at, self.value)) if len(self.at) else np.nan
+        return np.float64(np.interp(place, self.at, self.value) if len(self.at) else np.nan)
 
     @property
     def first(self) -> float:
         """The first value, NaN if there is none."""
-        return float(self.value[0]) if len(self.value) else np.nan
+        return np.float64(self.value[0] if len(self.value) else np.nan)
 
     @property
     def last(self) -> float:
         """The last value, NaN if there is none."""
-        return float(self.value[-1]) if len(self.value) else np.nan
+        return np.float64(self.value[-1] if len(self.value) else np.nan)
 
     @property
     def least(self) -> float:
         """The smallest value, NaN if there is none."""
-        return float(self.value.min()) if len(self.value) else np.nan
+        return np.float64(self.value.min() if len(self.value) else np.nan)
 
     def tail(self, share: float, fewest: int = 2) -> Series:
         """Return the values in the last `share` of the steps, or the last `fewest` if those are fewer."""

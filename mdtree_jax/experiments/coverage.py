@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from mdtree_jax.causes.evaluate import accuracy_at, answer_all, bootstrap_interval, calibration_error
 from mdtree_jax.causes.method_protocol import JOINT_TASKS
@@ -42,7 +43,9 @@ def coverage_table(
             advance(1)
             continue
         for task in JOINT_TASKS.values() if name == "joint" else (TASKS[name],):
-            for method, answers in answer_all(methods, task, train, test, say).items():
+            with threadpool_limits(1):  # threads would only wait for each other
+                found = answer_all(methods, task, train, test, say)
+            for method, answers in found.items():
                 error = calibration_error(answers)
                 for coverage in COVERAGES:
                     ends = bootstrap_interval(answers, coverage)

@@ -16,12 +16,14 @@ import numpy as np
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.measuring.kernels import Binding, Data, NetworkItem, PairItem, Results, hessian_batch, make_loss
+from mdtree_jax.measuring.trained import TrainedItem
 from mdtree_jax.models import Model
+from mdtree_jax.population.programs import hyperparameter_shapes
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.kernels import KERNELS, function_of
 from mdtree_jax.registry.measurements import of_kernel
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
-from mdtree_jax.training import ObjectiveLike
+from mdtree_jax.training import Hyperparameters, ObjectiveLike
 
 
 class Network(NamedTuple):
@@ -36,6 +38,8 @@ class Network(NamedTuple):
             decay, BatchNorm in evaluation mode.
         outputs: `outputs(x)` of this network, for classes logits (images, classes), BatchNorm in evaluation mode.
         key: of `jax.random`; depends on `grid.measure.seed`, the network's seed and the size of its subset.
+        hyperparameters: of its training: `learning_rate`, `weight_decay`, `num_samples` and further batched `knobs`,
+            for a kernel that needs `training_settings`; else None.
     """
 
     params: Any
@@ -44,6 +48,7 @@ class Network(NamedTuple):
     loss: Callable[[Any], jax.Array]
     outputs: Callable[[Any], jax.Array]
     key: jax.Array
+    hyperparameters: Hyperparameters | None = None
 
 
 class Pair(NamedTuple):
@@ -67,7 +72,7 @@ def binding_of(name: str) -> Binding:
     def make(
         model: Model, settings: MeasureSettings, objective: ObjectiveLike = DEFAULT_OBJECTIVE
     ) -> Callable[..., Results]:
-        def view(variables: Any, item: NetworkItem | PairItem, data: Data) -> Network:
+        def view(variables: Any, item: NetworkItem | TrainedItem | PairItem, data: Data) -> Network:
             batch = hessian_batch(item, data, settings)
             loss = make_loss(model, variables["batch_stats"], objective, batch[1])
             return Network(
@@ -77,9 +82,10 @@ def binding_of(name: str) -> Binding:
                 lambda params: loss(params, batch),
                 lambda x: model.apply(variables, x, False)[0],
                 jax.random.wrap_key_data(item.key),
+                item.hparams if isinstance(item, TrainedItem) else None,
             )
 
-        def measure_network(item: NetworkItem, data: Data) -> Results:
+        def measure_network(item: NetworkItem | TrainedItem, data: Data) -> Results:
             return _results(name, function(view(item.variables, item, data)))
 
         def measure_pair(item: PairItem, data: Data) -> Results:
@@ -119,6 +125,9 @@ def check_extensions(
     for name in settings.metrics:
         if function_of(name) is not None:
             of_pairs = KERNELS[name].is_of_pairs
-            item = PairItem(network, network, count, key) if of_pairs else NetworkItem(network, count, key)
+            item: Any = PairItem(network, network, count, key) if of_pairs else NetworkItem(network, count, key)
+            if "training_settings" in KERNELS[name].needs and not of_pairs:
+                dtype = str(jax.tree.leaves(network["params"])[0].dtype)
+                item = TrainedItem(network, count, key, network, hyperparameter_shapes((), dtype), count)
             measure = binding_of(name).make(model, settings, objective=objective)
             jax.eval_shape(measure, item, Data(*examples, *examples))

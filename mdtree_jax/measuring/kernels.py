@@ -31,13 +31,27 @@ AnyArray = Any
 
 class Data(NamedTuple):
     """The arrays that all networks share: inputs (n, ...), an array or a pytree of arrays, targets (n, ...); the same
-    of the test set.
+    of the test set, and of a validation set if there is one.
+
+    Without one, its places hold no arrays, and a program is the same as before there could be one.
     """
 
     x_train: AnyArray
     y_train: AnyArray
     x_test: AnyArray
     y_test: AnyArray
+    x_validation: AnyArray = ()
+    y_validation: AnyArray = ()
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a validation set."""
+        return not isinstance(self.y_validation, tuple)
+
+    @property
+    def held_out(self) -> tuple[AnyArray, AnyArray]:
+        """The data on which evidence is read that is not of the training set: validation set, else test set."""
+        return (self.x_validation, self.y_validation) if self.has_validation else (self.x_test, self.y_test)
 
 
 class NetworkItem(NamedTuple):
@@ -312,12 +326,15 @@ class Binding(NamedTuple):
             several calls.
         compare: `compare(settings, logits, features, params, objective=…) -> results` of all pairs among the networks
             of a configuration, for a kernel that compares.
+        is_trained: whether `make` has the options `training` (`probes.steps.TrainingSettings`) and `side_by_side`
+            (whether a network is so small that several are stepped together), and items are `trained.TrainedItem`.
     """
 
     make: Callable[..., Callable[..., Results]]
     options: Mapping[str, str] = {}
     make_parts: Callable[[Model, MeasureSettings, ObjectiveLike], CurveParts] | None = None
     compare: Callable[..., Results] | None = None
+    is_trained: bool = False
 
 
 #: Record of `mdtree_jax.registry.kernels` -> its program; for one from outside: `mdtree_jax.measuring.extension`.

@@ -9,11 +9,10 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-import pandas as pd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdtree_jax.checks import StaleState
@@ -31,7 +30,15 @@ from mdtree_jax.measuring.programs import (
     comparison_program,
     program_of,
 )
-from mdtree_jax.measuring.tables import empty_results, layer_names, layer_table, member_table, pair_table
+from mdtree_jax.measuring.tables import (
+    MeasuredCohort,
+    empty_results,
+    layer_names,
+    layer_table,
+    member_table,
+    pair_table,
+)
+from mdtree_jax.measuring.trained import TrainedAs, check_training_is_known
 from mdtree_jax.models import Model, count_flops, has_permutations
 from mdtree_jax.population.loop import AXIS
 from mdtree_jax.population.programs import model_of
@@ -41,28 +48,6 @@ from mdtree_jax.registry.kernels import Kernel, stages
 from mdtree_jax.store.tables import Measured
 from mdtree_jax.training import objective_functions
 from mdtree_jax.training.arrays import in_dtype, num_bytes, one_row, shapes_in
-
-
-class MeasuredCohort(NamedTuple):
-    """What was measured, as tables.
-
-    Attributes:
-        members: one row per network: configuration, seed, metrics of one network, their costs.
-        pairs: one row per pair of finite networks of a configuration: configuration, seed_a, seed_b, metrics of two,
-            their costs; NaN where a curve or line was not measured for the pair.
-        layers: one row per network and parameter array: configuration, seed, layer, hessian_trace and its standard
-            error.
-        num_compilations: of programs in this call.
-        compile_seconds: for them, or to fetch them from the persistent cache.
-        choices: what was decided by memory, for the record.
-    """
-
-    members: pd.DataFrame
-    pairs: pd.DataFrame
-    layers: pd.DataFrame
-    num_compilations: int
-    compile_seconds: float
-    choices: dict[str, Any]
 
 
 def measure_cohort(
@@ -149,9 +134,13 @@ class _Measurement:
         self.model = model = model_of(recipe, cohort, dtype) if is_ours else model
         self.objective = objective_functions(recipe.objective)
         self.is_finite = np.asarray(is_finite, bool)
-        self.arrays = Arrays(recipe.model, cohort, jax.tree.map(np.asarray, variables), settings.seed)
+        check_training_is_known(settings.metrics, is_ours)
+        stacked = jax.tree.map(np.asarray, variables)
+        self.arrays = Arrays(recipe.model, cohort, stacked, settings.seed, model, dtype)
         self.counts = self.arrays.counts
-        arrays = [in_dtype(a, dtype) for a in (data.x_train, data.y_train, data.x_test, data.y_test)]
+        sides = [data.x_train, data.y_train, data.x_test, data.y_test]
+        sides += [data.x_validation, data.y_validation] if len(getattr(data, "y_validation", ())) else []
+        arrays = [in_dtype(side, dtype) for side in sides]
         shapes = measures.Data(*shapes_in(arrays, dtype))
         examples = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), shapes[:2])
         check_kernels(model, settings, examples, self.objective)
@@ -167,9 +156,12 @@ class _Measurement:
         self.data = measures.Data(*(jax.device_put(array, whole) for array in arrays))
         begin = time.perf_counter()
         left, platform = budget // len(devices) - held, devices[0].platform
-        self.choices = choose(self.model, shapes, settings, left, platform, self.objective)
+        self.trained = TrainedAs.of(recipe, cohort, dtype, platform, self.objective) if is_ours else None
+        self.choices = choose(self.model, shapes, settings, left, platform, self.objective, self.trained)
+        training = (cohort.batch_size, cohort.train_epochs) if is_ours else (1, 0)
+        num_validation = len(self.data.y_validation)
         flops = float(count_flops(self.model, one_row(shapes.x_train), dtype))
-        self.cost = MeasureCost(settings, flops, len(data.y_test))
+        self.cost = MeasureCost(settings, flops, len(data.y_test), *training, num_validation)
         can_align = has_permutations(recipe.model)
         self.kernels = [k for k in stages(settings.metrics) if can_align or "permutations" not in k.needs]
         self.results: dict[str, dict[str, np.ndarray]] = {}
@@ -230,6 +222,9 @@ class _Measurement:
 
     def _run(self, kernel: Kernel, items: Sequence[Any], after_chunk: Callable[[str], None]) -> None:
         stage, lanes, options = kernel.name, self.choices.lanes, self.choices.options(kernel.program)
+        if self.trained is not None:
+            options |= self.trained.options(kernel.program)
+            lanes = max(lanes, self.trained.lanes(kernel.program))
         is_long = binding_of(kernel.program).make_parts is not None and takes_long(self.cost)
         # No device and no lane that only repeats an item: the cores that are left help with the products.
         mesh = self.mesh if len(items) >= self.mesh.size else Mesh(self.mesh.devices[: max(1, len(items))], (AXIS,))

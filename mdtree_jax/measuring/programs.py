@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from mdtree_jax import landscape
 from mdtree_jax.checks import UserError
-from mdtree_jax.measuring import extension
+from mdtree_jax.measuring import ensemble, extension, trained
 from mdtree_jax.measuring import kernels as measures
 from mdtree_jax.measuring.similarity import check_features
 from mdtree_jax.models import Model, abstract_inputs, count_activations
@@ -23,7 +23,7 @@ from mdtree_jax.population.memory import margin, peak_bytes
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.kernels import KERNELS, function_of
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
-from mdtree_jax.training import ObjectiveFunctions, ObjectiveLike
+from mdtree_jax.training import ObjectiveFunctions, ObjectiveLike, objective_functions
 from mdtree_jax.training.arrays import one_row, take_rows
 
 #: A Hessian product on a CPU holds no more activations than this, unless it were for fewer images than `CPU_FEWEST`: a
@@ -73,9 +73,12 @@ def full_precision() -> contextlib.AbstractContextManager[None]:
     return jax.default_matmul_precision("highest")
 
 
+_BINDINGS = measures.BINDINGS | ensemble.BINDINGS | trained.BINDINGS
+
+
 def binding_of(kernel: str) -> measures.Binding:
     """Return the program of a kernel, ours or one from outside."""
-    return measures.BINDINGS[kernel] if kernel in measures.BINDINGS else extension.binding_of(kernel)
+    return _BINDINGS[kernel] if kernel in _BINDINGS else extension.binding_of(kernel)
 
 
 def check_kernels(
@@ -171,14 +174,15 @@ def choose(
     settings: MeasureSettings,
     budget: int,
     platform: str,
-    objective: ObjectiveFunctions,
+    objective: ObjectiveLike = DEFAULT_OBJECTIVE,
+    trained_as: trained.TrainedAs | None = None,
 ) -> Choices:
     """Return how to measure within `budget` bytes on one device, the data set not counted, from the traced programs.
 
     All images of the Hessian at once and XTrace, unless the settings say otherwise, if that fits, else fewer images,
     else Hutchinson, whose vectors take less. On CPU networks follow each other and so do products, of no more images at
     a time than `CPU_HELD_BYTES` of activations; on an accelerator as many go together as fit.
-    `data` holds abstract arrays.
+    `data` holds abstract arrays; `trained_as` is None where the training is not known, and no kernel needs it.
 
     Raises:
         UserError: not even the fewest images fit, and that by more than the estimate can be too large.
@@ -188,7 +192,7 @@ def choose(
     held = sizes if batched else _cached(model, data, sizes)
     plans = [(n, True) for n in held[:3]] if settings.trace_method == "xtrace" else []
     plans += [(n, False) for n in held]
-    taken_by = functools.partial(_kernel_bytes, model, data, settings, objective)
+    taken_by = functools.partial(_kernel_bytes, model, data, settings, objective_functions(objective), trained_as)
     sides = (
         (plans, lambda plan: taken_by("hessian", plan[0], ("use_xtrace", plan[1]), ("batched", batched))),
         (sizes, functools.partial(taken_by, "sharpness")),
@@ -242,6 +246,7 @@ def _kernel_bytes(
     data: measures.Data,
     settings: MeasureSettings,
     objective: ObjectiveFunctions,
+    trained_as: trained.TrainedAs | None,
     kernel: str,
     batch_size: int | None,
     *options: tuple[str, Any],
@@ -254,7 +259,8 @@ def _kernel_bytes(
     if batch_size is not None:
         options = (("batch_size", batch_size), *options)
     leaves, structure = jax.tree.flatten(data)
-    return _bytes_of(kernel, function_of(kernel), model, tuple(leaves), structure, settings, objective, options)
+    known = (tuple(leaves), structure, settings, objective, trained_as if binding_of(kernel).is_trained else None)
+    return _bytes_of(kernel, function_of(kernel), model, *known, options)
 
 
 # Tracing takes seconds, and the cohorts of a width ask the same.
@@ -267,26 +273,31 @@ def _bytes_of(
     structure: Any,
     settings: MeasureSettings,
     objective: ObjectiveFunctions,
+    trained_as: trained.TrainedAs | None,
     options: tuple[tuple[str, Any], ...],
 ) -> int:
     record, chosen, data = KERNELS[kernel], dict(options), structure.unflatten(leaves)
     num_images = chosen.get("batch_size", settings.hessian_images)
     if {"line", "curve"} & {*record.needs}:
         num_images = max(settings.curve_batch_size, settings.statistics_batch_size)
+    network = jax.eval_shape(model.init, jax.random.key(0))
+    count, key = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
+    item: Any = measures.NetworkItem(network, count, key)
+    if trained_as is not None:
+        item, chosen = trained_as.item_shapes(network), chosen | trained_as.options(kernel)
+        num_images = trained_as.training.batch_size
+    elif record.is_of_pairs:
+        item = measures.PairItem(network, network, count, key)
     measure = binding_of(kernel).make(model, settings, objective=objective, **chosen)
-    return _traced_bytes(model, data, measure, num_images, takes_pairs=record.is_of_pairs)
+    return _traced_bytes(model, data, measure, num_images, item)
 
 
-def _traced_bytes(
-    model: Model, data: measures.Data, function: Callable[..., Any], num_images: int, *, takes_pairs: bool = False
-) -> int:
-    """Return an upper estimate of the bytes that a measurement of one network or pair takes.
+def _traced_bytes(model: Model, data: measures.Data, function: Callable[..., Any], num_images: int, item: Any) -> int:
+    """Return an upper estimate of the bytes that a measurement of one network or pair, an abstract `item`, takes.
 
     `num_images` go through the network at a time: the compiler copies more where their convolutions are cut in parts.
     """
     network = jax.eval_shape(model.init, jax.random.key(0))
-    count, key = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
-    item = measures.PairItem(network, network, count, key) if takes_pairs else measures.NetworkItem(network, count, key)
     images = abstract_inputs(one_row(data.x_train), num_images)
     forward = jax.make_jaxpr(lambda variables, x: model.apply(variables, x, False))(network, images)
     return int(margin(forward.jaxpr) * peak_bytes(jax.make_jaxpr(function)(item, data).jaxpr))

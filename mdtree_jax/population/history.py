@@ -58,13 +58,14 @@ def recorded_epochs(num_epochs: int, num_points: int) -> tuple[int, ...]:
 
 def make_recorder(recipe: Recipe, cohort: Cohort, model: Model, *, has_validation: bool) -> Recorder | None:
     """Return what is recorded of the networks of a cohort, None for nothing."""
-    if recipe.history_points == 0:
+    num_points = recipe.recorded_points(has_validation=has_validation)
+    if num_points == 0:
         return None
 
     def on_validation(variables: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         return evaluate(model, variables, x, y, jnp.int32(y.shape[0]), recipe.eval_batch_size, recipe.objective)
 
-    epochs = recorded_epochs(cohort.train_epochs, recipe.history_points)
+    epochs = recorded_epochs(cohort.train_epochs, num_points)
     return Recorder(epochs, on_validation if has_validation else None)
 
 

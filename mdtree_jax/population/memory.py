@@ -72,7 +72,6 @@ def _memory_needs(
     held = sum(_bytes(leaf) for leaf in jax.tree.leaves(state))
     data = sum(_bytes(array) for array in abstract_examples(recipe, num_train + num_test, dtype))
     stored = sum(_bytes(leaf) for leaf in jax.tree.leaves(variables))
-    stored += 3 * recipe.history_points * np.dtype(dtype).itemsize
     # Twice the state: what a step or an epoch's end reads, and what it makes of it.
     return MemoryNeeds(stored, 2 * held + int(max(training, epoch, evaluation)) + 2**16, data)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from mdtree_jax.models import Model, build_knobs, build_model
-from mdtree_jax.recipe.cohort import Cohort, Recipe
+from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.objectives import find_objective
 from mdtree_jax.training import Hyperparameters, Trainer, make_trainer
@@ -44,6 +46,19 @@ def trainer_of(recipe: Recipe, cohort: Cohort, model: Model) -> Trainer:
     knobs = {name: value for name, value in cohort.knobs if KNOBS[name].acts_on != "build"}
     sizes = {"batch_size": cohort.batch_size, "num_epochs": cohort.train_epochs}
     return make_trainer(model, **sizes, objective=recipe.objective, **rule, **knobs)
+
+
+def hyperparameters_of(
+    members: Sequence[Member], keys: Sequence[np.ndarray], batched: tuple[str, ...], dtype: str
+) -> Hyperparameters:
+    """Return the hyperparameters of some members, stacked; `keys` are their raw keys, `batched` further knobs."""
+    return Hyperparameters(
+        key=np.stack(keys),
+        num_samples=np.array([m.num_samples for m in members], np.int32),
+        learning_rate=np.array([m.learning_rate for m in members], dtype),
+        weight_decay=np.array([m.weight_decay for m in members], dtype),
+        knobs={name: np.array([m.value(name) for m in members], knob_dtype(name, dtype)) for name in batched},
+    )
 
 
 def hyperparameter_shapes(batched: tuple[str, ...], dtype: str) -> Any:

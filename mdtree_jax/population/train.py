@@ -25,10 +25,11 @@ from mdtree_jax.population.compiled import executables, jit_over_members
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options
 from mdtree_jax.population.history import History, Recorder, curves, make_recorder
 from mdtree_jax.population.loop import AXIS, PopulationState, make_run, start_population
-from mdtree_jax.population.programs import input_of, knob_dtype, model_of, trainer_of
+from mdtree_jax.population.programs import hyperparameters_of, input_of, model_of, trainer_of
 from mdtree_jax.population.results import VALIDATION, TrainedCohort, metrics_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
-from mdtree_jax.training import Hyperparameters, ObjectiveFunctions, Trainer, evaluate, objective_functions
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
+from mdtree_jax.training import Hyperparameters, ObjectiveLike, Trainer, evaluate, objective_functions
 from mdtree_jax.training.arrays import kind_in
 from mdtree_jax.training.train import init_key
 
@@ -143,7 +144,7 @@ _MAKING = threading.Lock()
 
 @functools.lru_cache(maxsize=4)
 def _make_trainer(
-    recipe: Recipe, cohort: Cohort, dtype: str, objective: ObjectiveFunctions, has_validation: bool
+    recipe: Recipe, cohort: Cohort, dtype: str, objective: ObjectiveLike, has_validation: bool
 ) -> tuple[Model, Trainer, Recorder | None]:
     del objective  # an objective that was registered again under its name is another program
     model = model_of(recipe, cohort, dtype)
@@ -158,12 +159,15 @@ def _jit_run(trainer: Trainer, mesh: Mesh, recorder: Recorder | None) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _jit_init(model: Model) -> Any:
+def jit_init(model: Model) -> Any:
+    """Return the compiled `init(key) -> variables` of a network before training, from its raw key data."""
     return jax.jit(lambda key: model.init(init_key(key)))
 
 
 @functools.lru_cache(maxsize=4)
-def _jit_evaluate(model: Model, objective: ObjectiveFunctions, mesh: Mesh, batch_size: int, lanes: int) -> Any:
+def _jit_evaluate(
+    model: Model, mesh: Mesh, batch_size: int, lanes: int, objective: ObjectiveLike = DEFAULT_OBJECTIVE
+) -> Any:
     def one(member: tuple[Any, jax.Array], data: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         (variables, count), (x_train, y_train, *held_out) = member, data
         found: list[jax.Array] = []
@@ -193,7 +197,7 @@ class _CohortRun:
             made = _make_trainer(recipe, cohort.shape, dtype, self.objective, has_validation)
             self.model, self.trainer, self.recorder = made
             self.jit_run = _jit_run(self.trainer, self.mesh, self.recorder)
-            self.jit_init = _jit_init(self.model)
+            self.jit_init = jit_init(self.model)
         counts = [member.num_samples for member in cohort.members]
         self.steps_per_epoch = np.array([self.trainer.steps_per_epoch(count) for count in counts])
         self.passes = plan_passes(counts, executor.members_per_pass, executor.num_devices, executor.lanes_per_device)
@@ -227,16 +231,8 @@ class _CohortRun:
     def hyperparameters(self, group: Pass) -> Hyperparameters:
         """Return the hyperparameters by slot; an empty slot repeats the first member's."""
         members = [self.cohort.members[max(index, 0)] for index in group.members]
-        return Hyperparameters(
-            key=np.stack([member_key(self.grid_seed, m.seed, m.num_samples) for m in members]),
-            num_samples=np.array([m.num_samples for m in members], np.int32),
-            learning_rate=np.array([m.learning_rate for m in members], self.dtype),
-            weight_decay=np.array([m.weight_decay for m in members], self.dtype),
-            knobs={
-                name: np.array([m.value(name) for m in members], knob_dtype(name, self.dtype))
-                for name in self.cohort.batched
-            },
-        )
+        keys = [member_key(self.grid_seed, m.seed, m.num_samples) for m in members]
+        return hyperparameters_of(members, keys, self.cohort.batched, self.dtype)
 
     def first_state(self, networks: Sequence[Any]) -> tuple[PopulationState, tuple[Hyperparameters, np.ndarray]]:
         """Return state and inputs of the current pass, on the host, from the initial networks by slot."""
@@ -306,7 +302,7 @@ class _CohortRun:
         """Evaluate the networks of the pass and bring everything to the host."""
         group = self.passes[self.pass_index]
         batch_size, lanes = self.recipe.eval_batch_size, self.executor.lanes_per_device
-        evaluate_all = _jit_evaluate(self.model, self.objective, self.mesh, batch_size, lanes)
+        evaluate_all = _jit_evaluate(self.model, self.mesh, batch_size, lanes, self.objective)
         metrics = evaluate_all((state.variables, self.inputs[0].num_samples), tuple(self.data))
         is_used = group.members >= 0
         rows = group.members[is_used]

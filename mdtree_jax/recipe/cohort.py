@@ -17,6 +17,10 @@ from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective
 Values = tuple[tuple[str, Any], ...]
 
 
+#: Points of a learning curve that a run records at most.
+MOST_HISTORY_POINTS = 32
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that is the same for a whole grid and is no knob.
@@ -25,8 +29,8 @@ class Recipe:
     input, for images (height, width, channels), `target_shape` that of one target; arrays of kind `float` are computed
     in the arithmetic's type, those of kind `int` are int32. The early-stop snapshot is the first epoch ≥
     `early_stop_min_epoch` after `early_stop_patience` consecutive changes of the mean training loss ≤
-    `early_stop_tolerance` (in its unit); else the epoch of lowest training loss; else the last. `history_points` of
-    each network's learning curve are recorded, 0 for none.
+    `early_stop_tolerance` (in its unit); else the epoch of lowest training loss; else the last. Of each network's
+    learning curve, `history_points` are recorded; None is all that can be where there is a validation set, else none.
     """
 
     dataset: str
@@ -42,7 +46,13 @@ class Recipe:
     input_kind: str = "float"
     target_shape: tuple[int, ...] = ()
     target_kind: str = "int"
-    history_points: int = 0
+    history_points: int | None = None
+
+    def recorded_points(self, *, has_validation: bool) -> int:
+        """Return how many points of a learning curve are recorded at most, 0 for none."""
+        if self.history_points is None:
+            return MOST_HISTORY_POINTS if has_validation else 0
+        return self.history_points
 
 
 class _WithKnobs:

@@ -17,14 +17,14 @@ from omegaconf.errors import ValidationError
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.recipe.axes import Grid
-from mdtree_jax.recipe.cohort import Recipe
+from mdtree_jax.recipe.cohort import MOST_HISTORY_POINTS, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.recipe.setting import setting
 from mdtree_jax.registry.datasets import DATASETS, DatasetShape
 from mdtree_jax.registry.kernels import PAIR_CHOICES
 from mdtree_jax.registry.knobs import KNOBS, Knob
 from mdtree_jax.registry.measurements import MEASUREMENTS
-from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, find_objective
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, find_objective
 
 DTYPES = ("float32", "float64")
 KEEP = ("all", "metrics_only")
@@ -38,7 +38,6 @@ _ONE_VALUE = ("optimizer", "momentum", "schedule", "augment")
 #: Columns of the tables of a sweep (`mdtree_jax.store.tables`) that are neither knobs nor measurements.
 COLUMNS = ("configuration", "seed", "seed_a", "seed_b", "layer", "status", "cohort", "stop_epoch", "train_seconds")
 COLUMNS += ("train_flops", "num_finite", "num_not_measurable", "num_not_converged")
-MOST_HISTORY_POINTS = 32
 _NODES = {int: IntegerNode, float: FloatNode, str: StringNode, bool: BooleanNode}
 
 
@@ -52,7 +51,7 @@ class GridConfig:
     dataset: str = setting("data set: one of those below, or your own package.module:function", "digits")
     model: str = setting("architecture: one of those below, or your own package.module:function", "resnet8")
     objective: str = setting(
-        lambda: f"what training minimizes: {', '.join(OBJECTIVES)}, or your own package.module:name", DEFAULT_OBJECTIVE
+        "what training minimizes: one of those below, or your own package.module:name", DEFAULT_OBJECTIVE
     )
     num_seeds: int = setting("networks per configuration; connectivity and similarity need two or more", 1)
     seed: int = setting("seed of the first network; the others use the following seeds", 0)
@@ -158,15 +157,7 @@ def make_recipe(config: GridConfig, num_classes: int, image_shape: tuple[int, ..
     `of_data` are the further fields of `Recipe` that say what the data are.
     """
     shared = {name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)}
-    shared |= {"num_classes": num_classes, "image_shape": image_shape, "history_points": history_points(config)}
-    return Recipe(**shared | of_data)
-
-
-def history_points(config: GridConfig) -> int:
-    """Return how many points of a learning curve are recorded at most, 0 for none."""
-    if config.history_points is None:
-        return MOST_HISTORY_POINTS if config.validation_fraction > 0.0 else 0
-    return config.history_points
+    return Recipe(**shared, num_classes=num_classes, image_shape=image_shape, **of_data)
 
 
 def resolved_config(config: GridConfig) -> dict[str, Any]:
@@ -217,7 +208,7 @@ def check_settings(config: SweepConfig) -> None:
     if config.verify is not None and set(config.stages) != set(STAGES):
         raise UserError(f"verify={config.verify} needs both stages, and stages={config.stages} leaves one out")
     _check_files(config)
-    points = history_points(grid)
+    points = grid.history_points or 0
     for name, value, good, wanted in (
         ("grid.early_stop_min_epoch", grid.early_stop_min_epoch, grid.early_stop_min_epoch >= 1, "at least 1"),
         ("grid.early_stop_patience", grid.early_stop_patience, grid.early_stop_patience >= 1, "at least 1"),

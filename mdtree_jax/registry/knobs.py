@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.registry.probes import PROBES
 from mdtree_jax.registry.register import BINDERS, Binder
 from mdtree_jax.registry.table import Table
 
@@ -104,6 +105,11 @@ class Knob:
     def short(self) -> str:
         """The stem of the knob's columns of room for improvement: `rfi_<short>_up`, `rfi_<short>_down`."""
         return {"batch_size": "batch", "data_fraction": "data"}.get(self.name, self.name)
+
+    @property
+    def probe(self) -> tuple[str, ...]:
+        """The names of its probes; those of the learning rate stand for the batch size, which is the same axis."""
+        return tuple(p.name for p in PROBES.values() if p.knob == self.name.replace("batch_size", "learning_rate"))
 
     def __post_init__(self) -> None:
         check_choice(f"place of the knob '{self.name}' to act on", self.acts_on, ACTS_ON)

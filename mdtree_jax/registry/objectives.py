@@ -126,7 +126,7 @@ class Objective:
 ROLES = ("loss", "error", "loss_scale", "error_scale", "chance_error")
 DEFAULT_OBJECTIVE = "cross_entropy"
 
-_VARIANCE = {
+_VARIANCE: dict[str, Any] = {
     "error_meaning": "sum of squared residuals over sum of squared deviations of the targets from their mean",
     "chance": "the mean of the targets leaves all of their variance unexplained, 100 %",
 }

@@ -224,5 +224,7 @@ def plan_here(
         eval_batch_size=config.grid.eval_batch_size,
         measure=measure,
         train="train" in config.stages,
+        history_points=recipe.recorded_points(has_validation=config.grid.validation_fraction > 0.0),
+        num_validation=round(config.grid.validation_fraction * shape.num_test),
         **done,
     )

@@ -113,6 +113,7 @@ def write_record(run: str | Path, folder: str | Path, name: str) -> Record:
     if (run / f"{_HISTORY}.parquet").exists():
         tables[_HISTORY] = _read_table(run, _HISTORY)
     with one_sentence_on_write_failure(folder):
+        record_path(name, _HISTORY, folder).unlink(missing_ok=True)  # of an earlier run
         for table, frame in tables.items():
             _write(record_path(name, table, folder), frame, about if table == "collection" else None)
     return read_record(name, folder)

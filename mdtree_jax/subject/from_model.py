@@ -12,13 +12,14 @@ from typing import Any
 from mdtree_jax.checks import UserError, nearest
 from mdtree_jax.diagnosis.advice import direction_only
 from mdtree_jax.diagnosis.cost import Training, make_cost, retraining
+from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.from_metrics import diagnose_metrics, withhold
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.recipe.measure_settings import MeasureConfig, MeasureSettings, resolve
 from mdtree_jax.registry.kernels import CHOICES
 from mdtree_jax.registry.measurements import kernels_of
-from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective, find_objective
 from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.network import Examples, Subject, examples, wrap
 
@@ -110,9 +111,18 @@ def diagnose_subject(
     again = retraining(training, len(data.y_train), measured.forward_flops, rate)
     cost = make_cost(seconds, measured.flops, measured.compile_seconds, *again)
     action = direction_only(diagnosis.action) if training == Training() else diagnosis.action
-    remarks = (*measured.notes, *diagnosis.remarks)
+    remarks = (*measured.notes, *_of_objective(subject), *diagnosis.remarks)
     diagnosis = dataclasses.replace(diagnosis, action=action, cost=cost, remarks=remarks)
     return withhold(diagnosis, measured.doubt) if measured.doubt else diagnosis
+
+
+def _of_objective(subject: Subject) -> list[Fact]:
+    """Return a note if the networks are no classifiers, as those of the references are, as a list of facts."""
+    objective = find_objective(subject.objective)
+    if objective.name == DEFAULT_OBJECTIVE:
+        return []
+    loss, error = objective.meaning or objective.name, objective.error_meaning
+    return [fact("objective", loss=loss, unit=objective.unit, error=error)]
 
 
 def default_measure(columns: Sequence[str]) -> MeasureConfig:

@@ -306,7 +306,7 @@ def _whole(targets: np.ndarray) -> float:
     return 1.0
 
 
-_VARIANCE = {"error": squared_residual, "error_scale": variance, "chance_error": _whole}
+_VARIANCE: dict[str, Any] = {"error": squared_residual, "error_scale": variance, "chance_error": _whole}
 OBJECTIVES.bind(DEFAULT_OBJECTIVE, loss=cross_entropy, error=error_count, chance_error=_rarest)
 OBJECTIVES.bind(
     "lm",

@@ -99,7 +99,7 @@ def make_trainer(
     *,
     batch_size: int,
     num_epochs: int,
-    optimizer: str = "sgd",
+    optimizer: str | Callable[[Any, Any], optax.GradientTransformation] = "sgd",
     schedule: str = "constant",
     momentum: float = 0.9,
     early_stop: bool = True,
@@ -112,7 +112,8 @@ def make_trainer(
     """Return the functions that train `model` on batches of `batch_size` for at most `num_epochs` epochs.
 
     The loss is the objective's mean over a batch with BatchNorm in training mode, modified by the knobs (static ones
-    are given here, by name). It does not include weight decay, which the optimizer applies.
+    are given here, by name). It does not include weight decay, which the optimizer applies. `optimizer` is a name, or
+    `make(learning_rate, weight_decay) -> optax transform`; `schedule` and `momentum` are of a named one.
 
     Raises:
         UserError: an unknown optimizer, schedule or objective.
@@ -122,7 +123,9 @@ def make_trainer(
         model=model,
         batch_size=batch_size,
         num_epochs=num_epochs,
-        make_optimizer=functools.partial(make_optimizer, optimizer, schedule, momentum),
+        make_optimizer=(lambda rate, decay, num_steps: optimizer(rate, decay))
+        if callable(optimizer)
+        else functools.partial(make_optimizer, optimizer, schedule, momentum),
         update_early_stop=functools.partial(
             update_early_stop,
             num_epochs=num_epochs,

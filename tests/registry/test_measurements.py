@@ -1,5 +1,6 @@
 """The table of measurements: complete, the source of other tables, and open to metrics from outside the package."""
 
+import dataclasses
 import functools
 import os
 import subprocess
@@ -19,14 +20,19 @@ from mdtree_jax.diagnosis import metrics_table
 from mdtree_jax.diagnosis.from_metrics import diagnose_metrics
 from mdtree_jax.diagnosis.words import evidence
 from mdtree_jax.diagnosis.words.metrics import axis
-from mdtree_jax.measuring.kernels import BINDINGS, Data, NetworkItem, PairItem
+from mdtree_jax.measuring.kernels import Data, NetworkItem, PairItem
+from mdtree_jax.measuring.programs import binding_of
+from mdtree_jax.measuring.trained import TrainedAs
 from mdtree_jax.models import build_model
+from mdtree_jax.probes.steps import TrainingSettings
 from mdtree_jax.recipe.measure_settings import METRICS, MeasureConfig, resolve
 from mdtree_jax.registry.kernels import CHOICES, KERNELS, PAIR_CHOICES, stages
 from mdtree_jax.registry.measurement_type import DIRECTIONS, Scale, Words
 from mdtree_jax.registry.measurements import MEASUREMENTS, kernels_of, label, markdown_table, needs_of, of_kernel
+from mdtree_jax.registry.probes import PROBES
 from mdtree_jax.store.checkpoint import load_network
 from mdtree_jax.store.tables import collect, typed_members
+from mdtree_jax.training import objective_functions
 from mdtree_jax.trees.decision_path import tree_path
 from tests.conftest import ROOT
 
@@ -117,7 +123,7 @@ def test_a_metric_from_outside_is_measured_by_a_sweep(folder):
 
 
 def test_a_metric_from_outside_is_in_the_help_and_in_a_diagnosis(folder):
-    help_line = "groups: hessian, sharpness, similarity, barrier, connectivity"
+    help_line = "groups: hessian, sharpness, similarity, barrier, connectivity, ensemble, norms, probes, short_runs"
     assert f"{help_line}, weight_size" in command(folder, "sweep", "--help")
     row = {"train_error": 3.0, "train_loss": 0.1, "log_hessian_trace": 7.0, "weight_size": 0.25, "weight_size_se": 0.01}
     pd.DataFrame([row | {"colour": 1}]).to_csv(folder / "mine.csv", index=False)
@@ -181,10 +187,11 @@ def test_every_entry_is_in_every_table_that_follows_from_it():
         for alias in entry.aliases:
             assert columns.canonical_name(alias) == name
     assert {m.name for m in MEASUREMENTS.values() if m.scale} == set(joint.SCALES) == set(joint.METRICS)
-    assert METRICS == ("hessian", "sharpness", "similarity", "barrier", "connectivity")
-    assert PAIR_CHOICES == ("similarity", "barrier", "connectivity")
+    assert METRICS[:5] == ("hessian", "sharpness", "similarity", "barrier", "connectivity")
+    assert METRICS[5:] == ("ensemble", "norms", "probes", "short_runs")
+    assert PAIR_CHOICES == ("similarity", "barrier", "connectivity", "ensemble")
     assert [kernel.name for kernel in stages(METRICS)] == list(KERNELS)
-    assert {kernel.program for kernel in KERNELS.values()} == set(BINDINGS)
+    assert all(callable(binding_of(kernel.program).make) for kernel in KERNELS.values())
 
 
 def test_the_tables_that_decide_published_numbers_are_these():
@@ -201,7 +208,8 @@ def test_the_tables_that_decide_published_numbers_are_these():
     values = np.array([-3.0, 0.4])
     for name, wanted in {"mode_connectivity": np.arcsinh(values / 3), "cka": values}.items():
         np.testing.assert_array_equal(joint.SCALES[name].to_scale(values), wanted)
-    assert metrics_table.ERRORS == ("train_error", "test_error", "mode_connectivity", "mode_connectivity_peak")
+    assert metrics_table.ERRORS[:4] == ("train_error", "test_error", "mode_connectivity", "mode_connectivity_peak")
+    assert {MEASUREMENTS[name].kernel for name in metrics_table.ERRORS[4:]} == {"ensemble", "probes", "short_runs"}
     assert metrics_table.ACCURACIES == ("train_acc", "test_acc")
 
 
@@ -214,9 +222,15 @@ def test_each_kernel_makes_its_measurements(name):
     count, key = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
     images, labels = jax.ShapeDtypeStruct((40, 3, 3, 1), np.float32), jax.ShapeDtypeStruct((40,), np.int32)
     item = PairItem(network, network, count, key) if kernel.is_of_pairs else NetworkItem(network, count, key)
-    binding = BINDINGS[kernel.program]
+    binding = binding_of(kernel.program)
     values = {"batch_size": 8, "use_xtrace": True, "batched": False}
-    measure = binding.make(model, settings, **{option: values[option] for option in binding.options})
+    options: dict = {option: values[option] for option in binding.options}
+    settings = dataclasses.replace(settings, probes=tuple(PROBES))
+    if binding.is_trained:
+        functions = objective_functions()
+        trained_as = TrainedAs(TrainingSettings(8, objective=functions), "float32", (), is_small=True, is_cpu=True)
+        item, options = trained_as.item_shapes(network), trained_as.options(name)
+    measure = binding.make(model, settings, objective=objective_functions(), **options)
     found = jax.eval_shape(measure, item, Data(images, labels, images, labels))
     if kernel.compares:
         logits = jax.ShapeDtypeStruct((2, *found["logits"].shape), np.float32)
@@ -227,11 +241,11 @@ def test_each_kernel_makes_its_measurements(name):
 
 
 def test_an_entry_without_words_falls_back_on_its_name_unit_and_direction(added):
-    added(Measurement("gradient_norm", "nats", "norm of the gradient", direction="hot"), kernel=lambda network: 0.0)
-    assert axis("gradient_norm") == "gradient norm, nats"
-    node = Node("gradient_norm", 0.5, 0.0, 2.0, "data", "size")
-    steps, _ = tree_path("q", Structure("s", (node,), ("data", "size")), [0.5], None, {"gradient_norm": 0.1}, {})
-    wanted = f"Gradient norm 0.1 nats is at or below 0.5 nats: {DIRECTIONS['hot'][0]}."
+    added(Measurement("gradient_size", "nats", "norm of the gradient", direction="hot"), kernel=lambda network: 0.0)
+    assert axis("gradient_size") == "gradient size, nats"
+    node = Node("gradient_size", 0.5, 0.0, 2.0, "data", "size")
+    steps, _ = tree_path("q", Structure("s", (node,), ("data", "size")), [0.5], None, {"gradient_size": 0.1}, {})
+    wanted = f"Gradient size 0.1 nats is at or below 0.5 nats: {DIRECTIONS['hot'][0]}."
     assert evidence.sentence(steps[0]) == wanted
     assert steps[0].unit == "nats"
 

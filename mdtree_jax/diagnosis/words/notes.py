@@ -92,6 +92,11 @@ def _no_apply_train(kernels: Sequence[str]) -> str:
     )
 
 
+def _objective(loss: str, unit: str, error: str) -> str:
+    text = f"these networks minimize another loss than the classifiers of the reference: {loss} (unit: {unit})"
+    return text + (f"; their error is the {error}" if error else "") + "; the answer is less reliable than stated"
+
+
 #: Kind of fact -> its sentence.
 SENTENCES: dict[str, Callable[..., str]] = {
     "out_of_range": _out_of_range,
@@ -127,6 +132,7 @@ SENTENCES: dict[str, Callable[..., str]] = {
     "one_pair": _one_pair,
     "one_network": _one_network,
     "no_apply_train": _no_apply_train,
+    "objective": _objective,
     "epochs_unknown": lambda: (
         "the cost of one retraining is not known, because the number of epochs was not given (training.epochs=)"
     ),
