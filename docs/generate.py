@@ -28,8 +28,8 @@ from mdtree_jax.registry.datasets import DATASETS  # noqa: E402
 from mdtree_jax.registry.findings import FINDINGS  # noqa: E402
 from mdtree_jax.registry.kernels import KERNELS  # noqa: E402
 from mdtree_jax.registry.knobs import KNOBS  # noqa: E402
-from mdtree_jax.registry.probes import PROBES  # noqa: E402
 from mdtree_jax.registry.objectives import OBJECTIVES, TARGETS  # noqa: E402
+from mdtree_jax.registry.probes import PROBES  # noqa: E402
 from mdtree_jax.registry.questions import QUESTIONS  # noqa: E402
 from mdtree_jax.registry.tree import Tree  # noqa: E402
 
