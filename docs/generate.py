@@ -29,6 +29,7 @@ from mdtree_jax.registry.findings import FINDINGS  # noqa: E402
 from mdtree_jax.registry.kernels import KERNELS  # noqa: E402
 from mdtree_jax.registry.knobs import KNOBS  # noqa: E402
 from mdtree_jax.registry.objectives import OBJECTIVES, TARGETS  # noqa: E402
+from mdtree_jax.registry.probes import PROBES  # noqa: E402
 from mdtree_jax.registry.questions import QUESTIONS  # noqa: E402
 from mdtree_jax.registry.tree import Tree  # noqa: E402
 
@@ -112,6 +113,12 @@ def kernels() -> str:
         of = "two networks" if kernel.is_of_pairs or kernel.compares else "one network"
         rows.append([code(kernel.name), of, kernel.meaning, ", ".join(map(code, made))])
     return table(["group", "of", "measures", "columns"], rows)
+
+
+def probes() -> str:
+    """Return the table of probes."""
+    rows = [[code(p.name), code(p.knob), p.meaning, code(p.against), p.tells] for p in PROBES.values()]
+    return table(["probe", "moves", "what is done", "compared with", "what its outcome tells"], rows)
 
 
 def architectures() -> str:
@@ -343,6 +350,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "findings": findings,
     "questions": questions,
     "kernels": kernels,
+    "probes": probes,
     "objectives": objectives,
     "trees": trees,
     "settings": settings,
