@@ -39,6 +39,8 @@ VALUES = {
     "of": 400,
     "kernels": ["connectivity"],
     "epochs": 30,
+    "loss": "mean squared error",
+    "unit": "1",
 }
 
 
