@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,8 @@ from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.kernels import BETWEEN_CHOICES, KERNELS, PAIR_CHOICES
 from mdtree_jax.runs.jax_backend import device_memory_bytes
 from mdtree_jax.store.tables import COST_COLUMNS, MEMBER_COLUMNS, OK, collect
-from mdtree_jax.subject.network import Examples, Subject, check_fit
+from mdtree_jax.subject.data import take
+from mdtree_jax.subject.network import Examples, Subject, check_fit, tried_inputs, unlike_averages
 from mdtree_jax.training import evaluate
 
 EVALUATION_BATCH = 128
@@ -89,7 +90,10 @@ def measure_subject(
     num_classes = check_fit(subject, data)
     checking = time.perf_counter() - start  # compilation almost all of it, on a few images
     notes: list[Fact] = []
-    settings = _possible(subject, settings, notes)
+    notes += [fact("taken_in", sentence=sentence) for sentence in subject.notes]
+    if strange := unlike_averages(subject, tried_inputs(data)):
+        subject = subject._replace(can_recompute=False)
+    settings = _possible(subject, settings, notes, strange)
     num_all, num_networks = len(data.y_train), len(subject.variables)
     num_held = min(num_all, max(max_images, _num_that_fit(data.x_train)))
     num_images = min(num_all, max_images)
@@ -107,13 +111,15 @@ def measure_subject(
     if num_images < len(used.y_train):
         most = num_images if settings.evaluation_images is None else min(num_images, settings.evaluation_images)
         settings = dataclasses.replace(settings, evaluation_images=most)
-    evaluated = used._replace(x_train=used.x_train[:num_images], y_train=used.y_train[:num_images])
+    evaluated = used._replace(x_train=take(used.x_train, slice(num_images)), y_train=used.y_train[:num_images])
     errors, evaluation_compile = _evaluate(subject, evaluated)
     recipe = Recipe("", subject.architecture, num_classes, used.x_train.shape[1:])
     members = tuple(Member(0, seed, len(used.y_train), 1.0, 0.0, 0.0) for seed in range(num_networks))
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *subject.variables)
     # Without a test set the curve is looked at on a single image: the kernel wants one.
-    x_test, y_test = (used.x_test, used.y_test) if len(used.y_test) else (used.x_train[:1], used.y_train[:1])
+    x_test, y_test = (
+        (used.x_test, used.y_test) if len(used.y_test) else (take(used.x_train, slice(1)), used.y_train[:1])
+    )
     found = measure_cohort(
         recipe,
         Cohort(0, 1, 1, members),
@@ -145,14 +151,20 @@ def _named(progress: Callable[[float, str], None] | None) -> Callable[[float, st
     return progress and (lambda fraction, message: progress(fraction, message.partition(": ")[2]))
 
 
-def _possible(subject: Subject, settings: MeasureSettings, notes: list[Fact]) -> MeasureSettings:
-    """Return the settings without what this subject does not allow, and say so in `notes`."""
+def _possible(
+    subject: Subject, settings: MeasureSettings, notes: list[Fact], strange: Sequence[str] = ()
+) -> MeasureSettings:
+    """Return the settings without what this subject does not allow, and say so in `notes`.
+
+    `strange` are the parts of its state that are no running averages.
+    """
     metrics = settings.metrics
     if len(subject.variables) < 2 and (pairs := [m for m in metrics if m in PAIR_CHOICES]):
         notes.append(fact("one_network", kernels=pairs))
         metrics = tuple(m for m in metrics if m not in PAIR_CHOICES)
     if not subject.can_recompute and (between := [m for m in metrics if m in BETWEEN_CHOICES]):
-        notes.append(fact("no_apply_train", kernels=between))
+        kind = fact("no_averages", kernels=between, state=strange[0]) if strange else None
+        notes.append(kind or fact("no_apply_train", kernels=between))
         metrics = tuple(m for m in metrics if m not in between)
     if not metrics:
         raise UserError("nothing is left to measure: with a single network, choose hessian or sharpness")
@@ -180,17 +192,18 @@ def _no_image_twice(settings: MeasureSettings, num_images: int) -> MeasureSettin
     return dataclasses.replace(settings, **most)
 
 
-def _num_that_fit(images: np.ndarray) -> int:
+def _num_that_fit(images: Any) -> int:
     """Return how many images every device may hold, in all a quarter of the memory."""
-    return device_memory_bytes() // (4 * len(jax.devices()) * max(1, images[:1].nbytes))
+    one = sum(leaf[:1].nbytes for leaf in jax.tree.leaves(images))
+    return device_memory_bytes() // (4 * len(jax.devices()) * max(1, one))
 
 
-def _sample(x: np.ndarray, y: np.ndarray, most: int, shuffle: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def _sample(x: Any, y: np.ndarray, most: int, shuffle: bool = False) -> tuple[Any, np.ndarray]:
     """Return at most `most` images and labels, a random sample; `shuffle`: in random order anyway."""
-    if len(x) <= most and not shuffle:
+    if len(y) <= most and not shuffle:
         return x, y
-    rows = np.random.default_rng(SAMPLE_SEED).permutation(len(x))[:most]
-    return x[rows], y[rows]
+    rows = np.random.default_rng(SAMPLE_SEED).permutation(len(y))[:most]
+    return take(x, rows), y[rows]
 
 
 def _evaluate(subject: Subject, data: Examples) -> tuple[list[dict[str, float]], float]:
@@ -201,7 +214,7 @@ def _evaluate(subject: Subject, data: Examples) -> tuple[list[dict[str, float]],
     for side, arrays in sides.items():
         if not len(arrays[1]):
             continue
-        x, y = map(jnp.asarray, arrays)
+        x, y = jax.tree.map(jnp.asarray, arrays)
         run = jax.jit(
             functools.partial(evaluate, subject.model, batch_size=EVALUATION_BATCH),
             compiler_options=compiler_options(jax.default_backend()),
