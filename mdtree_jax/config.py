@@ -55,6 +55,8 @@ class DiagnoseConfig:
     model: str | None = None
     model_width: int | None = None
     checkpoints: list[str] = field(default_factory=list)
+    step: int | None = None
+    weights: str | None = None
     dataset: str | None = None
     data_dir: str | None = None
     data_file: str | None = None
@@ -65,6 +67,28 @@ class DiagnoseConfig:
     name: str | None = None
     format: str = "text"
     out: str | None = None
+    plugins: list[str] = field(default_factory=list)
+
+
+@dataclass
+class MeasureModelConfig:
+    """`python -m mdtree_jax.measure`; the meaning of each key stands beside its value in conf/measure.yaml."""
+
+    model: str | None = None
+    model_width: int | None = None
+    checkpoints: list[str] = field(default_factory=list)
+    step: int | None = None
+    weights: str | None = None
+    dataset: str | None = None
+    data_dir: str | None = None
+    data_file: str | None = None
+    width: float | None = None
+    batch_size: int | None = None
+    data_fraction: float | None = None
+    columns: Any = field(default_factory=dict)
+    measure: Any = None
+    max_images: int = 10_000
+    append_to: str | None = None
     plugins: list[str] = field(default_factory=list)
 
 
@@ -93,6 +117,7 @@ SCHEMAS = {
     "sweep": SweepConfig,
     "diagnose": DiagnoseConfig,
     "reference": ReferenceConfig,
+    "measure": MeasureModelConfig,
 }
 _WITH_KNOBS = {"sweep": sweep_schema, "diagnose": diagnose_schema}
 

@@ -91,12 +91,15 @@ def load_dataset(
     data_file: str | None = None,
     label_noise_fraction: float = 0.0,
     label_noise_seed: int = 0,
+    made: Any = None,
 ) -> LoadedDataset:
     """Load a data set: one of `mdtree_jax.registry.datasets`, or `package.module:function`.
 
     `digits` is included in the package. `cifar10`, `cifar100`, `mnist` and `fashion_mnist` are read from `data_dir` if
     it is given (the official files, packed or not), or else downloaded once, checked and cached. `npz` reads the arrays
     `x_train, y_train, x_test, y_test` from `data_file`.
+
+    `made` is what the loader returned, if it was called before (`call_loader`).
 
     `redraw_labels` redraws a fraction `label_noise_fraction` of all training labels before subsets are taken. Raises
     `UserError` for an unknown name, a missing or damaged file, images of an unexpected shape, labels out of range and a
@@ -106,10 +109,10 @@ def load_dataset(
     >>> data.x_train.shape, data.x_test.shape, data.num_classes
     ((3200, 10, 10, 1), (5120, 10, 10, 1), 10)
     """
-    loader = find_loader(name)
     if not 0.0 <= label_noise_fraction <= 1.0:
         raise UserError(f"label_noise_fraction={label_noise_fraction:g} is outside [0, 1]")
-    raw = _load(name, loader, Source(name, data_dir, data_file))
+    made = call_loader(name, data_dir=data_dir, data_file=data_file) if made is None else made
+    raw = _as_raw(name, made)
     x_train, x_test = _check_images(name, raw)
     _check_shape(name, DatasetShape(len(x_train), len(x_test), x_train.shape[1:], raw.num_classes), data_dir)
     y_train = _check_labels(name, "training", raw.y_train, len(x_train), raw.num_classes)
@@ -119,7 +122,13 @@ def load_dataset(
     return LoadedDataset(x_train, y_train, x_test, y_test, raw.num_classes, name, raw.classes_are_known)
 
 
-def _load(name: str, loader: Callable[..., Any], source: Source) -> RawDataset:
+def call_loader(name: str, *, data_dir: str | None = None, data_file: str | None = None) -> Any:
+    """Return what the loader of a data set returns.
+
+    Raises:
+        UserError: as `find_loader`; a setting that the loader needs and is not given, or does not take; it fails.
+    """
+    loader, source = find_loader(name), Source(name, data_dir, data_file)
     what = f"dataset={name}"
     files = {"data_dir": source.data_dir, "data_file": source.data_file}
     for setting, path in files.items():
@@ -127,7 +136,11 @@ def _load(name: str, loader: Callable[..., Any], source: Source) -> RawDataset:
             raise UserError(f"{what}: the function needs {setting}=PATH")
         if path is not None and not takes(loader, setting) and not takes(loader, "source"):
             raise UserError(f"{setting}='{path}' is given, but the function of dataset={name} takes no '{setting}'")
-    made = call_with(loader, {"source": source, **files}, what)
+    return call_with(loader, {"source": source, **files}, what)
+
+
+def _as_raw(name: str, made: Any) -> RawDataset:
+    what = f"dataset={name}"
     if isinstance(made, RawDataset):
         return made
     arrays = made._asdict() if hasattr(made, "_asdict") else made

@@ -14,19 +14,83 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from mdtree_jax.checks import UserError, nearest
+from mdtree_jax.data import call_loader, load_dataset
+from mdtree_jax.data.source import RawDataset
+from mdtree_jax.diagnosis.facts import Fact
 from mdtree_jax.models import TORCH_MODELS, build_model, builder_settings, from_torch, model_names
 from mdtree_jax.models.convert import ConvertedWeights
 from mdtree_jax.registry.resolve import call_with, is_own, required_arguments, resolve, takes
 from mdtree_jax.subject.checkpoints import TORCH_SUFFIXES, load_checkpoint
+from mdtree_jax.subject.data import as_sides, take
 from mdtree_jax.subject.frameworks import FRAMEWORKS, framework_of
 from mdtree_jax.subject.frameworks.base import fit_tree, named_as, named_leaves, with_params
-from mdtree_jax.subject.network import Subject, subject_of, wrap_model
+from mdtree_jax.subject.held_out import examples_of
+from mdtree_jax.subject.network import Examples, Subject, examples, subject_of, wrap_model
+
+
+class Named(Protocol):
+    """What a command names: the settings of the same names of `diagnose` and `measure`."""
+
+    model: str | None
+    model_width: int | None
+    checkpoints: list[str]
+    step: int | None
+    weights: str | None
+    dataset: str | None
+    data_dir: str | None
+    data_file: str | None
+
+
+def load_both(named: Named) -> tuple[Subject, Examples, list[Fact]]:
+    """Return the networks and the data that a command names, and facts on how the data were read.
+
+    Raises:
+        UserError: as `load_subject`, and data that there are not or that do not fit.
+    """
+    assert named.model is not None  # checked by the command
+    assert named.dataset is not None
+    check_named(named.model, named.checkpoints)
+    files = {"data_dir": named.data_dir, "data_file": named.data_file}
+    made = call_loader(named.dataset, **files)
+    if is_own(named.dataset) and not _is_of_images(made):
+        sides = made if as_sides(made, "dataset") is not None else {"train": made}
+        data, facts = examples_of(sides)
+        shape = jax.tree.map(lambda a: a.shape[1:], data.x_train)
+        num_classes, known = max(2, int(data.y_train.max()) + 1), False
+    else:
+        loaded = load_dataset(named.dataset, **files, made=made)
+        data, facts = examples(loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test), []
+        shape, num_classes, known = loaded.shape.image_shape, loaded.num_classes, loaded.classes_are_known
+    # How many classes there are is not always known of a user's own data: the largest label need not be there.
+    subject = load_subject(
+        named.model,
+        named.checkpoints,
+        shape,
+        num_classes,
+        named.model_width,
+        may_lack_classes=not known,
+        x=take(data.x_train, slice(2)),
+        step=named.step,
+        weights=named.weights,
+    )
+    return subject, data, facts
+
+
+def _is_of_images(made: Any) -> bool:
+    """Return whether a loader returned images as a sweep takes them, (n, height, width[, channels])."""
+    arrays = made._asdict() if hasattr(made, "_asdict") else made
+    if not isinstance(arrays, Mapping) or not {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
+        return isinstance(made, RawDataset)
+    sides = [arrays[name] for name in ("x_train", "x_test")]
+    if any(isinstance(x, (Mapping, tuple)) for x in sides):
+        return False
+    return all(np.ndim(x) in (3, 4) for x in sides)
 
 
 def load_subject(
