@@ -197,7 +197,7 @@ def named_as(network: Any, names: Iterable[str]) -> tuple[Any, tuple[str, ...]]:
     if said := [one.replace("/", ".") for one in stripped if one in PREFIXES[:5]]:
         notes.append(f"the names in the checkpoint were taken without {' and '.join(said)}")
         if rest and wanted <= set(found):
-            notes.append(f"{len(rest)} arrays of the checkpoint are not the network's, such as {next(iter(rest))}")
+            notes.append(f"not used of the checkpoint: {', '.join(list(rest)[:3])}{' …' if len(rest) > 3 else ''}")
             rest = {}
     return {**found, **rest}, tuple(notes)
 
