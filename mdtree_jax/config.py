@@ -85,7 +85,7 @@ class MeasureModelConfig:
     width: float | None = None
     batch_size: int | None = None
     data_fraction: float | None = None
-    columns: Any = field(default_factory=dict)
+    columns: Any = None
     measure: Any = None
     max_images: int = 10_000
     append_to: str | None = None

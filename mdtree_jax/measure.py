@@ -38,7 +38,7 @@ def main(config: MeasureModelConfig) -> None:
         "width": config.model_width if config.width is None else config.width,
         "batch_size": config.batch_size,
         "data_fraction": config.data_fraction,
-        **config.columns,
+        **(config.columns or {}),
     }
     with stages("measuring") as progress:
         row = measure_row(
@@ -60,6 +60,8 @@ def _check(config: MeasureModelConfig) -> None:
     for name in ("model", "dataset"):
         if getattr(config, name) is None:
             raise UserError(f"{name}= is required; see --help")
+    if config.columns is None:
+        return
     if not isinstance(config.columns, Mapping):
         raise UserError(f"columns={config.columns!r} is not a mapping; give columns by name: columns={{rate: 0.1}}")
     for name, value in config.columns.items():

@@ -95,7 +95,7 @@ def test_training_states_of_orbax_by_step(tmp_path):
     assert any("under 'ema_params'" in note for note in notes)
     with pytest.raises(UserError, match=r"has no step 7; available: 1, 3, 20"):
         load_checkpoint(tmp_path / "manager", step=7)
-    with pytest.raises(UserError, match="step=7 is given, but .* has no folders of steps"):
+    with pytest.raises(UserError, match=r"step=7 is given, but .* has no folders of steps"):
         load_checkpoint(tmp_path / "manager" / "1", step=7)
     with pytest.raises(UserError, match=r"weights=teacher: .* has no such weights"):
         load_checkpoint(tmp_path / "manager", weights="teacher")
