@@ -2,8 +2,8 @@
 
     KERAS_BACKEND=jax python -m tests.benchmarks.frameworks
 
-Needs all frameworks: pip install -e '.[test,torch,equinox,haiku,keras,hf]' torchvision. Takes ten minutes on 2 cores.
-Writes tests/benchmarks/results/frameworks.md with the versions; differences are relative to the largest number, float32.
+Needs all frameworks: pip install -e '.[test,torch,equinox,haiku,keras,hf]' torchvision. Ten minutes on 2 cores.
+Writes tests/benchmarks/results/frameworks.md with the versions; differences are relative to the largest number.
 """
 
 from __future__ import annotations

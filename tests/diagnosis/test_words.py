@@ -39,6 +39,8 @@ VALUES = {
     "of": 400,
     "kernels": ["connectivity"],
     "epochs": 30,
+    "state": "count",
+    "sentence": "the weights are of half precision",
 }
 
 
