@@ -19,14 +19,17 @@ sys.path.insert(0, str(ROOT))  # the package of this checkout, before one that i
 
 import mdtree_jax  # noqa: E402
 from mdtree_jax import cli  # noqa: E402
-from mdtree_jax.collection import columns  # noqa: E402
+from mdtree_jax.collection import columns, curve_features  # noqa: E402
 from mdtree_jax.config import SCHEMAS  # noqa: E402
 from mdtree_jax.registry import measurements  # noqa: E402
 from mdtree_jax.registry.architectures import ARCHITECTURES  # noqa: E402
 from mdtree_jax.registry.causes import CAUSES  # noqa: E402
 from mdtree_jax.registry.datasets import DATASETS  # noqa: E402
+from mdtree_jax.registry.findings import FINDINGS  # noqa: E402
 from mdtree_jax.registry.kernels import KERNELS  # noqa: E402
 from mdtree_jax.registry.knobs import KNOBS  # noqa: E402
+from mdtree_jax.registry.objectives import OBJECTIVES, TARGETS  # noqa: E402
+from mdtree_jax.registry.probes import PROBES  # noqa: E402
 from mdtree_jax.registry.questions import QUESTIONS  # noqa: E402
 from mdtree_jax.registry.tree import Tree  # noqa: E402
 
@@ -47,8 +50,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers_from:
 
 
 def _cell(text: str) -> str:
-    """Return the text of a cell: no bar ends it, and a `<` outside code starts no tag."""
-    parts = text.replace("|", "\\|").split("`")
+    """Return the text of a cell: no bar ends it, a `<` outside code starts no tag, a number stays with its interval."""
+    parts = text.replace("|", "\\|").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}").split("`")
     return "`".join(part if place % 2 else part.replace("<", "&lt;") for place, part in enumerate(parts))
 
 
@@ -77,8 +80,15 @@ def causes() -> str:
     for cause in CAUSES.values():
         moves = [f"`{k.name}` {k.words.up}" for k in KNOBS.values() if k.up == cause.name]
         moves += [f"`{k.name}` {k.words.down}" for k in KNOBS.values() if k.down == cause.name]
+        moves += ["see its findings"] if cause.is_fault else []
         rows.append([code(cause.name), cause.short, cause.sentence.format(knobs="a knob"), ", ".join(moves)])
     return table(["cause", "short name", "in words", "fixed by"], rows)
+
+
+def findings() -> str:
+    """Return the table of findings of a preflight."""
+    rows = [[code(f.name), f.meaning, f.holds, f.change, code(f.cause or "")] for f in FINDINGS.values()]
+    return table(["finding", "in words", "when it holds", "what to change", "cause"], rows)
 
 
 def questions() -> str:
@@ -105,6 +115,12 @@ def kernels() -> str:
     return table(["group", "of", "measures", "columns"], rows)
 
 
+def probes() -> str:
+    """Return the table of probes."""
+    rows = [[code(p.name), code(p.knob), p.meaning, code(p.against), p.tells] for p in PROBES.values()]
+    return table(["probe", "moves", "what is done", "compared with", "what its outcome tells"], rows)
+
+
 def architectures() -> str:
     """Return the table of architectures."""
     return table(["architecture", "description"], [[code(a.name), a.meaning] for a in ARCHITECTURES.values()])
@@ -118,7 +134,16 @@ def datasets() -> str:
         files = {"data_dir": "downloaded once, or from `data_dir=`", "data_file": "`data_file=`"}.get(data.takes, "")
         about = data.source + (f"; {data.licence}" if data.licence else "")
         rows.append([code(data.name), data.meaning, shape or "", files or "included", about])
-    return table(["data set", "description", "training + test images", "files", "source, licence"], rows)
+    return table(["data set", "description", "training + test examples", "files", "source, licence"], rows)
+
+
+def objectives() -> str:
+    """Return the table of objectives."""
+    rows = []
+    for o in OBJECTIVES.values():
+        rows.append([code(o.name), o.meaning, o.unit, TARGETS[o.targets].meaning, o.outputs, o.error_meaning, o.chance])
+    header = ["objective", "loss", "unit", "targets", "outputs", "error", "learned nothing"]
+    return table(header, rows)
 
 
 def trees() -> str:
@@ -201,6 +226,21 @@ EXAMPLES = {
     "architecture": ("tests/registry/test_plugins.py", "TINY"),
     "dataset": ("tests/registry/test_plugins.py", "RINGS"),
 }
+
+
+def what() -> str:
+    """Return the paragraph of the README that says what the package is."""
+    return _between("# mdtree-jax\n", "<img ")
+
+
+def install() -> str:
+    """Return how to install the package, as in the README."""
+    return _between("## Install\n", "To run the tests:")
+
+
+def _between(start: str, end: str) -> str:
+    """Return the part of the README between two texts."""
+    return (ROOT / "README.md").read_text().split(start, 1)[1].split(end, 1)[0].strip()
 
 
 def changelog() -> str:
@@ -303,11 +343,15 @@ def advice() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "columns": columns.markdown_table,
+    "curve_features": curve_features.markdown_table,
     "measurements": measurements.markdown_table,
     "knobs": knobs,
     "causes": causes,
+    "findings": findings,
     "questions": questions,
     "kernels": kernels,
+    "probes": probes,
+    "objectives": objectives,
     "trees": trees,
     "settings": settings,
     "api": api,
@@ -315,6 +359,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "families": families,
     "advice": advice,
     "changelog": changelog,
+    "what": what,
+    "install": install,
     "architectures": architectures,
     "datasets": datasets,
 } | {f"example_{name}": functools.partial(example, name) for name in EXAMPLES}

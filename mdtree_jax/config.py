@@ -8,6 +8,7 @@ from typing import Any
 from mdtree_jax.checks import UserError
 from mdtree_jax.recipe.schema import SweepConfig, sweep_schema
 from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
 
 
 @dataclass
@@ -60,6 +61,7 @@ class DiagnoseConfig:
     dataset: str | None = None
     data_dir: str | None = None
     data_file: str | None = None
+    objective: str = DEFAULT_OBJECTIVE
     training: TrainingConfig = field(default_factory=TrainingConfig)
     measure: Any = None
     max_images: int = 10_000
@@ -82,6 +84,7 @@ class MeasureModelConfig:
     dataset: str | None = None
     data_dir: str | None = None
     data_file: str | None = None
+    objective: str = DEFAULT_OBJECTIVE
     width: float | None = None
     batch_size: int | None = None
     data_fraction: float | None = None

@@ -24,7 +24,7 @@ def main(config: MeasureModelConfig) -> None:
     """Measure what the configuration names, and append or print the row."""
     _check(config)
     from mdtree_jax.diagnosis.words.notes import sentence
-    from mdtree_jax.report.progress import make_console, stages
+    from mdtree_jax.report.terminal import make_console, stages
     from mdtree_jax.runs.jax_backend import set_up_devices
     from mdtree_jax.store.rows import append_row, check_appendable
     from mdtree_jax.subject.from_model import measure_row

@@ -43,6 +43,7 @@ NOTES = {
     "no_held_out": (),
     "halved": ("side",),
     "taken_in": ("sentence",),
+    "objective": ("loss", "unit", "error"),
 }
 #: How a cost was estimated, or why it is unknown.
 COSTS = {

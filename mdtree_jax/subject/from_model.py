@@ -12,15 +12,18 @@ from typing import Any
 from mdtree_jax.checks import UserError, nearest
 from mdtree_jax.diagnosis.advice import direction_only
 from mdtree_jax.diagnosis.cost import Training, make_cost, retraining
+from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.from_metrics import diagnose_metrics, withhold
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.recipe.measure_settings import MeasureConfig, MeasureSettings, resolve
 from mdtree_jax.registry.kernels import CHOICES
 from mdtree_jax.registry.measurements import kernels_of
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective, find_objective
+from mdtree_jax.subject.adapted import subject_of
 from mdtree_jax.subject.held_out import examples_of
 from mdtree_jax.subject.measure import measure_subject
-from mdtree_jax.subject.network import Examples, Subject, subject_of
+from mdtree_jax.subject.network import Examples, Subject
 
 
 def diagnose_model(
@@ -38,6 +41,7 @@ def diagnose_model(
     build: Callable[..., Any] | None = None,
     step: int | None = None,
     weights: str | None = None,
+    objective: str | Objective = DEFAULT_OBJECTIVE,
     training: Training | Mapping | None = None,
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
@@ -55,14 +59,16 @@ def diagnose_model(
 
     Args:
         model: the model, recognised by its type: Flax Linen, Flax NNX, Equinox, Haiku, Keras 3 on JAX, or
-            `torch.nn.Module`; or a function `apply(variables, x) -> logits (n, classes)` in evaluation mode.
+            `torch.nn.Module`; or a function `apply(variables, x) -> outputs` in evaluation mode: logits (n, classes),
+            or what else the objective takes.
         networks: the networks, trained in the same way from different seeds; two give a better diagnosis than one. Each
             is what the framework has for one (variables, a module, a state dict, see `frameworks.FRAMEWORKS`), or the
             path of a checkpoint (see `checkpoints.FORMATS`). For a function, the pytree that it takes; with running
             averages that is `{"params": ..., other collections}`.
         train: the training data: `(x, y)`, or another form of `subject.data`: a file, a folder, a loader, a data set.
-            Inputs are preprocessed for the model: an array (n, ...) or a pytree of arrays; labels are integers from 0.
-        y_train: the labels, if `train` holds the inputs alone.
+            Inputs are preprocessed for the model: an array (n, ...), floating point or integers such as token ids, or a
+            mapping or tuple of them. Targets are (n,) integers from 0 for classes, see `registry.objectives.TARGETS`.
+        y_train: the targets, if `train` holds the inputs alone.
         validation, test: held-out data, in the same forms. With both, evidence is read on the first and errors are of
             the second; one of them is split in halves with a fixed seed. They do not affect the answer now.
         x_test, y_test: the test set as two arrays, not split.
@@ -71,6 +77,8 @@ def diagnose_model(
         init: `init(key) -> variables`, fresh ones, for a function.
         build: returns a fresh model, for frameworks whose models hold their weights.
         step, weights: of checkpoints: the step of a folder with several; `ema` for averaged weights.
+        objective: what the networks were trained for: `cross_entropy` (classes), `lm` (a token at every place of a
+            sequence), `binary`, `multilabel`, `regression`, `huber`, or `Objective(loss=…, error=…)` of your own.
         training: `batch_size`, `learning_rate` and `epochs`, if known, for the new settings and for the cost of a
             retraining. Without it, the action gives only the direction, and the cost is unknown.
         measure: what to measure and how precisely, see `measure_settings.MeasureConfig`; None is `default_measure`.
@@ -86,9 +94,9 @@ def diagnose_model(
     """
     given = {"model": (model, apply), "networks": (networks, params), "train": (train, x_train)}
     model, networks, train = (_one_of(name, *pair) for name, pair in given.items())
-    data, notes = examples_of(train, y_train, validation, test, x_test, y_test)
+    data, notes = examples_of(train, y_train, validation, test, x_test, y_test, objective=objective)
     options = {"apply_train": apply_train, "init": init, "build": build, "step": step, "weights": weights}
-    subject = subject_of(model, networks, data.x_train, **options)
+    subject = subject_of(model, networks, data.x_train, **options)._replace(objective=objective)
     diagnosis = diagnose_subject(
         subject,
         data,
@@ -113,6 +121,7 @@ def measure_model(
     build: Callable[..., Any] | None = None,
     step: int | None = None,
     weights: str | None = None,
+    objective: str | Objective = DEFAULT_OBJECTIVE,
     width: float | None = None,
     batch_size: int | None = None,
     data_fraction: float | None = None,
@@ -126,7 +135,8 @@ def measure_model(
         row = measure_model(model, [a, b], train, test=test, width=64, batch_size=128, data_fraction=1)
 
     Args:
-        model, networks, train, validation, test, apply_train, init, build, step, weights: as of `diagnose_model`.
+        model, networks, train, validation, test, apply_train, init, build, step, weights, objective: as of
+            `diagnose_model`.
         width, batch_size, data_fraction: the settings that the networks were trained with, columns of the row.
         measure: what to measure; None is everything that the packaged reference has.
         max_images, progress: as of `diagnose_model`.
@@ -138,9 +148,9 @@ def measure_model(
     Raises:
         UserError: as `diagnose_model`.
     """
-    data, _ = examples_of(train, None, validation, test)
+    data, _ = examples_of(train, None, validation, test, objective=objective)
     options = {"apply_train": apply_train, "init": init, "build": build, "step": step, "weights": weights}
-    subject = subject_of(model, networks, data.x_train, **options)
+    subject = subject_of(model, networks, data.x_train, **options)._replace(objective=objective)
     trained = {"width": width, "batch_size": batch_size, "data_fraction": data_fraction, **settings}
     return measure_row(subject, data, trained, measure=measure, max_images=max_images, progress=progress)
 
@@ -192,9 +202,18 @@ def diagnose_subject(
     again = retraining(training, len(data.y_train), measured.forward_flops, rate)
     cost = make_cost(seconds, measured.flops, measured.compile_seconds, *again)
     action = direction_only(diagnosis.action) if training == Training() else diagnosis.action
-    remarks = (*measured.notes, *diagnosis.remarks)
+    remarks = (*measured.notes, *_of_objective(subject), *diagnosis.remarks)
     diagnosis = dataclasses.replace(diagnosis, action=action, cost=cost, remarks=remarks)
     return withhold(diagnosis, measured.doubt) if measured.doubt else diagnosis
+
+
+def _of_objective(subject: Subject) -> list[Fact]:
+    """Return a note if the networks are no classifiers, as those of the references are, as a list of facts."""
+    objective = find_objective(subject.objective)
+    if objective.name == DEFAULT_OBJECTIVE:
+        return []
+    loss, error = objective.meaning or objective.name, objective.error_meaning
+    return [fact("objective", loss=loss, unit=objective.unit, error=error)]
 
 
 def default_measure(columns: Sequence[str]) -> MeasureConfig:

@@ -8,6 +8,7 @@ import numpy as np
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis.facts import Fact, fact
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective
 from mdtree_jax.subject.data import MOST_BYTES, SAMPLE_SEED, Side, as_sides, bytes_of, halves, num_rows, read_side, take
 from mdtree_jax.subject.network import Examples, examples
 
@@ -19,6 +20,7 @@ def examples_of(
     test: Any = None,
     x_test: Any = None,
     y_test: Any = None,
+    objective: str | Objective = DEFAULT_OBJECTIVE,
 ) -> tuple[Examples, list[Fact]]:
     """Return checked data, and facts on samples and on how held-out data are used.
 
@@ -29,6 +31,7 @@ def examples_of(
         y_train: the labels, if `train` holds inputs alone.
         validation, test: held-out data, in a form of `subject.data`.
         x_test, y_test: a test set as two arrays, which is not split.
+        objective: what the targets are for.
 
     Raises:
         UserError: data of no known form, or that do not match.

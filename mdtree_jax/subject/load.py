@@ -25,13 +25,15 @@ from mdtree_jax.data.source import RawDataset
 from mdtree_jax.diagnosis.facts import Fact
 from mdtree_jax.models import TORCH_MODELS, build_model, builder_settings, from_torch, model_names
 from mdtree_jax.models.convert import ConvertedWeights
+from mdtree_jax.registry.objectives import find_objective
 from mdtree_jax.registry.resolve import call_with, is_own, required_arguments, resolve, takes
+from mdtree_jax.subject.adapted import subject_of
 from mdtree_jax.subject.checkpoints import TORCH_SUFFIXES, load_checkpoint
 from mdtree_jax.subject.data import as_sides, take
 from mdtree_jax.subject.frameworks import FRAMEWORKS, framework_of
 from mdtree_jax.subject.frameworks.base import fit_tree, named_as, named_leaves, with_params
 from mdtree_jax.subject.held_out import examples_of
-from mdtree_jax.subject.network import Examples, Subject, examples, subject_of, wrap_model
+from mdtree_jax.subject.network import Examples, Subject, examples, wrap_model
 
 
 class Named(Protocol):
@@ -45,6 +47,7 @@ class Named(Protocol):
     dataset: str | None
     data_dir: str | None
     data_file: str | None
+    objective: str
 
 
 def load_both(named: Named) -> tuple[Subject, Examples, list[Fact]]:
@@ -56,16 +59,17 @@ def load_both(named: Named) -> tuple[Subject, Examples, list[Fact]]:
     assert named.model is not None  # checked by the command
     assert named.dataset is not None
     check_named(named.model, named.checkpoints)
-    files = {"data_dir": named.data_dir, "data_file": named.data_file}
+    files = {"data_dir": named.data_dir, "data_file": named.data_file, "objective": named.objective}
     made = call_loader(named.dataset, **files)
-    if is_own(named.dataset) and not _is_of_images(made):
+    if is_own(named.dataset) and not _is_of_plain_arrays(made):
         sides = made if as_sides(made, "dataset") is not None else {"train": made}
-        data, facts = examples_of(sides)
+        data, facts = examples_of(sides, objective=named.objective)
         shape = jax.tree.map(lambda a: a.shape[1:], data.x_train)
-        num_classes, known = max(2, int(data.y_train.max()) + 1), False
+        num_classes, known = _num_outputs(data.y_train, named.objective), False
     else:
         loaded = load_dataset(named.dataset, **files, made=made)
-        data, facts = examples(loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test), []
+        sides = loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test
+        data, facts = examples(*sides, objective=named.objective), []
         shape, num_classes, known = loaded.shape.image_shape, loaded.num_classes, loaded.classes_are_known
     # How many classes there are is not always known of a user's own data: the largest label need not be there.
     subject = load_subject(
@@ -79,18 +83,25 @@ def load_both(named: Named) -> tuple[Subject, Examples, list[Fact]]:
         step=named.step,
         weights=named.weights,
     )
-    return subject, data, facts
+    return subject._replace(objective=named.objective), data, facts
 
 
-def _is_of_images(made: Any) -> bool:
-    """Return whether a loader returned images as a sweep takes them, (n, height, width[, channels])."""
+def _num_outputs(targets: np.ndarray, objective: str) -> int:
+    """Return how many outputs targets ask for at least: classes that there are, or numbers."""
+    if find_objective(objective).has_classes and targets.dtype.kind in "iu":
+        return max(2, int(targets.max()) + 1)
+    return 1 if targets.ndim < 2 else targets.shape[1]
+
+
+def _is_of_plain_arrays(made: Any) -> bool:
+    """Return whether a loader returned two sides as a sweep takes them: images, tables or sequences."""
     arrays = made._asdict() if hasattr(made, "_asdict") else made
     if not isinstance(arrays, Mapping) or not {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
         return isinstance(made, RawDataset)
     sides = [arrays[name] for name in ("x_train", "x_test")]
     if any(isinstance(x, (Mapping, tuple)) for x in sides):
         return False
-    return all(np.ndim(x) in (3, 4) for x in sides)
+    return all(np.ndim(x) in (2, 3, 4) for x in sides)
 
 
 def load_subject(

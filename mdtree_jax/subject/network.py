@@ -7,7 +7,7 @@ Flax has it, whose other collections (running averages) are its *state*.
 from __future__ import annotations
 
 import itertools
-import os
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,14 +17,14 @@ import numpy as np
 
 from mdtree_jax import landscape
 from mdtree_jax.checks import UserError
+from mdtree_jax.data.checked import targets_for
 from mdtree_jax.landscape.arguments import check_params
-from mdtree_jax.landscape.batch_norm import check_averages
 from mdtree_jax.models import Model
-from mdtree_jax.subject.checkpoints import load_checkpoint
-from mdtree_jax.subject.data import num_rows, take
-from mdtree_jax.subject.frameworks import FUNCTIONS, Adapted, adapt, framework_of
-from mdtree_jax.subject.frameworks.base import leaf_name, named_as, outputs_of, shapes_text
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, TARGETS, Objective, find_objective
+from mdtree_jax.subject.frameworks.base import leaf_name, outputs_of, shapes_text
 from mdtree_jax.subject.frameworks.functions import with_key
+from mdtree_jax.training import objective_functions
+from mdtree_jax.training.arrays import in_dtype, num_rows, take_rows
 
 #: Images on which the model is tried before anything is measured.
 TRIED_IMAGES = 64
@@ -38,6 +38,7 @@ class Subject(NamedTuple):
         variables: `{"params", "batch_stats"}` of each network, NumPy arrays.
         can_recompute: whether the state of a point between two networks can be made, or there is none.
         architecture: name of one of our architectures, empty for others.
+        objective: what the networks were trained for: a name of `registry.objectives`, or an `Objective`.
         init: `init(key) -> {"params", "batch_stats"}`, fresh variables, on the host; None where there is no way to make
             them.
         apply_train: `apply_train({"params", "batch_stats"}, x, key) -> (outputs, batch_stats)` in training mode, the
@@ -49,6 +50,7 @@ class Subject(NamedTuple):
     variables: tuple[Any, ...]
     can_recompute: bool
     architecture: str = ""
+    objective: str | Objective = DEFAULT_OBJECTIVE
     init: Callable[[Any], Any] | None = None
     apply_train: Callable[..., tuple[Any, Any]] | None = None
     notes: tuple[str, ...] = ()
@@ -58,8 +60,9 @@ _NONE = np.empty((0,), np.float32)
 
 
 class Examples(NamedTuple):
-    """Inputs and labels of a user: (n, ...), an array or a pytree of arrays, and (n,) int32; the test side may be empty
-    (0, ...), and so may the validation set.
+    """Inputs and targets of a user; the test side may be empty (0, ...), and so may the validation set.
+
+    Inputs are an array (n, ...) or a pytree of them, floating point or int32; targets (n, ...) too.
     """
 
     x_train: Any
@@ -67,58 +70,7 @@ class Examples(NamedTuple):
     x_test: Any
     y_test: np.ndarray
     x_validation: Any = _NONE
-    y_validation: np.ndarray = _NONE.astype(np.int32)
-
-
-def subject_of(
-    model: Any,
-    networks: Any,
-    x: Any,
-    apply_train: Callable[..., Any] | None = None,
-    init: Callable[[Any], Any] | None = None,
-    build: Callable[..., Any] | None = None,
-    **options: Any,
-) -> Subject:
-    """Return the subject of a model of any framework and its networks.
-
-    Args:
-        model: a model object, a function, or a pair of functions; see `frameworks.adapt`.
-        networks: in the form of the framework, or paths of checkpoints.
-        x: inputs as the model takes them, of which some are tried.
-        apply_train: in training mode, for a function without one.
-        init: `init(key) -> variables`, for a function.
-        build: returns a fresh model, for frameworks whose models hold their weights.
-        options: of `load_checkpoint`, for paths: `step`, `weights`.
-
-    Raises:
-        UserError: a model that cannot be used, checkpoints that are not of it, networks that differ.
-    """
-    if apply_train is not None or init is not None:
-        model = (*(model if isinstance(model, tuple) else (model,)), apply_train, init)[:3]
-    adapted = adapt(model, x, build)
-    listed = as_networks(networks, adapted.framework)
-    loaded = [_network_of(adapted, model, network, options) for network in listed]
-    subject = wrap_adapted(adapted, [variables for variables, _ in loaded])
-    return subject._replace(notes=(*subject.notes, *dict.fromkeys(note for _, notes in loaded for note in notes)))
-
-
-def _network_of(adapted: Adapted, model: Any, network: Any, options: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
-    """Return the variables of a network, read first if it is a path, and sentences on what was chosen."""
-    what, notes, choice = "a network", (), network
-    if isinstance(network, (str, os.PathLike)):
-        loaded = load_checkpoint(network, model, **options)
-        what, notes, choice = f"the checkpoint '{network}'", loaded.notes, loaded.network
-    choice, renamed = named_as(choice, adapted.names)
-    try:
-        return adapted.variables(choice), (*notes, *renamed)
-    except UserError as error:
-        raise UserError(f"{what} is not of this model: {error}") from None
-
-
-def wrap_adapted(adapted: Adapted, networks: Sequence[Any]) -> Subject:
-    """Return the subject of an adapted model and the variables of its networks; raises `UserError` as `wrap`."""
-    subject = wrap(adapted.apply, networks, adapted.apply_train, adapted.init)
-    return subject._replace(notes=(*adapted.notes, *subject.notes))
+    y_validation: np.ndarray = _NONE
 
 
 def wrap(
@@ -200,49 +152,63 @@ def examples(
     x_test: Any = None,
     y_test: Any = None,
     dtype: Any = np.float32,
+    objective: str | Objective = DEFAULT_OBJECTIVE,
     x_validation: Any = None,
     y_validation: Any = None,
 ) -> Examples:
-    """Return checked inputs and labels; inputs of whole numbers or booleans, such as token ids, become int32.
+    """Return checked inputs and targets.
+
+    Args:
+        x_train: an array (n, ...), or a mapping or tuple of them: floating point, or integers such as token ids.
+        y_train: (n, ...), what the objective takes.
+        x_test, y_test: the same of the test set, or None.
+        dtype: of floating-point arrays.
+        objective: its name, or a user's own.
+        x_validation, y_validation: the same of the validation set, or None.
 
     Raises:
-        UserError: lengths that differ, no rows, inputs that are not finite, labels that are no integers
-            from 0, or of one class only; `x_test` without `y_test`, or of another shape.
+        UserError: lengths that differ, no rows, images that are integers, numbers that are not finite, targets of
+            another kind than the objective's, such as labels that are no integers from 0, or all the same;
+            `x_test` without `y_test`, or of another shape.
     """
+    entry = find_objective(objective)
     if (x_test is None) != (y_test is None):
         raise UserError("x_test and y_test belong together; one of them is missing")
-    train = _side("x_train", x_train, "y_train", y_train, dtype)
-    if len(np.unique(train[1])) < 2:
-        raise UserError(f"y_train holds only one class, {train[1][0]}; a diagnosis needs at least two")
-    if x_test is None:
-        return Examples(*train, take(train[0], slice(0)), train[1][:0])
-    test = _side("x_test", x_test, "y_test", y_test, dtype)
-    _check_shapes_alike("x_test", test[0], train[0])
-    if x_validation is None:
-        return Examples(*train, *test)
-    validation = _side("x_validation", x_validation, "y_validation", y_validation, dtype)
-    _check_shapes_alike("x_validation", validation[0], train[0])
+    train = _side("x_train", x_train, "y_train", y_train, dtype, entry)
+    if (train[1] == train[1][:1]).all():
+        if entry.targets == "class" and train[1].ndim == 1:
+            raise UserError(f"y_train holds only one class, {train[1][0]}; a diagnosis needs at least two")
+        raise UserError(f"y_train holds {train[1][0].tolist()} only; a diagnosis needs targets that differ")
+    test, validation = take_rows(train, slice(0)), take_rows(train, slice(0))
+    if x_test is not None:
+        test = _side("x_test", x_test, "y_test", y_test, dtype, entry)
+        _check_shapes_alike("x_test", test[0], train[0])
+    if x_validation is not None:
+        validation = _side("x_validation", x_validation, "y_validation", y_validation, dtype, entry)
+        _check_shapes_alike("x_validation", validation[0], train[0])
     return Examples(*train, *test, *validation)
 
 
 def _check_shapes_alike(name: str, x: Any, x_train: Any) -> None:
-    shapes = [[a.shape[1:] for a in jax.tree.leaves(tree)] for tree in (x, x_train)]
     if jax.tree.structure(x) != jax.tree.structure(x_train):
-        raise UserError(f"{name} has other parts than x_train; they must be equal")
-    for ours, theirs in zip(*shapes, strict=True):
-        if ours != theirs:
-            raise UserError(f"an image of {name} has shape {ours}, but one of x_train has {theirs}; they must be equal")
+        raise UserError(f"{name} and x_train hold other arrays; they must have the same names")
+    for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(x_train), strict=True):
+        if a.shape[1:] != b.shape[1:]:
+            raise UserError(
+                f"an image of {name} has shape {a.shape[1:]}, but one of x_train has {b.shape[1:]}; they must be equal"
+            )
 
 
 def check_fit(subject: Subject, data: Examples) -> int:
-    """Try every network on the first images and return the number of classes.
+    """Try every network on the first examples and return the number of outputs: of classes, or for each place.
 
     Raises:
-        UserError: `apply` fails or gives no logits (n, classes), logits that are not finite, labels without a logit,
-            outputs that depend on the rest of the batch or change from call to call.
+        UserError: `apply` fails or gives outputs of another shape than the objective takes (for classes logits
+            (n, classes)), outputs that are not finite or are probabilities where logits are expected, labels without a
+            logit, outputs that depend on the rest of the batch or change from call to call.
     """
     x = tried_inputs(data)
-    num_classes = 0
+    objective, num_outputs = find_objective(subject.objective), 0
     for number, variables in enumerate(subject.variables):
         state = variables["batch_stats"]
 
@@ -250,45 +216,32 @@ def check_fit(subject: Subject, data: Examples) -> int:
             return subject.model.apply({"params": params, "batch_stats": state}, x, False)[0]
 
         if not number:
-            num_classes = _num_classes(apply, variables["params"], x)
+            num_outputs = _num_outputs(apply, variables["params"], x, data.y_train, objective)
             if state and subject.can_recompute:
                 _tried("apply_train(variables, x)", lambda x: subject.model.apply(variables, x, True)[0], x)  # noqa: B023
             landscape.check_apply(jax.jit(apply), variables["params"], x)
+            _check_logits(np.asarray(jax.jit(apply)(variables["params"], x)), objective)
         elif not np.isfinite(np.asarray(jax.jit(apply)(variables["params"], x))).all():
-            raise UserError(f"network {number + 1} gives logits that are not finite on the first {num_rows(x)} images")
+            word = "logits" if objective.has_classes else "outputs"
+            raise UserError(f"network {number + 1} gives {word} that are not finite on the first {num_rows(x)} images")
     for name, labels in (("y_train", data.y_train), ("y_test", data.y_test)):
-        if len(labels) and labels.max() >= num_classes:
+        if objective.has_classes and np.issubdtype(labels.dtype, np.integer) and labels.max(initial=0) >= num_outputs:
             raise UserError(
-                f"{name} holds the label {labels.max()}, but the model gives {num_classes} logits, for the labels 0 to "
-                f"{num_classes - 1}"
+                f"{name} holds the label {labels.max()}, but the model gives {num_outputs} logits, for the labels 0 to "
+                f"{num_outputs - 1}"
             )
-    return num_classes
+    return num_outputs
 
 
 def tried_inputs(data: Examples) -> Any:
     """Return the first inputs, on which models are tried."""
-    return jax.tree.map(jnp.asarray, take(data.x_train, slice(TRIED_IMAGES)))
+    return jax.tree.map(jnp.asarray, take_rows(data.x_train, slice(TRIED_IMAGES)))
 
 
-def unlike_averages(subject: Subject, x: Any) -> list[str]:
-    """Return the names of the state that cannot be recomputed between two networks, on some inputs; see `landscape`."""
-
-    def apply_train(variables: Any, x: Any) -> tuple[Any, Any]:
-        outputs, _, state = subject.model.apply(variables, x, True)
-        return outputs, {"batch_stats": state}
-
-    variables = subject.variables[0]
-    if not subject.can_recompute or not jax.tree.leaves(variables["batch_stats"]):
-        return []
-    return check_averages(jax.jit(apply_train), variables, x)
-
-
-def as_networks(networks: Any, framework: str = "functions") -> list[Any]:
+def as_networks(networks: Any) -> list[Any]:
     """Return a list of networks, also of a single one; raises `UserError` for none, and for what is no network."""
-    if isinstance(networks, (Mapping, str, os.PathLike)) or framework_of(networks) not in (None, FUNCTIONS):
+    if isinstance(networks, Mapping):
         return [networks]
-    if framework != "functions" and isinstance(networks, (list, tuple)) and networks:
-        return list(networks)
     if not isinstance(networks, (list, tuple)):
         raise UserError(f"the networks are a {type(networks).__name__}; expected a list with the parameters of each")
     if not networks:
@@ -324,7 +277,7 @@ def _ours(network: Any, halves: set[str]) -> dict[str, Any]:
 
 
 def _full(outputs: jax.Array) -> jax.Array:
-    """Return outputs in at least float32."""
+    """Return outputs in float32 or more."""
     is_half = jnp.issubdtype(outputs.dtype, jnp.floating) and outputs.dtype.itemsize < 4
     return outputs.astype(jnp.float32) if is_half else outputs
 
@@ -362,48 +315,81 @@ def _check_numbers(network: Any, number: int) -> None:
             raise UserError(f"'{leaf_name(path)}' of network {number + 1} holds numbers that are not finite")
 
 
-def _side(x_name: str, x: Any, y_name: str, y: Any, dtype: Any) -> tuple[Any, np.ndarray]:
-    if not isinstance(x, (Mapping, tuple)):
-        x = _input(x_name, x, dtype)
-    else:
-        x = jax.tree_util.tree_map_with_path(lambda path, a: _input(f"{x_name}/{leaf_name(path)}", a, dtype), x)
-    y = np.asarray(y)
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+def _side(x_name: str, x: Any, y_name: str, y: Any, dtype: Any, objective: Objective) -> tuple[Any, np.ndarray]:
+    x = x if isinstance(x, (Mapping, tuple)) else np.asarray(x)  # a list is one array
+    y, leaves = np.asarray(y), jax.tree_util.tree_leaves_with_path(x)
+    for path, leaf in leaves:
+        _check_inputs(x_name if len(leaves) == 1 else f"{x_name}['{leaf_name(path)}']", np.asarray(leaf), dtype)
+    lengths = {len(leaf) for _, leaf in leaves}
+    if len(lengths) != 1:
+        raise UserError(f"{x_name} holds arrays of {', '.join(map(str, sorted(lengths)))} rows; they must be equal")
+    (number,) = lengths
+    are_labels = y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
+    are_shares = y.ndim == 2 and np.issubdtype(y.dtype, np.floating)
+    if objective.targets == "class" and not (are_labels or are_shares):
         hint = "; convert one-hot labels with argmax" if y.ndim == 2 else ""
+        hint = "; of numbers, give objective='regression'" if y.dtype.kind == "f" else hint
         raise UserError(
-            f"{y_name} has shape {y.shape} and type {y.dtype}; expected integers of shape ({num_rows(x)},){hint}"
+            f"{y_name} has shape {y.shape} and type {y.dtype}; expected integers of shape ({number},){hint}"
         )
-    for rows in (len(array) for array in jax.tree.leaves(x)):
-        if rows != len(y):
-            raise UserError(f"{x_name} has {rows} rows and {y_name} has {len(y)}; expected as many")
-    if y.min() < 0:
+    if number != len(y):
+        raise UserError(f"{x_name} has {number} rows and {y_name} has {len(y)}; expected as many")
+    if objective.targets == "class" and y.ndim == 1 and y.min() < 0:
         raise UserError(f"{y_name} holds the label {y.min()}; labels count from 0")
-    return x, y.astype(np.int32)
+    one = TARGETS[objective.targets].one
+    y = targets_for(objective, y, number, f"the {one}s of {y_name}", f"a {one} of {y_name}")
+    return in_dtype(x, dtype), in_dtype(y, dtype)
 
 
-def _input(name: str, x: Any, dtype: Any) -> np.ndarray:
-    """Return one array of inputs, floating point as `dtype` and whole numbers as int32."""
-    x = np.asarray(x)
-    if x.ndim < 1 or not len(x):
+def _check_inputs(name: str, x: np.ndarray, dtype: Any) -> None:
+    """Raise `UserError` unless an array holds inputs: finite floating-point numbers, or integers that are no images."""
+    if x.ndim < (1 if "[" in name else 2) or not len(x):
         raise UserError(f"{name} has shape {x.shape}; expected (n, ...) with at least one image")
-    if x.dtype.kind in "iub":
-        if x.dtype.kind != "b" and (x.min() < -(2**31) or x.max() >= 2**31):
-            raise UserError(f"{name} holds whole numbers beyond 32 bits")
-        return x.astype(np.int32)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise UserError(f"{name} is of {x.dtype}; expected numbers, prepared as the model takes them")
-    if not np.isfinite(x).all() or np.abs(x).max() > np.finfo(dtype).max:
+    if not np.issubdtype(x.dtype, np.floating):
+        if x.dtype.kind not in "ib" or x.ndim > 3:
+            raise UserError(
+                f"{name} is of {x.dtype}; expected floating point, prepared as the model takes it, or int32 token ids"
+            )
+    elif not np.isfinite(x).all() or np.abs(x).max() > np.finfo(dtype).max:
         raise UserError(f"{name} holds numbers that are not finite as {np.dtype(dtype)}")
-    return x.astype(dtype)
 
 
-def _num_classes(apply: Callable, params: Any, x: Any) -> int:
-    shape = _tried("apply(params, x)", apply, params, x).shape
-    if len(shape) != 2 or shape[0] != num_rows(x) or shape[1] < 2:
+def _num_outputs(apply: Callable, params: Any, x: Any, y: np.ndarray, objective: Objective) -> int:
+    """Return the number of outputs for an example, or a place of a sequence; raises `UserError` for another shape."""
+    outputs, number = _tried("apply(params, x)", apply, params, x), num_rows(x)
+    shape, few = outputs.shape, y[:number]
+    if objective.targets == "class":
+        wanted, good = "logits of shape (n, classes)", len(shape) == 2 and shape[0] == number and shape[1] >= 2
+        good &= few.ndim == 1 or few.shape == shape
+    elif objective.targets == "tokens":
+        wanted, good = "logits of shape (n, time, vocabulary)", shape[:-1] == few.shape and len(shape) == 3
+    elif objective.targets == "any":
+        wanted, good = "an output for each example, (n, ...)", len(shape) > 0 and shape[0] == number
+    else:
+        wanted = f"an output for each target, {('n', *few.shape[1:])}".replace("'", "")
+        good = len(shape) > 0 and shape[0] == number and math.prod(shape) == few.size
+    if not good:
+        raise UserError(f"apply(params, x) gives {shape} for {number} images; expected {wanted}")
+    functions = objective_functions(objective)
+    for role, function in (("loss", functions.loss), ("error", functions.error)):
+        found = _tried(f"{role}(outputs, targets) of objective '{objective.name}'", function, outputs, jnp.asarray(few))
+        if getattr(found, "shape", None) != (number,):
+            raise UserError(
+                f"{role}(outputs, targets) of objective '{objective.name}' gives the shape "
+                f"{getattr(found, 'shape', None)} for {number} examples; expected a number for each, ({number},)"
+            )
+    return int(shape[-1]) if len(shape) > 1 else 1
+
+
+def _check_logits(outputs: np.ndarray, objective: Objective) -> None:
+    """Raise `UserError` for outputs that are probabilities of classes where logits are expected."""
+    if not objective.has_classes or objective.outputs != "logits":
+        return
+    if outputs.min() >= 0 and np.allclose(outputs.sum(-1), 1, atol=1e-3):
         raise UserError(
-            f"apply(params, x) gives {shape} for {num_rows(x)} images; expected logits of shape (n, classes)"
+            "the outputs are probabilities (rows that add up to 1), and logits are expected; leave the softmax out, or "
+            f"give objective=Objective('{objective.name}', outputs='probabilities')"
         )
-    return int(shape[1])
 
 
 def _tried(what: str, function: Callable, *arguments: Any) -> Any:

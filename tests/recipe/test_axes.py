@@ -84,7 +84,7 @@ def test_the_papers_grid():
         ({"weight_decay": (float("inf"),)}, "weight_decay=inf is out of range"),
         ({"train_epochs": (0,)}, "train_epochs=0 is out of range"),
         ({"label_smoothing": (0.0, 1.0)}, r"label_smoothing=1 is out of range; it must be in \[0, 1\)"),
-        ({"optimizer": ("sgd", "adam")}, "unknown optimizer 'adam'"),
+        ({"optimizer": ("sgd", "adamm")}, "unknown optimizer 'adamm'"),
         ({"smoothing": (0.1,)}, r"unknown knob 'smoothing' \(did you mean 'label_smoothing'"),
         ({"num_seeds": 0}, "num_seeds=0 is too few"),
         ({"seed": -1}, "seed=-1 is out of range"),
@@ -111,7 +111,9 @@ def test_schemas_match_the_value_objects():
     recipe = make_recipe(config, 10, (10, 10, 1))
     assert recipe == Recipe("digits", "resnet8", 10, (10, 10, 1), early_stop=False)
     configured = {f.name for f in dataclasses.fields(made)}
-    assert {f.name for f in dataclasses.fields(Recipe)} - configured == {"num_classes", "image_shape"}
+    assert {f.name for f in dataclasses.fields(Recipe)} - configured == {
+        *("num_classes", "image_shape", "input_kind", "target_shape", "target_kind")  # what the data are
+    }
     assert set(KNOBS) <= configured
     defaults = {f.name: f.default for f in dataclasses.fields(Recipe) if f.default is not dataclasses.MISSING}
     assert {name: getattr(made(), name) for name in defaults} == defaults
