@@ -1,6 +1,6 @@
 """How far the adapters are from their frameworks: a table framework × architecture × objective, in Markdown.
 
-    KERAS_BACKEND=jax python -m tests.benchmarks.frameworks
+    python -m tests.benchmarks.frameworks [flax equinox haiku keras torch torchvision hf]
 
 Needs all frameworks: pip install -e '.[test,torch,equinox,haiku,keras,hf]' torchvision. Ten minutes on 2 cores.
 Writes tests/benchmarks/results/frameworks.md with the versions; differences are relative to the largest number.
@@ -9,6 +9,7 @@ Writes tests/benchmarks/results/frameworks.md with the versions; differences are
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
@@ -27,29 +28,38 @@ TITLES = {"linen": "Flax Linen", "nnx": "Flax NNX", "equinox": "Equinox", "haiku
 TITLES |= {"torch": "PyTorch", "torchvision": "torchvision", "hf": "Hugging Face", "functions": "plain functions"}
 
 
-def all_cases() -> Iterator[Case]:
-    """Yield the cases of all frameworks, one framework at a time."""
-    makers: list[Callable[[], list[Case]]] = [flax_cases, equinox_cases, haiku_cases]
-    makers += [torch_cases.keras_cases, torch_cases.torch_cases]
-    for make in makers:
-        yield from make()
-    library = torch_cases.define_missing_operators()
-    yield from torch_cases.torchvision_cases()
-    yield from torch_cases.hugging_face_cases()
-    del library
+def all_cases(frameworks: list[str]) -> Iterator[Case]:
+    """Yield the cases of some frameworks, all if none are named."""
+    makers: dict[str, Callable[[], list[Case]]] = {
+        "flax": flax_cases,
+        "equinox": equinox_cases,
+        "haiku": haiku_cases,
+        "keras": torch_cases.keras_cases,
+        "torch": torch_cases.torch_cases,
+        "torchvision": torch_cases.torchvision_cases,
+        "hf": torch_cases.hugging_face_cases,
+    }
+    for name in frameworks or makers:
+        library = torch_cases.define_missing_operators() if name == "torchvision" else None
+        yield from makers[name]()
+        del library
 
 
-def main() -> None:
-    """Measure all cases and write the table."""
-    lines = ["| framework | architecture | objective | outputs | gradient | Hessian product | BatchNorm |"]
-    lines.append("|---|---|---|--:|--:|--:|--:|")
-    for case in all_cases():
+def main(frameworks: list[str]) -> None:
+    """Measure the cases of some frameworks, or of all, and write their rows; rows of others stay as they are."""
+    head = ["| framework | architecture | objective | outputs | gradient | Hessian product | BatchNorm |"]
+    head.append("|---|---|---|--:|--:|--:|--:|")
+    rows = OUT.read_text().splitlines()[2:-2] if OUT.exists() else []
+    for case in all_cases(frameworks):
         found = measure(case)
         shown = [f"{found[name]:.0e}" if name in found else "" for name in COLUMNS]
-        lines.append("| " + " | ".join([TITLES[case.framework], case.architecture, case.objective, *shown]) + " |")
-        print(lines[-1], flush=True)
-    lines += ["", f"Versions: {', '.join(filter(None, map(_installed, PACKAGES)))}."]
-    OUT.write_text("\n".join(lines) + "\n")
+        start = "| " + " | ".join([TITLES[case.framework], case.architecture, case.objective])
+        row = start + " | " + " | ".join(shown) + " |"
+        print(row, flush=True)
+        same = [place for place, old in enumerate(rows) if old.startswith(start + " |")]
+        rows = [*rows[: same[0]], row, *rows[same[0] + 1 :]] if same else [*rows, row]
+        versions = f"Versions: {', '.join(filter(None, map(_installed, PACKAGES)))}."
+        OUT.write_text("\n".join([*head, *rows, "", versions]) + "\n")
 
 
 def _installed(package: str) -> str:
@@ -60,4 +70,4 @@ def _installed(package: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
