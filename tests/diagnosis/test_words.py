@@ -41,6 +41,8 @@ VALUES = {
     "epochs": 30,
     "loss": "mean squared error",
     "unit": "1",
+    "state": "count",
+    "sentence": "the weights are of half precision",
 }
 
 
