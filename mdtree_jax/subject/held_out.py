@@ -57,7 +57,15 @@ def examples_of(
     test_side = bounded.get("test", Side(x_test, y_test))
     held = bounded.get("validation", Side(None, None))
     train_side = bounded["train"]
-    found = examples(train_side.x, train_side.y, test_side.x, test_side.y, x_validation=held.x, y_validation=held.y)
+    found = examples(
+        train_side.x,
+        train_side.y,
+        test_side.x,
+        test_side.y,
+        x_validation=held.x,
+        y_validation=held.y,
+        objective=objective,
+    )
     return found, facts
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.subject.frameworks.base import (
@@ -100,9 +101,9 @@ def _state(parts: _Parts, variables: Any, key: Any) -> Any:
         if role == "key":
             leaves.append(jax.random.fold_in(key, index))
         elif role == "count":
-            leaves.append(leaf)
-        else:
-            leaves.append(variables[role][name])
+            leaves.append(jnp.asarray(leaf))
+        else:  # arrays of NumPy would be written to in place
+            leaves.append(jnp.asarray(variables[role][name]))
     return parts.structure.unflatten(leaves)
 
 
