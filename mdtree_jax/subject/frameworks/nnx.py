@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.subject.frameworks.base import (
@@ -102,7 +103,7 @@ def _state(parts: _Parts, variables: Any, key: Any) -> Any:
         elif role == "count":
             leaves.append(leaf)
         else:
-            leaves.append(variables[role][name])
+            leaves.append(jnp.asarray(variables[role][name]))  # variables are assigned to: NumPy would store in place
     return parts.structure.unflatten(leaves)
 
 
