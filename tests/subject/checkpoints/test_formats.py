@@ -16,9 +16,9 @@ import pytest
 import safetensors.numpy
 
 from mdtree_jax import UserError
+from mdtree_jax.subject.adapted import subject_of
 from mdtree_jax.subject.checkpoints import FORMATS, load_checkpoint
 from mdtree_jax.subject.frameworks.base import named_leaves
-from mdtree_jax.subject.network import subject_of
 
 X = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdtree_jax.landscape import recompute_batch_stats
-from mdtree_jax.subject.network import subject_of, unlike_averages
+from mdtree_jax.subject.adapted import subject_of, unlike_averages
 from tests.subject.frameworks.cases import Case, jax_loss, targets
 from tests.subject.frameworks.jax_cases import named
 

@@ -9,8 +9,9 @@ from flax import nnx
 
 from mdtree_jax import UserError
 from mdtree_jax.landscape.batch_norm import check_averages
+from mdtree_jax.subject.adapted import subject_of, unlike_averages
 from mdtree_jax.subject.frameworks import FRAMEWORKS, adapt, framework_of
-from mdtree_jax.subject.network import subject_of, unlike_averages, wrap
+from mdtree_jax.subject.network import wrap
 from tests.subject.frameworks.agreement import measure
 from tests.subject.frameworks.cases import vectors
 from tests.subject.frameworks.jax_cases import LinenMlp, NnxMlp, equinox_cases, flax_cases, haiku_cases

@@ -12,8 +12,8 @@ if "keras" not in sys.modules:
 keras = pytest.importorskip("keras", reason="needs Keras: pip install 'mdtree-jax[keras]'")
 
 from mdtree_jax import UserError  # noqa: E402
+from mdtree_jax.subject.adapted import subject_of  # noqa: E402
 from mdtree_jax.subject.frameworks import adapt  # noqa: E402
-from mdtree_jax.subject.network import subject_of  # noqa: E402
 from tests.subject.frameworks.agreement import measure  # noqa: E402
 from tests.subject.frameworks.torch_cases import keras_cases  # noqa: E402
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mdtree_jax import UserError, diagnose_model
+from mdtree_jax.subject.adapted import subject_of
 from mdtree_jax.subject.frameworks import adapt
-from mdtree_jax.subject.network import subject_of
 from tests.subject.frameworks.agreement import measure
 from tests.subject.frameworks.cases import images, vectors
 from tests.subject.frameworks.torch_cases import hugging_face_cases, torch_cases
