@@ -101,9 +101,9 @@ def _state(parts: _Parts, variables: Any, key: Any) -> Any:
         if role == "key":
             leaves.append(jax.random.fold_in(key, index))
         elif role == "count":
-            leaves.append(jnp.asarray(leaf))
-        else:  # arrays of NumPy would be written to in place
-            leaves.append(jnp.asarray(variables[role][name]))
+            leaves.append(leaf)
+        else:
+            leaves.append(jnp.asarray(variables[role][name]))  # variables are assigned to: NumPy would store in place
     return parts.structure.unflatten(leaves)
 
 
