@@ -235,7 +235,10 @@ MODEL = ["model=resnet18", "dataset=digits"]
         (["checkpoints=[a]", "model=resnet18"], "checkpoints need dataset="),
         (["checkpoints=[a]", *MODEL], "the checkpoint 'a' does not exist"),
         (["checkpoints=[a]", "model=vgg16", "dataset=cifar10", "data_dir=nowhere"], "unknown model 'vgg16'"),
-        (["checkpoints=[a.pt]", "model=a:b", "dataset=cifar10", "data_dir=nowhere"], "the checkpoint 'a.pt' does not exist"),
+        (
+            ["checkpoints=[a.pt]", "model=a:b", "dataset=cifar10", "data_dir=nowhere"],
+            "the checkpoint 'a.pt' does not exist",
+        ),
         (["checkpoints=[a=1.pt,b=2.pt]", *MODEL], 'the quotes: \'checkpoints=["a=1.pt","b=2.pt"]\''),
         (['checkpoints=["a=1.pt"]', *MODEL], "the checkpoint 'a=1.pt' does not exist"),
         (["checkpoints=[c,3.pt]", *MODEL], "the checkpoint 'c' does not exist, but 'c,3.pt' does: a path with a comma"),

@@ -281,7 +281,7 @@ def _load_any(path: Path) -> Any:
     reader = old.Checkpointer(old.PyTreeCheckpointHandler())
 
     def by_metadata() -> Any:
-        tree = reader.metadata(path).item_metadata.tree
+        tree: Any = getattr(reader.metadata(path).item_metadata, "tree", None)
         if isinstance(tree, Mapping):
             tree = {name: value for name, value in tree.items() if name not in _OF_TRAINING}
         kinds = jax.tree.map(lambda _: old.RestoreArgs(restore_type=np.ndarray), tree)

@@ -60,7 +60,7 @@ def read_side(data: Any, what: str, side: str = "train") -> Side:
     elif isinstance(data, tuple) and len(data) == 2:
         found = Side(*data)
     elif hasattr(data, "x") and hasattr(data, "y"):
-        found = Side(data.x, data.y)
+        found = Side(getattr(data, "x"), getattr(data, "y"))  # noqa: B009 - a type checker takes it for a tuple
     else:
         found = _of_items(data, what)
     x, y = (_tree_map(_as_array, part) for part in (found.x, found.y))
@@ -72,8 +72,8 @@ def as_sides(data: Any, what: str) -> dict[str, Any] | None:
     """Return the parts of data that come as a whole, `train`, `validation`, `test`; None if they are one set."""
     if isinstance(data, str) and is_own(data):
         data = call_with(resolve(data, what), {}, f"{what}={data}")
-    if hasattr(data, "_asdict"):
-        data = data._asdict()
+    if as_dictionary := getattr(data, "_asdict", None):
+        data = as_dictionary()
     if not isinstance(data, Mapping):
         return None
     names = [name for name in data if name in ("train", "validation", "valid", "val", "test")]
@@ -102,7 +102,11 @@ def halves(side: Side) -> tuple[Side, Side]:
     """Return two halves of a set, drawn with a fixed seed: what evidence is read on, and what errors are stated of."""
     order = np.random.default_rng(SAMPLE_SEED).permutation(num_rows(side.x))
     first, second = (np.sort(part) for part in np.array_split(order, 2))
-    return tuple(Side(take(side.x, rows), take(side.y, rows), side.note) for rows in (first, second))
+
+    def half(rows: np.ndarray) -> Side:
+        return Side(take(side.x, rows), take(side.y, rows), side.note)
+
+    return half(first), half(second)
 
 
 def _of_path(path: str, what: str, side: str) -> Side:

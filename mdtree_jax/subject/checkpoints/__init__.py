@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.subject.checkpoints import equinox, keras, msgpack, npz, orbax, safetensors, torch
+from mdtree_jax.subject.checkpoints import (
+    equinox_files,
+    keras_files,
+    msgpack_files,
+    npz_files,
+    orbax_files,
+    safetensors_files,
+    torch_files,
+)
 from mdtree_jax.subject.checkpoints.content import Loaded, choose
 
 
@@ -40,14 +48,14 @@ def _ends(*suffixes: str) -> tuple[tuple[str, ...], Callable[[Path], bool]]:
 
 #: Looked through in this order.
 FORMATS: tuple[Format, ...] = (
-    Format("safetensors", *_ends(".safetensors", ".safetensors.index.json"), safetensors.read),
-    Format("safetensors in a folder", (), safetensors.is_folder, safetensors.read),
-    Format("PyTorch", *_ends(".pt", ".pth", ".tar", ".ckpt", ".bin", ".bin.index.json"), torch.read, "torch"),
-    Format("Keras", *_ends(".keras", ".h5"), keras.read, "keras"),
-    Format("Equinox", *_ends(".eqx"), equinox.read, "equinox"),
-    Format("NumPy", *_ends(".npz"), npz.read),
-    Format("Flax msgpack", *_ends(".msgpack", ".flax"), msgpack.read),
-    Format("Orbax", (), Path.is_dir, orbax.read),
+    Format("safetensors", *_ends(".safetensors", ".safetensors.index.json"), safetensors_files.read),
+    Format("safetensors in a folder", (), safetensors_files.is_folder, safetensors_files.read),
+    Format("PyTorch", *_ends(".pt", ".pth", ".tar", ".ckpt", ".bin", ".bin.index.json"), torch_files.read, "torch"),
+    Format("Keras", *_ends(".keras", ".h5"), keras_files.read, "keras"),
+    Format("Equinox", *_ends(".eqx"), equinox_files.read, "equinox"),
+    Format("NumPy", *_ends(".npz"), npz_files.read),
+    Format("Flax msgpack", *_ends(".msgpack", ".flax"), msgpack_files.read),
+    Format("Orbax", (), Path.is_dir, orbax_files.read),
 )
 
 #: Endings of PyTorch's and Hugging Face's files: their names are those of PyTorch's modules.

@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 from mdtree_jax.checks import UserError
 from mdtree_jax.models import Model
 from mdtree_jax.registry.resolve import takes
-from mdtree_jax.subject.frameworks import equinox, functions, haiku, keras, linen, nnx, torch
+from mdtree_jax.subject.frameworks import (
+    equinox_models,
+    functions,
+    haiku_models,
+    keras_models,
+    linen_models,
+    nnx_models,
+    torch_models,
+)
 from mdtree_jax.subject.frameworks.base import Adapted, reason
 
 
@@ -37,19 +45,23 @@ class Framework(NamedTuple):
 
 
 FRAMEWORKS: tuple[Framework, ...] = (
-    Framework("linen", "Flax Linen", (("flax.linen", "Module"),), linen.adapt, "", "its variables"),
-    Framework("nnx", "Flax NNX", (("flax.nnx", "Module"),), nnx.adapt, "", "a module, or its state"),
-    Framework("equinox", "Equinox", (("equinox", "Module"),), equinox.adapt, "equinox", "a module, or (module, state)"),
+    Framework("linen", "Flax Linen", (("flax.linen", "Module"),), linen_models.adapt, "", "its variables"),
+    Framework("nnx", "Flax NNX", (("flax.nnx", "Module"),), nnx_models.adapt, "", "a module, or its state"),
+    Framework(
+        "equinox", "Equinox", (("equinox", "Module"),), equinox_models.adapt, "equinox", "a module, or (module, state)"
+    ),
     Framework(
         "haiku",
         "Haiku",
         (("haiku", "Transformed"), ("haiku", "TransformedWithState")),
-        haiku.adapt,
+        haiku_models.adapt,
         "haiku",
         "params, or (params, state)",
     ),
-    Framework("keras", "Keras", (("keras", "Model"),), keras.adapt, "keras", "a model, or its weights in order"),
-    Framework("torch", "PyTorch", (("torch.nn", "Module"),), torch.adapt, "torch", "a module, or its state dict"),
+    Framework("keras", "Keras", (("keras", "Model"),), keras_models.adapt, "keras", "a model, or its weights in order"),
+    Framework(
+        "torch", "PyTorch", (("torch.nn", "Module"),), torch_models.adapt, "torch", "a module, or its state dict"
+    ),
 )
 
 #: What is no model of a framework: `apply(variables, x)`, the pair `(apply, apply_train)`, or our `Model`.

@@ -114,7 +114,7 @@ def tried(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         raise UserError(f"{what}: {reason(error)}") from error
 
 
-def reason(error: BaseException) -> str:
+def reason(error: BaseException | None) -> str:
     """Return what an exception says, in one line of at most 200 characters."""
     return " ".join(f"{error or type(error).__name__}".split())[:200]
 

@@ -15,7 +15,8 @@ def adapt(model: Any, x: Any) -> Adapted:
     del x
     if isinstance(model, Model):
         return _of_model(model)
-    functions = model if isinstance(model, tuple) else (model,)
+    functions: tuple[Any, ...] = model if isinstance(model, tuple) else (model,)
+    apply: Any
     apply, apply_train, init = (*functions, None, None)[:3]
     return Adapted(apply, apply_train and with_key(apply_train), lambda network: network, init, "functions")
 

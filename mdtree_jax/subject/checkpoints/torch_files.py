@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mdtree_jax.models.weight_files import read_pickle
-from mdtree_jax.subject.checkpoints.safetensors import INDEX, parts_of
+from mdtree_jax.subject.checkpoints.safetensors_files import INDEX, parts_of
 
 
 def read(path: Path, model: Any, step: int | None) -> Any:

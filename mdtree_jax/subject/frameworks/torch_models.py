@@ -28,7 +28,7 @@ from mdtree_jax.subject.frameworks.base import (
     shapes_text,
 )
 from mdtree_jax.subject.frameworks.build import make_init, seed_of
-from mdtree_jax.subject.frameworks.torchax import environment, operator_not_found
+from mdtree_jax.subject.frameworks.torchax_shim import environment, operator_not_found
 
 
 def adapt(module: Any, x: Any, build: Callable[..., Any] | None = None) -> Adapted:
