@@ -68,6 +68,8 @@ def commands_of(text):
 
 def quicker(command):
     """Return settings that make a command take seconds."""
+    if "dry_run=true" in command:
+        return []
     if "+grid=digits_tiny" in command:  # a residual network takes minutes to compile
         less = ["grid.width=[3,8]", "grid.batch_size=[16,64]", "grid.measure.metrics=[hessian]"]
         quick = ["grid.model=mlp", "grid.measure.curve_steps=20"]
