@@ -19,14 +19,16 @@ sys.path.insert(0, str(ROOT))  # the package of this checkout, before one that i
 
 import mdtree_jax  # noqa: E402
 from mdtree_jax import cli  # noqa: E402
-from mdtree_jax.collection import columns  # noqa: E402
+from mdtree_jax.collection import columns, curve_features  # noqa: E402
 from mdtree_jax.config import SCHEMAS  # noqa: E402
 from mdtree_jax.registry import measurements  # noqa: E402
 from mdtree_jax.registry.architectures import ARCHITECTURES  # noqa: E402
 from mdtree_jax.registry.causes import CAUSES  # noqa: E402
 from mdtree_jax.registry.datasets import DATASETS  # noqa: E402
+from mdtree_jax.registry.findings import FINDINGS  # noqa: E402
 from mdtree_jax.registry.kernels import KERNELS  # noqa: E402
 from mdtree_jax.registry.knobs import KNOBS  # noqa: E402
+from mdtree_jax.registry.objectives import OBJECTIVES, TARGETS  # noqa: E402
 from mdtree_jax.registry.questions import QUESTIONS  # noqa: E402
 from mdtree_jax.registry.tree import Tree  # noqa: E402
 
@@ -77,8 +79,15 @@ def causes() -> str:
     for cause in CAUSES.values():
         moves = [f"`{k.name}` {k.words.up}" for k in KNOBS.values() if k.up == cause.name]
         moves += [f"`{k.name}` {k.words.down}" for k in KNOBS.values() if k.down == cause.name]
+        moves += ["see its findings"] if cause.is_fault else []
         rows.append([code(cause.name), cause.short, cause.sentence.format(knobs="a knob"), ", ".join(moves)])
     return table(["cause", "short name", "in words", "fixed by"], rows)
+
+
+def findings() -> str:
+    """Return the table of findings of a preflight."""
+    rows = [[code(f.name), f.meaning, f.holds, f.change, code(f.cause or "")] for f in FINDINGS.values()]
+    return table(["finding", "in words", "when it holds", "what to change", "cause"], rows)
 
 
 def questions() -> str:
@@ -118,7 +127,16 @@ def datasets() -> str:
         files = {"data_dir": "downloaded once, or from `data_dir=`", "data_file": "`data_file=`"}.get(data.takes, "")
         about = data.source + (f"; {data.licence}" if data.licence else "")
         rows.append([code(data.name), data.meaning, shape or "", files or "included", about])
-    return table(["data set", "description", "training + test images", "files", "source, licence"], rows)
+    return table(["data set", "description", "training + test examples", "files", "source, licence"], rows)
+
+
+def objectives() -> str:
+    """Return the table of objectives."""
+    rows = []
+    for o in OBJECTIVES.values():
+        rows.append([code(o.name), o.meaning, o.unit, TARGETS[o.targets].meaning, o.outputs, o.error_meaning, o.chance])
+    header = ["objective", "loss", "unit", "targets", "outputs", "error", "learned nothing"]
+    return table(header, rows)
 
 
 def trees() -> str:
@@ -303,11 +321,14 @@ def advice() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "columns": columns.markdown_table,
+    "curve_features": curve_features.markdown_table,
     "measurements": measurements.markdown_table,
     "knobs": knobs,
     "causes": causes,
+    "findings": findings,
     "questions": questions,
     "kernels": kernels,
+    "objectives": objectives,
     "trees": trees,
     "settings": settings,
     "api": api,

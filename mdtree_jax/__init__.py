@@ -13,6 +13,7 @@ from mdtree_jax.diagnosis import page as _page
 
 if TYPE_CHECKING:  # what type checkers and editors read; the same names as in `_HOME`
     from mdtree_jax.checks import UserError as UserError
+    from mdtree_jax.collection.history import read_history as read_history
     from mdtree_jax.collection.load import load_collection as load_collection
     from mdtree_jax.diagnosis.from_metrics import diagnose_metrics as diagnose_metrics
     from mdtree_jax.diagnosis.reference import Reference as Reference
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; the same names as in `
 _HOME = {
     "__version__": "mdtree_jax.provenance",
     "load_collection": "mdtree_jax.collection.load",
+    "read_history": "mdtree_jax.collection.history",
     "MDTreeClassifier": "mdtree_jax.trees.classifier",
     "diagnose_model": "mdtree_jax.subject.from_model",
     "diagnose_metrics": "mdtree_jax.diagnosis.from_metrics",

@@ -23,6 +23,7 @@ from mdtree_jax.provenance import __version__
 from mdtree_jax.recipe.setting import meaning_of
 from mdtree_jax.registry.architectures import ARCHITECTURES
 from mdtree_jax.registry.datasets import DATASETS
+from mdtree_jax.registry.objectives import OBJECTIVES
 from mdtree_jax.registry.plugins import load_plugins
 from mdtree_jax.registry.table import Table
 
@@ -30,7 +31,7 @@ EXIT_USER_ERROR = 2
 #: Where the meaning of a setting begins in the help, as in the files of `conf`.
 _HELP_COLUMN = 44
 #: Settings whose values are entries of a table, or `package.module:function`; the help lists the entries.
-_TABLES: dict[str, Table[typing.Any]] = {"model": ARCHITECTURES, "dataset": DATASETS}
+_TABLES: dict[str, Table[typing.Any]] = {"model": ARCHITECTURES, "dataset": DATASETS, "objective": OBJECTIVES}
 
 
 def conf_dir() -> Path:

@@ -302,7 +302,7 @@ def _set_up_jax() -> None:
 
 
 def _progress():
-    from mdtree_jax.report.progress import stages
+    from mdtree_jax.report.terminal import stages
 
     return stages("measuring")
 
@@ -312,7 +312,7 @@ def _write(config: DiagnoseConfig, items: list[Item], reference, out: Path) -> N
     from mdtree_jax.diagnosis.words.answer import print_answer, print_summary
     from mdtree_jax.files import write_text
     from mdtree_jax.report.html import remove_older, write_reports
-    from mdtree_jax.report.progress import make_console, progress
+    from mdtree_jax.report.terminal import make_console, progress
 
     known = reference.provenance
     facts = [{"name": name} | d.to_dict() | {"reference_provenance": known} for name, d in items]

@@ -20,11 +20,17 @@ def ordered_map(work: Callable[[Any], Any], pieces: Sequence[Any], jobs: int) ->
     """Yield `work(piece)` for every piece, in their order.
 
     With `jobs` > 1 the pieces run on forked processes, which inherit `work` and its data without copying; where the
-    system cannot fork they run one after the other. Not to be used in a process that runs JAX.
+    system cannot fork they run one after the other. Either way a piece has one core: the threads of small matrix
+    products would only wait for each other. Not to be used in a process that runs JAX.
     """
+    from threadpoolctl import threadpool_limits
+
     global _work
     if jobs <= 1 or len(pieces) <= 1 or "fork" not in multiprocessing.get_all_start_methods():
-        yield from map(work, pieces)
+        for piece in pieces:
+            with threadpool_limits(1):
+                result = work(piece)
+            yield result
         return
     _work = work
     try:
@@ -35,7 +41,7 @@ def ordered_map(work: Callable[[Any], Any], pieces: Sequence[Any], jobs: int) ->
 
 
 def _start_worker() -> None:
-    """Keep a process to one core: the threads of small matrix products would only wait for each other."""
+    """Keep a process to one core."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)

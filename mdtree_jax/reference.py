@@ -18,7 +18,7 @@ from mdtree_jax.config import ReferenceConfig
 def main(config: ReferenceConfig) -> None:
     """Fit, measure, write."""
     from mdtree_jax.diagnosis.reference_fit import fit_reference
-    from mdtree_jax.report.progress import make_console
+    from mdtree_jax.report.terminal import make_console
 
     if config.collection is None:
         raise UserError("collection= is required: a .csv or .parquet file, a run folder of sweep, or published/F")

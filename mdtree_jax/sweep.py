@@ -34,8 +34,8 @@ def main(config: SweepConfig) -> int:
     """Plan, move parts, or train, as the configuration says; return the exit code."""
     from mdtree_jax.data import dataset_shape, load_dataset
     from mdtree_jax.recipe.axes import make_cohorts
-    from mdtree_jax.recipe.schema import check_settings, make_grid, make_recipe, resolved_config
-    from mdtree_jax.report.progress import make_console
+    from mdtree_jax.recipe.schema import check_settings, make_grid, recipe_of, resolved_config
+    from mdtree_jax.report.terminal import make_console
     from mdtree_jax.runs.extend import members_by_key
     from mdtree_jax.runs.jax_backend import model_identity, set_up_jax
     from mdtree_jax.store.folder import RunFolder
@@ -48,14 +48,15 @@ def main(config: SweepConfig) -> int:
     set_up_jax(config)
     files = {"data_dir": config.data_dir, "data_file": config.data_file}
     if config.dry_run:
-        shape = dataset_shape(wanted.dataset, **files)
+        shape = dataset_shape(wanted.dataset, **files, objective=wanted.objective)
         return _show_plan(config, make_cohorts(grid, shape.num_train), shape, console)
     record = None if config.verify is None else read_record(wanted.name)
     noise = {"label_noise_fraction": wanted.label_noise_fraction, "label_noise_seed": wanted.label_noise_seed}
-    data = load_dataset(wanted.dataset, **files, **noise)
+    what = {"objective": wanted.objective, "validation_fraction": wanted.validation_fraction}
+    data = load_dataset(wanted.dataset, **files, **noise, **what)
     cohorts = make_cohorts(grid, len(data.x_train))
-    recipe = make_recipe(wanted, data.num_classes, data.shape.image_shape)
-    identity = resolved_config(wanted) | {"data_hash": data_hash(*data[:4])} | model_identity(config, data.shape)
+    recipe = recipe_of(wanted, data.shape)
+    identity = resolved_config(wanted) | {"data_hash": data_hash(*data.arrays)} | model_identity(config, data.shape)
     if record is not None:
         return _verify(config, record, recipe, cohorts, data, identity, console)
     with RunFolder(config.out, identity, members_by_key(cohorts)) as folder:
@@ -68,7 +69,7 @@ def _show_plan(config: SweepConfig, cohorts, shape, console) -> int:
     from mdtree_jax.recipe.schema import resolved_config
     from mdtree_jax.runs.extend import members_by_key
     from mdtree_jax.runs.jax_backend import plan_here
-    from mdtree_jax.runs.progress import plan_table
+    from mdtree_jax.runs.monitor import plan_table
     from mdtree_jax.store.folder import read_parts
 
     parts = read_parts(config.out, resolved_config(config.grid), members_by_key(cohorts))
@@ -117,7 +118,7 @@ def _verify(config: SweepConfig, record, recipe, cohorts, data, identity, consol
 def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=None) -> int:
     from mdtree_jax.provenance import describe_session
     from mdtree_jax.runs.jax_backend import describe_devices, jax_measurer, jax_trainer, plan_here
-    from mdtree_jax.runs.progress import Monitor, ScalarLog, duration
+    from mdtree_jax.runs.monitor import Monitor, ScalarLog, duration
     from mdtree_jax.runs.run import run_sweep, still_to_do
     from mdtree_jax.runs.verify import recorded_choice
 

@@ -49,7 +49,7 @@ def main(config: TransferConfig) -> None:
     from mdtree_jax.files import output_folder
     from mdtree_jax.parallel import available_cores
     from mdtree_jax.report import tables
-    from mdtree_jax.report.progress import make_console, progress
+    from mdtree_jax.report.terminal import make_console, progress
     from mdtree_jax.trees.classifier import FITS
 
     mode = check_choice("mode", config.mode, MODES)

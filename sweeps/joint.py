@@ -23,7 +23,7 @@ from mdtree_jax import MDTreeClassifier, load_collection
 from mdtree_jax.causes import joint
 from mdtree_jax.causes.evaluate import Answers, bootstrap_interval, halves, joint_sample, make_joint_side
 from mdtree_jax.causes.labels import CAUSES
-from mdtree_jax.causes.methods import JOINT_TASKS, joint_method
+from mdtree_jax.causes.method_protocol import JOINT_TASKS, joint_method
 from mdtree_jax.collection.grid import cells_of, make_grid
 from mdtree_jax.collection.tasks import TASKS, task_rows
 from mdtree_jax.diagnosis import from_metrics as verdict
@@ -32,7 +32,7 @@ from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.diagnosis.reference_fit import fit_reference
 from mdtree_jax.experiments.coverage import coverage_table
 from mdtree_jax.experiments.joint import JointRunner, confusion
-from mdtree_jax.experiments.methods import JOINT_METHODS
+from mdtree_jax.experiments.method_table import JOINT_METHODS
 from mdtree_jax.experiments.runner import JOINT_EXPERIMENTS, PUBLISHED_SEEDS
 from mdtree_jax.files import write_text
 from mdtree_jax.parallel import available_cores

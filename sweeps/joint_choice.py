@@ -15,7 +15,7 @@ from mdtree_jax.causes import joint
 from mdtree_jax.causes.evaluate import Answers, JointSide, accuracy_at, make_joint_side
 from mdtree_jax.causes.joint import question_probabilities
 from mdtree_jax.causes.labels import CAUSES
-from mdtree_jax.causes.methods import JOINT_TASKS
+from mdtree_jax.causes.method_protocol import JOINT_TASKS
 from mdtree_jax.collection.tasks import TASKS, task_rows
 from mdtree_jax.diagnosis.gains import expected_gain, factor_gain, steps_of
 from mdtree_jax.diagnosis.reference import Reference

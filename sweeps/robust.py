@@ -22,7 +22,7 @@ import pandas as pd
 
 from mdtree_jax import MDTreeClassifier, load_collection
 from mdtree_jax.collection.tasks import TASKS, task_rows
-from mdtree_jax.experiments.methods import METHODS, get_methods, robust_method
+from mdtree_jax.experiments.method_table import METHODS, get_methods, robust_method
 from mdtree_jax.experiments.one_step import ONE_STEP_METHODS, OneStepRunner
 from mdtree_jax.experiments.runner import EXPERIMENTS, Runner, experiments_of, make_side
 from mdtree_jax.files import write_text

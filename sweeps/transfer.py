@@ -19,7 +19,7 @@ from mdtree_jax import load_collection
 from mdtree_jax.collection.ranks import SCALES
 from mdtree_jax.collection.tasks import TASKS, task_rows
 from mdtree_jax.config import parse_seeds
-from mdtree_jax.experiments.methods import METHODS
+from mdtree_jax.experiments.method_table import METHODS
 from mdtree_jax.experiments.one_step import ONE_STEP_METHODS
 from mdtree_jax.experiments.runner import EXPERIMENTS
 from mdtree_jax.experiments.suite import transfer

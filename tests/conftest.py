@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 os.environ.setdefault("MPLBACKEND", "agg")
+# The processes of a run share the cores: threads of small matrix products would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")  # whatever is imported first, and however many cores there are
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # One for all processes of a run, which inherit it, and none of the user's.

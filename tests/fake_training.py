@@ -39,6 +39,9 @@ def train(recipe, cohort, data, *, executor, progress, checkpoint, resume, diver
         train_seconds=np.random.default_rng().random(n),  # the one thing that differs between runs
         train_flops=np.full(n, 1e6 * cohort.width),
         useful_step_fraction=0.97,
+        validation_loss=None,
+        validation_error=None,
+        history=None,
         num_compilations=1,
         compile_seconds=0.0,
     )

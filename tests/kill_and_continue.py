@@ -14,7 +14,7 @@ import sys
 import numpy as np
 from rich.console import Console
 
-from mdtree_jax.runs.progress import Monitor
+from mdtree_jax.runs.monitor import Monitor
 from mdtree_jax.runs.run import run_sweep
 from tests.fake_training import COHORTS, RECIPE, run_folder, train, trainer
 

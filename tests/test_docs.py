@@ -22,9 +22,10 @@ import yaml
 from mdtree_jax.collection.columns import COLUMN
 from mdtree_jax.config import SCHEMAS
 from mdtree_jax.diagnosis.facts import REASONS
-from mdtree_jax.experiments.methods import METHOD_TABLE
+from mdtree_jax.experiments.method_table import METHOD_TABLE
 from mdtree_jax.experiments.runner import EXPERIMENTS
 from mdtree_jax.registry.causes import CAUSES
+from mdtree_jax.registry.findings import FINDINGS
 from mdtree_jax.registry.kernels import CHOICES
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.measurements import MEASUREMENTS
@@ -70,7 +71,8 @@ def quicker(command):
     if "+grid=digits_tiny" in command:  # a residual network takes minutes to compile
         less = ["grid.width=[3,8]", "grid.batch_size=[16,64]", "grid.measure.metrics=[hessian]"]
         quick = ["grid.model=mlp", "grid.measure.curve_steps=20"]
-        return [*quick, *(less if "[16,256]" not in command else [])]
+        some = ["grid.measure.metrics=[hessian,similarity]"]
+        return [*quick, *(less if "[16,256]" not in command else some)]
     if "mdtree_jax.transfer" not in command or "mode=" not in command:
         return []
     sizes = [] if "tasks=" in command else ["k=[1,8]"]
@@ -107,6 +109,8 @@ class Runner:
             return
         arguments = [sys.executable, *shlex.split(command)[1:], *(quicker(command) if self.is_quick else [])]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        if self.is_quick:  # these programs run for less time than they compile
+            environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
         done = subprocess.run(arguments, cwd=self.folder, env=environment, capture_output=True, text=True)
         self.runs[command] = done.returncode
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
@@ -225,6 +229,7 @@ def test_generated_tables_hold_every_entry():
         "kernels": CHOICES,
         "knobs": KNOBS,
         "causes": CAUSES,
+        "findings": FINDINGS,
         "questions": QUESTIONS,
         "trees": [f"**`{tree.name}`**" for question in QUESTIONS.values() for tree in question.trees],
     }.items():

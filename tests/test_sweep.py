@@ -50,10 +50,10 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
         ),
         (["+grid=digits", "grid.model=resnet9"], "unknown model 'resnet9'"),
         (
-            ["+grid=digits", "grid.optimizer=adam"],
-            "unknown optimizer 'adam' (did you mean 'adamw'?); available: sgd, adamw",
+            ["+grid=digits", "grid.optimizer=adamm"],
+            "unknown optimizer 'adamm' (did you mean 'adam'?); available: sgd, adam, adamw, lion, muon",
         ),
-        (["+grid=digits", "grid.schedule=linear"], "unknown schedule 'linear'; available: constant, step, cosine"),
+        (["+grid=digits", "grid.schedule=exp"], "unknown schedule 'exp'; available: constant, step, linear, cosine"),
         (["+grid=digits", "grid.batch_size=[512]"], "batch_size=512 is larger than the subset of data_fraction=0.1"),
         (["+grid=digits", "grid.data_fraction=[0,1]"], "data_fraction=0 is out of range; it must be in (0, 1]"),
         (
@@ -276,7 +276,7 @@ def test_two_processes_on_one_folder_and_kill_minus_nine(tmp_path):
 
 
 def test_interrupted_inside_a_cohort_it_goes_on_from_the_state_on_disk(tmp_path, monkeypatch):
-    from mdtree_jax.runs.progress import Monitor
+    from mdtree_jax.runs.monitor import Monitor
     from mdtree_jax.store import checkpoint
 
     long = [*SMALL, "grid.batch_size=[32]", "grid.train_epochs=[40]", "checkpoint_minutes=1e-9"]

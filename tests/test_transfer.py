@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from mdtree_jax import MDTreeClassifier, cli, load_collection, transfer
-from mdtree_jax.experiments.methods import METHODS
+from mdtree_jax.experiments.method_table import METHODS
 from mdtree_jax.experiments.one_step import ONE_STEP_METHODS
 from mdtree_jax.experiments.runner import EXPERIMENTS
 from tests.conftest import ROOT
@@ -78,7 +78,7 @@ def test_by_default_the_packaged_pair_is_taken(run):
 
 
 def test_forked_processes_give_the_same_tables(collections):
-    from mdtree_jax.experiments.methods import get_methods
+    from mdtree_jax.experiments.method_table import get_methods
     from mdtree_jax.experiments.runner import Runner, experiments_of
 
     tables = []

@@ -1,4 +1,4 @@
-"""Accuracy against coverage: how often the most confident answers are right, and how well probabilities are calibrated.
+"""Answers of methods to rows they were not fitted on, and their accuracy at a coverage, calibration and intervals.
 
 A method that may say "I can't tell" answers only the models about which it is most confident. The published questions
 are answered as in a diagnosis, by the mean of two probabilities: that of the tree average (`MDTreeClassifier`) and that
@@ -23,7 +23,7 @@ import pandas as pd
 
 from mdtree_jax.causes import joint
 from mdtree_jax.causes.labels import causes_of, gains, shared_causes
-from mdtree_jax.causes.methods import AnyTask, Gains, Method, Sample, asks_causes, usable_methods
+from mdtree_jax.causes.method_protocol import AnyTask, Gains, Method, Sample, asks_causes, usable_methods
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.columns import missing_columns, missing_message, sources
 from mdtree_jax.collection.grid import cells_of, make_grid

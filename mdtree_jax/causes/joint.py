@@ -43,7 +43,7 @@ from mdtree_jax.causes.labels import CAUSES, LEAST_GAIN
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.columns import feature_values, sources
 from mdtree_jax.collection.tasks import TASKS, Task
-from mdtree_jax.registry.measurement import Scale
+from mdtree_jax.registry.measurement_type import Scale
 from mdtree_jax.registry.measurements import MEASUREMENTS, needs_of
 from mdtree_jax.registry.views import ListView, MappingView
 from mdtree_jax.trees import robust

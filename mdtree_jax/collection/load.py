@@ -214,7 +214,7 @@ def _check_ranges(frame: pd.DataFrame) -> None:
     errors = [m for m in MEASUREMENTS.values() if m.unit == "%" and m.name in frame.columns]
     for entry in errors:
         values = frame[entry.name].to_numpy(dtype=float)
-        low, high = entry.bounds
+        low, high = entry.limits
         bad = (values < low) | (values > high)
         if bad.any():
             raise UserError(

@@ -1,11 +1,11 @@
 """Load and check the arrays of a data set by name, with optional label noise.
 
 A *loader* is bound to a data set of `mdtree_jax.registry.datasets`, or is a user's own function given as
-`package.module:function`. It is called with those of `source`, `data_dir` and `data_file` that are among its arguments,
-and returns either
+`package.module:function`. It is called with those of `source`, `data_dir`, `data_file` and `objective` that are among
+its arguments, and returns either
 
-* a mapping or named tuple with `x_train`, `y_train`, `x_test`, `y_test`, and optionally `num_classes`, which is
-  processed like the arrays of an `.npz` file (`mdtree_jax.data.npz.own_arrays`), or
+* a mapping or named tuple with `x_train`, `y_train`, `x_test`, `y_test`, and optionally `num_classes` or `num_outputs`,
+  which is processed like the arrays of an `.npz` file (`mdtree_jax.data.npz.own_arrays`), or
 * a `RawDataset`, which is used unchanged.
 """
 
@@ -17,21 +17,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.data.checked import check_inputs, check_targets
 from mdtree_jax.data.cifar import load_cifar10, load_cifar100
+from mdtree_jax.data.diabetes import load_diabetes
 from mdtree_jax.data.digits import load_digits
+from mdtree_jax.data.frozen import load_mnist1d, load_mnist5k
+from mdtree_jax.data.grammar import load_grammar
 from mdtree_jax.data.idx import load_fashion_mnist, load_mnist
+from mdtree_jax.data.images import load_gratings, load_shapes
 from mdtree_jax.data.npz import load_npz, own_arrays
 from mdtree_jax.data.source import RawDataset, Source
+from mdtree_jax.data.tables import load_friedman, load_tabular, load_teacher, load_waves
 from mdtree_jax.registry.datasets import BUILT_IN, DATASETS, DatasetShape
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective, find_objective
 from mdtree_jax.registry.resolve import call_with, find_entry, is_own, required_arguments, resolve, takes
 
 
 class LoadedDataset(NamedTuple):
-    """Images and labels, ready to train on.
+    """Inputs and targets, ready to train on.
 
-    `x_train` (n, h, w, c) and `x_test` (m, h, w, c) float32, normalised; `y_train` (n,) and `y_test` (m,) int32 in
-    0 … `num_classes` − 1. Label noise, if any, is in `y_train` already; the test labels are always clean.
-    `classes_are_known` is False where there may be classes without a label here.
+    `x_train` (n, …) and `x_test` (m, …): images (h, w, c) float32, normalised, tables (d,) float32 or token ids (time,)
+    int32. `y_train` and `y_test`: class labels (n,) int32 in 0 … `num_classes` − 1, or what else the objective takes,
+    float32 or int32; `num_classes` is the number of outputs of a network. Label noise, if any, is in `y_train` already;
+    the test labels are always clean. `classes_are_known` is False where there may be classes without a label here.
+    `x_validation` and `y_validation` are of the same types as the test set, from which they were taken, and empty where
+    nothing was.
     """
 
     x_train: np.ndarray
@@ -41,11 +51,21 @@ class LoadedDataset(NamedTuple):
     num_classes: int
     name: str
     classes_are_known: bool = True
+    x_validation: np.ndarray = np.empty((0, 0, 0, 0), np.float32)
+    y_validation: np.ndarray = np.empty(0, np.int32)
 
     @property
     def shape(self) -> DatasetShape:
-        """The sizes of the data set."""
-        return DatasetShape(len(self.x_train), len(self.x_test), self.x_train.shape[1:], self.num_classes)
+        """The sizes of the data set; what was taken from its test set for validation counts as test examples."""
+        num_test = len(self.x_test) + len(self.x_validation)
+        sizes = len(self.x_train), num_test, self.x_train.shape[1:], self.num_classes
+        return DatasetShape(*sizes, _kind(self.x_train), self.y_train.shape[1:], _kind(self.y_train))
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The arrays by which a run knows its data again: training and test set, and validation set if there is one."""
+        validation = (self.x_validation, self.y_validation) if len(self.y_validation) else ()
+        return (self.x_train, self.y_train, self.x_test, self.y_test, *validation)
 
 
 for _name, _loader in {
@@ -54,9 +74,23 @@ for _name, _loader in {
     "cifar100": load_cifar100,
     "mnist": load_mnist,
     "fashion_mnist": load_fashion_mnist,
+    "mnist5k": load_mnist5k,
+    "mnist1d": load_mnist1d,
+    "shapes": load_shapes,
+    "gratings": load_gratings,
+    "teacher": load_teacher,
+    "tabular": load_tabular,
+    "friedman": load_friedman,
+    "waves": load_waves,
     "npz": load_npz,
+    "diabetes": load_diabetes,
+    "grammar": load_grammar,
 }.items():
     DATASETS.bind(_name, load=_loader)
+
+
+def _kind(array: np.ndarray) -> str:
+    return "float" if array.dtype.kind == "f" else "int"
 
 
 def find_loader(name: str) -> Callable[..., Any]:
@@ -73,7 +107,13 @@ def find_loader(name: str) -> Callable[..., Any]:
     return loader
 
 
-def dataset_shape(name: str, *, data_dir: str | None = None, data_file: str | None = None) -> DatasetShape:
+def dataset_shape(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    data_file: str | None = None,
+    objective: str | Objective = DEFAULT_OBJECTIVE,
+) -> DatasetShape:
     """Return the sizes of a data set, without loading it if they are known.
 
     >>> dataset_shape("cifar10").num_train
@@ -81,7 +121,7 @@ def dataset_shape(name: str, *, data_dir: str | None = None, data_file: str | No
     """
     if not is_own(name) and data_dir is None and (shape := find_entry(DATASETS, name).shape) is not None:
         return shape
-    return load_dataset(name, data_dir=data_dir, data_file=data_file).shape
+    return load_dataset(name, data_dir=data_dir, data_file=data_file, objective=objective).shape
 
 
 def load_dataset(
@@ -91,16 +131,21 @@ def load_dataset(
     data_file: str | None = None,
     label_noise_fraction: float = 0.0,
     label_noise_seed: int = 0,
+    objective: str | Objective = DEFAULT_OBJECTIVE,
+    validation_fraction: float = 0.0,
 ) -> LoadedDataset:
     """Load a data set: one of `mdtree_jax.registry.datasets`, or `package.module:function`.
 
-    `digits` is included in the package. `cifar10`, `cifar100`, `mnist` and `fashion_mnist` are read from `data_dir` if
-    it is given (the official files, packed or not), or else downloaded once, checked and cached. `npz` reads the arrays
-    `x_train, y_train, x_test, y_test` from `data_file`.
+    `objective` says what its targets have to be, see `mdtree_jax.registry.objectives`. `digits`, `diabetes` and
+    `grammar` are included in the package. `cifar10`, `cifar100`, `mnist` and `fashion_mnist` are read from `data_dir`
+    if it is given (the official files, packed or not), or else downloaded once, checked and cached. `npz` reads the
+    arrays `x_train, y_train, x_test, y_test` from `data_file`.
 
-    `redraw_labels` redraws a fraction `label_noise_fraction` of all training labels before subsets are taken. Raises
-    `UserError` for an unknown name, a missing or damaged file, images of an unexpected shape, labels out of range and a
-    noise fraction outside [0, 1].
+    `redraw_labels` redraws a fraction `label_noise_fraction` of all training labels before subsets are taken.
+    `split_validation` takes a fraction `validation_fraction` of the test set for validation. Raises `UserError` for an
+    unknown name, a missing or damaged file, inputs of an unexpected shape, labels out of range, targets of another kind
+    than the objective's, a noise fraction outside [0, 1] and a validation fraction that leaves one of its two sets
+    empty.
 
     >>> data = load_dataset("digits")
     >>> data.x_train.shape, data.x_test.shape, data.num_classes
@@ -109,17 +154,22 @@ def load_dataset(
     loader = find_loader(name)
     if not 0.0 <= label_noise_fraction <= 1.0:
         raise UserError(f"label_noise_fraction={label_noise_fraction:g} is outside [0, 1]")
-    raw = _load(name, loader, Source(name, data_dir, data_file))
-    x_train, x_test = _check_images(name, raw)
-    _check_shape(name, DatasetShape(len(x_train), len(x_test), x_train.shape[1:], raw.num_classes), data_dir)
-    y_train = _check_labels(name, "training", raw.y_train, len(x_train), raw.num_classes)
-    y_test = _check_labels(name, "test", raw.y_test, len(x_test), raw.num_classes)
+    entry = find_objective(objective)
+    raw = _load(name, loader, Source(name, data_dir, data_file), entry)
+    x_train, x_test = check_inputs(name, raw)
+    y_train = check_targets(name, "training", raw.y_train, len(x_train), raw.num_classes, entry)
+    y_test = check_targets(name, "test", raw.y_test, len(x_test), raw.num_classes, entry)
+    data = LoadedDataset(x_train, y_train, x_test, y_test, raw.num_classes, name, raw.classes_are_known)
+    _check_shape(name, data.shape, data_dir)
     if label_noise_fraction > 0.0:
-        y_train = redraw_labels(y_train, raw.num_classes, label_noise_fraction, label_noise_seed)
-    return LoadedDataset(x_train, y_train, x_test, y_test, raw.num_classes, name, raw.classes_are_known)
+        if entry.targets != "class" or y_train.ndim != 1:
+            raise UserError(f"label_noise_fraction={label_noise_fraction:g} redraws class labels; '{name}' has none")
+        noisy = redraw_labels(y_train, raw.num_classes, label_noise_fraction, label_noise_seed)
+        data = data._replace(y_train=noisy)
+    return split_validation(data, validation_fraction)
 
 
-def _load(name: str, loader: Callable[..., Any], source: Source) -> RawDataset:
+def _load(name: str, loader: Callable[..., Any], source: Source, objective: Objective) -> RawDataset:
     what = f"dataset={name}"
     files = {"data_dir": source.data_dir, "data_file": source.data_file}
     for setting, path in files.items():
@@ -127,7 +177,7 @@ def _load(name: str, loader: Callable[..., Any], source: Source) -> RawDataset:
             raise UserError(f"{what}: the function needs {setting}=PATH")
         if path is not None and not takes(loader, setting) and not takes(loader, "source"):
             raise UserError(f"{setting}='{path}' is given, but the function of dataset={name} takes no '{setting}'")
-    made = call_with(loader, {"source": source, **files}, what)
+    made = call_with(loader, {"source": source, "objective": objective, **files}, what)
     if isinstance(made, RawDataset):
         return made
     arrays = made._asdict() if hasattr(made, "_asdict") else made
@@ -137,7 +187,7 @@ def _load(name: str, loader: Callable[..., Any], source: Source) -> RawDataset:
             "y_train, x_test, y_test"
         )
     known = DATASETS[name].shape if name in DATASETS else None
-    return own_arrays(arrays if known is None else {"num_classes": known.num_classes, **arrays}, what)
+    return own_arrays(arrays if known is None else {"num_classes": known.num_classes, **arrays}, what, objective)
 
 
 def redraw_labels(labels: np.ndarray, num_classes: int, fraction: float, seed: int) -> np.ndarray:
@@ -157,24 +207,37 @@ def redraw_labels(labels: np.ndarray, num_classes: int, fraction: float, seed: i
     return redrawn
 
 
-def _check_images(name: str, raw: RawDataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return both image arrays as contiguous float32, or raise: four axes, the same image shape, finite, not empty."""
-    with np.errstate(over="ignore"):  # what is too large for float32 is found as infinite
-        x_train, x_test = (np.ascontiguousarray(images, np.float32) for images in (raw.x_train, raw.x_test))
-    for side, images in (("training", x_train), ("test", x_test)):
-        if images.ndim != 4 or 0 in images.shape:
-            raise UserError(
-                f"the {side} images of data set '{name}' have shape {images.shape}; "
-                "wanted (number, height, width, channels), none of them zero"
-            )
-        if not np.isfinite(images).all():
-            raise UserError(f"the {side} images of data set '{name}' hold NaN or infinite values")
-    if x_train.shape[1:] != x_test.shape[1:]:
+#: Draws which test examples are for validation, in every run, so that networks of different runs can be compared.
+_VALIDATION_SEED = 0
+
+
+def split_validation(data: LoadedDataset, fraction: float) -> LoadedDataset:
+    """Return the data with round(fraction · n) of its n test examples, drawn at random, as the validation set instead.
+
+    The draw depends on n and `fraction` alone; both sets keep the order of the test set. Raises `UserError` for a
+    fraction other than 0 that leaves one of the two sets empty.
+
+    >>> data = split_validation(load_dataset("digits"), 0.25)
+    >>> len(data.x_validation), len(data.x_test)
+    (1280, 3840)
+    """
+    if fraction == 0.0:
+        return data
+    num_test = len(data.x_test)
+    number = round(fraction * num_test) if 0.0 < fraction < 1.0 else 0
+    if not 0 < number < num_test:
         raise UserError(
-            f"data set '{name}' has training images of shape {x_train.shape[1:]} "
-            f"but test images of shape {x_test.shape[1:]}"
+            f"validation_fraction={fraction:g} of {num_test} test examples leaves the validation set or the test set "
+            "empty; choose a fraction between 0 and 1"
         )
-    return x_train, x_test
+    is_chosen = np.zeros(num_test, bool)
+    is_chosen[np.random.default_rng(_VALIDATION_SEED).permutation(num_test)[:number]] = True
+    return data._replace(
+        x_test=data.x_test[~is_chosen],
+        y_test=data.y_test[~is_chosen],
+        x_validation=data.x_test[is_chosen],
+        y_validation=data.y_test[is_chosen],
+    )
 
 
 def _check_shape(name: str, found: DatasetShape, data_dir: str | None) -> None:
@@ -182,18 +245,3 @@ def _check_shape(name: str, found: DatasetShape, data_dir: str | None) -> None:
     said = DATASETS[name].shape if name in set(DATASETS) - BUILT_IN and data_dir is None else None
     if said is not None and said != found:
         raise UserError(f"the data set '{name}' is registered with {said}, but has {found}")
-
-
-def _check_labels(name: str, side: str, labels: np.ndarray, num_images: int, num_classes: int) -> np.ndarray:
-    """Return the labels as int32, or raise: one integer per image, each in 0 … num_classes − 1."""
-    labels = np.asarray(labels)
-    if labels.shape != (num_images,):
-        raise UserError(
-            f"the {side} labels of data set '{name}' have shape {labels.shape}; expected ({num_images},), one per image"
-        )
-    if labels.dtype.kind not in "iu":
-        raise UserError(f"the {side} labels of data set '{name}' are of type {labels.dtype}; expected integers")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        bad = int(labels.min()) if labels.min() < 0 else int(labels.max())
-        raise UserError(f"a {side} label of data set '{name}' is {bad}; expected 0 to {num_classes - 1}")
-    return labels.astype(np.int32)

@@ -10,12 +10,13 @@ import numpy as np
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.data.source import RawDataset, Source
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, Objective
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _ORDER_SEED = 0
 
 
-def load_npz(source: Source) -> RawDataset:
+def load_npz(source: Source, objective: Objective = OBJECTIVES[DEFAULT_OBJECTIVE]) -> RawDataset:
     """Read `x_train, y_train, x_test, y_test` from `data_file`, without pickled data. See `own_arrays`."""
     if not source.data_file:
         raise UserError("dataset 'npz' needs data_file=PATH, an .npz file with x_train, y_train, x_test, y_test")
@@ -28,20 +29,22 @@ def load_npz(source: Source) -> RawDataset:
     except Exception as error:  # a damaged archive can raise nearly anything
         why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
         raise UserError(f"{path} is damaged or not an .npz file of plain arrays{why}") from error
-    return own_arrays(arrays, str(path))
+    return own_arrays(arrays, str(path), objective)
 
 
-def own_arrays(arrays: Mapping[str, Any], what: str) -> RawDataset:
+def own_arrays(arrays: Mapping[str, Any], what: str, objective: Objective) -> RawDataset:
     """Return a user's arrays as a data set.
 
     Images are (n, h, w, c) or (n, h, w). Bytes (uint8) are scaled to [0, 1] and then standardised with the training
-    set's mean and standard deviation per channel; floating-point images are taken as they are. Labels are 0 to the
-    number of classes less one, which is the largest label plus one unless `arrays` holds `num_classes`. Training images
-    come in a fixed random order: subsets are their first ones, which of a set sorted by label would lack classes.
+    set's mean and standard deviation per channel; floating-point images are taken as they are, and so are tables (n, d)
+    of numbers and token ids (n, time). Labels are 0 to the number of classes less one, which is the largest label plus
+    one unless `arrays` holds `num_classes` or `num_outputs`; so are the tokens of `lm`. Training examples come in a
+    fixed random order: subsets are their first ones, which of a set sorted by label would lack classes.
 
     Args:
-        arrays: `x_train`, `y_train`, `x_test`, `y_test`, and perhaps `num_classes`.
+        arrays: `x_train`, `y_train`, `x_test`, `y_test`, and perhaps `num_classes` or `num_outputs`.
         what: where they are from, for messages.
+        objective: says what the targets are.
     """
     missing = [key for key in _KEYS if key not in arrays]
     if missing:
@@ -54,16 +57,25 @@ def own_arrays(arrays: Mapping[str, Any], what: str) -> RawDataset:
     if y_train.shape[:1] == x_train.shape[:1]:  # else refused by the caller
         order = np.random.default_rng(_ORDER_SEED).permutation(len(y_train))
         x_train, y_train = x_train[order], y_train[order]
-    told = arrays.get("num_classes")
-    if told is not None and not (isinstance(told, (int, np.integer)) and told >= 2):
-        raise UserError(f"num_classes of {what} is {told!r}; expected a whole number of at least 2")
-    num_classes = _count_classes(what, y_train, y_test) if told is None else int(told)
-    return RawDataset(x_train, y_train, x_test, y_test, num_classes, classes_are_known=told is not None)
+    name, least = ("num_classes" if "num_classes" in arrays else "num_outputs"), 2 if objective.has_classes else 1
+    told = arrays.get(name)
+    if told is not None and not (isinstance(told, (int, np.integer)) and told >= least):
+        raise UserError(f"{name} of {what} is {told!r}; expected a whole number of at least {least}")
+    if told is not None:
+        return RawDataset(x_train, y_train, x_test, y_test, int(told), classes_are_known=True)
+    is_counted = objective.has_classes and y_train.dtype.kind in "iu"
+    if is_counted or (objective.targets == "class" and y_train.ndim != 2):  # else refused by the caller
+        num_outputs = _count_classes(what, y_train, y_test, objective)
+    else:
+        num_outputs = 1 if y_train.ndim < 2 else y_train.shape[1]
+    return RawDataset(x_train, y_train, x_test, y_test, num_outputs, classes_are_known=not is_counted)
 
 
-def _count_classes(what: str, y_train: np.ndarray, y_test: np.ndarray) -> int:
+def _count_classes(what: str, y_train: np.ndarray, y_test: np.ndarray, objective: Objective) -> int:
     """Return the largest label plus one, at least 2; refuse labels that do not start at 0, or are no class numbers."""
     labels = [y for y in (y_train, y_test) if y.size and y.dtype.kind in "iu"]
+    if objective.targets == "tokens":  # a part of the vocabulary may not occur, and the negative ones do not count
+        return max([2, *(int(y.max()) + 1 for y in labels)])
     lowest = min([int(y.min()) for y in labels], default=0)
     highest = max([int(y.max()) for y in labels], default=0)
     if lowest > 0:
@@ -76,6 +88,8 @@ def _count_classes(what: str, y_train: np.ndarray, y_test: np.ndarray) -> int:
 def _normalise(what: str, x_train: np.ndarray, x_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Add a channel axis where there is none, and standardise bytes with the training set's statistics."""
     for x in (x_train, x_test):
+        if x.ndim == 2 and x.dtype.kind in "iu":
+            continue
         if x.dtype.kind not in "fu" or (x.dtype.kind == "u" and x.dtype != np.uint8):
             raise UserError(f"{what} holds images of type {x.dtype}; expected uint8 or floating point")
     if x_train.dtype.kind != x_test.dtype.kind:

@@ -11,9 +11,10 @@ from mdtree_jax.checks import UserError
 
 
 class RawDataset(NamedTuple):
-    """What a loader returns: normalised images (n, h, w, c) and labels (n,) that nobody has checked yet.
+    """What a loader returns: inputs, for images normalised (n, h, w, c), and targets that nobody has checked yet.
 
-    `classes_are_known` is False where `num_classes` is only the largest label plus one.
+    `num_classes` is the number of outputs of a network: classes, the vocabulary, or targets. `classes_are_known` is
+    False where it is only the largest label plus one.
     """
 
     x_train: np.ndarray

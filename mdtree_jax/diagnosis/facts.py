@@ -39,6 +39,7 @@ NOTES = {
     "one_pair": ("kernels",),
     "one_network": ("kernels",),
     "no_apply_train": ("kernels",),
+    "objective": ("loss", "unit", "error"),
 }
 #: How a cost was estimated, or why it is unknown.
 COSTS = {

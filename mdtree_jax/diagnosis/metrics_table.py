@@ -280,7 +280,7 @@ def _check_values(frame: pd.DataFrame) -> None:
         if name not in frame:
             continue
         entry = MEASUREMENTS[name]
-        values, (low, high) = frame[name].to_numpy(dtype=float), entry.bounds
+        values, (low, high) = frame[name].to_numpy(dtype=float), entry.limits
         bad = (values < low - entry.tolerance) | (values > high + entry.tolerance)
         if bad.any():
             row = int(np.argmax(bad))

@@ -12,7 +12,7 @@ import pandas as pd
 from mdtree_jax.causes import joint
 from mdtree_jax.causes.evaluate import Answers, accuracy_at, answer_all, calibration_error, halves, make_joint_side
 from mdtree_jax.causes.labels import shared_causes
-from mdtree_jax.causes.methods import JOINT_TASKS, joint_method, trees_and_gains
+from mdtree_jax.causes.method_protocol import JOINT_TASKS, joint_method, trees_and_gains
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.grid import cells_of, make_grid
 from mdtree_jax.collection.load import load_collection

@@ -1,4 +1,4 @@
-"""Accuracy against coverage: how often the most confident answers are right, and how well probabilities are calibrated.
+"""The table of accuracy against coverage, within a collection and between two: `coverage_table`.
 
 Methods, baselines and bootstrap intervals are described in `mdtree_jax.causes.evaluate`.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from mdtree_jax.causes.evaluate import accuracy_at, answer_all, bootstrap_interval, calibration_error
-from mdtree_jax.causes.methods import JOINT_TASKS
+from mdtree_jax.causes.method_protocol import JOINT_TASKS
 from mdtree_jax.collection.tasks import TASKS, why_not_asked
-from mdtree_jax.experiments.methods import COVERAGE_METHODS, get_methods
+from mdtree_jax.experiments.method_table import COVERAGE_METHODS, get_methods
 
 COVERAGES = (50, 60, 70, 80, 90, 100)
 COLUMNS = ["task", "method", "coverage", "n_test", "accuracy", "low", "high", "calibration_error"]
@@ -42,7 +43,9 @@ def coverage_table(
             advance(1)
             continue
         for task in JOINT_TASKS.values() if name == "joint" else (TASKS[name],):
-            for method, answers in answer_all(methods, task, train, test, say).items():
+            with threadpool_limits(1):  # threads would only wait for each other
+                found = answer_all(methods, task, train, test, say)
+            for method, answers in found.items():
                 error = calibration_error(answers)
                 for coverage in COVERAGES:
                     ends = bootstrap_interval(answers, coverage)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from mdtree_jax.causes.evaluate import causes_told, joint_sample, make_joint_side
 from mdtree_jax.causes.labels import CAUSES
-from mdtree_jax.causes.methods import JOINT_TASKS, JointTask, Method, Sample, usable_methods
+from mdtree_jax.causes.method_protocol import JOINT_TASKS, JointTask, Method, Sample, usable_methods
 from mdtree_jax.collection.columns import sources
 from mdtree_jax.experiments.runner import JOINT_EXPERIMENTS, KEY, Experiment, Setup, choose_sizes
 from mdtree_jax.experiments.sampling import SAMPLINGS

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.causes.methods import Fitted, Method, Sample, usable_methods
+from mdtree_jax.causes.method_protocol import Fitted, Method, Sample, usable_methods
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.grid import Grid, make_grid, room_for_improvement
 from mdtree_jax.collection.moves import Move
 from mdtree_jax.collection.tasks import OPTIMAL, TASKS, _collection
-from mdtree_jax.experiments.methods import ONE_STEP_METHODS
+from mdtree_jax.experiments.method_table import ONE_STEP_METHODS
 from mdtree_jax.experiments.runner import (
     THRESHOLD_COLUMNS,
     Setup,

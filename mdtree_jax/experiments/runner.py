@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.causes.labels import gains
-from mdtree_jax.causes.methods import Fitted, Gains, Method, Sample, usable_methods
+from mdtree_jax.causes.method_protocol import Fitted, Gains, Method, Sample, usable_methods
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.columns import finite_rows_of
 from mdtree_jax.collection.grid import make_grid

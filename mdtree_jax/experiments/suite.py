@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mdtree_jax.causes.methods import JOINT_TASKS, AnyTask, Method
+from mdtree_jax.causes.method_protocol import JOINT_TASKS, AnyTask, Method
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.collection.ranks import SCALES
 from mdtree_jax.collection.tasks import TASKS, default_tasks
 from mdtree_jax.experiments.coverage import coverage_table
 from mdtree_jax.experiments.joint import JointRunner, joint_experiments_of
-from mdtree_jax.experiments.methods import get_methods
+from mdtree_jax.experiments.method_table import get_methods
 from mdtree_jax.experiments.one_step import ONE_STEP_METHODS, SETTINGS, OneStepRunner, one_step_methods
 from mdtree_jax.experiments.runner import MODES, PUBLISHED_SEEDS, Experiment, Runner, experiments_of
 from mdtree_jax.parallel import available_cores

@@ -13,9 +13,9 @@ from mdtree_jax.landscape.hessian.eigen import (
     smooth_density,
     spectral_density,
 )
-from mdtree_jax.landscape.hessian.low_rank_trace import xtrace
 from mdtree_jax.landscape.hessian.products import ggn, hvp
 from mdtree_jax.landscape.hessian.trace import TraceEstimate, hutchinson
+from mdtree_jax.landscape.hessian.xtrace import xtrace
 from mdtree_jax.landscape.paths.alignment import PermutationSpec, align, apply_permutation, match_weights
 from mdtree_jax.landscape.paths.barrier import LinearBarrier, linear_barrier
 from mdtree_jax.landscape.paths.curves import (
@@ -29,7 +29,7 @@ from mdtree_jax.landscape.paths.curves import (
 from mdtree_jax.landscape.paths.surface import filter_normalized_directions, loss_surface
 from mdtree_jax.landscape.preflight import check_apply, check_loss
 from mdtree_jax.landscape.sharpness import BallSharpness, ball_sharpness, scale_invariant_weights
-from mdtree_jax.landscape.similarity import agreement, l2_distance, linear_cka, mean_over_pairs, mixup
+from mdtree_jax.landscape.similarity import agreement, draw_mixup, l2_distance, linear_cka, mean_over_pairs, mixup
 
 #: The trace estimator of choice: less variance than `hutchinson` at the same number of products.
 default_trace = xtrace
@@ -54,6 +54,7 @@ __all__ = [
     "check_loss",
     "curve_training",
     "default_trace",
+    "draw_mixup",
     "filter_normalized_directions",
     "ggn",
     "hutchinson",

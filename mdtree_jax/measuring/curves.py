@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mdtree_jax.measuring.cost import MeasureCost
+from mdtree_jax.measuring.flops import MeasureCost
 
 #: Operations of one curve's training above which it is cut into calls of about as many: a minute or so on a core.
 CURVE_BLOCK_FLOPS = 2e12

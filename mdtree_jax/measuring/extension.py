@@ -15,11 +15,15 @@ import jax
 import numpy as np
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.measuring.kernels import Binding, Data, NetworkItem, PairItem, Results, first_rows, make_loss
+from mdtree_jax.measuring.kernels import Binding, Data, NetworkItem, PairItem, Results, hessian_batch, make_loss
+from mdtree_jax.measuring.trained import TrainedItem
 from mdtree_jax.models import Model
+from mdtree_jax.population.programs import hyperparameter_shapes
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.kernels import KERNELS, function_of
 from mdtree_jax.registry.measurements import of_kernel
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
+from mdtree_jax.training import Hyperparameters, ObjectiveLike
 
 
 class Network(NamedTuple):
@@ -28,20 +32,23 @@ class Network(NamedTuple):
     Attributes:
         params: its parameters, a pytree.
         batch_stats: its running averages of BatchNorm, a pytree; empty if it has none.
-        batch: images (n, height, width, channels) and labels (n,): the first `grid.measure.hessian_images` of its
-            training subset, repeated if the subset is smaller.
-        loss: `loss(params) -> mean cross-entropy` on the batch, nats, without weight decay, BatchNorm in evaluation
-            mode.
-        outputs: `outputs(x) -> logits` (images, classes) of this network, BatchNorm in evaluation mode.
+        batch: inputs (n, ...), for images (n, height, width, channels), and targets, for classes labels (n,): the
+            first `grid.measure.hessian_images` of its training subset, repeated if the subset is smaller.
+        loss: `loss(params)`, the objective's mean on the batch (for classes the cross-entropy in nats), without weight
+            decay, BatchNorm in evaluation mode.
+        outputs: `outputs(x)` of this network, for classes logits (images, classes), BatchNorm in evaluation mode.
         key: of `jax.random`; depends on `grid.measure.seed`, the network's seed and the size of its subset.
+        hyperparameters: of its training: `learning_rate`, `weight_decay`, `num_samples` and further batched `knobs`,
+            for a kernel that needs `training_settings`; else None.
     """
 
     params: Any
     batch_stats: Any
-    batch: tuple[jax.Array, jax.Array]
+    batch: tuple[Any, jax.Array]
     loss: Callable[[Any], jax.Array]
-    outputs: Callable[[jax.Array], jax.Array]
+    outputs: Callable[[Any], jax.Array]
     key: jax.Array
+    hyperparameters: Hyperparameters | None = None
 
 
 class Pair(NamedTuple):
@@ -62,11 +69,12 @@ def binding_of(name: str) -> Binding:
     function, of_pairs = function_of(name), KERNELS[name].is_of_pairs
     assert function is not None  # of a kernel from outside
 
-    def make(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
-        def view(variables: Any, item: NetworkItem | PairItem, data: Data) -> Network:
-            rows = first_rows(settings.hessian_images, item.num_samples)
-            batch = data.x_train[rows], data.y_train[rows]
-            loss = make_loss(model, variables["batch_stats"])
+    def make(
+        model: Model, settings: MeasureSettings, objective: ObjectiveLike = DEFAULT_OBJECTIVE
+    ) -> Callable[..., Results]:
+        def view(variables: Any, item: NetworkItem | TrainedItem | PairItem, data: Data) -> Network:
+            batch = hessian_batch(item, data, settings)
+            loss = make_loss(model, variables["batch_stats"], objective, batch[1])
             return Network(
                 variables["params"],
                 variables["batch_stats"],
@@ -74,9 +82,10 @@ def binding_of(name: str) -> Binding:
                 lambda params: loss(params, batch),
                 lambda x: model.apply(variables, x, False)[0],
                 jax.random.wrap_key_data(item.key),
+                item.hparams if isinstance(item, TrainedItem) else None,
             )
 
-        def measure_network(item: NetworkItem, data: Data) -> Results:
+        def measure_network(item: NetworkItem | TrainedItem, data: Data) -> Results:
             return _results(name, function(view(item.variables, item, data)))
 
         def measure_pair(item: PairItem, data: Data) -> Results:
@@ -107,14 +116,18 @@ def _results(name: str, found: Any) -> Results:
     return {key: jax.numpy.asarray(value) for key, value in found.items()}
 
 
-def check_extensions(model: Model, settings: MeasureSettings, image_shape: tuple[int, ...], dtype: str) -> None:
-    """Raise `UserError` unless the kernels from outside return scalars for networks and images like these."""
+def check_extensions(
+    model: Model, settings: MeasureSettings, examples: tuple[Any, Any], objective: ObjectiveLike = DEFAULT_OBJECTIVE
+) -> None:
+    """Raise `UserError` unless the kernels from outside return scalars for networks and (abstract) examples."""
     network = jax.eval_shape(model.init, jax.random.key(0))
     count, key = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
-    images, labels = jax.ShapeDtypeStruct((2, *image_shape), dtype), jax.ShapeDtypeStruct((2,), np.int32)
     for name in settings.metrics:
         if function_of(name) is not None:
             of_pairs = KERNELS[name].is_of_pairs
-            item = PairItem(network, network, count, key) if of_pairs else NetworkItem(network, count, key)
-            measure = binding_of(name).make(model, settings)
-            jax.eval_shape(measure, item, Data(images, labels, images, labels))
+            item: Any = PairItem(network, network, count, key) if of_pairs else NetworkItem(network, count, key)
+            if "training_settings" in KERNELS[name].needs and not of_pairs:
+                dtype = str(jax.tree.leaves(network["params"])[0].dtype)
+                item = TrainedItem(*item, network, hyperparameter_shapes((), dtype), count)
+            measure = binding_of(name).make(model, settings, objective=objective)
+            jax.eval_shape(measure, item, Data(*examples, *examples))

@@ -1,9 +1,9 @@
 """What is measured of one network, or of two, as pure functions: the landscape kernels meet our models here. JAX.
 
-Each `make_…(model, settings, …)` returns `measure(item, data) -> results`, for `jit_over_members`: `item` holds the
-arrays of one network or pair, `data` the training and test set that all share, `results` is a flat dictionary of
-arrays. Losses are mean cross-entropies without weight decay; labels are those trained on; BatchNorm is in evaluation
-mode but while a curve is trained.
+Each `make_…(model, settings, …, objective=…)` returns `measure(item, data) -> results`, for `jit_over_members`: `item`
+holds the arrays of one network or pair, `data` the training and test set that all share, `results` is a flat dictionary
+of arrays. Losses and errors are those of the objective, without weight decay; targets are those trained on; BatchNorm
+is in evaluation mode but while a curve is trained.
 """
 
 from __future__ import annotations
@@ -16,28 +16,42 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdtree_jax import landscape
-from mdtree_jax.checks import check_choice
-from mdtree_jax.landscape.hessian.factorizations import orthogonal_triangular
+from mdtree_jax.measuring.similarity import make_outputs, similarities
 from mdtree_jax.models import Model
 from mdtree_jax.recipe.measure_settings import MeasureSettings
-from mdtree_jax.training import evaluate, objective_functions
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
+from mdtree_jax.training import ObjectiveLike, evaluate, objective_functions
+from mdtree_jax.training.arrays import take_rows
 
 Results = dict[str, jax.Array]
 #: An array of JAX in a program, of NumPy on the host, abstract where a program is only traced. No type covers
 #: all three.
 AnyArray = Any
 
-#: What CKA can compare beside the named intermediates of a model.
-FEATURES = ("softmax", "logits")
-
 
 class Data(NamedTuple):
-    """The arrays that all networks share: (n, h, w, c), (n,), (m, h, w, c), (m,)."""
+    """The arrays that all networks share: inputs (n, ...), an array or a pytree of arrays, targets (n, ...); the same
+    of the test set, and of a validation set if there is one.
+
+    Without one, its places hold no arrays, and a program is the same as before there could be one.
+    """
 
     x_train: AnyArray
     y_train: AnyArray
     x_test: AnyArray
     y_test: AnyArray
+    x_validation: AnyArray = ()
+    y_validation: AnyArray = ()
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a validation set."""
+        return not isinstance(self.y_validation, tuple)
+
+    @property
+    def held_out(self) -> tuple[AnyArray, AnyArray]:
+        """The data on which evidence is read that is not of the training set: validation set, else test set."""
+        return (self.x_validation, self.y_validation) if self.has_validation else (self.x_test, self.y_test)
 
 
 class NetworkItem(NamedTuple):
@@ -70,24 +84,37 @@ def first_rows(num_rows: int, num_samples: jax.Array) -> jax.Array:
     return jnp.arange(num_rows, dtype=jnp.int32) % num_samples
 
 
-def make_loss(model: Model, batch_stats: Any) -> Callable[[Any, tuple[jax.Array, jax.Array]], jax.Array]:
-    """Return `loss(params, (x, y))`: the objective's mean, BatchNorm in evaluation mode."""
-    functions = objective_functions()
+def make_loss(
+    model: Model, batch_stats: Any, objective: ObjectiveLike = DEFAULT_OBJECTIVE, targets: AnyArray = None
+) -> Callable[[Any, tuple[Any, jax.Array]], jax.Array]:
+    """Return `loss(params, (x, y))`: the objective's mean, BatchNorm in evaluation mode.
 
-    def loss(params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+    `targets` are those of the set that batches are parts of: then the loss of the set is the mean over its rows. None
+    where each batch is a set of its own.
+    """
+    functions = objective_functions(objective)
+
+    def loss(params: Any, batch: tuple[Any, jax.Array]) -> jax.Array:
         logits, _, _ = model.apply({"params": params, "batch_stats": batch_stats}, batch[0], False)
-        return functions.loss(logits, batch[1]).mean()
+        mean = functions.loss(logits, batch[1]).mean()
+        return functions.over_set(mean, batch[1] if targets is None else targets)
 
     return loss
 
 
-def _hessian_batch(item: NetworkItem, data: Data, settings: MeasureSettings) -> tuple[jax.Array, jax.Array]:
+def hessian_batch(item: Any, data: Data, settings: MeasureSettings) -> tuple[Any, jax.Array]:
+    """Return inputs and targets at which the loss of a network or pair is looked at."""
     rows = first_rows(settings.hessian_images, item.num_samples)
-    return data.x_train[rows], data.y_train[rows]
+    return take_rows(data.x_train, rows), data.y_train[rows]
 
 
 def make_hessian(
-    model: Model, settings: MeasureSettings, batch_size: int, use_xtrace: bool, batched: bool
+    model: Model,
+    settings: MeasureSettings,
+    batch_size: int,
+    use_xtrace: bool,
+    batched: bool,
+    objective: ObjectiveLike = DEFAULT_OBJECTIVE,
 ) -> Callable[..., Results]:
     """Return the measurement of trace, its shares by layer, scale-invariant trace and dominant eigenvalue.
 
@@ -106,8 +133,8 @@ def make_hessian(
     eigenvalue = landscape.lanczos(1, **budget) if by_lanczos else landscape.power_iteration(**budget)
 
     def measure(item: NetworkItem, data: Data) -> Results:
-        params = item.variables["params"]
-        loss, batch = make_loss(model, item.variables["batch_stats"]), _hessian_batch(item, data, settings)
+        params, batch = item.variables["params"], hessian_batch(item, data, settings)
+        loss = make_loss(model, item.variables["batch_stats"], objective, batch[1])
         product = landscape.hvp(loss, params, batch, batch_size=batch_size)
         trace_key, eigenvalue_key = jax.random.split(jax.random.wrap_key_data(item.key))
         found = trace(product, trace_key, params, weights=jax.tree.map(jnp.square, params))
@@ -131,7 +158,9 @@ def make_hessian(
     return measure
 
 
-def make_sharpness(model: Model, settings: MeasureSettings, batch_size: int) -> Callable[..., Results]:
+def make_sharpness(
+    model: Model, settings: MeasureSettings, batch_size: int, objective: ObjectiveLike = DEFAULT_OBJECTIVE
+) -> Callable[..., Results]:
     """Return the measurement of the worst-case loss increase in a ball of `ball_radius` times the parameters' norm.
 
     `batch_size` images, a divisor of all, are in memory at a time.
@@ -139,7 +168,8 @@ def make_sharpness(model: Model, settings: MeasureSettings, batch_size: int) -> 
     kernel = landscape.ball_sharpness(radius=settings.ball_radius, num_steps=settings.ball_steps, relative=True)
 
     def measure(item: NetworkItem, data: Data) -> Results:
-        loss, batch = make_loss(model, item.variables["batch_stats"]), _hessian_batch(item, data, settings)
+        batch = hessian_batch(item, data, settings)
+        loss = make_loss(model, item.variables["batch_stats"], objective, batch[1])
 
         def whole(params: Any) -> jax.Array:
             if batch_size == settings.hessian_images:
@@ -153,78 +183,16 @@ def make_sharpness(model: Model, settings: MeasureSettings, batch_size: int) -> 
     return measure
 
 
-def check_features(model: Model, settings: MeasureSettings, image_shape: tuple[int, ...], dtype: str) -> None:
-    """Raise `UserError` unless the model has the features that CKA is to compare."""
-    if settings.similarity_features in FEATURES:
-        return
-    images = jax.ShapeDtypeStruct((2, *image_shape), dtype)
-    network = jax.eval_shape(model.init, jax.random.key(0))
-    _, intermediates, _ = jax.eval_shape(lambda v, x: model.apply(v, x, False), network, images)
-    check_choice("similarity_features", settings.similarity_features, [*FEATURES, *intermediates])
-
-
-def make_outputs(model: Model, settings: MeasureSettings, batch_size: int) -> Callable[..., Results]:
-    """Return logits and compared features of a network on mixup images; equal keys and subsets give equal images.
-
-    `features` are there only if they are neither softmax outputs nor logits: one of the model's named intermediates,
-    (images, ...) flattened. `batch_size` images, a divisor of all, go through the network at a time.
-    """
-
-    def measure(item: NetworkItem, data: Data) -> Results:
-        key = jax.random.wrap_key_data(item.key)
-        options = {"num_images": settings.similarity_images, "alpha": settings.mixup_alpha}
-        images = landscape.mixup(key, data.x_train, item.num_samples, **options)
-        if batch_size == len(images):
-            return outputs(item.variables, images)
-        parts = images.reshape(-1, batch_size, *images.shape[1:])
-        found = jax.lax.map(lambda part: outputs(item.variables, part), parts)
-        return {name: value.reshape(len(images), -1) for name, value in found.items()}
-
-    def compared(item: NetworkItem, data: Data) -> Results:
-        found = measure(item, data)
-        return found | {"features": _fewer_columns(found["features"])} if "features" in found else found
-
-    def outputs(variables: Any, images: jax.Array) -> Results:
-        logits, intermediates, _ = model.apply(variables, images, False)
-        if (name := settings.similarity_features) in FEATURES:
-            return {"logits": logits}
-        return {"logits": logits, "features": intermediates[name].reshape(len(images), -1)}
-
-    return compared
-
-
-def _fewer_columns(features: jax.Array) -> jax.Array:
-    """Return features (n, d) with the same inner products of their rows, of at most n columns.
-
-    CKA depends on nothing else, and those of all networks are kept until they are compared.
-    """
-    num_images, num_features = features.shape
-    # By rows to (features, images): the triangle of its factorization has the inner products of the columns.
-    return orthogonal_triangular(features.T)[1].T if num_features > num_images else features
-
-
-def similarities(settings: MeasureSettings, logits: jax.Array, features: jax.Array | None, params: Any) -> Results:
-    """Return the similarity of all pairs among k networks, (k, k) each.
-
-    Args:
-        settings: what CKA compares, and how.
-        logits: (k, images, classes).
-        features: (k, images, ...), if they are an intermediate.
-        params: of all networks, stacked.
-    """
-    if features is None:
-        features = logits if settings.similarity_features == "logits" else jax.nn.softmax(logits)
-    return {
-        "cka": landscape.linear_cka(features, debiased=settings.similarity_debiased),
-        "agreement": landscape.agreement(logits),
-        "l2_distance": landscape.l2_distance(params),
-    }
-
-
 def make_point_evaluation(
-    model: Model, settings: MeasureSettings, num_samples: jax.Array, data: Data, batch_stats: Any, on_test: bool
+    model: Model,
+    settings: MeasureSettings,
+    num_samples: jax.Array,
+    data: Data,
+    batch_stats: Any,
+    on_test: bool,
+    objective: ObjectiveLike = DEFAULT_OBJECTIVE,
 ) -> Callable[[Any], Results]:
-    """Return `evaluate(params)` of a point between networks: errors (%) and losses (nats), statistics recomputed.
+    """Return `evaluate(params)` of a point between networks: errors (%) and losses, statistics recomputed.
 
     The BatchNorm statistics are averages over the batches of `statistics_batch_size` images that the subset holds. Of
     the subset only the first `evaluation_images` count, if that is set.
@@ -234,10 +202,10 @@ def make_point_evaluation(
     size = settings.statistics_batch_size
     num_batches = jnp.maximum(num_samples // size, 1)
 
-    def draw(index: jax.Array) -> jax.Array:
-        return data.x_train[(index * size + jnp.arange(size, dtype=jnp.int32)) % num_samples]
+    def draw(index: jax.Array) -> Any:
+        return take_rows(data.x_train, (index * size + jnp.arange(size, dtype=jnp.int32)) % num_samples)
 
-    def apply_train(variables: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+    def apply_train(variables: Any, x: Any) -> tuple[jax.Array, Any]:
         logits, _, stats = model.apply(variables, x, True)
         return logits, {**variables, "batch_stats": stats}
 
@@ -249,7 +217,7 @@ def make_point_evaluation(
             sides["test"] = (data.x_test, data.y_test, jnp.full_like(num_samples, len(data.y_test)))
         found = {}
         for side, (x, y, count) in sides.items():
-            loss, errors = evaluate(model, variables, x, y, count, settings.statistics_batch_size)
+            loss, errors = evaluate(model, variables, x, y, count, settings.statistics_batch_size, objective)
             found[f"{side}_loss"] = loss
             found[f"{side}_error"] = 100 * errors.astype(loss.dtype) / count.astype(loss.dtype)
         return found
@@ -273,9 +241,11 @@ class CurveParts(NamedTuple):
     finish: Callable[..., Results]
 
 
-def make_curve(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
+def make_curve(
+    model: Model, settings: MeasureSettings, objective: ObjectiveLike = DEFAULT_OBJECTIVE
+) -> Callable[..., Results]:
     """Return the measurement of mode connectivity along a trained Bézier curve."""
-    parts = make_curve_parts(model, settings)
+    parts = make_curve_parts(model, settings, objective)
 
     def measure(item: PairItem, data: Data) -> Results:
         state = parts.advance((item, parts.start(item, data)), (data, 0, settings.curve_steps))
@@ -284,7 +254,9 @@ def make_curve(model: Model, settings: MeasureSettings) -> Callable[..., Results
     return measure
 
 
-def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
+def make_curve_parts(
+    model: Model, settings: MeasureSettings, objective: ObjectiveLike = DEFAULT_OBJECTIVE
+) -> CurveParts:
     """Return what `make_curve` does in three pure functions."""
     training = landscape.curve_training(
         num_steps=settings.curve_steps,
@@ -295,7 +267,7 @@ def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
         init=settings.curve_init,
         schedule=settings.curve_schedule,
     )
-    functions = objective_functions()
+    functions = objective_functions(objective)
 
     def start(item: PairItem, data: Data) -> landscape.CurveState:
         del data
@@ -311,8 +283,8 @@ def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
             # With replacement: to put all images in order at every step would take longer than a narrow network's step.
             rows = jax.random.randint(key, (settings.curve_batch_size,), 0, item.num_samples, jnp.int32)
             variables = {"params": params, "batch_stats": batch_stats}
-            logits, _, _ = model.apply(variables, data.x_train[rows], True)
-            return functions.loss(logits, data.y_train[rows]).mean()
+            logits, _, _ = model.apply(variables, take_rows(data.x_train, rows), True)
+            return functions.mean_loss(logits, data.y_train[rows])
 
         state = state._replace(key=jax.random.wrap_key_data(state.key), step=jnp.int32(first))
         return training.advance(state, loss, num_steps)._replace(key=item.key)
@@ -320,7 +292,7 @@ def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
     def finish(pair: tuple[PairItem, landscape.CurveState], data: Data) -> Results:
         item, state = pair
         stats = item.first["batch_stats"]
-        evaluate_point = make_point_evaluation(model, settings, item.num_samples, data, stats, True)
+        evaluate_point = make_point_evaluation(model, settings, item.num_samples, data, stats, True, objective)
         curve = training.finish(state._replace(key=jax.random.wrap_key_data(state.key)), evaluate_point)
         found = {"mode_connectivity": curve.mode_connectivity, "mode_connectivity_peak": curve.mode_connectivity_peak}
         names = ("train_error", "train_loss", "test_error", "test_loss")
@@ -329,13 +301,15 @@ def make_curve_parts(model: Model, settings: MeasureSettings) -> CurveParts:
     return CurveParts(start, advance, finish)
 
 
-def make_barrier(model: Model, settings: MeasureSettings) -> Callable[..., Results]:
-    """Return the measurement of the straight line's barrier in training error (points) and loss (nats)."""
+def make_barrier(
+    model: Model, settings: MeasureSettings, objective: ObjectiveLike = DEFAULT_OBJECTIVE
+) -> Callable[..., Results]:
+    """Return the measurement of the straight line's barrier in training error (points) and loss."""
     kernel = landscape.linear_barrier(num_points=settings.barrier_points)
 
     def measure(item: PairItem, data: Data) -> Results:
         stats = item.first["batch_stats"]
-        evaluate_point = make_point_evaluation(model, settings, item.num_samples, data, stats, False)
+        evaluate_point = make_point_evaluation(model, settings, item.num_samples, data, stats, False, objective)
         barrier = kernel(item.first["params"], item.second["params"], evaluate_point)
         return {"barrier": barrier.train_error_barrier, "barrier_loss": barrier.train_loss_barrier}
 
@@ -346,17 +320,21 @@ class Binding(NamedTuple):
     """The program of a kernel.
 
     Attributes:
-        make: `make(model, settings, **options) -> measure`, see the head of this module.
+        make: `make(model, settings, objective=…, **options) -> measure`, see the head of this module.
         options: names of its options -> fields of `programs.Choices` that decide them.
-        make_parts: `make_parts(model, settings) -> CurveParts`, for one that may take long: the same in several calls.
-        compare: `compare(settings, logits, features, params) -> results` of all pairs among the networks of a
-            configuration, for a kernel that compares.
+        make_parts: `make_parts(model, settings, objective) -> CurveParts`, for one that may take long: the same in
+            several calls.
+        compare: `compare(settings, logits, features, params, objective=…) -> results` of all pairs among the networks
+            of a configuration, for a kernel that compares.
+        is_trained: whether `make` has the options `training` (`probes.steps.TrainingSettings`) and `side_by_side`
+            (whether a network is so small that several are stepped together), and items are `trained.TrainedItem`.
     """
 
     make: Callable[..., Callable[..., Results]]
     options: Mapping[str, str] = {}
-    make_parts: Callable[[Model, MeasureSettings], CurveParts] | None = None
+    make_parts: Callable[[Model, MeasureSettings, ObjectiveLike], CurveParts] | None = None
     compare: Callable[..., Results] | None = None
+    is_trained: bool = False
 
 
 #: Record of `mdtree_jax.registry.kernels` -> its program; for one from outside: `mdtree_jax.measuring.extension`.

@@ -9,17 +9,16 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-import pandas as pd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdtree_jax.checks import StaleState
 from mdtree_jax.measuring import kernels as measures
-from mdtree_jax.measuring.cost import MeasureCost
 from mdtree_jax.measuring.curves import Curves, curves_in_blocks, takes_long
+from mdtree_jax.measuring.flops import MeasureCost
 from mdtree_jax.measuring.items import Arrays
 from mdtree_jax.measuring.known import Known
 from mdtree_jax.measuring.programs import (
@@ -31,7 +30,15 @@ from mdtree_jax.measuring.programs import (
     comparison_program,
     program_of,
 )
-from mdtree_jax.measuring.tables import empty_results, layer_names, layer_table, member_table, pair_table
+from mdtree_jax.measuring.tables import (
+    MeasuredCohort,
+    empty_results,
+    layer_names,
+    layer_table,
+    member_table,
+    pair_table,
+)
+from mdtree_jax.measuring.trained import TrainedAs, check_training_is_known
 from mdtree_jax.models import Model, count_flops, has_permutations
 from mdtree_jax.population.loop import AXIS
 from mdtree_jax.population.programs import model_of
@@ -39,28 +46,8 @@ from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureSettings, chosen_pairs
 from mdtree_jax.registry.kernels import Kernel, stages
 from mdtree_jax.store.tables import Measured
-
-
-class MeasuredCohort(NamedTuple):
-    """What was measured, as tables.
-
-    Attributes:
-        members: one row per network: configuration, seed, metrics of one network, their costs.
-        pairs: one row per pair of finite networks of a configuration: configuration, seed_a, seed_b, metrics of two,
-            their costs; NaN where a curve or line was not measured for the pair.
-        layers: one row per network and parameter array: configuration, seed, layer, hessian_trace and its standard
-            error.
-        num_compilations: of programs in this call.
-        compile_seconds: for them, or to fetch them from the persistent cache.
-        choices: what was decided by memory, for the record.
-    """
-
-    members: pd.DataFrame
-    pairs: pd.DataFrame
-    layers: pd.DataFrame
-    num_compilations: int
-    compile_seconds: float
-    choices: dict[str, Any]
+from mdtree_jax.training import objective_functions
+from mdtree_jax.training.arrays import in_dtype, num_bytes, one_row, shapes_in
 
 
 def measure_cohort(
@@ -143,30 +130,37 @@ class _Measurement:
         known: Measured | None,
     ) -> None:
         self.recipe, self.cohort, self.settings, self.dtype = recipe, cohort, settings, dtype
-        shape = tuple(recipe.image_shape)
         is_ours = model is None
-        model = model_of(recipe, cohort, dtype) if is_ours else model
-        check_kernels(model, settings, shape, dtype)
-        self.model = model
+        self.model = model = model_of(recipe, cohort, dtype) if is_ours else model
+        self.objective = objective_functions(recipe.objective)
         self.is_finite = np.asarray(is_finite, bool)
-        self.arrays = Arrays(recipe.model, cohort, jax.tree.map(np.asarray, variables), settings.seed)
+        check_training_is_known(settings.metrics, is_ours)
+        stacked = jax.tree.map(np.asarray, variables)
+        self.arrays = Arrays(recipe.model, cohort, stacked, settings.seed, model, dtype)
         self.counts = self.arrays.counts
-        kinds = ((data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32))
-        arrays = [np.asarray(array, kind) for array, kind in kinds]
+        sides = [data.x_train, data.y_train, data.x_test, data.y_test]
+        sides += [data.x_validation, data.y_validation] if len(getattr(data, "y_validation", ())) else []
+        arrays = [in_dtype(side, dtype) for side in sides]
+        shapes = measures.Data(*shapes_in(arrays, dtype))
+        examples = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), shapes[:2])
+        check_kernels(model, settings, examples, self.objective)
         begin = time.perf_counter()
         if is_ours:  # compiles what it runs on eight images
             good = (self.arrays.network(row) for row, is_good in enumerate(self.is_finite) if is_good)
             check_networks(model, good, arrays[0])
         checking = time.perf_counter() - begin
-        held = sum(array.nbytes for array in arrays)  # by every device; at most half of the memory
+        held = num_bytes(arrays)  # by every device; at most half of the memory
         devices = jax.devices()[: max(1, budget // (2 * held))]
         self.mesh = Mesh(np.array(devices), (AXIS,))
         whole = NamedSharding(self.mesh, PartitionSpec())
         self.data = measures.Data(*(jax.device_put(array, whole) for array in arrays))
-        shapes = measures.Data(*(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in self.data))
         begin = time.perf_counter()
-        self.choices = choose(self.model, shapes, settings, budget // len(devices) - held, devices[0].platform)
-        self.cost = MeasureCost(settings, float(count_flops(self.model, shape, dtype)), len(data.y_test))
+        left, platform = budget // len(devices) - held, devices[0].platform
+        self.trained = TrainedAs.of(recipe, cohort, dtype, platform, self.objective) if is_ours else None
+        self.choices = choose(self.model, shapes, settings, left, platform, self.objective, self.trained)
+        training = (cohort.batch_size, cohort.train_epochs) if is_ours else ()
+        flops = float(count_flops(self.model, one_row(shapes.x_train), dtype))
+        self.cost = MeasureCost(settings, flops, len(self.data.held_out[1]), *training)
         can_align = has_permutations(recipe.model)
         self.kernels = [k for k in stages(settings.metrics) if can_align or "permutations" not in k.needs]
         self.results: dict[str, dict[str, np.ndarray]] = {}
@@ -227,13 +221,18 @@ class _Measurement:
 
     def _run(self, kernel: Kernel, items: Sequence[Any], after_chunk: Callable[[str], None]) -> None:
         stage, lanes, options = kernel.name, self.choices.lanes, self.choices.options(kernel.program)
+        if self.trained is not None:
+            options |= self.trained.options(kernel.program)
+            lanes = max(lanes, self.trained.lanes(kernel.program))
         is_long = binding_of(kernel.program).make_parts is not None and takes_long(self.cost)
         # No device and no lane that only repeats an item: the cores that are left help with the products.
         mesh = self.mesh if len(items) >= self.mesh.size else Mesh(self.mesh.devices[: max(1, len(items))], (AXIS,))
         left = self._left(kernel)
         lanes = min(lanes, max(1, -(-len(left) // mesh.size)))
         size = lanes * mesh.size
-        program = program_of(kernel.program, self.model, self.settings, mesh, lanes, tuple(options.items()))
+        program = program_of(
+            kernel.program, self.model, self.settings, mesh, lanes, tuple(options.items()), self.objective
+        )
         split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
         data = self.data if mesh is self.mesh else jax.device_put(self.data, whole)
         self._restore(stage, len(items))
@@ -280,7 +279,7 @@ class _Measurement:
         after_chunk: Callable[[str], None],
     ) -> measures.Results:
         names = [f"{stage} {part}" for part in measures.CurveParts._fields]
-        programs = [program_of(name, self.model, self.settings, mesh, lanes, ()) for name in names]
+        programs = [program_of(name, self.model, self.settings, mesh, lanes, (), self.objective) for name in names]
         saved = [self.resume.pop(name) for name in sorted(self.resume) if name.startswith("curves/")]
         spent = float(self.resume.pop("curve_seconds", 0.0))
 
@@ -368,7 +367,7 @@ class _Measurement:
         if not self.all_pairs:
             return found
         begin, compiling = time.perf_counter(), self.compile_seconds
-        program, stage = comparison_program(kernel.name, self.settings), self.results[kernel.name]
+        program, stage = comparison_program(kernel.name, self.settings, self.objective), self.results[kernel.name]
         place = {row: index for index, row in enumerate(self.rows)}
         position = {pair: index for index, pair in enumerate(self.all_pairs)}
         left = set(self._left(kernel))

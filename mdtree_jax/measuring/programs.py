@@ -14,13 +14,17 @@ from jax.sharding import Mesh
 
 from mdtree_jax import landscape
 from mdtree_jax.checks import UserError
-from mdtree_jax.measuring import extension
+from mdtree_jax.measuring import ensemble, extension, trained
 from mdtree_jax.measuring import kernels as measures
-from mdtree_jax.models import Model, count_activations
+from mdtree_jax.measuring.similarity import check_features
+from mdtree_jax.models import Model, abstract_inputs, count_activations
 from mdtree_jax.population.compiled import jit_over_members
 from mdtree_jax.population.memory import margin, peak_bytes
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.kernels import KERNELS, function_of
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
+from mdtree_jax.training import ObjectiveFunctions, ObjectiveLike, objective_functions
+from mdtree_jax.training.arrays import one_row, take_rows
 
 #: A Hessian product on a CPU holds no more activations than this, unless it were for fewer images than `CPU_FEWEST`: a
 #: block of products of ResNet-18 takes 1.4 times as long with all 200 images at once (811 MB at width 8) as with 20 or
@@ -69,23 +73,37 @@ def full_precision() -> contextlib.AbstractContextManager[None]:
     return jax.default_matmul_precision("highest")
 
 
+_BINDINGS = measures.BINDINGS | ensemble.BINDINGS | trained.BINDINGS
+
+
 def binding_of(kernel: str) -> measures.Binding:
     """Return the program of a kernel, ours or one from outside."""
-    return measures.BINDINGS[kernel] if kernel in measures.BINDINGS else extension.binding_of(kernel)
+    return _BINDINGS[kernel] if kernel in _BINDINGS else extension.binding_of(kernel)
 
 
-def check_kernels(model: Model, settings: MeasureSettings, image_shape: tuple[int, ...], dtype: str) -> None:
-    """Raise `UserError` for features that the model lacks, and for functions of kernels that return no scalars."""
-    measures.check_features(model, settings, image_shape, dtype)
-    extension.check_extensions(model, settings, image_shape, dtype)
+def check_kernels(
+    model: Model, settings: MeasureSettings, examples: tuple[Any, Any], objective: ObjectiveLike = DEFAULT_OBJECTIVE
+) -> None:
+    """Raise `UserError` for features that the model lacks, and for functions of kernels that return no scalars.
+
+    `examples` are abstract inputs and targets.
+    """
+    check_features(model, settings, examples[0])
+    extension.check_extensions(model, settings, examples, objective)
 
 
 def program_of(
-    name: str, model: Model, settings: MeasureSettings, mesh: Mesh, lanes: int, options: tuple[tuple[str, Any], ...]
+    name: str,
+    model: Model,
+    settings: MeasureSettings,
+    mesh: Mesh,
+    lanes: int,
+    options: tuple[tuple[str, Any], ...],
+    objective: ObjectiveFunctions,
 ) -> Program:
     """Return the program of a kernel, or of a part of one as `<kernel> <part>`; the same one for the same arguments."""
     # A function that was registered again under its name is another program.
-    return _program(name, function_of(name), model, settings, mesh, lanes, options)
+    return _program(name, function_of(name), model, settings, mesh, lanes, options, objective)
 
 
 @functools.lru_cache(maxsize=16)
@@ -97,21 +115,22 @@ def _program(
     mesh: Mesh,
     lanes: int,
     options: tuple[tuple[str, Any], ...],
+    objective: ObjectiveFunctions,
 ) -> Program:
     kernel, _, part = name.partition(" ")
     binding = binding_of(kernel)
     if part:
         assert binding.make_parts is not None  # its parts are named
-        return Program(jit_over_members(getattr(binding.make_parts(model, settings), part), mesh, lanes))
-    return Program(jit_over_members(binding.make(model, settings, **dict(options)), mesh, lanes))
+        return Program(jit_over_members(getattr(binding.make_parts(model, settings, objective), part), mesh, lanes))
+    return Program(jit_over_members(binding.make(model, settings, objective=objective, **dict(options)), mesh, lanes))
 
 
 @functools.lru_cache(maxsize=8)
-def comparison_program(kernel: str, settings: MeasureSettings) -> Program:
+def comparison_program(kernel: str, settings: MeasureSettings, objective: ObjectiveFunctions) -> Program:
     """Return the program that compares a configuration's networks, of arrays stacked; see `Binding.compare`."""
     compare = binding_of(kernel).compare
     assert compare is not None  # the kernel compares
-    return Program(jax.jit(functools.partial(compare, settings)))
+    return Program(jax.jit(functools.partial(compare, settings, objective=objective)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -119,13 +138,13 @@ def _jit_outputs(model: Model) -> Callable[[Any, Any], jax.Array]:
     return jax.jit(lambda variables, x: model.apply(variables, x, False)[0])
 
 
-def check_networks(model: Model, networks: Iterable[Any], images: np.ndarray) -> None:
+def check_networks(model: Model, networks: Iterable[Any], images: Any) -> None:
     """Raise `UserError` unless outputs are functions of a network's parameters and each image alone.
 
     Looks at the first of the networks whose outputs for some images are finite. The others are the same function, and
     one that is not finite is no reason to stop: what is measured of it is NaN, and counted.
     """
-    outputs, few = _jit_outputs(model), images[:8]
+    outputs, few = _jit_outputs(model), take_rows(images, slice(8))
     chosen = next((variables for variables in networks if np.isfinite(outputs(variables, few)).all()), None)
     if chosen is not None:
         landscape.check_apply(lambda params, x: outputs({**chosen, "params": params}, x), chosen["params"], few)
@@ -155,13 +174,15 @@ def choose(
     settings: MeasureSettings,
     budget: int,
     platform: str,
+    objective: ObjectiveLike = DEFAULT_OBJECTIVE,
+    trained_as: trained.TrainedAs | None = None,
 ) -> Choices:
     """Return how to measure within `budget` bytes on one device, the data set not counted, from the traced programs.
 
     All images of the Hessian at once and XTrace, unless the settings say otherwise, if that fits, else fewer images,
     else Hutchinson, whose vectors take less. On CPU networks follow each other and so do products, of no more images at
     a time than `CPU_HELD_BYTES` of activations; on an accelerator as many go together as fit.
-    `data` holds abstract arrays.
+    `data` holds abstract arrays; `trained_as` is None where the training is not known, and no kernel needs it.
 
     Raises:
         UserError: not even the fewest images fit, and that by more than the estimate can be too large.
@@ -171,7 +192,7 @@ def choose(
     held = sizes if batched else _cached(model, data, sizes)
     plans = [(n, True) for n in held[:3]] if settings.trace_method == "xtrace" else []
     plans += [(n, False) for n in held]
-    taken_by = functools.partial(_kernel_bytes, model, data, settings)
+    taken_by = functools.partial(_kernel_bytes, model, data, settings, objective_functions(objective), trained_as)
     sides = (
         (plans, lambda plan: taken_by("hessian", plan[0], ("use_xtrace", plan[1]), ("batched", batched))),
         (sizes, functools.partial(taken_by, "sharpness")),
@@ -200,8 +221,8 @@ def _cached(model: Model, data: measures.Data, sizes: list[int]) -> list[int]:
 
 
 def _activation_bytes(model: Model, data: measures.Data, num_images: int) -> int:
-    shape, dtype = data.x_train.shape[1:], data.x_train.dtype
-    return count_activations(model, shape, num_images, str(dtype)) * dtype.itemsize
+    dtype = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))["params"])[0].dtype
+    return count_activations(model, one_row(data.x_train), num_images) * dtype.itemsize
 
 
 def _halves(number: int) -> list[int]:
@@ -224,6 +245,8 @@ def _kernel_bytes(
     model: Model,
     data: measures.Data,
     settings: MeasureSettings,
+    objective: ObjectiveFunctions,
+    trained_as: trained.TrainedAs | None,
     kernel: str,
     batch_size: int | None,
     *options: tuple[str, Any],
@@ -235,7 +258,9 @@ def _kernel_bytes(
         return 0
     if batch_size is not None:
         options = (("batch_size", batch_size), *options)
-    return _bytes_of(kernel, function_of(kernel), model, data, settings, options)
+    leaves, structure = jax.tree.flatten(data)
+    known = (tuple(leaves), structure, settings, objective, trained_as if binding_of(kernel).is_trained else None)
+    return _bytes_of(kernel, function_of(kernel), model, *known, options)
 
 
 # Tracing takes seconds, and the cohorts of a width ask the same.
@@ -244,28 +269,35 @@ def _bytes_of(
     kernel: str,
     function: Any,
     model: Model,
-    data: measures.Data,
+    leaves: tuple[Any, ...],
+    structure: Any,
     settings: MeasureSettings,
+    objective: ObjectiveFunctions,
+    trained_as: trained.TrainedAs | None,
     options: tuple[tuple[str, Any], ...],
 ) -> int:
-    record, chosen = KERNELS[kernel], dict(options)
+    record, chosen, data = KERNELS[kernel], dict(options), structure.unflatten(leaves)
     num_images = chosen.get("batch_size", settings.hessian_images)
     if {"line", "curve"} & {*record.needs}:
         num_images = max(settings.curve_batch_size, settings.statistics_batch_size)
-    measure = binding_of(kernel).make(model, settings, **chosen)
-    return _traced_bytes(model, data, measure, num_images, takes_pairs=record.is_of_pairs)
+    network = jax.eval_shape(model.init, jax.random.key(0))
+    count, key = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
+    item: Any = measures.NetworkItem(network, count, key)
+    if trained_as is not None:
+        item, chosen = trained_as.item_shapes(network), chosen | trained_as.options(kernel)
+        num_images = trained_as.training.batch_size
+    elif record.is_of_pairs:
+        item = measures.PairItem(network, network, count, key)
+    measure = binding_of(kernel).make(model, settings, objective=objective, **chosen)
+    return _traced_bytes(model, data, measure, num_images, item)
 
 
-def _traced_bytes(
-    model: Model, data: measures.Data, function: Callable[..., Any], num_images: int, *, takes_pairs: bool = False
-) -> int:
-    """Return an upper estimate of the bytes that a measurement of one network or pair takes.
+def _traced_bytes(model: Model, data: measures.Data, function: Callable[..., Any], num_images: int, item: Any) -> int:
+    """Return an upper estimate of the bytes that a measurement of one network or pair, an abstract `item`, takes.
 
     `num_images` go through the network at a time: the compiler copies more where their convolutions are cut in parts.
     """
     network = jax.eval_shape(model.init, jax.random.key(0))
-    count, key = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
-    item = measures.PairItem(network, network, count, key) if takes_pairs else measures.NetworkItem(network, count, key)
-    images = jax.ShapeDtypeStruct((num_images, *data.x_train.shape[1:]), data.x_train.dtype)
+    images = abstract_inputs(one_row(data.x_train), num_images)
     forward = jax.make_jaxpr(lambda variables, x: model.apply(variables, x, False))(network, images)
     return int(margin(forward.jaxpr) * peak_bytes(jax.make_jaxpr(function)(item, data).jaxpr))

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.measuring.cost import MeasureCost
+from mdtree_jax.measuring.flops import MeasureCost
 from mdtree_jax.recipe.cohort import Cohort
 from mdtree_jax.registry.kernels import KERNELS
 
 Results = Mapping[str, Mapping[str, np.ndarray]]
 Pairs = Sequence[tuple[int, int]]
+
+
+class MeasuredCohort(NamedTuple):
+    """What was measured, as tables.
+
+    Attributes:
+        members: one row per network: configuration, seed, metrics of one network, their costs.
+        pairs: one row per pair of finite networks of a configuration: configuration, seed_a, seed_b, metrics of two,
+            their costs; NaN where a curve or line was not measured for the pair.
+        layers: one row per network and parameter array: configuration, seed, layer, hessian_trace and its standard
+            error.
+        num_compilations: of programs in this call.
+        compile_seconds: for them, or to fetch them from the persistent cache.
+        choices: what was decided by memory, for the record.
+    """
+
+    members: pd.DataFrame
+    pairs: pd.DataFrame
+    layers: pd.DataFrame
+    num_compilations: int
+    compile_seconds: float
+    choices: dict[str, Any]
 
 
 def member_table(
@@ -30,17 +52,17 @@ def member_table(
         rows: of the measured networks.
     """
     members, places = cohort.members, np.asarray(rows, int)
-    table = pd.DataFrame({"configuration": [m.index for m in members], "seed": [m.seed for m in members]})
+    columns: dict[str, Any] = {"configuration": [m.index for m in members], "seed": [m.seed for m in members]}
     for stage in (kernel.name for kernel in KERNELS.values() if not kernel.is_of_pairs):
         found = results.get(stage, {})
         for name, values in found.items():
             if values.ndim == 1:
-                table[f"{stage}_seconds" if name == "seconds" else name] = scatter(values, places, len(table))
+                columns[f"{stage}_seconds" if name == "seconds" else name] = scatter(values, places, len(members))
         if found:
             products = found.get(f"{stage}_products", [None] * len(places))
             flops = [cost.flops(stage, n, p) for n, p in zip(counts[places], products, strict=True)]
-            table[f"{stage}_flops"] = scatter(np.array(flops), places, len(table))
-    return table
+            columns[f"{stage}_flops"] = scatter(np.array(flops), places, len(members))
+    return pd.DataFrame(columns)
 
 
 def pair_table(

@@ -4,10 +4,13 @@ May import `registry` and the base modules. Start with `base` (`build_model`: fr
 builder is called); the entries are in `mdtree_jax.registry.architectures`.
 """
 
+from mdtree_jax.models import cnn as cnn
 from mdtree_jax.models import mlp as mlp
 from mdtree_jax.models import resnet as resnet
+from mdtree_jax.models import transformer as transformer
 from mdtree_jax.models.base import (
     Model,
+    abstract_inputs,
     build_knobs,
     build_model,
     builder_settings,
@@ -27,6 +30,7 @@ __all__ = [
     "TORCH_MODELS",
     "ConvertedWeights",
     "Model",
+    "abstract_inputs",
     "build_knobs",
     "build_model",
     "builder_settings",

@@ -6,13 +6,13 @@ A *builder* is bound to an architecture of `mdtree_jax.registry.architectures`, 
 | setting | value |
 |---|---|
 | `width` | the knob, at least 1 |
-| `num_classes`, `num_outputs` | the number of logits |
-| `image_shape`, `input_shape` | (height, width, channels) of an image |
+| `num_classes`, `num_outputs` | the number of outputs: classes, the vocabulary, or targets |
+| `image_shape`, `input_shape` | the shape of one input, for images (height, width, channels) |
 | `dtype` | of parameters and arithmetic, as NumPy's dtype |
 | a knob that acts on `build` | the knob, by its name |
 
-It returns a `Model`, or an unbound Flax Linen module whose call is `module(x, train)` or `module(x)` and gives logits
-(batch, classes) or `(logits, {name: activations})`.
+It returns a `Model`, or an unbound Flax Linen module whose call is `module(x, train)` or `module(x)` and gives outputs
+(batch, outputs), for the objective `lm` (batch, time, outputs), or `(outputs, {name: activations})`.
 """
 
 from __future__ import annotations
@@ -98,19 +98,24 @@ def build_model(
     name: str,
     width: int,
     num_classes: int,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     dtype: str = "float32",
     knobs: tuple[tuple[str, Any], ...] = (),
+    *,
+    input_kind: str = "float",
+    output_shape: tuple[int, ...] | None = None,
 ) -> Model:
     """Return the named architecture at a width; the same object for the same arguments.
 
     Args:
         name: one of `model_names()`, or `package.module:function`.
         width: channels of the first layer (units of the hidden layers for `mlp`), at least 1.
-        num_classes: number of logits.
-        image_shape: (height, width, channels) of an image.
+        num_classes: number of outputs.
+        image_shape: of one input, for images (height, width, channels).
         dtype: of parameters and running averages.
         knobs: further settings of the builder, with their values.
+        input_kind: of the inputs, `float` or `int`.
+        output_shape: of the outputs for one input; (num_classes,) if it is not given.
 
     Raises:
         UserError: an unknown name, a width below 1, a knob that the builder does not take; a user's builder that fails,
@@ -122,7 +127,8 @@ def build_model(
     for knob, _ in knobs:
         if not takes(builder, knob):
             raise UserError(f"the builder of model '{name}' takes no '{knob}', so that knob does nothing there")
-    return _build(name, builder, width, num_classes, tuple(image_shape), dtype, knobs)
+    outputs = (num_classes,) if output_shape is None else tuple(output_shape)
+    return _build(name, builder, width, num_classes, tuple(image_shape), dtype, knobs, input_kind, outputs)
 
 
 @functools.cache
@@ -134,6 +140,8 @@ def _build(
     image_shape: tuple[int, ...],
     dtype: str,
     knobs: tuple[tuple[str, Any], ...],
+    input_kind: str,
+    output_shape: tuple[int, ...],
 ) -> Model:
     settings = builder_settings(width, num_classes, image_shape, dtype) | dict(knobs)
     made = call_with(builder, settings, f"model={name}")
@@ -144,10 +152,10 @@ def _build(
         )
     what = f"the model '{name}'"
     if name not in BUILT_IN and isinstance(made, nn.Module):
-        check_module(made, image_shape, dtype, what)
-    model = module_model(made, image_shape, dtype) if isinstance(made, nn.Module) else made
+        check_module(made, image_shape, dtype, what, input_kind)
+    model = module_model(made, image_shape, dtype, input_kind) if isinstance(made, nn.Module) else made
     if name not in BUILT_IN:
-        check_model(model, image_shape, num_classes, dtype, what)
+        check_model(model, image_shape, output_shape, dtype, what, input_kind)
     return model
 
 
@@ -187,27 +195,39 @@ def count_parameters(model: Model) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
-def count_flops(model: Model, image_shape: tuple[int, ...], dtype: str = "float32") -> int:
-    """Return the floating-point operations of one image's forward pass: products and convolutions, 2 per multiply-add.
+def count_flops(model: Model, image_shape: Any, dtype: str = "float32") -> int:
+    """Return the floating-point operations of one input's forward pass: products and convolutions, 2 per multiply-add.
 
     Taken from the traced program, so it holds for any architecture. One training step costs about three times that
-    per image. Normalization, activations and the optimizer are not counted.
+    per input. Normalization, activations and the optimizer are not counted.
+
+    Args:
+        model: the network.
+        image_shape: of one input, an array of `dtype`; or an abstract array, or a pytree of them, without the batch.
+        dtype: of the arithmetic.
     """
     return _product_flops(_trace(model, image_shape, 1, False, dtype))
 
 
-def count_activations(model: Model, image_shape: tuple[int, ...], batch_size: int, dtype: str = "float32") -> int:
+def count_activations(model: Model, image_shape: Any, batch_size: int, dtype: str = "float32") -> int:
     """Return the numbers that the forward pass of one batch in training mode computes: what a step may have to hold.
 
-    An upper estimate: the compiler fuses some away.
+    An upper estimate: the compiler fuses some away. Arguments as of `count_flops`.
     """
     jaxpr = _trace(model, image_shape, batch_size, True, dtype)
     return sum(math.prod(out.aval.shape) for equation in jaxpr.eqns for out in equation.outvars)
 
 
-def _trace(model: Model, image_shape: tuple[int, ...], batch_size: int, train: bool, dtype: str) -> Any:
+def abstract_inputs(image_shape: Any, batch_size: int, dtype: str = "float32") -> Any:
+    """Return abstract arrays of a batch of inputs; arguments as of `count_flops`."""
+    if isinstance(image_shape, tuple) and all(isinstance(length, (int, np.integer)) for length in image_shape):
+        image_shape = jax.ShapeDtypeStruct(image_shape, dtype)
+    return jax.tree.map(lambda one: jax.ShapeDtypeStruct((batch_size, *one.shape), one.dtype), image_shape)
+
+
+def _trace(model: Model, image_shape: Any, batch_size: int, train: bool, dtype: str) -> Any:
     variables = jax.eval_shape(model.init, jax.random.key(0))
-    x = jax.ShapeDtypeStruct((batch_size, *image_shape), dtype)
+    x = abstract_inputs(image_shape, batch_size, dtype)
     return jax.make_jaxpr(lambda v, x: model.apply(v, x, train)[0])(variables, x).jaxpr
 
 

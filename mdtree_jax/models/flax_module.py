@@ -24,8 +24,9 @@ class Model(NamedTuple):
 
     Attributes:
         init: `init(key) -> variables`, the pytree `{"params": ..., "batch_stats": ...}` of one network.
-        apply: `apply(variables, x, train) -> (logits, intermediates, batch_stats)` for images `x` of shape
-            (batch, height, width, channels). `logits` is (batch, classes), `intermediates` a dictionary of named
+        apply: `apply(variables, x, train) -> (outputs, intermediates, batch_stats)` for inputs `x`, for images of shape
+            (batch, height, width, channels). `outputs` is (batch, outputs), of a sequence (batch, time, outputs), and
+            for classes holds logits; `intermediates` a dictionary of named
             activations with the batch as first axis, `batch_stats` the running averages after this batch if
             `train`, the ones given otherwise.
     """
@@ -52,12 +53,13 @@ def split_output(output: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     return logits, rest[0] if rest and isinstance(rest[0], dict) else {}
 
 
-def module_model(module: nn.Module, image_shape: tuple[int, ...], dtype: Any) -> Model:
-    """Return a Flax Linen module in our interface, for images of `image_shape` and arithmetic in `dtype`."""
+def module_model(module: nn.Module, image_shape: tuple[int, ...], dtype: Any, input_kind: str = "float") -> Model:
+    """Return a Flax Linen module in our interface, for inputs of `image_shape` and arithmetic in `dtype`."""
     dtype = jnp.dtype(dtype)
+    input_type = input_dtype(input_kind, dtype)
 
     def init(key: jax.Array) -> Any:
-        variables = module.init(key, jnp.zeros((1, *image_shape), dtype), **call_options(module, False))
+        variables = module.init(key, jnp.zeros((1, *image_shape), input_type), **call_options(module, False))
         return {"params": variables.get("params", {}), "batch_stats": variables.get("batch_stats", {})}
 
     def apply(variables: Any, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array], Any]:
@@ -78,14 +80,21 @@ def _cast(array: Any, dtype: Any) -> jax.Array:
     return array if array.dtype == dtype else array.astype(dtype)
 
 
-def check_module(module: nn.Module, image_shape: tuple[int, ...], dtype: Any, what: str) -> None:
+def input_dtype(input_kind: str, dtype: Any) -> Any:
+    """Return the type of inputs of a kind, `float` or `int`, where the arithmetic is of `dtype`."""
+    return jnp.dtype(dtype if input_kind == "float" else jnp.int32)
+
+
+def check_module(
+    module: nn.Module, image_shape: tuple[int, ...], dtype: Any, what: str, input_kind: str = "float"
+) -> None:
     """Raise `UserError` for a module that keeps a state other than running averages, or averages it cannot update."""
 
     def init(x: jax.Array) -> Any:
         return module.init(jax.random.key(0), x, **call_options(module, False))
 
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.dtype(dtype))
-    variables = shapes_of(f"{what} does not accept images of shape {image_shape}", init, images)
+    inputs = jax.ShapeDtypeStruct((1, *image_shape), input_dtype(input_kind, dtype))
+    variables = shapes_of(f"{what} does not accept {_inputs(image_shape)}", init, inputs)
     strange = [name for name in variables if name not in ("params", "batch_stats")]
     if strange:
         raise UserError(
@@ -98,15 +107,23 @@ def check_module(module: nn.Module, image_shape: tuple[int, ...], dtype: Any, wh
         )
 
 
-def check_model(model: Model, image_shape: tuple[int, ...], num_classes: int, dtype: str, what: str) -> None:
+def check_model(
+    model: Model,
+    image_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    dtype: str,
+    what: str,
+    input_kind: str = "float",
+) -> None:
     """Raise `UserError` unless a user's network can be trained in a sweep, by its shapes alone.
 
     Args:
         model: the network.
-        image_shape: of one image.
-        num_classes: the number of logits that it should have.
+        image_shape: of one input.
+        output_shape: of the outputs that it should have for it.
         dtype: of the arithmetic.
         what: the network, for the message.
+        input_kind: of the inputs, `float` or `int`.
     """
     variables = shapes_of(f"{what} cannot be initialized", model.init, jax.random.key(0))
     if not isinstance(variables, dict) or set(variables) != {"params", "batch_stats"}:
@@ -116,17 +133,22 @@ def check_model(model: Model, image_shape: tuple[int, ...], num_classes: int, dt
         raise UserError(f"{what} has no parameters, so there is nothing to train")
     if wrong := [leaf.dtype for leaf in params if leaf.dtype != jnp.dtype(dtype)]:
         raise UserError(f"{what} has parameters of {wrong[0]}; expected {dtype}, the dtype that its builder is given")
-    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.dtype(dtype))
+    inputs = jax.ShapeDtypeStruct((2, *image_shape), input_dtype(input_kind, dtype))
     for train in (False, True):
-        failure = f"{what} fails in {'training' if train else 'evaluation'} mode on images of shape {image_shape}"
-        found = shapes_of(failure, lambda v, x, train=train: model.apply(v, x, train), variables, images)
+        failure = f"{what} fails in {'training' if train else 'evaluation'} mode on {_inputs(image_shape)}"
+        found = shapes_of(failure, lambda v, x, train=train: model.apply(v, x, train), variables, inputs)
         if not isinstance(found, tuple) or len(found) != 3:
             raise UserError(f"{what} returns something other than (logits, intermediates, batch_stats)")
         shape = getattr(found[0], "shape", None)
-        if shape != (2, num_classes):
-            raise UserError(f"{what} gives outputs of shape {shape} for 2 images; expected logits (2, {num_classes})")
+        if shape != (2, *output_shape):
+            wanted = f"(2, {', '.join(map(str, output_shape))})"
+            raise UserError(f"{what} gives outputs of shape {shape} for 2 inputs; expected {wanted}")
     if jax.tree.map(jnp.shape, found[2]) != jax.tree.map(jnp.shape, variables["batch_stats"]):
         raise UserError(f"{what} changes the shapes of its running averages")
+
+
+def _inputs(shape: tuple[int, ...]) -> str:
+    return f"{'images' if len(shape) == 3 else 'inputs'} of shape {shape}"
 
 
 def shapes_of(failure: str, function: Callable[..., Any], *arguments: Any) -> Any:

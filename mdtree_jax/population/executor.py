@@ -28,12 +28,14 @@ from mdtree_jax.models import count_activations, count_parameters
 from mdtree_jax.parallel import available_cores
 from mdtree_jax.population.assignment import balance
 from mdtree_jax.population.memory import memory_needs
-from mdtree_jax.population.programs import model_of
+from mdtree_jax.population.programs import input_of, model_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 
 CPU_LANE_BYTES = 2**18
 CPU_MAX_LANES = 8
 MIN_BALANCE = 0.92
+#: Optimizers that keep two numbers for each parameter; the others keep one.
+_TWO_MOMENTS = ("adam", "adamw", "muon")
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,8 @@ def step_bytes(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> int:
     A measure of work, not of memory: an array counts whether or not it is ever written.
     """
     model = model_of(recipe, cohort, dtype)
-    copies = 4 + (2 if cohort.value("optimizer") == "adamw" else 1)
-    height, width, channels = recipe.image_shape
-    activations = count_activations(model, (height, width, channels), cohort.batch_size, dtype)
+    copies = 4 + (2 if cohort.value("optimizer") in _TWO_MOMENTS else 1)
+    activations = count_activations(model, input_of(recipe, dtype), cohort.batch_size, dtype)
     return (copies * count_parameters(model) + 2 * activations) * np.dtype(dtype).itemsize
 
 

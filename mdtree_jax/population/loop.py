@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from mdtree_jax.population.history import History, Recorder, record_epoch, start_history
 from mdtree_jax.training import Hyperparameters, Trainer, TrainState
 from mdtree_jax.training.early_stop import EarlyStop
 from mdtree_jax.training.train import Array
@@ -34,6 +35,7 @@ class PopulationState(NamedTuple):
         variables: networks by slot: initial before, chosen by the early-stop rule after training.
         records: early-stop records by slot, at the end of training.
         steps: steps each device has run.
+        history: points of the learning curves by slot; empty where none are recorded.
     """
 
     lanes: TrainState
@@ -43,10 +45,18 @@ class PopulationState(NamedTuple):
     variables: Any
     records: EarlyStop
     steps: Array
+    history: History | tuple[()] = ()
 
 
 def start_population(
-    trainer: Trainer, variables: Any, hparams: Hyperparameters, queue: Array, num_train: int, num_devices: int
+    trainer: Trainer,
+    variables: Any,
+    hparams: Hyperparameters,
+    queue: Array,
+    num_train: int,
+    num_devices: int,
+    recorder: Recorder | None = None,
+    validation: tuple[Any, ...] = (),
 ) -> PopulationState:
     """Return the state before the first step.
 
@@ -57,6 +67,8 @@ def start_population(
         queue: (num_devices * lanes, length) slots on the lane's device in order, -1 where none follows.
         num_train: size of the training set.
         num_devices: over which the first axes are split, in equal parts.
+        recorder: of the learning curves, None for none.
+        validation: images and labels of the validation set, or their shapes.
     """
     num_lanes, num_slots = queue.shape[0], hparams.num_samples.shape[0]
     first = jax.tree.map(lambda leaf: leaf[0], (variables, hparams))
@@ -74,13 +86,15 @@ def start_population(
         variables=variables,
         records=zeros(lane.record, num_slots),
         steps=np.zeros(num_devices, np.int32),
+        history=() if recorder is None else start_history(recorder, first[0], num_slots, validation),
     )
 
 
-def make_run(trainer: Trainer, mesh: Mesh) -> Callable[..., PopulationState]:
+def make_run(trainer: Trainer, mesh: Mesh, recorder: Recorder | None = None) -> Callable[..., PopulationState]:
     """Return `run(state, hparams, queue, x_train, y_train, max_steps) -> state`, to be compiled once per cohort.
 
-    Each device runs until it has done `max_steps` more steps or its lanes are idle.
+    Each device runs until it has done `max_steps` more steps or its lanes are idle. Where the recorder evaluates,
+    images and labels of the validation set are two more arguments.
     """
     split, whole = PartitionSpec(AXIS), PartitionSpec()
 
@@ -91,12 +105,15 @@ def make_run(trainer: Trainer, mesh: Mesh) -> Callable[..., PopulationState]:
         x_train: jax.Array,
         y_train: jax.Array,
         max_steps: jax.Array,
+        *validation: jax.Array,
     ) -> PopulationState:
         last = state.steps[0] + max_steps
 
         def body(state: PopulationState) -> PopulationState:
             state = lax.while_loop(
-                lambda s: jnp.any(_is_due(trainer, s, hparams)), lambda s: _turn(trainer, s, hparams, queue), state
+                lambda s: jnp.any(_is_due(trainer, s, hparams)),
+                lambda s: _turn(trainer, s, hparams, queue, recorder, validation),
+                state,
             )
             left = jnp.where(state.is_idle, last, _steps_left(trainer, state, hparams)).min()
             left = jnp.where(state.is_idle.all(), 0, jnp.minimum(left, last - state.steps[0]))
@@ -104,7 +121,8 @@ def make_run(trainer: Trainer, mesh: Mesh) -> Callable[..., PopulationState]:
 
         return lax.while_loop(lambda s: (s.steps[0] < last) & ~s.is_idle.all(), body, state)
 
-    in_specs = (split, split, split, whole, whole, whole)
+    num_whole = 3 if recorder is None or recorder.evaluate is None else 5
+    in_specs = (split, split, split, *[whole] * num_whole)
     return jax.shard_map(run, mesh=mesh, in_specs=in_specs, out_specs=split, check_vma=False)
 
 
@@ -140,7 +158,14 @@ def _advance(
     return state._replace(lanes=lanes, steps=state.steps + num_steps)
 
 
-def _turn(trainer: Trainer, state: PopulationState, hparams: Hyperparameters, queue: jax.Array) -> PopulationState:
+def _turn(
+    trainer: Trainer,
+    state: PopulationState,
+    hparams: Hyperparameters,
+    queue: jax.Array,
+    recorder: Recorder | None,
+    validation: tuple[jax.Array, ...],
+) -> PopulationState:
     """End the epoch of the first lane that is due, and begin its next one, of this member or of the next in its queue.
 
     One lane at a time, and only rows are read and written: an epoch's end costs the same however many members there
@@ -160,6 +185,9 @@ def _turn(trainer: Trainer, state: PopulationState, hparams: Hyperparameters, qu
     slot, position, lane = take((state.slot, state.position, state.lanes), index)
     row = jnp.maximum(slot, 0)
     lane = trainer.end_epoch(lane, take(hparams, row))
+    history = state.history
+    if recorder is not None and isinstance(history, History):
+        history = record_epoch(recorder, history, lane, slot, validation)
     is_done = lane.record.is_done | (slot < 0)
     is_written = is_done & (slot >= 0)
     stored = take((state.variables, state.records), row)
@@ -181,4 +209,5 @@ def _turn(trainer: Trainer, state: PopulationState, hparams: Hyperparameters, qu
         is_idle=put(state.is_idle, is_done & (following < 0), index),
         variables=variables,
         records=records,
+        history=history,
     )

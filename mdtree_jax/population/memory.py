@@ -15,11 +15,10 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from mdtree_jax.population.programs import hyperparameter_shapes, model_of, trainer_of
+from mdtree_jax.population.programs import abstract_examples, hyperparameter_shapes, model_of, trainer_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.training import evaluate
 
@@ -55,16 +54,15 @@ def memory_needs(
 def _memory_needs(
     recipe: Recipe, cohort: Cohort, batched: tuple[str, ...], dtype: str, num_train: int, num_test: int
 ) -> MemoryNeeds:
-    shape = tuple(recipe.image_shape)
     model = model_of(recipe, cohort, dtype)
     trainer = trainer_of(recipe, cohort, model)
-    images, labels = jax.ShapeDtypeStruct((num_train, *shape), dtype), jax.ShapeDtypeStruct((num_train,), jnp.int32)
+    images, labels = abstract_examples(recipe, num_train, dtype)
     hparams = hyperparameter_shapes(batched, dtype)
     variables = jax.eval_shape(model.init, jax.random.key(0))
     state = jax.eval_shape(lambda v, h: trainer.start(v, h, num_train), variables, hparams)
 
     def test(variables: Any, x: jax.Array, y: jax.Array, count: jax.Array) -> Any:
-        return evaluate(model, variables, x, y, count, recipe.eval_batch_size)
+        return evaluate(model, variables, x, y, count, recipe.eval_batch_size, recipe.objective)
 
     training = _margined(jax.make_jaxpr(trainer.step)(state, hparams, images, labels).jaxpr)
     epoch = _margined(jax.make_jaxpr(trainer.begin_epoch)(state, hparams).jaxpr)
@@ -72,8 +70,7 @@ def _memory_needs(
     if num_test <= recipe.eval_batch_size:  # a loop of one turn is no loop: it may run beside the one on training data
         evaluation *= 2
     held = sum(_bytes(leaf) for leaf in jax.tree.leaves(state))
-    num_images = num_train + num_test
-    data = num_images * (math.prod(shape) * np.dtype(dtype).itemsize + 4)
+    data = sum(_bytes(array) for array in abstract_examples(recipe, num_train + num_test, dtype))
     stored = sum(_bytes(leaf) for leaf in jax.tree.leaves(variables))
     # Twice the state: what a step or an epoch's end reads, and what it makes of it.
     return MemoryNeeds(stored, 2 * held + int(max(training, epoch, evaluation)) + 2**16, data)

@@ -11,7 +11,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,50 +23,20 @@ from mdtree_jax.models import Model, count_flops
 from mdtree_jax.population.assignment import Pass, plan_passes
 from mdtree_jax.population.compiled import executables, jit_over_members
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options
+from mdtree_jax.population.history import History, Recorder, curves, make_recorder
 from mdtree_jax.population.loop import AXIS, PopulationState, make_run, start_population
-from mdtree_jax.population.programs import knob_dtype, model_of, trainer_of
+from mdtree_jax.population.programs import hyperparameters_of, input_of, model_of, trainer_of
+from mdtree_jax.population.results import VALIDATION, TrainedCohort, metrics_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
-from mdtree_jax.training import Hyperparameters, Trainer, evaluate
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
+from mdtree_jax.training import Hyperparameters, ObjectiveLike, Trainer, evaluate, objective_functions
+from mdtree_jax.training.arrays import kind_in
 from mdtree_jax.training.train import init_key
 
 DEFAULT_BUDGET_BYTES = 4 * 2**30
 BLOCK_SECONDS = 5.0
 METRICS = ("train_loss", "train_error", "test_loss", "test_error")
-
-
-class TrainedCohort(NamedTuple):
-    """A trained population, on the host; first axis = member, in the order of the cohort.
-
-    Attributes:
-        variables: `{"params", "batch_stats"}`, NumPy arrays.
-        train_loss: nats, mean over the member's subset, BatchNorm in eval mode; float64, as all metrics.
-        train_error: percent.
-        test_loss: nats, over the whole test set.
-        test_error: percent.
-        stop_epoch: number, from 1, of the epoch whose network was kept.
-        num_epochs: epochs trained.
-        is_finite: whether the losses of all epochs were; if not, the network kept is of an epoch before.
-        train_seconds: the member's share, by steps, of the time for training, without compilation.
-        train_flops: matrix products of forward and backward passes, 2 per multiply-add.
-        useful_step_fraction: steps of members over lane steps; a lane whose queue is done idles until the last ends.
-        num_compilations: of the training program in this call, or ahead of it: 1, or 0 if an equal cohort was trained
-            before.
-        compile_seconds: waited for the training program: compiled now, by another thread, or fetched from the cache.
-    """
-
-    variables: Any
-    train_loss: np.ndarray
-    train_error: np.ndarray
-    test_loss: np.ndarray
-    test_error: np.ndarray
-    stop_epoch: np.ndarray
-    num_epochs: np.ndarray
-    is_finite: np.ndarray
-    train_seconds: np.ndarray
-    train_flops: np.ndarray
-    useful_step_fraction: float
-    num_compilations: int
-    compile_seconds: float
+_HISTORY = "history_"
 
 
 def train_cohort(
@@ -87,7 +57,8 @@ def train_cohort(
     Args:
         recipe: what the grid has in common.
         cohort: static shape and members.
-        data: `x_train` (n, height, width, channels), `y_train` (n,), `x_test`, `y_test`; a member's subset is a prefix.
+        data: `x_train` (n, ...), for images (n, height, width, channels), `y_train` (n, ...), `x_test`, `y_test`; a
+            member's subset is a prefix. `x_validation` and `y_validation` where there is a validation set.
         executor: from `choose_executor`; chosen here if absent.
         dtype: `float32` or `float64` (with x64 enabled).
         grid_seed: with `member.seed` and `member.num_samples`, all that a member's randomness depends on.
@@ -103,7 +74,7 @@ def train_cohort(
     recipe = dataclasses.replace(recipe, image_shape=tuple(recipe.image_shape))
     _check(recipe, cohort, data)
     if executor is None:
-        num_train, num_test = len(data.x_train), len(data.x_test)
+        num_train, num_test = len(data.x_train), sum(len(array) for array, _ in _arrays(data, dtype)[3::2])
         executor = choose_executor(recipe, cohort, DEFAULT_BUDGET_BYTES, None, dtype, num_train, num_test)
     run = _CohortRun(recipe, cohort, data, executor, dtype, grid_seed)
     if resume is not None:
@@ -142,13 +113,21 @@ def _check(recipe: Recipe, cohort: Cohort, data: Any) -> None:
         raise UserError(f"cohort {cohort.key} has no members")
     num_train, shape = len(data.x_train), tuple(data.x_train.shape[1:])
     if shape != recipe.image_shape:
-        raise UserError(f"images of shape {shape} do not fit the recipe's image_shape {recipe.image_shape}")
+        raise UserError(f"inputs of shape {shape} do not fit the recipe's image_shape {recipe.image_shape}")
     for member in cohort.members:
         if not cohort.batch_size <= member.num_samples <= num_train:
             raise UserError(
                 f"num_samples {member.num_samples} in cohort {cohort.key} must be at least the batch size "
                 f"{cohort.batch_size} and at most the training set's {num_train}"
             )
+
+
+def _arrays(data: Any, dtype: str) -> list[tuple[Any, Any]]:
+    """Return inputs and targets of training set, test set and, if there is one, validation set, with their types."""
+    arrays = [data.x_train, data.y_train, data.x_test, data.y_test]
+    if len(getattr(data, "y_validation", ())):
+        arrays += [data.x_validation, data.y_validation]
+    return [(array, kind_in(array, dtype)) for array in arrays]
 
 
 def member_key(grid_seed: int, seed: int, num_samples: int) -> np.ndarray:
@@ -164,29 +143,37 @@ _MAKING = threading.Lock()
 
 
 @functools.lru_cache(maxsize=4)
-def _make_trainer(recipe: Recipe, cohort: Cohort, dtype: str) -> tuple[Model, Trainer]:
+def _make_trainer(
+    recipe: Recipe, cohort: Cohort, dtype: str, objective: ObjectiveLike, has_validation: bool
+) -> tuple[Model, Trainer, Recorder | None]:
+    del objective  # an objective that was registered again under its name is another program
     model = model_of(recipe, cohort, dtype)
-    return model, trainer_of(recipe, cohort, model)
+    recorder = make_recorder(recipe, cohort, model, has_validation=has_validation)
+    return model, trainer_of(recipe, cohort, model), recorder
 
 
 @functools.lru_cache(maxsize=4)
-def _jit_run(trainer: Trainer, mesh: Mesh) -> Any:
+def _jit_run(trainer: Trainer, mesh: Mesh, recorder: Recorder | None) -> Any:
     options = compiler_options(mesh.devices.flat[0].platform)
-    return jax.jit(make_run(trainer, mesh), donate_argnums=0, compiler_options=options)
+    return jax.jit(make_run(trainer, mesh, recorder), donate_argnums=0, compiler_options=options)
 
 
 @functools.lru_cache(maxsize=4)
-def _jit_init(model: Model) -> Any:
+def jit_init(model: Model) -> Any:
+    """Return the compiled `init(key) -> variables` of a network before training, from its raw key data."""
     return jax.jit(lambda key: model.init(init_key(key)))
 
 
 @functools.lru_cache(maxsize=4)
-def _jit_evaluate(model: Model, mesh: Mesh, batch_size: int, lanes: int) -> Any:
+def _jit_evaluate(
+    model: Model, mesh: Mesh, batch_size: int, lanes: int, objective: ObjectiveLike = DEFAULT_OBJECTIVE
+) -> Any:
     def one(member: tuple[Any, jax.Array], data: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        (variables, count), (x_train, y_train, x_test, y_test) = member, data
-        num_test = jnp.full_like(count, len(y_test))
-        on_test = evaluate(model, variables, x_test, y_test, num_test, batch_size)
-        return *evaluate(model, variables, x_train, y_train, count, batch_size), *on_test
+        (variables, count), (x_train, y_train, *held_out) = member, data
+        found: list[jax.Array] = []
+        for x, y in zip(held_out[::2], held_out[1::2], strict=True):
+            found += evaluate(model, variables, x, y, jnp.full_like(count, len(y)), batch_size, objective)
+        return *evaluate(model, variables, x_train, y_train, count, batch_size, objective), *found
 
     return jit_over_members(one, mesh, lanes)
 
@@ -201,13 +188,16 @@ class _CohortRun:
         if len(devices) < executor.num_devices:
             raise UserError(f"executor for {executor.num_devices} devices, but JAX has {len(devices)}")
         self.recipe, self.cohort, self.executor, self.dtype, self.grid_seed = recipe, cohort, executor, dtype, grid_seed
+        self.objective = objective_functions(recipe.objective)
         self.mesh = Mesh(np.array(devices[: executor.num_devices]), (AXIS,))
         self.split, self.whole = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
+        self.arrays = _arrays(data, dtype)
         with _MAKING:
-            self.model, self.trainer = _make_trainer(recipe, cohort.shape, dtype)
-            self.jit_run = _jit_run(self.trainer, self.mesh)
-            self.jit_init = _jit_init(self.model)
-        self.arrays = [(data.x_train, dtype), (data.y_train, np.int32), (data.x_test, dtype), (data.y_test, np.int32)]
+            has_validation = len(self.arrays) > 4
+            made = _make_trainer(recipe, cohort.shape, dtype, self.objective, has_validation)
+            self.model, self.trainer, self.recorder = made
+            self.jit_run = _jit_run(self.trainer, self.mesh, self.recorder)
+            self.jit_init = jit_init(self.model)
         counts = [member.num_samples for member in cohort.members]
         self.steps_per_epoch = np.array([self.trainer.steps_per_epoch(count) for count in counts])
         self.passes = plan_passes(counts, executor.members_per_pass, executor.num_devices, executor.lanes_per_device)
@@ -216,7 +206,12 @@ class _CohortRun:
         self.num_compilations, self.compile_seconds = 0, 0.0
         shapes = jax.eval_shape(self.jit_init, np.zeros(2, np.uint32))
         num = len(counts)
-        self.results: dict[str, np.ndarray] = {name: np.zeros(num) for name in METRICS}
+        names = (*METRICS, *(VALIDATION if has_validation else ()))
+        self.results: dict[str, np.ndarray] = {name: np.zeros(num) for name in names}
+        if self.recorder is not None:
+            recorded = ("train_loss", *(VALIDATION if self.recorder.evaluate else ()))
+            shape = num, len(self.recorder.epochs)
+            self.results |= {f"{_HISTORY}{name}": np.zeros(shape) for name in recorded}
         self.results |= {name: np.zeros(num, np.int64) for name in ("stop_epoch", "num_epochs")}
         self.results["is_finite"] = np.zeros(num, bool)
         self.results["seconds"] = np.zeros(())
@@ -225,22 +220,19 @@ class _CohortRun:
 
     @functools.cached_property
     def data(self) -> list[jax.Array]:
-        """Training images and labels and test images and labels, whole on every device."""
+        """Inputs and targets of the training, test and validation set, whole on every device."""
         return [jax.device_put(np.asarray(array, kind), self.whole) for array, kind in self.arrays]
+
+    @property
+    def recorded_on(self) -> list[tuple[Any, Any]]:
+        """Images and labels on which learning curves are recorded, with their types."""
+        return self.arrays[4:] if self.recorder is not None else []
 
     def hyperparameters(self, group: Pass) -> Hyperparameters:
         """Return the hyperparameters by slot; an empty slot repeats the first member's."""
         members = [self.cohort.members[max(index, 0)] for index in group.members]
-        return Hyperparameters(
-            key=np.stack([member_key(self.grid_seed, m.seed, m.num_samples) for m in members]),
-            num_samples=np.array([m.num_samples for m in members], np.int32),
-            learning_rate=np.array([m.learning_rate for m in members], self.dtype),
-            weight_decay=np.array([m.weight_decay for m in members], self.dtype),
-            knobs={
-                name: np.array([m.value(name) for m in members], knob_dtype(name, self.dtype))
-                for name in self.cohort.batched
-            },
-        )
+        keys = [member_key(self.grid_seed, m.seed, m.num_samples) for m in members]
+        return hyperparameters_of(members, keys, self.cohort.batched, self.dtype)
 
     def first_state(self, networks: Sequence[Any]) -> tuple[PopulationState, tuple[Hyperparameters, np.ndarray]]:
         """Return state and inputs of the current pass, on the host, from the initial networks by slot."""
@@ -248,7 +240,10 @@ class _CohortRun:
         hparams = self.hyperparameters(group)
         variables = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
         num_train = len(self.arrays[0][0])
-        state = start_population(self.trainer, variables, hparams, group.queue, num_train, self.executor.num_devices)
+        validation = tuple(jax.ShapeDtypeStruct(a.shape, np.dtype(kind)) for a, kind in self.recorded_on)
+        options = {"recorder": self.recorder, "validation": validation}
+        num_devices = self.executor.num_devices
+        state = start_population(self.trainer, variables, hparams, group.queue, num_train, num_devices, **options)
         return state, (hparams, group.queue)
 
     def compile_ahead(self) -> None:
@@ -260,11 +255,12 @@ class _CohortRun:
         def shaped(tree: Any, sharding: NamedSharding) -> Any:
             return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
-        data = [jax.ShapeDtypeStruct(a.shape, np.dtype(kind), sharding=self.whole) for a, kind in self.arrays[:2]]
+        def whole(arrays: list[tuple[Any, Any]]) -> list[jax.ShapeDtypeStruct]:
+            return [jax.ShapeDtypeStruct(a.shape, np.dtype(kind), sharding=self.whole) for a, kind in arrays]
+
         steps = jax.ShapeDtypeStruct((), np.int32, sharding=self.whole)
-        executables.get(
-            self.jit_run, (shaped(state, self.split), *shaped(inputs, self.split), *data, steps), ahead=True
-        )
+        given = shaped(state, self.split), *shaped(inputs, self.split), *whole(self.arrays[:2]), steps
+        executables.get(self.jit_run, (*given, *whole(self.recorded_on)), ahead=True)
 
     def start_pass(self) -> None:
         """Put the members of the current pass on the devices, and compile if this is the first pass."""
@@ -280,7 +276,9 @@ class _CohortRun:
 
     def arguments(self, max_steps: int) -> tuple[Any, ...]:
         """Return what the compiled program takes, to run for so many steps."""
-        return self.state, *self.inputs, *self.data[:2], jax.device_put(np.int32(max_steps), self.whole)
+        steps = jax.device_put(np.int32(max_steps), self.whole)
+        validation = self.data[4:] if self.recorded_on else []
+        return self.state, *self.inputs, *self.data[:2], steps, *validation
 
     def call(self, max_steps: int) -> PopulationState:
         """Run the compiled program; the old state is given away."""
@@ -303,18 +301,22 @@ class _CohortRun:
     def end_pass(self, state: PopulationState) -> None:
         """Evaluate the networks of the pass and bring everything to the host."""
         group = self.passes[self.pass_index]
-        evaluate_all = _jit_evaluate(self.model, self.mesh, self.recipe.eval_batch_size, self.executor.lanes_per_device)
+        batch_size, lanes = self.recipe.eval_batch_size, self.executor.lanes_per_device
+        evaluate_all = _jit_evaluate(self.model, self.mesh, batch_size, lanes, self.objective)
         metrics = evaluate_all((state.variables, self.inputs[0].num_samples), tuple(self.data))
         is_used = group.members >= 0
         rows = group.members[is_used]
         records = state.records
-        train_loss, train_wrong, test_loss, test_wrong = (np.asarray(values, np.float64) for values in metrics)
-        found: dict[str, Any] = {"train_loss": train_loss, "test_loss": test_loss}
-        found["train_error"] = 100 * train_wrong / np.asarray(self.inputs[0].num_samples)
-        found["test_error"] = 100 * test_wrong / len(self.data[3])
-        found |= {"stop_epoch": records.kept_epoch, "num_epochs": records.epoch}
+        sizes = [np.asarray(self.inputs[0].num_samples), *(len(labels) for labels in self.data[3::2])]
+        found: dict[str, Any] = {"stop_epoch": records.kept_epoch, "num_epochs": records.epoch}
         # The last step can overflow, and running averages can, without a training loss that shows it.
-        found["is_finite"] = np.asarray(records.is_finite) & np.isfinite(train_loss) & np.isfinite(test_loss)
+        found |= (means := metrics_of(metrics, sizes))
+        losses = [values for name, values in means.items() if name.endswith("_loss")]
+        found["is_finite"] = np.asarray(records.is_finite) & np.isfinite(losses).all(axis=0)
+        if isinstance(state.history, History):
+            found[f"{_HISTORY}train_loss"] = state.history.train_loss
+            for name, values, scale in zip(VALIDATION, state.history.validation, (1, 100 / sizes[-1]), strict=False):
+                found[f"{_HISTORY}{name}"] = scale * np.asarray(values, np.float64)
         for name, values in found.items():
             self.results[name][rows] = np.asarray(values)[is_used]
         for stored, leaf in zip(jax.tree.leaves(self.variables), jax.tree.leaves(state.variables), strict=True):
@@ -366,8 +368,12 @@ class _CohortRun:
         """Return the results of all passes."""
         results = dict(self.results)
         seconds, lane_steps = float(results.pop("seconds")), int(results.pop("lane_steps"))
+        names = [name for name in results if name.startswith(_HISTORY)]
+        history = {name.removeprefix(_HISTORY): results.pop(name) for name in names}
+        if self.recorder is not None:
+            history = curves(self.recorder, history, results["num_epochs"], self.steps_per_epoch)
         steps = self.steps_per_epoch * results["num_epochs"]
-        flops = count_flops(self.model, self.recipe.image_shape, self.dtype)
+        flops = count_flops(self.model, input_of(self.recipe, self.dtype), self.dtype)
         return TrainedCohort(
             variables=self.variables,
             **results,
@@ -376,6 +382,7 @@ class _CohortRun:
             useful_step_fraction=float(steps.sum() / lane_steps),
             num_compilations=self.num_compilations,
             compile_seconds=self.compile_seconds,
+            history=history or None,
         )
 
 

@@ -11,29 +11,48 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective
 
 #: Knobs with their values, in the order of the table; hashable.
 Values = tuple[tuple[str, Any], ...]
+
+
+#: Points of a learning curve that a run records at most.
+MOST_HISTORY_POINTS = 32
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that is the same for a whole grid and is no knob.
 
-    `image_shape` is (height, width, channels). The early-stop snapshot is the first epoch ≥ `early_stop_min_epoch`
-    after `early_stop_patience` consecutive changes of the mean training loss ≤ `early_stop_tolerance` (nats); else the
-    epoch of lowest training loss; else the last.
+    `num_classes` is the number of a network's outputs (for a sequence, at each place), `image_shape` the shape of one
+    input, for images (height, width, channels), `target_shape` that of one target; arrays of kind `float` are computed
+    in the arithmetic's type, those of kind `int` are int32. The early-stop snapshot is the first epoch ≥
+    `early_stop_min_epoch` after `early_stop_patience` consecutive changes of the mean training loss ≤
+    `early_stop_tolerance` (in its unit); else the epoch of lowest training loss; else the last. Of each network's
+    learning curve, `history_points` are recorded; None is all that can be where there is a validation set, else none.
     """
 
     dataset: str
     model: str
     num_classes: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     early_stop: bool = True
     early_stop_min_epoch: int = 30
     early_stop_patience: int = 5
     early_stop_tolerance: float = 1e-4
     eval_batch_size: int = 512
+    objective: str | Objective = DEFAULT_OBJECTIVE
+    input_kind: str = "float"
+    target_shape: tuple[int, ...] = ()
+    target_kind: str = "int"
+    history_points: int | None = None
+
+    def recorded_points(self, *, has_validation: bool) -> int:
+        """Return how many points of a learning curve are recorded at most, 0 for none."""
+        if self.history_points is None:
+            return MOST_HISTORY_POINTS if has_validation else 0
+        return self.history_points
 
 
 class _WithKnobs:

@@ -13,6 +13,7 @@ from typing import Any
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.recipe.setting import setting
 from mdtree_jax.registry.kernels import CHOICES, KERNELS
+from mdtree_jax.registry.probes import DEFAULT_PROBES, PROBES
 
 #: The groups of metrics that can be chosen, in the order in which they are measured.
 METRICS = CHOICES
@@ -31,6 +32,8 @@ ADDED_LATER = {
     "eigenvalue_method": "lanczos",
     "eigenvalue_start": "random",
     "evaluation_images": None,
+    "probes": DEFAULT_PROBES,
+    "probe_images": 2000,
 }
 
 #: The settings of an effort; numbers that a grid sets itself take precedence. `curve_steps` is relative to the grid's.
@@ -129,6 +132,11 @@ class MeasureConfig:
     evaluation_images: int | None = setting(
         "number of training images on which points of curves and lines are evaluated; null is all", None
     )
+    probes: list[str] = setting(lambda: f"experiments of the metric probes: {', '.join(PROBES)}", [*DEFAULT_PROBES])
+    probe_images: int = setting(
+        "number of training images on which probes and short runs are evaluated, and BatchNorm statistics recomputed",
+        2000,
+    )
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,8 @@ class MeasureSettings:
     eigenvalue_start: str
     eigenvalue_method: str
     evaluation_images: int | None
+    probes: tuple[str, ...]
+    probe_images: int
 
     def recorded(self) -> dict[str, Any]:
         """Return the settings as a manifest holds them.
@@ -197,6 +207,9 @@ def resolve(config: MeasureConfig) -> MeasureSettings:
     values = dataclasses.asdict(config)
     del values["effort"]
     values["metrics"] = tuple(metric for metric in METRICS if metric in config.metrics)
+    for probe in config.probes:
+        check_choice("probe", probe, PROBES)
+    values["probes"] = tuple(probe for probe in PROBES if probe in config.probes)
     values["curve_steps"] = max(1, round(config.curve_steps * preset.pop("curve_share")))
     values |= {name: number for name, number in preset.items() if values[name] is None}
     settings = MeasureSettings(**values)

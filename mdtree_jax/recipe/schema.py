@@ -17,19 +17,22 @@ from omegaconf.errors import ValidationError
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.recipe.axes import Grid
-from mdtree_jax.recipe.cohort import Recipe
+from mdtree_jax.recipe.cohort import MOST_HISTORY_POINTS, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.recipe.setting import setting
-from mdtree_jax.registry.datasets import DATASETS
+from mdtree_jax.registry.datasets import DATASETS, DatasetShape
 from mdtree_jax.registry.kernels import PAIR_CHOICES
 from mdtree_jax.registry.knobs import KNOBS, Knob
 from mdtree_jax.registry.measurements import MEASUREMENTS
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, find_objective
 
 DTYPES = ("float32", "float64")
 KEEP = ("all", "metrics_only")
 STAGES = ("train", "measure")
 
 
+#: Settings of a grid that came after runs without them -> the value that those have.
+ADDED_LATER: dict[str, Any] = {"objective": DEFAULT_OBJECTIVE, "validation_fraction": 0.0}
 #: Knobs that took one value before they could be axes: one value is shown and recorded as it was then, without a list.
 _ONE_VALUE = ("optimizer", "momentum", "schedule", "augment")
 #: Columns of the tables of a sweep (`mdtree_jax.store.tables`) that are neither knobs nor measurements.
@@ -47,12 +50,22 @@ class GridConfig:
     name: str = setting("name of the grid and of its run folder")
     dataset: str = setting("data set: one of those below, or your own package.module:function", "digits")
     model: str = setting("architecture: one of those below, or your own package.module:function", "resnet8")
+    objective: str = setting(
+        "what training minimizes: one of those below, or your own package.module:name", DEFAULT_OBJECTIVE
+    )
     num_seeds: int = setting("networks per configuration; connectivity and similarity need two or more", 1)
     seed: int = setting("seed of the first network; the others use the following seeds", 0)
     label_noise_fraction: float = setting(
         "fraction of the training labels that are redrawn uniformly over all classes", 0.0
     )
     label_noise_seed: int = setting("seed for redrawing labels, which are the same for all networks", 0)
+    validation_fraction: float = setting(
+        "fraction of the test set, drawn by a fixed seed, that becomes the validation set instead", 0.0
+    )
+    history_points: int | None = setting(
+        "points of each network's learning curve that are recorded, at most 32; null: 32 with a validation set, else 0",
+        None,
+    )
     early_stop: bool = setting("keep the network of the epoch at which the loss has converged, not the last one", True)
     early_stop_min_epoch: int = setting("earliest epoch that can be kept", 30)
     early_stop_patience: int = setting("the loss has converged after this many consecutive changes of its mean …", 5)
@@ -132,20 +145,32 @@ def _values(knob: Knob, given: Any) -> tuple[Any, ...]:
         ) from error
 
 
-def make_recipe(config: GridConfig, num_classes: int, image_shape: tuple[int, int, int]) -> Recipe:
-    """Return the frozen recipe of `config` for images of `image_shape` (height, width, channels)."""
+def recipe_of(config: GridConfig, shape: DatasetShape) -> Recipe:
+    """Return the frozen recipe of `config` for a data set of this shape."""
+    of_data = {name: getattr(shape, name) for name in ("input_kind", "target_shape", "target_kind")}
+    return make_recipe(config, shape.num_outputs, shape.image_shape, **of_data)
+
+
+def make_recipe(config: GridConfig, num_classes: int, image_shape: tuple[int, ...], **of_data: Any) -> Recipe:
+    """Return the frozen recipe of `config` for inputs of `image_shape`, for images (height, width, channels).
+
+    `of_data` are the further fields of `Recipe` that say what the data are.
+    """
     shared = {name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)}
-    return Recipe(**shared, num_classes=num_classes, image_shape=image_shape)
+    return Recipe(**shared, num_classes=num_classes, image_shape=image_shape, **of_data)
 
 
 def resolved_config(config: GridConfig) -> dict[str, Any]:
     """Return what decides the trained networks of a run, as plain values: the grid without name and measurement.
 
     A knob that the grid does not use is left out unless grids have always held it, so that a run that was begun before
-    there was such a knob can go on.
+    there was such a knob can go on. So is a setting of `ADDED_LATER` at the value there. How much of the learning
+    curves is recorded decides nothing.
     """
     grid = make_grid(config)
-    values = {name: getattr(config, name) for name in GridConfig.__annotations__ if name not in ("name", "measure")}
+    left_out = {"name", "measure", "history_points"}
+    left_out |= {name for name, value in ADDED_LATER.items() if getattr(config, name) == value}
+    values = {name: getattr(config, name) for name in GridConfig.__annotations__ if name not in left_out}
     for name, axis in grid.axes.items():
         if name in _ONE_VALUE and len(axis) == 1:
             values[name] = axis[0]
@@ -159,7 +184,7 @@ def check_settings(config: SweepConfig) -> None:
     grid = config.grid
     if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", grid.name):
         raise UserError(f"grid.name='{grid.name}' is not a valid name; use letters, digits and . + - _")
-    make_grid(grid)
+    _check_objective(grid)
     check_choice("dtype", grid.dtype, DTYPES)
     check_choice("keep", config.keep, KEEP)
     for stage in config.stages:
@@ -183,12 +208,15 @@ def check_settings(config: SweepConfig) -> None:
     if config.verify is not None and set(config.stages) != set(STAGES):
         raise UserError(f"verify={config.verify} needs both stages, and stages={config.stages} leaves one out")
     _check_files(config)
+    points = grid.history_points or 0
     for name, value, good, wanted in (
         ("grid.early_stop_min_epoch", grid.early_stop_min_epoch, grid.early_stop_min_epoch >= 1, "at least 1"),
         ("grid.early_stop_patience", grid.early_stop_patience, grid.early_stop_patience >= 1, "at least 1"),
         ("grid.early_stop_tolerance", grid.early_stop_tolerance, grid.early_stop_tolerance >= 0.0, "0 or above"),
         ("grid.label_noise_fraction", grid.label_noise_fraction, 0.0 <= grid.label_noise_fraction <= 1.0, "in [0, 1]"),
         ("grid.label_noise_seed", grid.label_noise_seed, grid.label_noise_seed >= 0, "0 or above"),
+        ("grid.validation_fraction", grid.validation_fraction, 0.0 <= grid.validation_fraction < 1.0, "in [0, 1)"),
+        ("grid.history_points", points, 0 <= points <= MOST_HISTORY_POINTS, f"0 to {MOST_HISTORY_POINTS}"),
         ("grid.eval_batch_size", grid.eval_batch_size, grid.eval_batch_size >= 1, "at least 1"),
         ("checkpoint_minutes", config.checkpoint_minutes, config.checkpoint_minutes > 0.0, "above 0"),
         ("memory_gb", config.memory_gb, config.memory_gb is None or 0.0 < config.memory_gb < inf, "above 0, finite"),
@@ -197,6 +225,18 @@ def check_settings(config: SweepConfig) -> None:
     ):
         if not good:
             raise UserError(f"{name}={value:g} is out of range; it must be {wanted}")
+
+
+def _check_objective(config: GridConfig) -> None:
+    """Raise `UserError` for an unknown objective, and for settings that mean nothing without classes."""
+    objective, grid = find_objective(config.objective), make_grid(config)
+    if objective.has_classes:
+        return
+    if grid.axes["label_smoothing"] != (0.0,):
+        raise UserError(
+            f"grid.label_smoothing={list(grid.axes['label_smoothing'])} spreads probability over classes, and "
+            f"grid.objective={config.objective} has none; leave it out"
+        )
 
 
 def _check_files(config: SweepConfig) -> None:

@@ -50,6 +50,48 @@ ARCHITECTURES: Table[Architecture] = Table(
             "resnet8 with finer steps of width; width: channels of the last of its three stages",
             "ResNet-8",
         ),
+        Architecture(
+            "mlp_relu",
+            "fully connected, two hidden layers with ReLU, no normalization; width: units of a hidden layer",
+            "MLP, ReLU",
+        ),
+        Architecture(
+            "mlp_tanh",
+            "fully connected, two hidden layers with tanh, no normalization; width: units of a hidden layer",
+            "MLP, tanh",
+        ),
+        Architecture(
+            "mlp_gelu",
+            "fully connected, two hidden layers with GELU, no normalization; width: units of a hidden layer",
+            "MLP, GELU",
+        ),
+        Architecture(
+            "mlp_layernorm",
+            "fully connected, two residual blocks that begin with LayerNorm; width: units of every layer",
+            "residual MLP",
+        ),
+        Architecture(
+            "cnn",
+            "three 3 x 3 convolutions without normalization; width: channels of the first, half of the others'",
+            "CNN",
+        ),
+        Architecture("cnn_bn", "as cnn, with BatchNorm", "CNN, BatchNorm"),
+        Architecture("cnn_gn", "as cnn, with GroupNorm of four groups", "CNN, GroupNorm"),
+        Architecture(
+            "cnn1d",
+            "three convolutions of 5 taps for sequences; width: channels of the first, half of the others'",
+            "1-D CNN",
+        ),
+        Architecture(
+            "vit",
+            "transformer of at most 25 square patches, two blocks; width: units of a token",
+            "ViT",
+        ),
+        Architecture(
+            "char_transformer",
+            "causal transformer for token ids, two blocks; width: units of a token",
+            "character transformer",
+        ),
     ],
 )
 BINDERS[Architecture] = in_table(ARCHITECTURES, needs=("build",), may_have=("permutations",))

@@ -22,15 +22,24 @@ class Cause:
         short: two or three words for tables and plots.
         colour: of marks and bars, a hex code; the built-in colours (Okabe and Ito's palette and others) are at least
             16.9 apart in CIELAB for the three kinds of colour blindness.
+        is_fault: whether it is a fault of the model, its data or its loss, which a finding shows
+            (`mdtree_jax.registry.findings`); faults have no place in a ranking and share a colour.
     """
 
     name: str
     sentence: str
     short: str
     colour: str = "#999999"
+    is_fault: bool = False
 
 
 NONE = "none"
+FAULT_COLOUR = "#333333"
+
+
+def _fault(name: str, sentence: str, short: str) -> Cause:
+    return Cause(name, sentence, short, FAULT_COLOUR, is_fault=True)
+
 
 CAUSES: Table[Cause] = Table(
     "cause",
@@ -57,6 +66,14 @@ CAUSES: Table[Cause] = Table(
             "#00cc88",
         ),
         Cause("too_much_regularization", "it has too much regularization", "too much regularization", "#880000"),
+        _fault("wrong_last_activation", "its last layer cannot give out what it should", "wrong last layer"),
+        _fault("wrong_loss", "its loss does not fit the task", "wrong loss"),
+        _fault("inputs_not_scaled", "its inputs were never scaled", "inputs not scaled"),
+        _fault("dead_or_saturated_units", "many of its hidden units are dead or saturated", "dead units"),
+        _fault("bad_initialization", "its weights started from values that training cannot mend", "bad initialization"),
+        _fault("wrong_labels", "its targets do not belong to its inputs", "wrong labels"),
+        _fault("not_shuffled", "its training examples came in order of their labels", "not shuffled"),
+        _fault("wrong_preprocessing", "its inputs are not prepared as in training", "wrong preparation"),
         Cause(
             NONE,
             "changing {knobs} is not expected to gain a point of test accuracy",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.registry.probes import PROBES, SHORT_RUNS
 from mdtree_jax.registry.register import BINDERS, Binder
 from mdtree_jax.registry.table import Table
 from mdtree_jax.registry.views import ListView
@@ -25,11 +26,19 @@ EXPECTED_TRACE_SHARE = 0.5  # of `trace_products`: most traces reach their relat
 
 
 class Work(NamedTuple):
-    """The work of a kernel: numbers of training and test images and of Hessian-vector products (None if unknown)."""
+    """The work of a kernel.
+
+    Attributes:
+        num_samples: training images.
+        num_test: test images, or those of the validation set.
+        num_products: Hessian-vector products, None if unknown.
+        trained_images: that the steps of one training take, each time an image is used.
+    """
 
     num_samples: float
     num_test: int
     num_products: float | None = None
+    trained_images: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,22 @@ def _line(settings: Any, work: Work) -> float:
     return settings.barrier_points * 2 * work.num_samples
 
 
+def _outcomes(settings: Any, work: Work, number: int) -> float:
+    """Return the cost to recompute the statistics of so many networks and to evaluate them."""
+    sample = min(work.num_samples, settings.probe_images)
+    return number * (2 * sample + settings.statistics_batch_size + work.num_test)
+
+
+def _probes(settings: Any, work: Work) -> float:
+    shares = [PROBES[name].share for name in settings.probes if PROBES[name].trains]
+    steps = sum(shares) + (0.01 if shares else 0.0)  # the warm-up of the optimizer's state
+    return 3 * steps * work.trained_images + _outcomes(settings, work, len(shares) + 2)
+
+
+def _short_runs(settings: Any, work: Work) -> float:
+    return 3 * sum(SHORT_RUNS.values()) * work.trained_images + _outcomes(settings, work, len(SHORT_RUNS))
+
+
 KERNELS: Table[Kernel] = Table(
     "kernel",
     [
@@ -161,6 +186,29 @@ KERNELS: Table[Kernel] = Table(
             needs=("pair", "curve", "test_data"),
             passes=_curve,
             is_default=True,
+        ),
+        Kernel(
+            "ensemble",
+            "distance and disagreement of two networks, and what averaging their outputs gains, on held-out data",
+            needs=("pair", "test_data"),
+            passes=lambda settings, work: 2 * work.num_test,
+        ),
+        Kernel(
+            "norms",
+            "norms of weights, gradient and way from the initialization",
+            needs=("network", "training_settings"),
+        ),
+        Kernel(
+            "probes",
+            "outcomes of small experiments that go on from the trained network",
+            needs=("network", "test_data", "training_settings"),
+            passes=_probes,
+        ),
+        Kernel(
+            "short_runs",
+            "the same network trained from a fresh initialization for 1/16, 1/8 and 1/4 of its steps",
+            needs=("network", "test_data", "training_settings"),
+            passes=_short_runs,
         ),
     ],
 )

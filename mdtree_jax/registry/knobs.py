@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.registry.probes import PROBES
 from mdtree_jax.registry.register import BINDERS, Binder
 from mdtree_jax.registry.table import Table
 
@@ -104,6 +105,11 @@ class Knob:
     def short(self) -> str:
         """The stem of the knob's columns of room for improvement: `rfi_<short>_up`, `rfi_<short>_down`."""
         return {"batch_size": "batch", "data_fraction": "data"}.get(self.name, self.name)
+
+    @property
+    def probe(self) -> tuple[str, ...]:
+        """The names of its probes; those of the learning rate stand for the batch size, which is the same axis."""
+        return tuple(p.name for p in PROBES.values() if p.knob == self.name.replace("batch_size", "learning_rate"))
 
     def __post_init__(self) -> None:
         check_choice(f"place of the knob '{self.name}' to act on", self.acts_on, ACTS_ON)
@@ -302,12 +308,12 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "optimizer",
             "name",
-            "sgd | adamw",
+            "sgd | adam | adamw | lion | muon",
             "optimizer",
             is_static=True,
             kind=str,
             default="sgd",
-            choices=("sgd", "adamw"),
+            choices=("sgd", "adam", "adamw", "lion", "muon"),
             steps=(),
             prefix="o",
             words=Words("optimizer"),
@@ -315,12 +321,12 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "schedule",
             "name",
-            "schedule of the learning rate: constant | step | cosine",
+            "schedule of the learning rate: constant | step | linear | cosine | warmup_cosine",
             "optimizer",
             is_static=True,
             kind=str,
             default="constant",
-            choices=("constant", "step", "cosine"),
+            choices=("constant", "step", "linear", "cosine", "warmup_cosine"),
             steps=(),
             prefix="s",
             words=Words("learning-rate schedule"),
@@ -347,7 +353,7 @@ KNOBS: Table[Knob] = Table(
         Knob(
             "momentum",
             "1",
-            "momentum of sgd; beta1 of adamw",
+            "momentum of sgd and muon; beta1 of adam, adamw and lion",
             "optimizer",
             is_static=True,
             default=0.9,

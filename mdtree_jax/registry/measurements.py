@@ -15,9 +15,10 @@ import numpy as np
 from mdtree_jax.checks import UserError
 from mdtree_jax.registry.kernels import KERNELS, Kernel, add_kernel, function_of
 from mdtree_jax.registry.knobs import KNOBS
-from mdtree_jax.registry.measurement import Measurement, Scale, Words
+from mdtree_jax.registry.measurement_type import Measurement, Scale, Words
 from mdtree_jax.registry.register import BINDERS, Binder
 from mdtree_jax.registry.table import Table
+from mdtree_jax.registry.trained_measurements import TRAINED_MEASUREMENTS
 
 #: Loss added before taking a logarithm, nats: interpolating networks reach 1e-5, which is below the noise.
 LEAST_LOSS = 1e-3
@@ -40,6 +41,8 @@ def _same(values: Any) -> Any:
 def _relative_to_loss(log_sharpness: Any, train_loss: Any) -> Any:
     return log_sharpness - np.log(train_loss + LEAST_LOSS)
 
+
+_HELD_OUT: dict[str, Any] = {"needs": ("network", "test_data"), "direction": "worse", "is_shown": False}
 
 #: Spreads of scales are those of published/F, rounded.
 MEASUREMENTS: Table[Measurement] = Table(
@@ -87,7 +90,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "train_loss",
             "nats",
-            "mean cross-entropy on the training subset",
+            "mean loss on the training subset, for classes the cross-entropy",
             needs=("network",),
             direction="unfit",
             words=Words(
@@ -102,11 +105,17 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "test_loss",
             "nats",
-            "mean cross-entropy on the test set",
-            needs=("network", "test_data"),
-            direction="worse",
+            "mean loss on the test set, for classes the cross-entropy",
             bounds=(0.0, np.inf),
-            is_shown=False,
+            **_HELD_OUT,
+        ),
+        Measurement("validation_error", "%", "error on the validation set", bounds=(0.0, 100.0), **_HELD_OUT),
+        Measurement(
+            "validation_loss",
+            "nats",
+            "mean loss on the validation set, for classes the cross-entropy",
+            bounds=(0.0, np.inf),
+            **_HELD_OUT,
         ),
         Measurement(
             "log_hessian_trace",
@@ -196,7 +205,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         Measurement(
             "agreement",
             "1",
-            "share of mixup images on which two networks predict the same class",
+            "share of mixup images on which two networks predict the same class, or of labels and tokens the same",
             kernel="similarity",
             direction="alike",
             bounds=(0.0, 1.0),
@@ -301,6 +310,7 @@ MEASUREMENTS: Table[Measurement] = Table(
             formula=np.log,
             is_shown=False,
         ),
+        *TRAINED_MEASUREMENTS,
     ],
 )
 
@@ -356,10 +366,7 @@ def bounds_of(name: str) -> tuple[float, float]:
 
 def markdown_table() -> str:
     """Return the measurements as a Markdown table, for the documentation."""
-    lines = [
-        "| measurement | unit | `grid.measure.metrics` | needs | small, large | meaning |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = ["| measurement | unit | `grid.measure.metrics` | needs | small, large | meaning |", "|---" * 6 + "|"]
     for m in MEASUREMENTS.values():
         kernels = ", ".join(f"`{kernel}`" for kernel in kernels_of(m.name))
         needs = ", ".join(need.replace("_", " ") for need in needs_of(m.name))

@@ -139,7 +139,7 @@ class Question:
         return self.answers[1 - speaks.index(True)] if any(speaks) else None
 
 
-#: Tasks that do not have two answers (`mdtree_jax.causes.methods`).
+#: Tasks that do not have two answers (`mdtree_jax.causes.method_protocol`).
 RESERVED = ("joint", "joint_room")
 
 

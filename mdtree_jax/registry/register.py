@@ -4,7 +4,7 @@
     from mdtree_jax import Measurement
 
     mdtree_jax.register(
-        Measurement("weight_norm", unit="1", meaning="Euclidean norm of the parameters"), kernel=weight_norm
+        Measurement("largest_weight", unit="1", meaning="largest size of a parameter"), kernel=largest_weight
     )
 
 `BINDERS` maps the type of an entry to the way it is added; the module that defines a type adds its own item. Functions

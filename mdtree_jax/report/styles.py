@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mdtree_jax.experiments.methods import METHOD_TABLE
+from mdtree_jax.experiments.method_table import METHOD_TABLE
 
 #: Minimum distance of two colours in CIELAB, for each kind of colour vision.
 APART = 20.0

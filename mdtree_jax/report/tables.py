@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.causes.methods import JOINT_TASKS
+from mdtree_jax.causes.method_protocol import JOINT_TASKS
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.experiments.coverage import COVERAGES
-from mdtree_jax.experiments.methods import METHOD_TABLE
+from mdtree_jax.experiments.method_table import METHOD_TABLE
 from mdtree_jax.experiments.one_step import STEPS
 from mdtree_jax.experiments.runner import PUBLISHED_SEEDS, get_experiment
 from mdtree_jax.experiments.sampling import SAMPLINGS

@@ -21,12 +21,12 @@ from mdtree_jax.measuring.measure import measure_cohort
 from mdtree_jax.measuring.programs import check_kernels
 from mdtree_jax.models import check_widths, count_activations, count_flops, count_parameters, variables_hash
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
-from mdtree_jax.population.programs import model_of
+from mdtree_jax.population.programs import abstract_examples, input_of, model_of
 from mdtree_jax.population.train import prepare_cohort, train_cohort
 from mdtree_jax.recipe.axes import make_cohorts
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.measure_settings import ADDED_LATER, resolve
-from mdtree_jax.recipe.schema import SweepConfig, make_grid, make_recipe
+from mdtree_jax.recipe.schema import SweepConfig, make_grid, recipe_of
 from mdtree_jax.registry.architectures import BUILT_IN
 from mdtree_jax.runs.plan import Machine, ModelCost, cpu_machine, left_to_do, make_plan
 from mdtree_jax.runs.run import Measurer, Trainer
@@ -60,8 +60,7 @@ def _recipe_and_cohorts(config: SweepConfig, shape: DatasetShape) -> tuple[Recip
 
 
 def _recipe(config: SweepConfig, shape: DatasetShape) -> Recipe:
-    height, width, channels = shape.image_shape
-    return make_recipe(config.grid, shape.num_classes, (height, width, channels))
+    return recipe_of(config.grid, shape)
 
 
 def set_up_devices(num_devices: int | None = None) -> None:
@@ -131,7 +130,7 @@ def jax_measurer(config: SweepConfig, shape: DatasetShape) -> Measurer:
     settings = resolve(config.grid.measure)
     recipe, cohorts = _recipe_and_cohorts(config, shape)
     model = model_of(recipe, cohorts[0], config.grid.dtype)
-    check_kernels(model, settings, recipe.image_shape, config.grid.dtype)
+    check_kernels(model, settings, abstract_examples(recipe, 2, config.grid.dtype), recipe.objective)
 
     def measure(recipe: Recipe, cohort: Cohort, data: Any, variables: Any, is_finite: Any, **options: Any) -> Any:
         return measure_cohort(
@@ -160,8 +159,9 @@ def model_cost(recipe: Recipe, cohort: Cohort, dtype: str) -> ModelCost:
     model = model_of(recipe, cohort, dtype)
     leaves = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))
     num_bytes = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
-    activations = count_activations(model, recipe.image_shape, 1, dtype) * np.dtype(dtype).itemsize
-    return ModelCost(count_parameters(model), num_bytes, count_flops(model, recipe.image_shape, dtype), activations)
+    one = input_of(recipe, dtype)
+    activations = count_activations(model, one, 1, dtype) * np.dtype(dtype).itemsize
+    return ModelCost(count_parameters(model), num_bytes, count_flops(model, one, dtype), activations)
 
 
 def this_machine(dtype: str) -> Machine:
@@ -224,5 +224,7 @@ def plan_here(
         eval_batch_size=config.grid.eval_batch_size,
         measure=measure,
         train="train" in config.stages,
+        history_points=recipe.recorded_points(has_validation=config.grid.validation_fraction > 0.0),
+        num_validation=round(config.grid.validation_fraction * shape.num_test),
         **done,
     )

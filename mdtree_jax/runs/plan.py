@@ -1,7 +1,8 @@
 """What a sweep will cost: parameters, floating-point operations, bytes on disk and time, before it starts. No JAX.
 
 Floating-point operations count a multiplication and an addition as two. A training step costs three forward passes
-(one forward, two backward) of its batch; at the end each network is evaluated once on its subset and the test set.
+(one forward, two backward) of its batch; at the end each network is evaluated once on its subset and the test set, and
+before, at every point of its learning curve that is recorded, on the validation set.
 Early stopping can only make it less.
 
 Measuring is counted in forward passes of one image (`MeasureCost`), which take as long as in a training step of 128.
@@ -26,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.measuring.cost import MeasureCost
+from mdtree_jax.measuring.flops import MeasureCost
 from mdtree_jax.recipe.cohort import Cohort
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.store.parts import Parts
@@ -120,19 +121,25 @@ def make_plan(
     left: Mapping[str, Left] = MappingProxyType({}),
     measure: MeasureSettings | None = None,
     train: bool = True,
+    history_points: int = 0,
+    num_validation: int = 0,
 ) -> pd.DataFrame:
     """Return one row per cohort: its shape, members, costs, and whether it is finished.
 
     `model_cost` gives the cost of one network of a cohort, `finished` is the per-seed table of the run folder, if any,
     `left` what is left to do of its cohorts; `measure` says what is measured, None for nothing, and `train` whether
-    anything is trained. Columns: cohort, width, batch_size, train_epochs, num_members, num_parameters (one network),
+    anything is trained. Of learning curves, `history_points` are recorded on `num_validation` images, which are among
+    `num_test`. Columns: cohort, width, batch_size, train_epochs, num_members, num_parameters (one network),
     train_flops, measure_flops and checkpoint_bytes (all members), estimated_seconds of what is left to do, finished.
     """
     rows = []
     for cohort in cohorts:
         cost, to_do = model_cost(cohort), left.get(cohort.key, Left())
         each = [] if measure is None else [measure.with_metrics((metric,)) for metric in measure.metrics]
-        passes = {s.metrics[0]: MeasureCost(s, cost.forward_flops, num_test).cohort_passes(cohort) for s in each}
+        training = cohort.batch_size, cohort.train_epochs
+        costs = [MeasureCost(s, cost.forward_flops, num_test, *training) for s in each]
+        passes = {one.settings.metrics[0]: one.cohort_passes(cohort) for one in costs}
+        num_held_out = num_test + min(history_points, cohort.train_epochs) * num_validation
         passes_left = sum(to_do.to_measure(metric) * number for metric, number in passes.items())
         rows.append(
             {
@@ -142,11 +149,11 @@ def make_plan(
                 "train_epochs": cohort.train_epochs,
                 "num_members": len(cohort.members),
                 "num_parameters": cost.num_parameters,
-                "train_flops": cohort_flops(cohort, cost.forward_flops, num_test),
+                "train_flops": cohort_flops(cohort, cost.forward_flops, num_held_out),
                 "measure_flops": sum(passes.values()) * cost.forward_flops,
                 "checkpoint_bytes": cost.num_bytes * len(cohort.members) if keep_checkpoints else 0,
                 "training": training_seconds(cohort, cost, machine),
-                "evaluation": evaluation_seconds(cohort, cost, machine, num_test, eval_batch_size),
+                "evaluation": evaluation_seconds(cohort, cost, machine, num_held_out, eval_batch_size),
                 "measuring": passes_left * machine.step(cost, 128) / (3 * 128) / machine.num_devices,
                 "untrained": to_do.train if train else 0.0,
                 "is_unmeasured": any(to_do.to_measure(metric) > 0 for metric in passes),

@@ -29,9 +29,9 @@ from mdtree_jax.runs.extend import (
     stacked_networks,
     untrained,
 )
-from mdtree_jax.runs.progress import Monitor, ScalarLog
+from mdtree_jax.runs.monitor import Monitor, ScalarLog
 from mdtree_jax.store.folder import RunFolder
-from mdtree_jax.store.tables import DIVERGED, OK, not_converged, not_measurable, typed_members
+from mdtree_jax.store.tables import DIVERGED, OK, VALIDATION_COLUMNS, not_converged, not_measurable, typed_members
 
 
 class Trainer(NamedTuple):
@@ -209,6 +209,7 @@ def _train_one(
     train = functools.partial(trainer.train, recipe, missing, data, executor=choice, **options)
     trained = _resumed(train, unfinished, folder)
     rows, networks = member_rows(missing, trained), Networks(members_of(missing), trained.variables)
+    history = history_rows(missing, trained)
     if keep:
         from mdtree_jax.store.checkpoint import save_population
 
@@ -219,7 +220,7 @@ def _train_one(
         "num_compilations": int(trained.num_compilations),
         "compile_seconds": float(trained.compile_seconds),
     }
-    folder.finish(cohort.key, rows, metadata)
+    folder.finish(cohort.key, rows, metadata, history)
     return networks
 
 
@@ -284,6 +285,8 @@ def member_rows(cohort: Cohort, trained: Any) -> pd.DataFrame:
         name: np.asarray(getattr(trained, name))
         for name in ("train_error", "test_error", "train_loss", "test_loss", "stop_epoch", "train_seconds")
     }
+    if trained.validation_loss is not None:
+        per_member |= {name: np.asarray(getattr(trained, name)) for name in VALIDATION_COLUMNS}
     members = cohort.members
     rows = pd.DataFrame(
         {
@@ -305,6 +308,18 @@ def member_rows(cohort: Cohort, trained: Any) -> pd.DataFrame:
         }
     )
     return typed_members(rows)
+
+
+def history_rows(cohort: Cohort, trained: Any) -> pd.DataFrame | None:
+    """Return the points of the learning curves of a trained cohort, None if they were not recorded."""
+    if trained.history is None:
+        return None
+    values = dict(trained.history)
+    members = [cohort.members[number] for number in values.pop("member")]
+    keys = {"configuration": [member.index for member in members], "seed": [member.seed for member in members]}
+    counts = dict.fromkeys((*keys, "epoch", "step"), np.int64)
+    unknown = dict.fromkeys(("train_loss", "validation_loss", "validation_error"), np.nan)
+    return pd.DataFrame({**keys, "epoch": 0, "step": 0, **unknown, **values}).astype(counts)
 
 
 def _further_knobs(cohort: Cohort) -> dict[str, list[Any]]:

@@ -12,7 +12,7 @@ import pandas as pd
 from mdtree_jax.checks import UserError
 from mdtree_jax.files import is_temporary, one_sentence_on_write_failure, write_atomically
 from mdtree_jax.store.folder import RunFolder
-from mdtree_jax.store.parts import MEASURED
+from mdtree_jax.store.parts import HISTORY, MEASURED
 
 
 def export_parts(run: RunFolder, target: str | Path) -> int:
@@ -26,7 +26,8 @@ def export_parts(run: RunFolder, target: str | Path) -> int:
         raise UserError(f"{run.path} has no finished cohort to export; run the sweep without export_to= first")
     with one_sentence_on_write_failure(target):
         for key in run.trained:
-            for kind in ("trained", *MEASURED) if key in run.measured else ("trained",):
+            kinds = [*([HISTORY] if key in run.parts.history else []), "trained"]
+            for kind in (*kinds, *(MEASURED if key in run.measured else ())):
                 path = run.parts.path(key, kind)
                 copy = functools.partial(shutil.copyfile, path)
                 write_atomically(target / path.relative_to(run.path / "parts"), copy)
@@ -44,15 +45,15 @@ def import_parts(run: RunFolder, source: str | Path) -> tuple[int, int]:
     source = Path(source).expanduser()
     folder = source / "parts" if (source / "parts").is_dir() else source
     found = [path for path in folder.rglob("*.parquet") if not is_temporary(path.name)]
-    found = [path for path in found if path.parent == folder or path.parent.name in MEASURED]
+    found = [path for path in found if path.parent == folder or path.parent.name in (HISTORY, *MEASURED)]
     if not found:
         raise UserError(f"import_from='{source}' holds no parts (*.parquet)")
-    # In the order in which they are committed: trained, then layers, pairs and members.
-    kinds = ("trained", *MEASURED)
+    # In the order in which they are committed: learning curves, trained, then layers, pairs and members.
+    kinds = (HISTORY, "trained", *MEASURED)
     paths = [(path, path.parent.name if path.parent != folder else "trained") for path in sorted(found)]
     paths.sort(key=lambda item: kinds.index(item[1]))
     trained, measured = ({path.stem for path, kind in paths if kind == which} for which in ("trained", "members"))
-    paths = [(path, kind) for path, kind in paths if kind == "trained" or path.stem in measured]
+    paths = [(path, kind) for path, kind in paths if path.stem in (measured if kind in MEASURED else trained)]
     if measured:
         paths = [(path, kind) for path, kind in paths if path.stem in measured]
     alone = sorted(measured - trained - set(run.parts.trained))
@@ -90,7 +91,7 @@ def _kinds_to_import(run: RunFolder, key: str, there: Mapping[str, pd.DataFrame]
     with the same numbers, else it keeps what it has.
     """
     if key not in run.parts.trained:
-        return [kind for kind in ("trained", *MEASURED) if kind in there]
+        return [kind for kind in (HISTORY, "trained", *MEASURED) if kind in there]
     if key in run.parts.measured or MEASURED[-1] not in there:
         return []
     ours = run.trained_rows(key)

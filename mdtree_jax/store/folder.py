@@ -5,11 +5,13 @@ runs/digits/
   manifest.json         resolved config, sessions (code, packages, machine), executor of each cohort
   run.lock              held while a process works here
   parts/<cohort>.parquet        rows of a trained cohort: its existence says that they are trained
+  parts/history/<cohort>.parquet        learning curves of a trained cohort, where they were recorded
   parts/<table>/<cohort>.parquet        the same of a measured cohort: layers, pairs and, last, members
   checkpoints/<cohort>/         the trained networks, stacked (keep=all, and until they are measured)
   checkpoints/<cohort>+1/       those that were added to the cohort when the run was first extended, and so on
   unfinished/<cohort>/          state inside a cohort that takes long; measured-<cohort> while it is measured
-  members.parquet, pairs.parquet, layers.parquet, collection.parquet    made from the parts after every cohort
+  members.parquet, pairs.parquet, layers.parquet, history.parquet, collection.parquet    made from the parts after
+                                every cohort
 ```
 Every file is written whole or not at all, and a part comes after its checkpoint, so killing the process at any moment
 loses at most the training or the measurement of the cohort it was at.
@@ -211,14 +213,17 @@ class RunFolder:
         for leftover in (path, *path.parent.glob(f"{name}.*")):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def finish(self, key: str, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:
+    def finish(
+        self, key: str, rows: pd.DataFrame, metadata: dict[str, Any], history: pd.DataFrame | None = None
+    ) -> None:
         """Commit members of the cohort: their rows become a part, or join it; they are never trained again.
 
-        The part says on what it was made, so that it still does in another folder.
+        `history` holds their learning curves, if they were recorded. The part says on what it was made, so that it
+        still does in another folder.
         """
         name = self.name_to_train(key)
         with self.writing():
-            self.parts.commit(key, rows, {**metadata, "made_by": self._manifest["sessions"][-1:]})
+            self.parts.commit(key, rows, {**metadata, "made_by": self._manifest["sessions"][-1:]}, history)
             self.forget_unfinished(name)
 
     def finish_measurement(self, key: str, tables: dict[str, pd.DataFrame], metadata: dict[str, Any]) -> None:
@@ -242,6 +247,7 @@ class RunFolder:
         pairs = self.pairs
         tables = {"members": members, "collection": collect(members, pairs)}
         tables |= {"pairs": pairs, "layers": self.parts.joined("layers")} if self.parts.measured else {}
+        tables |= {"history": self.parts.joined_history()} if self.parts.history else {}
         with self.writing():
             for name, table in tables.items():
                 grid = {"config_hash": self.parts.grids.here} if name == "members" else None

@@ -12,6 +12,7 @@ import numpy as np
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.files import is_temporary, write_atomically
+from mdtree_jax.recipe.schema import ADDED_LATER
 from mdtree_jax.registry.knobs import KNOBS
 
 FORMAT = 1
@@ -84,8 +85,8 @@ def check_names(folder: Path, keys: Collection[str]) -> None:
 
 
 def _setting(config: dict[str, Any], other: dict[str, Any], key: str) -> Any:
-    """Return a setting of a config; of a knob that it lacks the default, in the form that the other config has."""
+    """Return a setting of a config; of one that it lacks the default, in the form that the other config has."""
     if key in config or key not in KNOBS:
-        return config.get(key)
+        return config.get(key, ADDED_LATER.get(key))
     default = KNOBS[key].default
     return [default] if isinstance(other[key], list) else default

@@ -31,6 +31,8 @@ from mdtree_jax.store.tables import (
 
 #: The tables of a measurement; the last one says that the cohort is measured.
 MEASURED = ("layers", "pairs", "members")
+#: Learning curves of a cohort, where they were recorded; written before the part that says that it is trained.
+HISTORY = "history"
 #: Those with one row for every member, among them and the part of the training.
 _OF_NETWORKS = ("trained", "members")
 
@@ -41,6 +43,7 @@ class Parts:
     Attributes:
         trained: key of a cohort -> its part, all or some of its members.
         measured: key of a cohort -> what is measured of it.
+        history: key of a cohort -> the learning curves of its networks, or of those that were recorded.
     """
 
     def __init__(
@@ -54,16 +57,19 @@ class Parts:
         self.grids = grids
         self.trained: dict[str, pd.DataFrame] = {}
         self.measured: dict[str, Measured] = {}
+        self.history: dict[str, pd.DataFrame] = {}
         self.superfluous: list[str] = []
         self._metadata: dict[tuple[str, str], dict[str, Any]] = {}
 
     def read(self, *, rewrite: bool) -> None:
         """Read and check all parts that are there; with `rewrite`, those counted in earlier grids are written anew."""
-        self.trained, self.measured, self._metadata = {}, {}, {}
+        self.trained, self.measured, self.history, self._metadata = {}, {}, {}, {}
         for key in self._cohorts:
             if not self.path(key).exists():
                 continue
             self.trained[key], self._metadata[key, "trained"] = self._read_own(key, "trained", rewrite)
+            if self.path(key, HISTORY).exists():
+                self._take_history(key, self._read_own(key, HISTORY, rewrite)[0])
             if self.path(key, MEASURED[-1]).exists():
                 read = {kind: self._read_own(key, kind, rewrite) for kind in MEASURED}
                 self._take(key, {kind: rows for kind, (rows, _) in read.items()}, read[MEASURED[-1]][1])
@@ -94,6 +100,10 @@ class Parts:
             [self.rows(key) for key in there], [self.measured[key].members for key in there if key in self.measured]
         )
 
+    def joined_history(self) -> pd.DataFrame:
+        """Return the learning curves of all that is trained, as far as they were recorded."""
+        return join_parts([self.history[key] for key in self._cohorts if key in self.history], HISTORY)
+
     def joined(self, kind: str) -> pd.DataFrame:
         """Return the table of pairs or layers of all that is measured."""
         return join_parts([getattr(self.measured[key], kind) for key in self._cohorts if key in self.measured], kind)
@@ -112,9 +122,15 @@ class Parts:
             return {0: networks_of(rows)}
         return {number: networks_of(rows[rows[ADDITION] == number]) for number in sorted({*rows[ADDITION].tolist()})}
 
-    def commit(self, key: str, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:
-        """Add trained members of a cohort to its part."""
+    def commit(
+        self, key: str, rows: pd.DataFrame, metadata: dict[str, Any], history: pd.DataFrame | None = None
+    ) -> None:
+        """Add trained members of a cohort to its part, and their learning curves, if recorded, to theirs."""
         metadata = {**metadata, **self._identity(key)}
+        curves = [] if history is None else [*([self.history[key]] if key in self.history else []), history]
+        if curves:
+            # Killed after this, the curves of networks that no part says are trained are left out when it is read.
+            write_table(self.path(key, HISTORY), join_parts(curves, HISTORY), self._identity(key))
         if key in self.trained:
             before, added = self.trained[key], [1 + max(self.additions(key))] * len(rows)
             additions = [*(before[ADDITION] if ADDITION in before else [0] * len(before)), *added]
@@ -122,6 +138,8 @@ class Parts:
             metadata["extends"] = self._metadata[key, "trained"]
         write_table(self.path(key), rows, metadata)
         self.trained[key], self._metadata[key, "trained"] = rows, metadata
+        if curves:
+            self._take_history(key, join_parts(curves, HISTORY))
 
     def commit_measured(self, key: str, tables: Mapping[str, pd.DataFrame], metadata: dict[str, Any]) -> None:
         """Write what is measured of a cohort in the place of what was."""
@@ -139,7 +157,7 @@ class Parts:
         Raises:
             UserError: unless it was made with the config of this run, or one that this run had, and holds just the
                 members that the cohort had then (one of another folder must hold all members), and was measured as is
-                measured here (an own one may lack metrics).
+                measured here (an own one may lack metrics). Learning curves may be of some of the members.
         """
         rows, metadata = read_part(path, kind)
         there = metadata.get("config_hash", "")
@@ -152,7 +170,9 @@ class Parts:
         wanted = self._cohorts[key] if grown is None else grown.of_smaller(self._cohorts[key])
         if kind in _OF_NETWORKS and (len(rows) != len(wanted) or networks_of(rows) != set(wanted)):
             raise UserError(f"{path} does not hold the members of cohort {key}; it is damaged")
-        if kind != "trained":
+        if kind == HISTORY and not networks_of(rows) <= set(self._cohorts[key]):
+            raise UserError(f"{path} holds learning curves of networks that are not of cohort {key}; it is damaged")
+        if kind in MEASURED:
             measure = metadata.get("measure") or {}
             ours = self._manifest.setdefault("measure", measure)
             (check_more_metrics if is_own else check_same_config)(path, measure, ours)
@@ -160,7 +180,7 @@ class Parts:
 
     def clear_uncommitted(self) -> None:
         """Remove temporary files, and measurements that were not committed, that a killed process left behind."""
-        for folder in (self._folder / "parts", *(self._folder / "parts" / kind for kind in MEASURED)):
+        for folder in (self._folder / "parts", *(self._folder / "parts" / kind for kind in (HISTORY, *MEASURED))):
             for path in folder.glob("*"):
                 if is_temporary(path.name):
                     path.unlink(missing_ok=True)
@@ -168,6 +188,9 @@ class Parts:
             for path in (self._folder / "parts" / kind).glob("*.parquet"):
                 if not (self.path(path.stem).exists() and self.path(path.stem, MEASURED[-1]).exists()):
                     path.unlink(missing_ok=True)
+        for path in (self._folder / "parts" / HISTORY).glob("*.parquet"):
+            if not self.path(path.stem).exists():
+                path.unlink(missing_ok=True)
 
     def _read_own(self, key: str, kind: str, rewrite: bool) -> tuple[pd.DataFrame, dict[str, Any]]:
         path = self.path(key, kind)
@@ -179,6 +202,10 @@ class Parts:
             metadata |= self._identity(key)
             write_table(path, rows, metadata)
         return rows, metadata
+
+    def _take_history(self, key: str, rows: pd.DataFrame) -> None:
+        trained, found = (pd.MultiIndex.from_frame(t[["configuration", "seed"]]) for t in (self.trained[key], rows))
+        self.history[key] = rows[found.isin(trained)]
 
     def _take(self, key: str, tables: Mapping[str, pd.DataFrame], metadata: dict[str, Any]) -> None:
         self._metadata[key, MEASURED[-1]] = metadata

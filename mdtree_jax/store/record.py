@@ -5,6 +5,7 @@
 | `<name>.parquet` | one per configuration | as `collection.parquet` of the run: means and `<column>_se` |
 | `<name>-networks.parquet` | one per network | as `members.parquet` |
 | `<name>-pairs.parquet` | one per pair of networks | as `pairs.parquet`, curves included |
+| `<name>-history.parquet` | one per network and recorded epoch | as `history.parquet`; absent where none was recorded |
 
 What made them stands in the first file's metadata (`Record.about`). Numbers are float32 where that loses nothing, and
 in costs and standard errors; they are read back as float64.
@@ -31,6 +32,7 @@ _METADATA_KEY = b"mdtree_jax"
 #: Columns that are kept in float32 whatever that rounds off.
 _ROUNDED = ("_se", "_seconds", "_flops")
 TABLES = {"collection": "", "networks": "-networks", "pairs": "-pairs"}
+_HISTORY = "history"
 
 
 class Record(NamedTuple):
@@ -44,6 +46,7 @@ class Record(NamedTuple):
         about: `config` and `measure` (every setting), `sessions` (code, packages and machine of every process that
             took part, with the cohorts it worked on), `executors` (pairs of an executor and the cohorts it trained; a
             cohort that was extended can have two), `compile_seconds`.
+        history: the learning curves, None where none were recorded.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Record(NamedTuple):
     networks: pd.DataFrame
     pairs: pd.DataFrame
     about: dict[str, Any]
+    history: pd.DataFrame | None = None
 
     def executor(self, cohort: str) -> dict[str, Any] | None:
         """Return how a cohort was executed, at first if it was extended; None if it is not in the record."""
@@ -63,7 +67,7 @@ class Record(NamedTuple):
 
 def record_path(name: str, table: str = "collection", folder: Path | None = None) -> Path:
     """Return where a table of a record lies, in the package's folder of records unless another is given."""
-    return (folder or records_folder()) / f"{name}{TABLES[table]}.parquet"
+    return (folder or records_folder()) / f"{name}{TABLES.get(table, f'-{table}')}.parquet"
 
 
 def read_record(name: str, folder: Path | None = None) -> Record:
@@ -74,7 +78,8 @@ def read_record(name: str, folder: Path | None = None) -> Record:
     if folder is None:
         check_choice("record", name, record_names())
     tables, about = {}, {}
-    for table in TABLES:
+    has_history = record_path(name, _HISTORY, folder).exists()
+    for table in (*TABLES, *((_HISTORY,) if has_history else ())):
         path = record_path(name, table, folder)
         try:
             arrow = pyarrow.parquet.read_table(path)
@@ -105,7 +110,10 @@ def write_record(run: str | Path, folder: str | Path, name: str) -> Record:
     pairs = _read_table(run, "pairs")
     about = {"name": name, "config": manifest["config"], "measure": manifest["measure"], **_origin(run, networks)}
     tables = {"collection": collect(networks, pairs), "networks": networks, "pairs": pairs}
+    if (run / f"{_HISTORY}.parquet").exists():
+        tables[_HISTORY] = _read_table(run, _HISTORY)
     with one_sentence_on_write_failure(folder):
+        record_path(name, _HISTORY, folder).unlink(missing_ok=True)  # of an earlier run
         for table, frame in tables.items():
             _write(record_path(name, table, folder), frame, about if table == "collection" else None)
     return read_record(name, folder)

@@ -5,11 +5,13 @@
 | part, `members.parquet` | one per configuration and seed | as measured; `status` is ok or diverged |
 | `pairs.parquet` | one per pair of finite networks of a configuration | metrics of two networks, curves |
 | `layers.parquet` | one per network and parameter array | its share of the Hessian trace |
+| `history.parquet` | one per network and recorded epoch | its learning curve, where it was recorded |
 | `collection.parquet` | one per configuration | means over the finite seeds or pairs, and `<column>_se` |
 
 Errors are percent, losses nats, both with BatchNorm in evaluation mode, over the whole training subset (labels as
-trained on, noise included) and the whole test set. Columns that end in `_seconds` and `_flops` are costs per network,
-or per pair.
+trained on, noise included), the whole test set and, in runs that have one, the whole validation set. The training loss
+of a learning curve is the mean over the batches of its epoch, as the optimizer saw it. Columns that end in `_seconds`
+and `_flops` are costs per network, or per pair.
 
 Knobs (`mdtree_jax.registry.knobs`) that a grid uses beside those of `CONFIGURATION_COLUMNS` have a column each, after
 `train_epochs`.
@@ -29,7 +31,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.files import write_atomically
 from mdtree_jax.registry.kernels import KERNELS
 from mdtree_jax.registry.knobs import KNOBS
-from mdtree_jax.registry.measurement import Measurement
+from mdtree_jax.registry.measurement_type import Measurement
 from mdtree_jax.registry.measurements import MEASUREMENTS, of_kernel
 from mdtree_jax.registry.views import ListView, MappingView
 
@@ -45,6 +47,8 @@ CONFIGURATION_COLUMNS = (
     "train_epochs",
 )
 METRIC_COLUMNS = ("train_error", "test_error", "train_loss", "test_loss")
+#: Of runs with a validation set, after those.
+VALIDATION_COLUMNS = ("validation_error", "validation_loss")
 COST_COLUMNS = ("train_seconds", "train_flops")
 MEMBER_COLUMNS = (
     "configuration",
@@ -76,6 +80,7 @@ _DETAIL_ENDINGS = ("_residual", "_converged", "_products")  # how a kernel ended
 _NOT_METRICS = ("_se", *_DETAIL_ENDINGS, *_COST_ENDINGS)
 _KEYS = {"members": ("configuration", "seed"), "pairs": ("configuration", "seed_a", "seed_b")}
 _KEYS["layers"] = ("configuration", "seed", "layer")
+_KEYS["history"] = ("configuration", "seed", "epoch")
 #: Column of a trained part whose cohort was extended: 0 for a network of its first training, else of which addition.
 ADDITION = "addition"
 
@@ -108,8 +113,11 @@ def typed_members(rows: pd.DataFrame) -> pd.DataFrame:
     types |= dict.fromkeys(_TEXT_COLUMNS, str)
     further = further_knobs(rows)
     types |= {c: str for c in further if not pd.api.types.is_numeric_dtype(rows[c])}
-    place = 1 + MEMBER_COLUMNS.index(CONFIGURATION_COLUMNS[-1])
-    return rows[[*MEMBER_COLUMNS[:place], *further, *MEMBER_COLUMNS[place:]]].astype(types)
+    validation = [c for c in VALIDATION_COLUMNS if c in rows]
+    types |= dict.fromkeys(validation, np.float64)
+    place, end = (1 + MEMBER_COLUMNS.index(columns[-1]) for columns in (CONFIGURATION_COLUMNS, METRIC_COLUMNS))
+    columns = [*MEMBER_COLUMNS[:place], *further, *MEMBER_COLUMNS[place:end], *validation, *MEMBER_COLUMNS[end:]]
+    return rows[columns].astype(types)
 
 
 def further_knobs(members: pd.DataFrame) -> list[str]:
@@ -152,8 +160,8 @@ def write_table(path: Path, table: pd.DataFrame, metadata: dict[str, Any] | None
 def read_part(path: Path, kind: str = "trained") -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the rows and the metadata of a part; raises `UserError` if the file is damaged or no part.
 
-    `kind` is `trained`, or the table of measurements it is a part of: `members`, `pairs` or `layers`. Trained rows have
-    a column `ADDITION` if the cohort was extended.
+    `kind` is `trained`, `history`, or the table of measurements it is a part of: `members`, `pairs` or `layers`.
+    Trained rows have a column `ADDITION` if the cohort was extended.
     """
     import pyarrow
     import pyarrow.parquet
@@ -167,10 +175,9 @@ def read_part(path: Path, kind: str = "trained") -> tuple[pd.DataFrame, dict[str
             table = typed_members(table).assign(**added)
         table = sorted_rows(table, kind)
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
-        again = "trained" if kind == "trained" else "measured"
-        raise UserError(
-            f"{path} is damaged or not a part of a sweep; delete it to have its cohort {again} again"
-        ) from error
+        to_do = {"trained": "have its cohort trained again", "history": "go on without these learning curves"}
+        then = to_do.get(kind, "have its cohort measured again")
+        raise UserError(f"{path} is damaged or not a part of a sweep; delete it to {then}") from error
     return table, metadata
 
 
@@ -215,7 +222,7 @@ def concat_members(parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def join_parts(parts: list[pd.DataFrame], kind: str) -> pd.DataFrame:
-    """Return all rows of the parts of a table of pairs or layers, in the order of the grid."""
+    """Return all rows of the parts of a table of pairs, layers or learning curves, in the order of the grid."""
     keys = list(_KEYS[kind])
     parts = [part for part in parts if len(part)]
     if not parts:

@@ -12,12 +12,14 @@ from typing import Any
 from mdtree_jax.checks import UserError, nearest
 from mdtree_jax.diagnosis.advice import direction_only
 from mdtree_jax.diagnosis.cost import Training, make_cost, retraining
+from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.from_metrics import diagnose_metrics, withhold
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.recipe.measure_settings import MeasureConfig, MeasureSettings, resolve
 from mdtree_jax.registry.kernels import CHOICES
 from mdtree_jax.registry.measurements import kernels_of
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective, find_objective
 from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.network import Examples, Subject, examples, wrap
 
@@ -31,6 +33,7 @@ def diagnose_model(
     x_test: Any = None,
     y_test: Any = None,
     apply_train: Callable[[Any, Any], Any] | None = None,
+    objective: str | Objective = DEFAULT_OBJECTIVE,
     training: Training | Mapping | None = None,
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
@@ -44,16 +47,20 @@ def diagnose_model(
         d.report("report.html")
 
     Args:
-        apply: `apply(params, x) -> logits (n, classes)` of any JAX model, in evaluation mode.
+        apply: `apply(params, x) -> logits (n, classes)`, or what else the objective takes, of any JAX model, in
+            evaluation mode.
         params: the networks, one pytree each, trained in the same way from different seeds. Two give a better diagnosis
             than one. Networks with running averages are Flax variables, `{"params": ..., "batch_stats": ...}`, which
             are passed to `apply`.
-        x_train: (n, ...) floating point, preprocessed for the model.
-        y_train: (n,) integers from 0, the labels used in training.
+        x_train: (n, ...) floating point, preprocessed for the model, integers such as token ids, or a mapping or tuple
+            of such arrays.
+        y_train: the targets used in training: (n,) integers from 0 for classes, see `registry.objectives.TARGETS`.
         x_test, y_test: the same for the test set; optional. The test error is shown and limits the expected gain; it
             does not affect the answer.
         apply_train: `apply_train(variables, x) -> (logits, variables)` in training mode, for networks with running
             averages; without it, their connectivity is not measured, and a note says so.
+        objective: what the networks were trained for: `cross_entropy` (classes), `lm` (a token at every place of a
+            sequence), `binary`, `multilabel`, `regression`, `huber`, or `Objective(loss=…, error=…)` of your own.
         training: `batch_size`, `learning_rate` and `epochs`, if known, for the new settings and for the cost of a
             retraining. Without it, the action gives only the direction, and the cost is unknown.
         measure: what to measure and how precisely, see `measure_settings.MeasureConfig`; None is `default_measure`.
@@ -66,8 +73,8 @@ def diagnose_model(
     Raises:
         UserError: arrays, labels and networks that do not match; the message names the first problem.
     """
-    subject = wrap(apply, params, apply_train)
-    data = examples(x_train, y_train, x_test, y_test)
+    subject = wrap(apply, params, apply_train)._replace(objective=objective)
+    data = examples(x_train, y_train, x_test, y_test, objective=objective)
     return diagnose_subject(
         subject,
         data,
@@ -104,9 +111,18 @@ def diagnose_subject(
     again = retraining(training, len(data.y_train), measured.forward_flops, rate)
     cost = make_cost(seconds, measured.flops, measured.compile_seconds, *again)
     action = direction_only(diagnosis.action) if training == Training() else diagnosis.action
-    remarks = (*measured.notes, *diagnosis.remarks)
+    remarks = (*measured.notes, *_of_objective(subject), *diagnosis.remarks)
     diagnosis = dataclasses.replace(diagnosis, action=action, cost=cost, remarks=remarks)
     return withhold(diagnosis, measured.doubt) if measured.doubt else diagnosis
+
+
+def _of_objective(subject: Subject) -> list[Fact]:
+    """Return a note if the networks are no classifiers, as those of the references are, as a list of facts."""
+    objective = find_objective(subject.objective)
+    if objective.name == DEFAULT_OBJECTIVE:
+        return []
+    loss, error = objective.meaning or objective.name, objective.error_meaning
+    return [fact("objective", loss=loss, unit=objective.unit, error=error)]
 
 
 def default_measure(columns: Sequence[str]) -> MeasureConfig:

@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +25,18 @@ from mdtree_jax.population.executor import compiler_options
 from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.kernels import BETWEEN_CHOICES, KERNELS, PAIR_CHOICES
+from mdtree_jax.registry.objectives import find_objective
 from mdtree_jax.runs.jax_backend import device_memory_bytes
 from mdtree_jax.store.tables import COST_COLUMNS, MEMBER_COLUMNS, OK, collect
 from mdtree_jax.subject.network import Examples, Subject, check_fit
-from mdtree_jax.training import evaluate
+from mdtree_jax.training import chance_error, evaluate
+from mdtree_jax.training.arrays import num_bytes, one_row, take_rows
 
 EVALUATION_BATCH = 128
 #: Share of the error of guessing from which a network has learned next to nothing.
 NEAR_GUESSING = 0.9
+#: Kinds of targets whose error is a share of examples, or of what is in them, that is counted.
+COUNTED = ("class", "tokens", "binary", "labels")
 SAMPLE_SEED = 0
 
 
@@ -86,7 +90,7 @@ def measure_subject(
     if isinstance(max_images, bool) or not isinstance(max_images, Integral) or max_images < 1:
         raise UserError(f"max_images={max_images!r} is out of range; it must be a whole number of at least 1")
     start = time.perf_counter()
-    num_classes = check_fit(subject, data)
+    num_outputs = check_fit(subject, data)
     checking = time.perf_counter() - start  # compilation almost all of it, on a few images
     notes: list[Fact] = []
     settings = _possible(subject, settings, notes)
@@ -107,17 +111,17 @@ def measure_subject(
     if num_images < len(used.y_train):
         most = num_images if settings.evaluation_images is None else min(num_images, settings.evaluation_images)
         settings = dataclasses.replace(settings, evaluation_images=most)
-    evaluated = used._replace(x_train=used.x_train[:num_images], y_train=used.y_train[:num_images])
+    evaluated = used._replace(x_train=take_rows(used.x_train, slice(num_images)), y_train=used.y_train[:num_images])
     errors, evaluation_compile = _evaluate(subject, evaluated)
-    recipe = Recipe("", subject.architecture, num_classes, used.x_train.shape[1:])
+    recipe = Recipe("", subject.architecture, num_outputs, (), objective=subject.objective)
     members = tuple(Member(0, seed, len(used.y_train), 1.0, 0.0, 0.0) for seed in range(num_networks))
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *subject.variables)
     # Without a test set the curve is looked at on a single image: the kernel wants one.
-    x_test, y_test = (used.x_test, used.y_test) if len(used.y_test) else (used.x_train[:1], used.y_train[:1])
+    test = (used.x_test, used.y_test) if len(used.y_test) else take_rows((used.x_train, used.y_train), slice(1))
     found = measure_cohort(
         recipe,
         Cohort(0, 1, 1, members),
-        Examples(used.x_train, used.y_train, x_test, y_test),
+        Examples(used.x_train, used.y_train, *test),
         stacked,
         [True] * num_networks,
         settings,
@@ -131,13 +135,15 @@ def measure_subject(
     means = collect(table, found.pairs).iloc[0]
     row = {str(name): float(value) for name, value in means.items() if np.isfinite(value)}
     row = {name: value for name, value in row.items() if not name.endswith(("_seconds", "_flops"))}
-    _add_sampling_error(row, num_images, num_all)
+    if find_objective(subject.objective).targets in COUNTED:
+        _add_sampling_error(row, num_images, num_all)
     compile_seconds = found.compile_seconds + evaluation_compile + checking
-    forward = float(count_flops(subject.model, used.x_train.shape[1:], str(used.x_train.dtype)))
+    forward = float(count_flops(subject.model, one_row(used.x_train)))
     flops = sum(float(t[c].sum()) for t in (found.members, found.pairs) for c in t if str(c).endswith("_flops"))
     flops += forward * num_networks * (num_images + len(used.y_test))
     seconds = time.perf_counter() - start - compile_seconds
-    return Measured(row, notes, seconds, compile_seconds, flops, forward, _doubt(errors, used.y_train))
+    doubt = _doubt(errors, chance_error(subject.objective, used.y_train))
+    return Measured(row, notes, seconds, compile_seconds, flops, forward, doubt)
 
 
 def _named(progress: Callable[[float, str], None] | None) -> Callable[[float, str], None] | None:
@@ -159,11 +165,13 @@ def _possible(subject: Subject, settings: MeasureSettings, notes: list[Fact]) ->
     return settings.with_metrics(metrics)
 
 
-def _doubt(errors: list[dict[str, float]], labels: np.ndarray) -> Fact | None:
-    """Return that the networks only guess: more likely of other data than trained so badly. None if they do better."""
-    guessing = 100 * (1 - np.bincount(labels).max() / len(labels))
+def _doubt(errors: list[dict[str, float]], guessing: float | None) -> Fact | None:
+    """Return that the networks only guess: more likely of other data than trained so badly. None if they do better.
+
+    `guessing` is the error (%) of the best constant prediction, None where that is not known.
+    """
     best = min(row["train_error"] for row in errors)
-    if not 0 < NEAR_GUESSING * guessing <= best:
+    if guessing is None or not 0 < NEAR_GUESSING * guessing <= best:
         return None
     return fact("guessing", train_error=best, error_of_guessing=float(guessing))
 
@@ -180,30 +188,30 @@ def _no_image_twice(settings: MeasureSettings, num_images: int) -> MeasureSettin
     return dataclasses.replace(settings, **most)
 
 
-def _num_that_fit(images: np.ndarray) -> int:
-    """Return how many images every device may hold, in all a quarter of the memory."""
-    return device_memory_bytes() // (4 * len(jax.devices()) * max(1, images[:1].nbytes))
+def _num_that_fit(inputs: Any) -> int:
+    """Return how many inputs every device may hold, in all a quarter of the memory."""
+    return device_memory_bytes() // (4 * len(jax.devices()) * max(1, num_bytes(take_rows(inputs, slice(1)))))
 
 
-def _sample(x: np.ndarray, y: np.ndarray, most: int, shuffle: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Return at most `most` images and labels, a random sample; `shuffle`: in random order anyway."""
-    if len(x) <= most and not shuffle:
+def _sample(x: Any, y: np.ndarray, most: int, shuffle: bool = False) -> tuple[Any, np.ndarray]:
+    """Return at most `most` inputs and targets, a random sample; `shuffle`: in random order anyway."""
+    if len(y) <= most and not shuffle:
         return x, y
-    rows = np.random.default_rng(SAMPLE_SEED).permutation(len(x))[:most]
-    return x[rows], y[rows]
+    rows = np.random.default_rng(SAMPLE_SEED).permutation(len(y))[:most]
+    return take_rows((x, y), rows)
 
 
 def _evaluate(subject: Subject, data: Examples) -> tuple[list[dict[str, float]], float]:
-    """Return errors (%) and losses (nats) of every network, and the seconds of compilation."""
+    """Return errors (%) and losses of every network, and the seconds of compilation."""
     sides = {"train": (data.x_train, data.y_train), "test": (data.x_test, data.y_test)}
     out: list[dict[str, float]] = [{} for _ in subject.variables]
     seconds = 0.0
     for side, arrays in sides.items():
         if not len(arrays[1]):
             continue
-        x, y = map(jnp.asarray, arrays)
+        x, y = jax.tree.map(jnp.asarray, arrays)
         run = jax.jit(
-            functools.partial(evaluate, subject.model, batch_size=EVALUATION_BATCH),
+            functools.partial(evaluate, subject.model, batch_size=EVALUATION_BATCH, objective=subject.objective),
             compiler_options=compiler_options(jax.default_backend()),
         )
         begin = time.perf_counter()
@@ -214,7 +222,7 @@ def _evaluate(subject: Subject, data: Examples) -> tuple[list[dict[str, float]],
             if not np.isfinite(loss):
                 what = {"train": "training", "test": "test"}[side]
                 raise UserError(
-                    f"network {number} has a mean loss of {float(loss)} on the {what} images: its logits are not "
+                    f"network {number} has a mean loss of {float(loss)} on the {what} images: its outputs are not "
                     "finite for at least one of them"
                 )
             row |= {f"{side}_error": 100 * float(errors) / len(y), f"{side}_loss": float(loss)}

@@ -7,6 +7,7 @@ Flax has it, whose other collections (running averages) are its *state*.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +17,12 @@ import numpy as np
 
 from mdtree_jax import landscape
 from mdtree_jax.checks import UserError
+from mdtree_jax.data.checked import targets_for
 from mdtree_jax.landscape.arguments import check_params
 from mdtree_jax.models import Model
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, TARGETS, Objective, find_objective
+from mdtree_jax.training import objective_functions
+from mdtree_jax.training.arrays import in_dtype, num_rows, take_rows
 
 #: Images on which the model is tried before anything is measured.
 TRIED_IMAGES = 64
@@ -31,20 +36,25 @@ class Subject(NamedTuple):
         variables: `{"params", "batch_stats"}` of each network, NumPy arrays.
         can_recompute: whether the state of a point between two networks can be made, or there is none.
         architecture: name of one of our architectures, empty for others.
+        objective: what the networks were trained for: a name of `registry.objectives`, or an `Objective`.
     """
 
     model: Model
     variables: tuple[Any, ...]
     can_recompute: bool
     architecture: str = ""
+    objective: str | Objective = DEFAULT_OBJECTIVE
 
 
 class Examples(NamedTuple):
-    """Images and labels of a user: (n, ...) floating point, (n,) int32; the test side may be empty (0, ...)."""
+    """Inputs and targets of a user; the test side may be empty (0, ...).
 
-    x_train: np.ndarray
+    Inputs are an array (n, ...) or a pytree of them, floating point or int32; targets (n, ...) too.
+    """
+
+    x_train: Any
     y_train: np.ndarray
-    x_test: np.ndarray
+    x_test: Any
     y_test: np.ndarray
 
 
@@ -103,38 +113,59 @@ def wrap_model(model: Model, networks: Sequence[Any], architecture: str = "") ->
     return wrap(apply, networks, apply_train)._replace(architecture=architecture)
 
 
-def examples(x_train: Any, y_train: Any, x_test: Any = None, y_test: Any = None, dtype: Any = np.float32) -> Examples:
-    """Return checked images and labels.
+def examples(
+    x_train: Any,
+    y_train: Any,
+    x_test: Any = None,
+    y_test: Any = None,
+    dtype: Any = np.float32,
+    objective: str | Objective = DEFAULT_OBJECTIVE,
+) -> Examples:
+    """Return checked inputs and targets.
+
+    Args:
+        x_train: an array (n, ...), or a mapping or tuple of them: floating point, or integers such as token ids.
+        y_train: (n, ...), what the objective takes.
+        x_test, y_test: the same of the test set, or None.
+        dtype: of floating-point arrays.
+        objective: its name, or a user's own.
 
     Raises:
-        UserError: lengths that differ, no rows, images that are integers or not finite, labels that are no integers
-            from 0, or of one class only; `x_test` without `y_test`, or of another shape.
+        UserError: lengths that differ, no rows, images that are integers, numbers that are not finite, targets of
+            another kind than the objective's, such as labels that are no integers from 0, or all the same;
+            `x_test` without `y_test`, or of another shape.
     """
+    entry = find_objective(objective)
     if (x_test is None) != (y_test is None):
         raise UserError("x_test and y_test belong together; one of them is missing")
-    train = _side("x_train", x_train, "y_train", y_train, dtype)
-    if len(np.unique(train[1])) < 2:
-        raise UserError(f"y_train holds only one class, {train[1][0]}; a diagnosis needs at least two")
+    train = _side("x_train", x_train, "y_train", y_train, dtype, entry)
+    if (train[1] == train[1][:1]).all():
+        if entry.targets == "class" and train[1].ndim == 1:
+            raise UserError(f"y_train holds only one class, {train[1][0]}; a diagnosis needs at least two")
+        raise UserError(f"y_train holds {train[1][0].tolist()} only; a diagnosis needs targets that differ")
     if x_test is None:
-        return Examples(*train, train[0][:0], train[1][:0])
-    test = _side("x_test", x_test, "y_test", y_test, dtype)
-    if test[0].shape[1:] != train[0].shape[1:]:
-        raise UserError(
-            f"an image of x_test has shape {test[0].shape[1:]}, but one of x_train has {train[0].shape[1:]}; they must "
-            "be equal"
-        )
+        return Examples(*train, *take_rows(train, slice(0)))
+    test = _side("x_test", x_test, "y_test", y_test, dtype, entry)
+    if jax.tree.structure(test[0]) != jax.tree.structure(train[0]):
+        raise UserError("x_test and x_train hold other arrays; they must have the same names")
+    for a, b in zip(jax.tree.leaves(test[0]), jax.tree.leaves(train[0]), strict=True):
+        if a.shape[1:] != b.shape[1:]:
+            raise UserError(
+                f"an image of x_test has shape {a.shape[1:]}, but one of x_train has {b.shape[1:]}; they must be equal"
+            )
     return Examples(*train, *test)
 
 
 def check_fit(subject: Subject, data: Examples) -> int:
-    """Try every network on the first images and return the number of classes.
+    """Try every network on the first examples and return the number of outputs: of classes, or for each place.
 
     Raises:
-        UserError: `apply` fails or gives no logits (n, classes), logits that are not finite, labels without a logit,
-            outputs that depend on the rest of the batch or change from call to call.
+        UserError: `apply` fails or gives outputs of another shape than the objective takes (for classes logits
+            (n, classes)), outputs that are not finite or are probabilities where logits are expected, labels without a
+            logit, outputs that depend on the rest of the batch or change from call to call.
     """
-    x = jnp.asarray(data.x_train[:TRIED_IMAGES])
-    num_classes = 0
+    x = jax.tree.map(jnp.asarray, take_rows(data.x_train, slice(TRIED_IMAGES)))
+    objective, num_outputs = find_objective(subject.objective), 0
     for number, variables in enumerate(subject.variables):
         state = variables["batch_stats"]
 
@@ -142,19 +173,21 @@ def check_fit(subject: Subject, data: Examples) -> int:
             return subject.model.apply({"params": params, "batch_stats": state}, x, False)[0]
 
         if not number:
-            num_classes = _num_classes(apply, variables["params"], x)
+            num_outputs = _num_outputs(apply, variables["params"], x, data.y_train, objective)
             if state and subject.can_recompute:
                 _tried("apply_train(variables, x)", lambda x: subject.model.apply(variables, x, True)[0], x)  # noqa: B023
             landscape.check_apply(jax.jit(apply), variables["params"], x)
+            _check_logits(np.asarray(jax.jit(apply)(variables["params"], x)), objective)
         elif not np.isfinite(np.asarray(jax.jit(apply)(variables["params"], x))).all():
-            raise UserError(f"network {number + 1} gives logits that are not finite on the first {len(x)} images")
+            word = "logits" if objective.has_classes else "outputs"
+            raise UserError(f"network {number + 1} gives {word} that are not finite on the first {num_rows(x)} images")
     for name, labels in (("y_train", data.y_train), ("y_test", data.y_test)):
-        if len(labels) and labels.max() >= num_classes:
+        if objective.has_classes and np.issubdtype(labels.dtype, np.integer) and labels.max(initial=0) >= num_outputs:
             raise UserError(
-                f"{name} holds the label {labels.max()}, but the model gives {num_classes} logits, for the labels 0 to "
-                f"{num_classes - 1}"
+                f"{name} holds the label {labels.max()}, but the model gives {num_outputs} logits, for the labels 0 to "
+                f"{num_outputs - 1}"
             )
-    return num_classes
+    return num_outputs
 
 
 def _as_networks(networks: Any) -> list[Any]:
@@ -219,31 +252,81 @@ def _check_numbers(network: Any, number: int) -> None:
             raise UserError(f"'{leaf_name(path)}' of network {number + 1} holds numbers that are not finite")
 
 
-def _side(x_name: str, x: Any, y_name: str, y: Any, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(x), np.asarray(y)
-    if x.ndim < 2 or not len(x):
-        raise UserError(f"{x_name} has shape {x.shape}; expected (n, ...) with at least one image")
-    if not np.issubdtype(x.dtype, np.floating):
-        raise UserError(f"{x_name} is of {x.dtype}; expected floating point, prepared as the model takes it")
-    if not np.isfinite(x).all() or np.abs(x).max() > np.finfo(dtype).max:
-        raise UserError(f"{x_name} holds numbers that are not finite as {np.dtype(dtype)}")
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+def _side(x_name: str, x: Any, y_name: str, y: Any, dtype: Any, objective: Objective) -> tuple[Any, np.ndarray]:
+    x = x if isinstance(x, (Mapping, tuple)) else np.asarray(x)  # a list is one array
+    y, leaves = np.asarray(y), jax.tree_util.tree_leaves_with_path(x)
+    for path, leaf in leaves:
+        _check_inputs(x_name if len(leaves) == 1 else f"{x_name}['{leaf_name(path)}']", np.asarray(leaf), dtype)
+    lengths = {len(leaf) for _, leaf in leaves}
+    if len(lengths) != 1:
+        raise UserError(f"{x_name} holds arrays of {', '.join(map(str, sorted(lengths)))} rows; they must be equal")
+    (number,) = lengths
+    are_labels = y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
+    are_shares = y.ndim == 2 and np.issubdtype(y.dtype, np.floating)
+    if objective.targets == "class" and not (are_labels or are_shares):
         hint = "; convert one-hot labels with argmax" if y.ndim == 2 else ""
+        hint = "; of numbers, give objective='regression'" if y.dtype.kind == "f" else hint
         raise UserError(
-            f"{y_name} has shape {y.shape} and type {y.dtype}; expected integers of shape ({len(x)},){hint}"
+            f"{y_name} has shape {y.shape} and type {y.dtype}; expected integers of shape ({number},){hint}"
         )
-    if len(x) != len(y):
-        raise UserError(f"{x_name} has {len(x)} rows and {y_name} has {len(y)}; expected as many")
-    if y.min() < 0:
+    if number != len(y):
+        raise UserError(f"{x_name} has {number} rows and {y_name} has {len(y)}; expected as many")
+    if objective.targets == "class" and y.ndim == 1 and y.min() < 0:
         raise UserError(f"{y_name} holds the label {y.min()}; labels count from 0")
-    return x.astype(dtype), y.astype(np.int32)
+    one = TARGETS[objective.targets].one
+    y = targets_for(objective, y, number, f"the {one}s of {y_name}", f"a {one} of {y_name}")
+    return in_dtype(x, dtype), in_dtype(y, dtype)
 
 
-def _num_classes(apply: Callable, params: Any, x: jax.Array) -> int:
-    shape = _tried("apply(params, x)", apply, params, x).shape
-    if len(shape) != 2 or shape[0] != len(x) or shape[1] < 2:
-        raise UserError(f"apply(params, x) gives {shape} for {len(x)} images; expected logits of shape (n, classes)")
-    return int(shape[1])
+def _check_inputs(name: str, x: np.ndarray, dtype: Any) -> None:
+    """Raise `UserError` unless an array holds inputs: finite floating-point numbers, or integers that are no images."""
+    if x.ndim < (1 if "[" in name else 2) or not len(x):
+        raise UserError(f"{name} has shape {x.shape}; expected (n, ...) with at least one image")
+    if not np.issubdtype(x.dtype, np.floating):
+        if x.dtype.kind not in "ib" or x.ndim > 3:
+            raise UserError(
+                f"{name} is of {x.dtype}; expected floating point, prepared as the model takes it, or int32 token ids"
+            )
+    elif not np.isfinite(x).all() or np.abs(x).max() > np.finfo(dtype).max:
+        raise UserError(f"{name} holds numbers that are not finite as {np.dtype(dtype)}")
+
+
+def _num_outputs(apply: Callable, params: Any, x: Any, y: np.ndarray, objective: Objective) -> int:
+    """Return the number of outputs for an example, or a place of a sequence; raises `UserError` for another shape."""
+    outputs, number = _tried("apply(params, x)", apply, params, x), num_rows(x)
+    shape, few = outputs.shape, y[:number]
+    if objective.targets == "class":
+        wanted, good = "logits of shape (n, classes)", len(shape) == 2 and shape[0] == number and shape[1] >= 2
+        good &= few.ndim == 1 or few.shape == shape
+    elif objective.targets == "tokens":
+        wanted, good = "logits of shape (n, time, vocabulary)", shape[:-1] == few.shape and len(shape) == 3
+    elif objective.targets == "any":
+        wanted, good = "an output for each example, (n, ...)", len(shape) > 0 and shape[0] == number
+    else:
+        wanted = f"an output for each target, {('n', *few.shape[1:])}".replace("'", "")
+        good = len(shape) > 0 and shape[0] == number and math.prod(shape) == few.size
+    if not good:
+        raise UserError(f"apply(params, x) gives {shape} for {number} images; expected {wanted}")
+    functions = objective_functions(objective)
+    for role, function in (("loss", functions.loss), ("error", functions.error)):
+        found = _tried(f"{role}(outputs, targets) of objective '{objective.name}'", function, outputs, jnp.asarray(few))
+        if getattr(found, "shape", None) != (number,):
+            raise UserError(
+                f"{role}(outputs, targets) of objective '{objective.name}' gives the shape "
+                f"{getattr(found, 'shape', None)} for {number} examples; expected a number for each, ({number},)"
+            )
+    return int(shape[-1]) if len(shape) > 1 else 1
+
+
+def _check_logits(outputs: np.ndarray, objective: Objective) -> None:
+    """Raise `UserError` for outputs that are probabilities of classes where logits are expected."""
+    if not objective.has_classes or objective.outputs != "logits":
+        return
+    if outputs.min() >= 0 and np.allclose(outputs.sum(-1), 1, atol=1e-3):
+        raise UserError(
+            "the outputs are probabilities (rows that add up to 1), and logits are expected; leave the softmax out, or "
+            f"give objective=Objective('{objective.name}', outputs='probabilities')"
+        )
 
 
 def _tried(what: str, function: Callable, *arguments: Any) -> Any:
@@ -252,4 +335,5 @@ def _tried(what: str, function: Callable, *arguments: Any) -> Any:
         return jax.eval_shape(function, *arguments)
     except Exception as error:  # a user's code may raise anything
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{what} fails for images of shape {arguments[-1].shape}: {reason}") from error
+        shapes = jax.tree.map(jnp.shape, arguments[-1])
+        raise UserError(f"{what} fails for images of shape {shapes}: {reason}") from error

@@ -16,6 +16,7 @@ from mdtree_jax.models import build_knobs, build_model
 from mdtree_jax.registry.architectures import ARCHITECTURES
 from mdtree_jax.registry.datasets import DATASETS
 from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, find_objective
 from mdtree_jax.registry.resolve import is_own
 from mdtree_jax.registry.table import Table
 from mdtree_jax.store.checkpoint import load_network
@@ -44,8 +45,10 @@ def load_configuration(
     config = manifest["config"]
     _check_registered(folder, manifest)
     noise = {name: config[name] for name in ("label_noise_fraction", "label_noise_seed")}
-    data = load_dataset(config["dataset"], data_dir=data_dir, data_file=data_file, **noise)
-    if data_hash(*data[:4]) != config["data_hash"]:
+    objective = config.get("objective", DEFAULT_OBJECTIVE)
+    what = {"objective": objective, "validation_fraction": config.get("validation_fraction", 0.0)}
+    data = load_dataset(config["dataset"], data_dir=data_dir, data_file=data_file, **noise, **what)
+    if data_hash(*data.arrays) != config["data_hash"]:
         raise UserError(f"the data set '{config['dataset']}' here is not the one that {folder} was trained on")
     # What names both a setting and a column is a knob.
     wanted = {name: row[name] for name in {**dict.fromkeys(CONFIGURATION_COLUMNS), **config} if name in row.index}
@@ -53,10 +56,12 @@ def load_configuration(
     shape = data.shape
     used = {name: KNOBS[name].kind(value) for name, value in wanted.items() if name in KNOBS}
     sizes = int(row["width"]), shape.num_classes, shape.image_shape
-    model = build_model(config["model"], *sizes, config["dtype"], build_knobs(config["model"], used))
+    outputs = find_objective(objective).output_shape(shape.target_shape, shape.num_outputs)
+    kinds = {"input_kind": shape.input_kind, "output_shape": outputs}
+    model = build_model(config["model"], *sizes, config["dtype"], build_knobs(config["model"], used), **kinds)
     count = int(row["num_samples"])
-    used = examples(data.x_train[:count], data.y_train[:count], data.x_test, data.y_test, config["dtype"])
-    return wrap_model(model, networks, config["model"]), used
+    used = examples(data.x_train[:count], data.y_train[:count], data.x_test, data.y_test, config["dtype"], objective)
+    return wrap_model(model, networks, config["model"])._replace(objective=objective), used
 
 
 def _check_registered(folder: Path, manifest: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 | the knob acts on | call of its function | return value |
 |---|---|---|
 | `loss` | `apply(per_example_loss, outputs, targets, value)` | per_example_loss, (batch,) |
-| `inputs` | `apply(x, key, value)` | images, (batch, height, width, channels) |
+| `inputs` | `apply(x, key, value)` | inputs, for images (batch, height, width, channels) |
 | `gradients` | `apply(gradients, params, value)` | gradients, a pytree like params |
 
 The value is a Python number for a static knob and a traced scalar for a batched one; the functions are called under
@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from mdtree_jax.checks import UserError
@@ -32,11 +33,13 @@ def smooth_labels(losses: jax.Array, logits: jax.Array, labels: jax.Array, value
 
     Args:
         losses: cross-entropy with the labels alone, (batch,).
-        logits: (batch, classes).
-        labels: (batch,).
+        logits: (batch, classes), or (batch, time, classes) where a loss is the sum over the labels of a sequence.
+        labels: (batch,), (batch, classes) or (batch, time); of a sequence, a negative one does not count.
         value: share of the target's probability that all classes have in equal parts.
     """
     uniform = -jax.nn.log_softmax(logits).mean(axis=-1)
+    if logits.ndim == 3:
+        uniform = jnp.where(labels >= 0, uniform, 0).sum(axis=1)
     return (1 - value) * losses + value * uniform
 
 
@@ -56,7 +59,13 @@ def shift_and_mirror(key: jax.Array, x: jax.Array, pixels: int = 4) -> jax.Array
 
 
 def augment(x: jax.Array, key: jax.Array, value: bool) -> jax.Array:
-    """Return the images as training sees them: shifted by up to 4 pixels, zeros come in, and mirrored, each anew."""
+    """Return the images as training sees them: shifted by up to 4 pixels, zeros come in, and mirrored, each anew.
+
+    Raises:
+        UserError: inputs that are no images.
+    """
+    if value and np.ndim(x) != 4:
+        raise UserError("augment=true crops and mirrors images, and the inputs are not images; set augment=false")
     return shift_and_mirror(key, x) if value else x
 
 

@@ -19,9 +19,10 @@ from jax import lax
 
 from mdtree_jax.models import Model
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
+from mdtree_jax.training.arrays import num_rows
 from mdtree_jax.training.early_stop import EarlyStop, update_early_stop
 from mdtree_jax.training.knobs import by_function, change_gradients, change_inputs, change_losses
-from mdtree_jax.training.loss import ObjectiveFunctions, objective_functions
+from mdtree_jax.training.loss import ObjectiveFunctions, ObjectiveLike, objective_functions
 from mdtree_jax.training.optimizer import make_optimizer
 
 #: On the host, a population is NumPy's.
@@ -98,20 +99,21 @@ def make_trainer(
     *,
     batch_size: int,
     num_epochs: int,
-    optimizer: str = "sgd",
+    optimizer: str | Callable[[Any, Any], optax.GradientTransformation] = "sgd",
     schedule: str = "constant",
     momentum: float = 0.9,
     early_stop: bool = True,
     early_stop_min_epoch: int = 30,
     early_stop_patience: int = 5,
     early_stop_tolerance: float = 1e-4,
-    objective: str = DEFAULT_OBJECTIVE,
+    objective: ObjectiveLike = DEFAULT_OBJECTIVE,
     **knobs: Any,
 ) -> Trainer:
     """Return the functions that train `model` on batches of `batch_size` for at most `num_epochs` epochs.
 
     The loss is the objective's mean over a batch with BatchNorm in training mode, modified by the knobs (static ones
-    are given here, by name). It does not include weight decay, which the optimizer applies.
+    are given here, by name). It does not include weight decay, which the optimizer applies. `optimizer` is a name, or
+    `make(learning_rate, weight_decay) -> optax transform`; `schedule` and `momentum` are of a named one.
 
     Raises:
         UserError: an unknown optimizer, schedule or objective.
@@ -121,7 +123,9 @@ def make_trainer(
         model=model,
         batch_size=batch_size,
         num_epochs=num_epochs,
-        make_optimizer=functools.partial(make_optimizer, optimizer, schedule, momentum),
+        make_optimizer=(lambda rate, decay, num_steps: optimizer(rate, decay))
+        if callable(optimizer)
+        else functools.partial(make_optimizer, optimizer, schedule, momentum),
         update_early_stop=functools.partial(
             update_early_stop,
             num_epochs=num_epochs,
@@ -176,11 +180,9 @@ def _begin_epoch(state: TrainState, hparams: Hyperparameters) -> TrainState:
     return state._replace(order=order, step=jnp.zeros_like(state.step), loss_sum=jnp.zeros_like(state.loss_sum))
 
 
-def _step(
-    static: _Static, state: TrainState, hparams: Hyperparameters, x_train: jax.Array, y_train: jax.Array
-) -> TrainState:
+def _step(static: _Static, state: TrainState, hparams: Hyperparameters, x_train: Any, y_train: jax.Array) -> TrainState:
     rows = lax.dynamic_slice_in_dim(state.order, state.step * static.batch_size, static.batch_size)
-    x, y = (a.at[rows].get(mode="promise_in_bounds") for a in (x_train, y_train))
+    x, y = jax.tree.map(lambda a: a.at[rows].get(mode="promise_in_bounds"), (x_train, y_train))
     knobs = static.knobs | hparams.knobs
 
     def step_key() -> jax.Array:
@@ -191,7 +193,8 @@ def _step(
     def loss(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": state.variables["batch_stats"]}
         logits, _, batch_stats = static.model.apply(variables, x, True)
-        return change_losses(static.objective.loss(logits, y), logits, y, knobs).mean(), batch_stats
+        losses = change_losses(static.objective.loss(logits, y), logits, y, knobs)
+        return static.objective.over_set(losses.mean(), y), batch_stats
 
     params = state.variables["params"]
     (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(params)
@@ -229,27 +232,28 @@ def random_order(key: jax.Array, num_samples: Array, length: int) -> jax.Array:
 def evaluate(
     model: Model,
     variables: Any,
-    x: jax.Array,
+    x: Any,
     y: jax.Array,
     num_samples: jax.Array,
     batch_size: int,
-    objective: str = DEFAULT_OBJECTIVE,
+    objective: ObjectiveLike = DEFAULT_OBJECTIVE,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return mean loss and number of errors (int32) over the first `num_samples` images, BatchNorm in eval mode.
+    """Return mean loss and sum of errors over the first `num_samples` examples, BatchNorm in eval mode.
 
-    A count is exact: as a percentage in float32, equal error rates of different networks could come out unequal.
+    Errors that are counted come as int32: as a percentage in float32, equal error rates of different networks could
+    come out unequal. Of all objectives, the error in percent is 100 times the sum over `num_samples`.
 
     Args:
         model: the network.
         variables: of one network.
-        x: (n, height, width, channels).
-        y: (n,).
+        x: inputs, an array or a pytree of arrays (n, ...).
+        y: targets (n, ...).
         num_samples: how many count, from 1 to n.
-        batch_size: images at a time.
+        batch_size: examples at a time.
         objective: whose loss and errors.
     """
     functions = objective_functions(objective)
-    size = x.shape[0]
+    size = num_rows(x)
     batch_size = min(batch_size, size)
     dtype = jax.tree.leaves(variables["params"])[0].dtype
 
@@ -258,23 +262,27 @@ def evaluate(
         first = jnp.minimum(index * batch_size, size - batch_size)
         rows = first + jnp.arange(batch_size, dtype=jnp.int32)
         mask = (rows >= index * batch_size) & (rows < num_samples)
-        xb, yb = (lax.dynamic_slice_in_dim(a, first, batch_size) for a in (x, y))
+        xb, yb = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, first, batch_size), (x, y))
         logits, _, _ = model.apply(variables, xb, False)
         loss = jnp.where(mask, functions.loss(logits, yb), 0).sum()
-        return sums[0] + loss, sums[1] + (mask & functions.error(logits, yb)).sum(dtype=jnp.int32)
+        if functions.counts:
+            return sums[0] + loss, sums[1] + (mask & functions.error(logits, yb)).sum(dtype=jnp.int32)
+        return sums[0] + loss, sums[1] + jnp.where(mask, functions.error(logits, yb), 0).sum(dtype=dtype)
 
     num_batches = -(-num_samples // batch_size)
-    zeros = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+    zeros = jnp.zeros((), dtype), jnp.zeros((), jnp.int32 if functions.counts else dtype)
     loss, errors = lax.fori_loop(jnp.zeros_like(num_batches), num_batches, body, zeros)
-    return loss / jnp.asarray(num_samples).astype(dtype), errors
+    is_counted = jnp.arange(size, dtype=jnp.int32) < num_samples if functions.has_scale else None
+    loss = functions.over_set(loss / jnp.asarray(num_samples).astype(dtype), y, is_counted)
+    return loss, functions.error_over_set(errors, y, is_counted)
 
 
 def train_single(
-    trainer: Trainer, variables: Any, hparams: Hyperparameters, x_train: jax.Array, y_train: jax.Array
+    trainer: Trainer, variables: Any, hparams: Hyperparameters, x_train: Any, y_train: jax.Array
 ) -> TrainState:
     """Return the state after training one network completely: the plain loop with which the population must agree."""
     step = jax.jit(trainer.step)
-    state = trainer.start(variables, hparams, x_train.shape[0])
+    state = trainer.start(variables, hparams, num_rows(x_train))
     while not state.record.is_done:
         state = trainer.begin_epoch(state, hparams)
         for _ in range(int(trainer.steps_per_epoch(hparams.num_samples))):

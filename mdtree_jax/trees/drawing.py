@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mdtree_jax.collection.columns import COLUMN
-from mdtree_jax.registry.measurement import unit_after_number
+from mdtree_jax.registry.measurement_type import unit_after_number
 from mdtree_jax.registry.measurements import label
 from mdtree_jax.registry.questions import class_colour
 

@@ -20,7 +20,7 @@ import pandas as pd
 
 from mdtree_jax.causes import joint
 from mdtree_jax.causes.evaluate import accuracy_at, answer_all
-from mdtree_jax.causes.methods import JOINT_TASKS, joint_method, trees_and_gains
+from mdtree_jax.causes.method_protocol import JOINT_TASKS, joint_method, trees_and_gains
 from mdtree_jax.collection.load import load_collection
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.report.tables import markdown

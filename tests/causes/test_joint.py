@@ -15,7 +15,7 @@ from mdtree_jax.collection.moves import AXES, Move, moves_of
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.experiments import coverage
 from mdtree_jax.experiments.joint import JointRunner, joint_experiments_of
-from mdtree_jax.experiments.methods import get_methods
+from mdtree_jax.experiments.method_table import get_methods
 
 
 @pytest.fixture(scope="module")

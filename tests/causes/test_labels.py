@@ -6,7 +6,7 @@ import pytest
 from mdtree_jax.causes import joint
 from mdtree_jax.causes.evaluate import answer_all, causes_told, make_joint_side
 from mdtree_jax.causes.labels import cause_labels, causes_of, gains, shared_causes
-from mdtree_jax.causes.methods import JOINT_TASKS, joint_method
+from mdtree_jax.causes.method_protocol import JOINT_TASKS, joint_method
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.grid import make_grid
 from mdtree_jax.collection.load import load_collection

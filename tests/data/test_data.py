@@ -245,7 +245,7 @@ def test_npz_sorted_by_label_has_all_classes_in_its_first_images(tmp_path):
     ("changes", "message"),
     [
         ({"y_train": None}, "has no array 'y_train'"),
-        ({"x_train": np.zeros((9, 5), np.float32), "x_test": np.zeros((6, 5), np.float32)}, r"have shape \(9, 5\)"),
+        ({"x_train": np.zeros((9, 5, 4, 3, 2)), "x_test": np.zeros((6, 5, 4, 3, 2))}, r"have shape \(9, 5, 4, 3, 2\)"),
         ({"x_test": np.zeros((6, 5, 5, 3), np.uint8)}, r"\(5, 4, 3\) but test images of shape \(5, 5, 3\)"),
         ({"y_train": np.arange(9) - 1}, "a training label of data set 'npz' is -1"),
         ({"y_train": np.arange(9) % 3 + 1, "y_test": np.arange(6) % 3 + 1}, "labels of .* are 1 to 3; expected 0"),
@@ -308,9 +308,9 @@ def test_digits_are_the_same_on_every_machine():
 def test_shapes_known_without_loading(tmp_path, monkeypatch):
     assert dataset_shape("digits") == load_dataset("digits").shape
     write_mnist(tmp_path)
-    assert dataset_shape("mnist", data_dir=str(tmp_path)) == (6, 3, (28, 28, 1), 10)
+    assert dataset_shape("mnist", data_dir=str(tmp_path))[:4] == (6, 3, (28, 28, 1), 10)
     monkeypatch.setattr("pooch.retrieve", None)
-    assert dataset_shape("cifar100") == (50_000, 10_000, (32, 32, 3), 100)
+    assert dataset_shape("cifar100")[:4] == (50_000, 10_000, (32, 32, 3), 100)
 
 
 def test_digits_sides_share_no_scan(monkeypatch):
@@ -336,3 +336,29 @@ def test_label_noise_is_one_seeded_list_over_all_classes():
     assert abs(counts - 10_000).max() < 500  # five standard deviations; a draw that leaves the old class out fails
     with pytest.raises(UserError, match=r"label_noise_fraction=1.5 is outside \[0, 1\]"):
         load_dataset("digits", label_noise_fraction=1.5)
+
+
+def test_a_validation_set_is_a_fixed_random_part_of_the_test_set():
+    whole = load_dataset("digits")
+    half, again, less = (load_dataset("digits", validation_fraction=f) for f in (0.5, 0.5, 0.1))
+    assert (len(half.x_test), len(half.x_validation), len(less.x_validation)) == (2560, 2560, 512)
+    assert half.shape == whole.shape
+    np.testing.assert_array_equal(half.x_validation, again.x_validation)
+    np.testing.assert_array_equal(half.x_train, whole.x_train)
+    pairs = [
+        sorted((image.tobytes(), int(label)) for image, label in zip(x, y, strict=True))
+        for x, y in (
+            (whole.x_test, whole.y_test),
+            (np.concatenate([half.x_test, half.x_validation]), np.concatenate([half.y_test, half.y_validation])),
+        )
+    ]
+    assert pairs[0] == pairs[1]
+    places = [
+        float(np.flatnonzero((whole.x_test == image).all(axis=(1, 2, 3)))[0]) for image in half.x_validation[::25]
+    ]
+    assert places == sorted(places)  # in the order of the test set …
+    assert 2000 < np.mean(places) < 3100  # … and from all of it
+    assert (len(whole.y_validation), len(whole.arrays), len(half.arrays)) == (0, 4, 6)
+    for fraction in (-0.1, 1e-6, 1.0, np.nan):
+        with pytest.raises(UserError, match="leaves the validation set or the test set empty"):
+            load_dataset("digits", validation_fraction=fraction)

@@ -13,15 +13,10 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.collection.grid import make_grid
 from mdtree_jax.collection.load import load_collection
 from mdtree_jax.collection.tasks import TASKS, task_rows
-from mdtree_jax.diagnosis.reference import default_reference, get_reference, reference_names
+from mdtree_jax.diagnosis.reference import get_reference, reference_names
 from tests.causes.test_joint import small  # noqa: F401 (a fixture)
 from tests.conftest import ROOT
 from tests.diagnosis.test_from_metrics import COLD
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return default_reference()
 
 
 def test_reference_of_the_package(reference):

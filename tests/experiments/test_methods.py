@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mdtree_jax.causes.methods import JOINT_TASKS, Method, Sample, likeliest
+from mdtree_jax.causes.method_protocol import JOINT_TASKS, Method, Sample, likeliest
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.tasks import TASKS, task_rows
 from mdtree_jax.experiments.coverage import coverage_table
-from mdtree_jax.experiments.methods import JOINT_METHODS, METHOD_TABLE, METHODS, get_methods
+from mdtree_jax.experiments.method_table import JOINT_METHODS, METHOD_TABLE, METHODS, get_methods
 from mdtree_jax.experiments.suite import transfer
 from tests.causes.test_joint import small  # noqa: F401 (a fixture)
 

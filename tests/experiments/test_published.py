@@ -12,7 +12,7 @@ from mdtree_jax.collection.columns import feature_values
 from mdtree_jax.collection.grid import compute_labels, make_grid
 from mdtree_jax.collection.load import read_csv
 from mdtree_jax.collection.published import FILES, published_file
-from mdtree_jax.experiments.methods import get_methods
+from mdtree_jax.experiments.method_table import get_methods
 from mdtree_jax.experiments.one_step import ONE_STEP_METHODS, OneStepRunner
 from mdtree_jax.experiments.runner import EXPERIMENTS, PUBLISHED_SEEDS, Runner, experiments_of
 from mdtree_jax.report.paper import CASES

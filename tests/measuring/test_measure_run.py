@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from mdtree_jax.checks import StaleState, UserError
-from mdtree_jax.runs.progress import Monitor
+from mdtree_jax.runs.monitor import Monitor
 from mdtree_jax.runs.run import run_sweep
 from mdtree_jax.store.exchange import export_parts, import_parts
 from tests.fake_training import COHORTS, RECIPE, measure, measurer, run_folder, train, trainer

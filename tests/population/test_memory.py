@@ -31,7 +31,7 @@ def compiled_bytes(recipe, cohort, lanes, num_train, num_test):
     variables = jax.tree.map(lambda leaf: np.stack([leaf] * len(hparams.key)), network)
     state = start_population(run.trainer, variables, hparams, group.queue, num_train, 1)
     training = run.jit_run.lower(state, hparams, group.queue, *run.data[:2], np.int32(1)).compile()
-    evaluate = population_train._jit_evaluate(run.model, run.mesh, recipe.eval_batch_size, lanes)
+    evaluate = population_train._jit_evaluate(run.model, run.mesh, recipe.eval_batch_size, lanes, run.objective)
     evaluation = evaluate.lower((variables, hparams.num_samples), tuple(run.data)).compile()
     found = training.memory_analysis(), evaluation.memory_analysis()
     return max(one.temp_size_in_bytes for one in found), max(one.argument_size_in_bytes for one in found)

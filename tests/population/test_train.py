@@ -233,7 +233,7 @@ def test_bad_input_is_one_sentence():
         train_cohort(MLP, toy_cohort(sizes=(41,)), data)
     with pytest.raises(UserError, match="num_samples 3 in cohort"):
         train_cohort(MLP, toy_cohort(sizes=(3,)), data)
-    with pytest.raises(UserError, match=r"images of shape \(3, 3, 1\) do not fit the recipe's image_shape \(4, 4, 1\)"):
+    with pytest.raises(UserError, match=r"inputs of shape \(3, 3, 1\) do not fit the recipe's image_shape \(4, 4, 1\)"):
         train_cohort(dataclasses.replace(MLP, image_shape=(4, 4, 1)), cohort, data)
     with pytest.raises(UserError, match="has no members"):
         train_cohort(MLP, dataclasses.replace(cohort, members=()), data)

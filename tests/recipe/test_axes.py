@@ -84,7 +84,7 @@ def test_the_papers_grid():
         ({"weight_decay": (float("inf"),)}, "weight_decay=inf is out of range"),
         ({"train_epochs": (0,)}, "train_epochs=0 is out of range"),
         ({"label_smoothing": (0.0, 1.0)}, r"label_smoothing=1 is out of range; it must be in \[0, 1\)"),
-        ({"optimizer": ("sgd", "adam")}, "unknown optimizer 'adam'"),
+        ({"optimizer": ("sgd", "adamm")}, "unknown optimizer 'adamm'"),
         ({"smoothing": (0.1,)}, r"unknown knob 'smoothing' \(did you mean 'label_smoothing'"),
         ({"num_seeds": 0}, "num_seeds=0 is too few"),
         ({"seed": -1}, "seed=-1 is out of range"),

@@ -7,7 +7,7 @@ import pytest
 from mdtree_jax.checks import UserError
 from mdtree_jax.cli import compose, help_text
 from mdtree_jax.files import record_names
-from mdtree_jax.recipe.schema import COLUMNS, grid_schema, make_grid, resolved_config
+from mdtree_jax.recipe.schema import COLUMNS, check_settings, grid_schema, make_grid, make_recipe, resolved_config
 from mdtree_jax.registry.knobs import KNOBS, Knob, Words, register_knob
 from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.store.manifest import check_same_config, config_hash
@@ -73,6 +73,19 @@ def test_a_knob_that_is_not_used_is_not_recorded_and_is_no_difference():
         check_same_config("runs/mine", plain, both)
     assert "label_smoothing is [0.0] there, [0.0, 0.1] here" in str(caught.value)
     check_same_config("runs/mine", plain, plain | {"label_smoothing": [0.0]})
+
+
+def test_a_validation_set_is_another_recipe_and_recording_is_not():
+    plain, half = resolved_config(composed()), resolved_config(composed("grid.validation_fraction=0.5"))
+    assert half == plain | {"validation_fraction": 0.5}
+    assert resolved_config(composed("grid.history_points=8")) == plain
+    with pytest.raises(UserError, match=r"validation_fraction is 0.0 there, 0.5 here"):
+        check_same_config("runs/mine", plain, half)
+    for override, message in (("history_points=33", "0 to 32"), ("validation_fraction=1", r"in \[0, 1\)")):
+        with pytest.raises(UserError, match=f"is out of range; it must be {message}"):
+            check_settings(compose("sweep", ["+grid=digits_tiny", f"grid.{override}"]))
+    recipe = make_recipe(composed("grid.validation_fraction=0.5"), 10, (10, 10, 1))
+    assert [recipe.recorded_points(has_validation=has) for has in (True, False)] == [32, 0]
 
 
 def test_a_knob_registered_later_is_a_key_and_one_in_the_way_is_refused():

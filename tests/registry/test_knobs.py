@@ -19,8 +19,8 @@ TOY = Knob("toy", "1", "of a test", "inputs", is_static=False, default=0.0, low=
         ("weight_decay", 0.0, float("inf"), "weight_decay=inf is out of range; it must be 0 or above"),
         ("label_smoothing", 0.0, 1.0, r"label_smoothing=1 is out of range; it must be in \[0, 1\)"),
         ("momentum", 0.99, -0.1, r"momentum=-0.1 is out of range; it must be in \[0, 1\)"),
-        ("optimizer", "adamw", "adam", r"unknown optimizer 'adam' \(did you mean 'adamw'\?\); available: sgd, adamw"),
-        ("schedule", "step", "linear", "unknown schedule 'linear'; available: constant, step, cosine"),
+        ("optimizer", "adamw", "adamm", r"unknown optimizer 'adamm' \(did you mean 'adam'\?\); available: sgd, adam, "),
+        ("schedule", "step", "exp", "unknown schedule 'exp'; available: constant, step, linear, cosine"),
     ],
 )
 def test_ranges_are_those_of_the_table(name, good, bad, message):

@@ -1,5 +1,6 @@
 """The table of measurements: complete, the source of other tables, and open to metrics from outside the package."""
 
+import dataclasses
 import functools
 import os
 import subprocess
@@ -11,26 +12,27 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mdtree_jax import Kernel, MDTreeClassifier, Measurement, Node, Structure, UserError, fit_reference, register
+from mdtree_jax import MDTreeClassifier, Measurement, Node, Structure, UserError, fit_reference
 from mdtree_jax.causes import joint
 from mdtree_jax.collection import columns
 from mdtree_jax.collection.load import load_collection
-from mdtree_jax.data import LoadedDataset
 from mdtree_jax.diagnosis import metrics_table
 from mdtree_jax.diagnosis.from_metrics import diagnose_metrics
 from mdtree_jax.diagnosis.words import evidence
 from mdtree_jax.diagnosis.words.metrics import axis
-from mdtree_jax.measuring.kernels import BINDINGS, Data, NetworkItem, PairItem
-from mdtree_jax.measuring.measure import measure_cohort
+from mdtree_jax.measuring.kernels import Data, NetworkItem, PairItem
+from mdtree_jax.measuring.programs import binding_of
+from mdtree_jax.measuring.trained import TrainedAs
 from mdtree_jax.models import build_model
-from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
+from mdtree_jax.probes.steps import TrainingSettings
 from mdtree_jax.recipe.measure_settings import METRICS, MeasureConfig, resolve
 from mdtree_jax.registry.kernels import CHOICES, KERNELS, PAIR_CHOICES, stages
-from mdtree_jax.registry.measurement import DIRECTIONS, Scale, Words
+from mdtree_jax.registry.measurement_type import DIRECTIONS, Scale, Words
 from mdtree_jax.registry.measurements import MEASUREMENTS, kernels_of, label, markdown_table, needs_of, of_kernel
-from mdtree_jax.registry.register import unregister
+from mdtree_jax.registry.probes import PROBES
 from mdtree_jax.store.checkpoint import load_network
 from mdtree_jax.store.tables import collect, typed_members
+from mdtree_jax.training import objective_functions
 from mdtree_jax.trees.decision_path import tree_path
 from tests.conftest import ROOT
 
@@ -40,7 +42,7 @@ import jax
 import jax.numpy as jnp
 
 import mdtree_jax
-from mdtree_jax.registry.measurement import Words
+from mdtree_jax.registry.measurement_type import Words
 
 
 def relative_norm(network):
@@ -89,20 +91,6 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def added():
-    """Return `register`; what it adds is removed after the test."""
-    entries = []
-
-    def add(entry, **bindings):
-        entries.append(register(entry, **bindings))
-        return entries[-1]
-
-    yield add
-    for entry in entries[::-1]:
-        unregister(entry)
-
-
-@pytest.fixture
 def weight_size(added):
     added(
         Measurement(
@@ -135,7 +123,7 @@ def test_a_metric_from_outside_is_measured_by_a_sweep(folder):
 
 
 def test_a_metric_from_outside_is_in_the_help_and_in_a_diagnosis(folder):
-    help_line = "groups: hessian, sharpness, similarity, barrier, connectivity"
+    help_line = "groups: hessian, sharpness, similarity, barrier, connectivity, ensemble, norms, probes, short_runs"
     assert f"{help_line}, weight_size" in command(folder, "sweep", "--help")
     row = {"train_error": 3.0, "train_loss": 0.1, "log_hessian_trace": 7.0, "weight_size": 0.25, "weight_size_se": 0.01}
     pd.DataFrame([row | {"colour": 1}]).to_csv(folder / "mine.csv", index=False)
@@ -199,10 +187,11 @@ def test_every_entry_is_in_every_table_that_follows_from_it():
         for alias in entry.aliases:
             assert columns.canonical_name(alias) == name
     assert {m.name for m in MEASUREMENTS.values() if m.scale} == set(joint.SCALES) == set(joint.METRICS)
-    assert METRICS == ("hessian", "sharpness", "similarity", "barrier", "connectivity")
-    assert PAIR_CHOICES == ("similarity", "barrier", "connectivity")
+    assert METRICS[:5] == ("hessian", "sharpness", "similarity", "barrier", "connectivity")
+    assert METRICS[5:] == ("ensemble", "norms", "probes", "short_runs")
+    assert PAIR_CHOICES == ("similarity", "barrier", "connectivity", "ensemble")
     assert [kernel.name for kernel in stages(METRICS)] == list(KERNELS)
-    assert {kernel.program for kernel in KERNELS.values()} == set(BINDINGS)
+    assert all(callable(binding_of(kernel.program).make) for kernel in KERNELS.values())
 
 
 def test_the_tables_that_decide_published_numbers_are_these():
@@ -219,7 +208,8 @@ def test_the_tables_that_decide_published_numbers_are_these():
     values = np.array([-3.0, 0.4])
     for name, wanted in {"mode_connectivity": np.arcsinh(values / 3), "cka": values}.items():
         np.testing.assert_array_equal(joint.SCALES[name].to_scale(values), wanted)
-    assert metrics_table.ERRORS == ("train_error", "test_error", "mode_connectivity", "mode_connectivity_peak")
+    assert metrics_table.ERRORS[:4] == ("train_error", "test_error", "mode_connectivity", "mode_connectivity_peak")
+    assert {MEASUREMENTS[name].kernel for name in metrics_table.ERRORS[4:]} == {"ensemble", "probes", "short_runs"}
     assert metrics_table.ACCURACIES == ("train_acc", "test_acc")
 
 
@@ -232,9 +222,15 @@ def test_each_kernel_makes_its_measurements(name):
     count, key = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
     images, labels = jax.ShapeDtypeStruct((40, 3, 3, 1), np.float32), jax.ShapeDtypeStruct((40,), np.int32)
     item = PairItem(network, network, count, key) if kernel.is_of_pairs else NetworkItem(network, count, key)
-    binding = BINDINGS[kernel.program]
+    binding = binding_of(kernel.program)
     values = {"batch_size": 8, "use_xtrace": True, "batched": False}
-    measure = binding.make(model, settings, **{option: values[option] for option in binding.options})
+    options: dict = {option: values[option] for option in binding.options}
+    settings = dataclasses.replace(settings, probes=tuple(PROBES))
+    if binding.is_trained:
+        functions = objective_functions()
+        trained_as = TrainedAs(TrainingSettings(8, objective=functions), "float32", (), is_small=True, is_cpu=True)
+        item, options = trained_as.item_shapes(network), trained_as.options(name)
+    measure = binding.make(model, settings, objective=objective_functions(), **options)
     found = jax.eval_shape(measure, item, Data(images, labels, images, labels))
     if kernel.compares:
         logits = jax.ShapeDtypeStruct((2, *found["logits"].shape), np.float32)
@@ -245,11 +241,11 @@ def test_each_kernel_makes_its_measurements(name):
 
 
 def test_an_entry_without_words_falls_back_on_its_name_unit_and_direction(added):
-    added(Measurement("gradient_norm", "nats", "norm of the gradient", direction="hot"), kernel=lambda network: 0.0)
-    assert axis("gradient_norm") == "gradient norm, nats"
-    node = Node("gradient_norm", 0.5, 0.0, 2.0, "data", "size")
-    steps, _ = tree_path("q", Structure("s", (node,), ("data", "size")), [0.5], None, {"gradient_norm": 0.1}, {})
-    wanted = f"Gradient norm 0.1 nats is at or below 0.5 nats: {DIRECTIONS['hot'][0]}."
+    added(Measurement("gradient_size", "nats", "norm of the gradient", direction="hot"), kernel=lambda network: 0.0)
+    assert axis("gradient_size") == "gradient size, nats"
+    node = Node("gradient_size", 0.5, 0.0, 2.0, "data", "size")
+    steps, _ = tree_path("q", Structure("s", (node,), ("data", "size")), [0.5], None, {"gradient_size": 0.1}, {})
+    wanted = f"Gradient size 0.1 nats is at or below 0.5 nats: {DIRECTIONS['hot'][0]}."
     assert evidence.sentence(steps[0]) == wanted
     assert steps[0].unit == "nats"
 
@@ -271,87 +267,6 @@ def test_a_default_grid_measures_what_it_did_before(added):
     assert resolve(MeasureConfig(metrics=["toy", "hessian"])).metrics == ("hessian", "toy")
 
 
-# Kernels from outside
-
-
-SHAPE, WIDTH = (3, 3, 1), 4
-
-
-@pytest.fixture(scope="module")
-def cohort():
-    members = tuple(Member(i, seed, n, n / 40, 0.1, 0.0) for i, n in enumerate((16, 40)) for seed in (0, 1, 2))
-    model = build_model("mlp", WIDTH, 3, SHAPE, "float32")
-    networks = [model.init(jax.random.key(10 * m.index + m.seed)) for m in members]
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((60, *SHAPE)).astype(np.float32), rng.integers(0, 3, 60).astype(np.int32)
-    return (
-        Cohort(WIDTH, 8, 1, members),
-        jax.tree.map(lambda *leaves: np.stack(leaves), *networks),
-        LoadedDataset(x[:40], y[:40], x[40:], y[40:], 3, "random"),
-        model,
-    )
-
-
-def measure(cohort, metrics, is_finite=(True,) * 6):
-    recipe = Recipe("digits", "mlp", num_classes=3, image_shape=SHAPE)
-    settings = resolve(MeasureConfig(metrics=metrics, hessian_images=20, similarity_images=64))
-    return measure_cohort(recipe, cohort[0], cohort[2], cohort[1], list(is_finite), settings, memory_budget_bytes=2**30)
-
-
-def test_the_function_of_a_network_sees_parameters_batch_loss_outputs_and_key(cohort, added):
-    def look(network):
-        x, y = network.batch
-        doubled = jax.tree.map(lambda leaf: 2 * leaf, network.params)
-        return {
-            "batch_error": 100 * (network.outputs(x).argmax(-1) != y).mean(),
-            "batch_loss": network.loss(network.params),
-            "loss_of_twice": network.loss(doubled),
-            "drawn": jax.random.uniform(network.key),
-        }
-
-    added(Kernel("look", "what a function sees", cost=2.0), kernel=look)
-    for name in ("batch_error", "batch_loss", "loss_of_twice", "drawn"):
-        added(Measurement(name, "1", name, kernel="look"))
-    found = measure(cohort, ["look"]).members
-    (_, variables, data, model), members = cohort, cohort[0].members
-    for row, member in enumerate(members):
-        network = jax.tree.map(lambda leaf, row=row: leaf[row], variables)
-        rows = np.arange(20) % member.num_samples
-        for factor, loss in ((1.0, "batch_loss"), (2.0, "loss_of_twice")):
-            params = jax.tree.map(lambda leaf, factor=factor: factor * leaf, network["params"])
-            logits = np.asarray(model.apply({**network, "params": params}, data.x_train[rows], False)[0], np.float64)
-            chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-            assert found[loss][row] == pytest.approx(
-                -np.log(chances[np.arange(20), data.y_train[rows]]).mean(), rel=1e-5
-            )
-            if factor == 1.0:
-                wrong = logits.argmax(1) != data.y_train[rows]
-                assert found["batch_error"][row] == pytest.approx(100 * wrong.mean(), rel=1e-5)
-    assert found["drawn"].nunique() == 6
-    assert found["look_flops"].nunique() == 1
-    assert measure(cohort, ["look"]).num_compilations == 0
-    again = measure(cohort, ["look"], [True, False, *[True] * 4]).members
-    np.testing.assert_array_equal(again["drawn"].drop(1), found["drawn"].drop(1))
-    assert np.isnan(again["drawn"][1])
-
-
-def test_the_function_of_a_pair_sees_both_networks(cohort, added):
-    """The distance of their parameters is what the package measures too."""
-
-    def distance(pair):
-        sides = (jax.tree.leaves(side.params) for side in (pair.first, pair.second))
-        return jnp.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(*sides, strict=True)))
-
-    added(Measurement("apart", "1", "distance of the parameters", needs=("pair",)), kernel=distance)
-    found = measure(cohort, ["apart", "similarity"])
-    assert len(found.pairs) == 6
-    np.testing.assert_allclose(found.pairs["apart"], found.pairs["l2_distance"], rtol=1e-5)
-    assert "apart" not in found.members
-    # Registered again with another function, it is another program.
-    register(MEASUREMENTS["apart"], kernel=lambda pair: 2 * distance(pair))
-    np.testing.assert_allclose(measure(cohort, ["apart"]).pairs["apart"], 2 * found.pairs["apart"], rtol=1e-5)
-
-
 def test_a_value_that_is_not_finite_is_counted_and_left_out(weight_size):
     rows = [
         {"configuration": 0, "seed": seed, "status": "ok", "cohort": "c", "width": 2, "batch_size": 8,
@@ -364,65 +279,3 @@ def test_a_value_that_is_not_finite_is_counted_and_left_out(weight_size):
     found = collect(members).iloc[0]
     assert (found["weight_size"], found["num_not_measurable"]) == (2.0, 1)
     assert found["log_weight_size"] == pytest.approx(np.log(2.0))
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (lambda network: jnp.zeros(3), r"returns an array of shape \(3,\) for 'toy'; expected a scalar"),
-        (lambda network: {"tiy": 0.0}, "returns 'tiy', and its measurements are 'toy'"),
-        (lambda network: {}, "returns , and its measurements are 'toy'"),
-    ],
-)
-def test_results_that_are_no_scalars_are_refused_before_anything_runs(cohort, added, function, message):
-    added(Measurement("toy", "1", "a toy"), kernel=function)
-    with pytest.raises(UserError, match=message):
-        measure(cohort, ["toy"])
-
-
-def zero(network):
-    return 0.0
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: register(Measurement("cka", "1", "mine"), kernel=zero), "the name 'CKA'|'cka' is already registered"),
-        (lambda: register(Measurement("CKA", "1", "mine"), kernel=zero), "the name 'CKA' is taken by the column 'cka'"),
-        (lambda: register(Measurement("width", "1", "mine"), kernel=zero), "'width' is taken by the column 'width'"),
-        (
-            lambda: register(Measurement("mine", "1", "mine", aliases={"hessian_t": None}), kernel=zero),
-            "'hessian_t' is taken by the column 'log_hessian_trace'",
-        ),
-        (
-            lambda: register(Measurement("hessian", "1", "mine"), kernel=zero),
-            "a kernel named 'hessian' is already registered",
-        ),
-        (lambda: register(Measurement("train", "1", "mine"), kernel=zero), "'train' is not a valid kernel name"),
-        (lambda: register(Measurement("mine", "1", "mine"), kernel=3), "kernel=3 of 'mine' is not callable"),
-        (
-            lambda: register(Measurement("mine", "1", "mine", kernel="no")),
-            "names the kernel 'no', which does not exist",
-        ),
-        (
-            lambda: register(Measurement("mine", "1", "mine"), kernl=zero),
-            r"register\(Measurement, kernl=…\): besides the entry, it takes",
-        ),
-        (lambda: register(Measurement("log_mine", "ln", "mine", logarithm_of="mine")), "is derived from 'mine', which"),
-        (lambda: register(Measurement("my metric", "1", "mine"), kernel=zero), "is not an identifier"),
-        (lambda: register("mine"), "its type is str; it must be one of"),
-        (lambda: Measurement("mine_se", "1", "mine"), "'mine_se' is not a valid name for a measurement"),
-        (lambda: Measurement("seed", "1", "mine"), "'seed' is not a valid name for a measurement"),
-        (lambda: Measurement("mine", "1", "mine", direction="warm"), "unknown direction of 'mine' 'warm'"),
-        (lambda: Measurement("mine", "1", "mine", needs=("pears",)), "'mine' needs 'pears', which is not one of"),
-        (lambda: Measurement("mine", "1", "mine", bounds=(1.0, 0.0)), r"bounds=\(1.0, 0.0\) of 'mine' are empty"),
-        (lambda: Measurement("mine", "1", "mine", sources=("cka",)), "'mine' needs both sources and formula"),
-        (lambda: Kernel("mine", "mine", cost=-1.0), "cost=-1.0 is out of range"),
-        (lambda: register(Kernel("mine", "mine", ("test_data",)), kernel=zero), "must need either 'network' or 'pair'"),
-    ],
-)
-def test_mistakes_are_one_sentence_and_change_no_table(make, message):
-    before = list(MEASUREMENTS), list(KERNELS)
-    with pytest.raises(UserError, match=message):
-        make()
-    assert (list(MEASUREMENTS), list(KERNELS)) == before

@@ -27,7 +27,7 @@ from mdtree_jax.recipe.axes import Grid, make_cohorts
 from mdtree_jax.recipe.measure_settings import chosen_pairs
 from mdtree_jax.recipe.schema import grid_schema, resolved_config
 from mdtree_jax.runs import verify
-from mdtree_jax.runs.progress import Monitor
+from mdtree_jax.runs.monitor import Monitor
 from mdtree_jax.runs.run import Measurer, run_sweep
 from mdtree_jax.store.exchange import export_parts, import_parts
 from mdtree_jax.store.folder import RunFolder
@@ -85,6 +85,13 @@ def numbers(cohort, member, *more):
     return np.random.default_rng([*what, member.seed, *more]).random(4)
 
 
+def curves(cohort, shown):
+    """Return learning curves of one to three points, by the seed."""
+    member, epoch = np.array([(n, e + 1) for n, m in enumerate(cohort.members) for e in range(1 + m.seed % 3)]).T
+    found = {"member": member, "epoch": epoch, "step": 7 * epoch, "train_loss": shown[member, 2] / epoch}
+    return found | {"validation_loss": shown[member, 3] / epoch, "validation_error": shown[member, 1] / epoch}
+
+
 def named(cohort, member):
     return cohort.key, member.learning_rate, member.num_samples, member.value("label_smoothing")
 
@@ -109,6 +116,9 @@ class Lab:
             train_seconds=np.zeros(n),
             train_flops=np.full(n, 1e6 * cohort.width),
             useful_step_fraction=1.0,
+            validation_loss=shown[:, 3] / 2,
+            validation_error=shown[:, 1] / 2,
+            history=curves(cohort, shown),
             num_compilations=1,
             compile_seconds=0.5,
         )
@@ -195,7 +205,8 @@ def _by_key(rows, name, *seeds):
 
 
 def tables(path):
-    return {name: pd.read_parquet(path / f"{name}.parquet") for name in ("members", "pairs", "layers", "collection")}
+    names = ("members", "pairs", "layers", "history", "collection")
+    return {name: pd.read_parquet(path / f"{name}.parquet") for name in names}
 
 
 def assert_same_tables(left, right):
@@ -391,6 +402,31 @@ def test_another_recipe_is_named_with_all_that_differs(tmp_path):
     other = wanted.config | {"optimizer": "adamw", "width": [2]}
     with pytest.raises(UserError, match=message), RunFolder(tmp_path, other, members):
         pass
+
+
+def test_a_run_of_before_there_were_histories_goes_on_with_those_of_what_is_added(pickled, tmp_path):
+    class Earlier(Lab):
+        def train(self, *arguments, **options):
+            trained = super().train(*arguments, **options)
+            trained.history = None
+            return trained
+
+    small, large = plan(2, width=(2,)), plan(3, width=(2, 4))
+    Earlier().run(tmp_path, small)
+    assert not (tmp_path / "history.parquet").exists()
+    Lab().run(tmp_path, large)
+    Lab().run(tmp_path / "fresh", large)
+    added, every = (pd.read_parquet(path / "history.parquet") for path in (tmp_path, tmp_path / "fresh"))
+    members = pd.read_parquet(tmp_path / "members.parquet")
+    is_old = (members["width"] == 2) & (members["seed"] < 2)
+    old = pd.MultiIndex.from_frame(members.loc[is_old, ["configuration", "seed"]])
+    is_added = ~pd.MultiIndex.from_frame(every[["configuration", "seed"]]).isin(old)
+    pd.testing.assert_frame_equal(added, every[is_added].reset_index(drop=True), check_exact=True)
+    record = write_record(tmp_path / "fresh", tmp_path / "record", "fake")
+    pd.testing.assert_frame_equal(record.history, every)
+    (tmp_path / "parts" / "history" / f"{large.cohorts[0].key}.parquet").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="delete it to go on without these learning curves"):
+        Lab().run(tmp_path, large)
 
 
 def test_networks_that_are_gone_stop_what_needs_them_and_nothing_else(pickled, tmp_path):

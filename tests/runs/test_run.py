@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.runs.progress import Monitor, ScalarLog
+from mdtree_jax.runs.monitor import Monitor, ScalarLog
 from mdtree_jax.runs.run import run_sweep
 from tests.conftest import ROOT
 from tests.fake_training import CHOICE, COHORTS, RECIPE, run_folder, train, trainer
@@ -165,7 +165,7 @@ def test_networks_are_kept_and_load_alone(tmp_path):
 
 def test_a_bar_on_a_terminal_and_time_left(tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("mdtree_jax.runs.progress.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("mdtree_jax.runs.monitor.time.perf_counter", lambda: clock[0])
     monitor = Monitor(Console(file=io.StringIO(), force_terminal=True), {"a": 10.0, "b": 30.0})
     assert monitor.seconds_left() is None
     monitor.start_cohort("a")

@@ -13,7 +13,7 @@ from mdtree_jax.collection.label_stability import label_agreement, label_stabili
 from mdtree_jax.files import record_names, records_folder
 from mdtree_jax.provenance import describe_session
 from mdtree_jax.runs import verify
-from mdtree_jax.runs.progress import Monitor
+from mdtree_jax.runs.monitor import Monitor
 from mdtree_jax.runs.run import run_sweep
 from mdtree_jax.store.record import read_record, record_path, write_record
 from mdtree_jax.store.tables import collect

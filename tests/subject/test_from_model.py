@@ -136,7 +136,7 @@ def test_one_network_and_a_part_of_the_data():
     x, y = make_data(400)
     diagnosis = diagnose_model(apply, [make_params(0)], x, y, measure=QUICK, max_images=100)
     assert "there is only one network" in diagnosis.notes[0]
-    assert diagnosis.notes[1] == "training errors were measured on a random sample of 100 of 400 images"
+    assert diagnosis.notes[1] == "training errors were measured on a random sample of 100 of 400 examples"
     assert "cka" not in diagnosis.metrics
     share = diagnosis.metrics["train_error"] / 100
     assert diagnosis.metrics["train_error_se"] == pytest.approx(100 * (share * (1 - share) / 100 * 0.75) ** 0.5)
@@ -369,12 +369,15 @@ GOOD = {"params": [make_params(0), make_params(1)], "x_train": X, "y_train": Y}
         ({"params": [make_params(0), make_params(1) | {"w2": HUGE}]}, "network 2 gives logits that are not finite"),
         ({"x_train": X[:, :4]}, r"apply\(params, x\) fails for images of shape \(64, 4\)"),
         ({"x_train": X[:50]}, "x_train has 50 rows and y_train has 120"),
-        ({"x_train": X.astype(int)}, "x_train is of int64; expected floating point"),
+        ({"x_train": X.astype(np.uint8)}, "x_train is of uint8; expected floating point"),
         ({"x_train": np.full_like(X, np.nan)}, "x_train holds numbers that are not finite"),
         ({"y_train": np.zeros(120, int)}, "y_train holds only one class, 0"),
         ({"y_train": Y + 2}, "y_train holds the label 4, but the model gives 3 logits, for the labels 0 to 2"),
         ({"y_train": Y - 1}, "y_train holds the label -1; labels count from 0"),
-        ({"y_train": np.eye(3)[Y]}, "convert one-hot labels with argmax"),
+        ({"y_train": np.eye(3, dtype=int)[Y]}, "convert one-hot labels with argmax"),
+        ({"y_train": np.eye(3)[Y] / 2}, "are not probabilities of the classes; expected rows that add up to 1"),
+        ({"y_train": Y / 2}, "expected integers of shape .*; of numbers, give objective='regression'"),
+        ({"apply": lambda p, x: jax.nn.softmax(apply(p, x))}, r"probabilities .* Objective\('cross_entropy', outputs="),
         ({"x_test": X}, "x_test and y_test belong together"),
         ({"x_test": X[:, :4], "y_test": Y}, r"x_test has shape \(4,\), but one of x_train has \(6,\); they must"),
         ({"training": {"epoch": 3}}, r"unknown training setting 'epoch' \(did you mean 'epochs'\?\)"),
@@ -394,7 +397,7 @@ GOOD = {"params": [make_params(0), make_params(1)], "x_train": X, "y_train": Y}
 )  # fmt: skip
 def test_what_does_not_fit_is_one_sentence(changed, message):
     with pytest.raises(UserError, match=message) as error:
-        diagnose_model(apply, **GOOD | {"measure": QUICK} | changed)
+        diagnose_model(**GOOD | {"apply": apply, "measure": QUICK} | changed)
     assert "\n" not in str(error.value)
 
 

@@ -78,7 +78,12 @@ def test_sgd_equals_pytorchs_formula():
 
 @pytest.mark.parametrize(
     ("schedule", "rates"),
-    [("constant", [1, 1, 1, 1]), ("step", [1, 1, 0.1, 0.01]), ("cosine", [1, 0.8535534, 0.5, 0.1464466])],
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("step", [1, 1, 0.1, 0.01]),
+        ("cosine", [1, 0.8535534, 0.5, 0.1464466]),
+        ("linear", [1, 0.75, 0.5, 0.25]),
+    ],
 )
 def test_schedules(schedule, rates):
     optimizer = make_optimizer("sgd", schedule, 0.0, jnp.float32(1.0), jnp.float32(0.0), jnp.int32(4))
@@ -90,12 +95,68 @@ def test_schedules(schedule, rates):
     np.testing.assert_allclose(steps, rates, rtol=1e-5)
 
 
+def test_warm_up_is_a_twentieth_of_the_steps():
+    optimizer = make_optimizer("sgd", "warmup_cosine", 0.0, jnp.float32(1.0), jnp.float32(0.0), jnp.int32(80))
+    state, rates = optimizer.init(jnp.ones(1)), []
+    for _ in range(80):
+        updates, state = optimizer.update(jnp.ones(1), state, jnp.ones(1))
+        rates.append(-float(updates[0]))
+    np.testing.assert_allclose(rates[:4], [0.25, 0.5, 0.75, 1.0], rtol=1e-5)
+    np.testing.assert_allclose(rates[4:], 0.5 * (1 + np.cos(np.pi * np.arange(76) / 76)), rtol=1e-4, atol=1e-6)
+
+
+def steps_of(optimizer, gradients, start):
+    """Return the weights after every step of an optimizer with decay 0.1 and rate 0.01."""
+    optimizer = make_optimizer(optimizer, "constant", 0.9, 0.01, 0.1, len(gradients))
+    params = jax.tree.map(jnp.asarray, start)
+    state, found = optimizer.init(params), []
+    for gradient in gradients:
+        updates, state = optimizer.update(jax.tree.map(jnp.asarray, gradient), state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        found.append(params)
+    return found
+
+
+def test_adam_and_lion_equal_their_formulas():
+    rng = np.random.default_rng(0)
+    start, gradients = rng.standard_normal(5), list(rng.standard_normal((4, 5)))
+    for name in ("adam", "lion"):
+        w, m, v, expected = start.copy(), np.zeros(5), np.zeros(5), []
+        for step, g in enumerate(gradients, 1):
+            if name == "adam":
+                g = g + 0.1 * w
+                m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+                w = w - 0.01 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+            else:
+                w = w - 0.01 * (np.sign(0.9 * m + 0.1 * g) + 0.1 * w)
+                m = 0.99 * m + 0.01 * g
+            expected.append(w)
+        np.testing.assert_allclose(steps_of(name, gradients, start), expected, rtol=1e-4)
+
+
+def test_muon_turns_a_matrix_by_an_orthogonal_step_of_one_size_and_other_shapes_by_adam():
+    rng = np.random.default_rng(1)
+    start = {"matrix": rng.standard_normal((6, 3)), "vector": np.zeros(3)}
+    gradient = {"matrix": 1e-3 * rng.standard_normal((6, 3)), "vector": np.array([1.0, -2.0, 1e-3])}
+    (after,) = steps_of("muon", [gradient], start)
+    step = (start["matrix"] * (1 - 0.01 * 0.1) - after["matrix"]) / 0.01
+    assert np.sqrt((step**2).mean()) == pytest.approx(0.2, rel=1e-2)
+    u, _, vt = np.linalg.svd(gradient["matrix"], full_matrices=False)
+    values = np.linalg.svd(u.T @ step @ vt.T)[1]
+    assert values.max() / values.min() < 2  # of the gradient itself far more, of an orthogonal matrix 1
+    assert (np.diag(u.T @ step @ vt.T) > 0).all()
+    # The first step of Adam with Nesterov momentum is of one size whatever the gradient, and larger than the rate.
+    sizes = after["vector"] / (-0.01 * np.sign(gradient["vector"]))
+    np.testing.assert_allclose(sizes, sizes[0], rtol=1e-3)
+    assert 1 <= sizes[0] < 1.5
+
+
 def test_unknown_optimizer_and_schedule():
     model = build_model("mlp", 2, 3, (4, 4, 1))
-    with pytest.raises(UserError, match=r"unknown optimizer 'adam' .*available: sgd, adamw"):
-        make_trainer(model, batch_size=4, num_epochs=1, optimizer="adam")
-    with pytest.raises(UserError, match="unknown schedule 'linear'; available: constant, step, cosine"):
-        make_trainer(model, batch_size=4, num_epochs=1, schedule="linear")
+    with pytest.raises(UserError, match=r"unknown optimizer 'adamm' .*available: sgd, adam, adamw, lion, muon"):
+        make_trainer(model, batch_size=4, num_epochs=1, optimizer="adamm")
+    with pytest.raises(UserError, match="unknown schedule 'exponential'; available: constant, step, linear, cosine"):
+        make_trainer(model, batch_size=4, num_epochs=1, schedule="exponential")
 
 
 def test_order_is_a_permutation_of_the_prefix_and_uniform():

@@ -139,7 +139,7 @@ SEEDS = range(1050, 1056)  # not used in design
 
 @pytest.fixture(scope="module")
 def transfer_table(collections):
-    from mdtree_jax.experiments.methods import METHODS
+    from mdtree_jax.experiments.method_table import METHODS
     from mdtree_jax.experiments.runner import Runner, experiments_of
 
     # `md_tree_relative` is the robust fit with another member, for models of another family.

@@ -14,7 +14,7 @@ from mdtree_jax.diagnosis.words.formats import NOT_KNOWN, capital, number, perce
 from mdtree_jax.diagnosis.words.metrics import axis
 from mdtree_jax.diagnosis.words.notes import question
 from mdtree_jax.registry.causes import NONE
-from mdtree_jax.registry.measurement import DIRECTIONS, unit_after_number
+from mdtree_jax.registry.measurement_type import DIRECTIONS, unit_after_number
 from mdtree_jax.registry.measurements import MEASUREMENTS, label
 from mdtree_jax.registry.questions import QUESTIONS, answer_words
 from mdtree_jax.trees.decision_path import EvidenceStep, feature_error

@@ -57,8 +57,9 @@ def _too_few_metrics(missing: Sequence[str]) -> str:
 
 def _guessing(train_error: float, error_of_guessing: float) -> str:
     return (
-        f"a training error of {train_error:.1f} % is hardly better than guessing ({error_of_guessing:.1f} %): check "
-        "that the images and labels are those that the network was trained on, with the same preprocessing"
+        f"a training error of {train_error:.1f} % is hardly better than guessing, the best constant prediction "
+        f"({error_of_guessing:.1f} %): check that the data are those that the network was trained on, with the same "
+        "preprocessing"
     )
 
 
@@ -91,6 +92,11 @@ def _no_apply_train(kernels: Sequence[str]) -> str:
     )
 
 
+def _objective(loss: str, unit: str, error: str) -> str:
+    text = f"these networks minimize another loss than the classifiers of the reference: {loss} (unit: {unit})"
+    return text + (f"; their error is the {error}" if error else "") + "; the answer is less reliable than stated"
+
+
 #: Kind of fact -> its sentence.
 SENTENCES: dict[str, Callable[..., str]] = {
     "out_of_range": _out_of_range,
@@ -118,19 +124,20 @@ SENTENCES: dict[str, Callable[..., str]] = {
         "reliable than stated"
     ),
     "sampled_errors": lambda side, images, of: (
-        f"{side} errors were measured on a random sample of {images} of {of} images"
+        f"{side} errors were measured on a random sample of {images} of {of} examples"
     ),
     "sampled_curves": lambda images, of: (
-        f"curves were trained on {images} of {of} training images, as many as fit into memory"
+        f"curves were trained on {images} of {of} training examples, as many as fit into memory"
     ),
     "one_pair": _one_pair,
     "one_network": _one_network,
     "no_apply_train": _no_apply_train,
+    "objective": _objective,
     "epochs_unknown": lambda: (
         "the cost of one retraining is not known, because the number of epochs was not given (training.epochs=)"
     ),
     "retraining_at_rate": lambda epochs, images: (
-        f"one retraining is {epochs:g} epochs of {images} images, timed at the throughput of the diagnosis"
+        f"one retraining is {epochs:g} epochs of {images} examples, timed at the throughput of the diagnosis"
     ),
     "of_sweep": lambda: (
         "time and operations are those of the sweep that trained and measured these networks; one retraining is the "

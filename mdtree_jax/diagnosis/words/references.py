@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mdtree_jax.causes.joint import PAIR_COLUMNS
-from mdtree_jax.causes.methods import JOINT_TASKS
+from mdtree_jax.causes.method_protocol import JOINT_TASKS
 from mdtree_jax.diagnosis.words.causes import short
 from mdtree_jax.diagnosis.words.formats import capital, points
 from mdtree_jax.diagnosis.words.notes import question

@@ -3,8 +3,8 @@
     fitted = method.fit(Sample.of(collection, question), seed)
     fitted.predict(Sample.of(other, question))
 
-All methods of `mdtree_jax.experiments.methods` follow this protocol. This module defines the two that a diagnosis uses:
-`trees_and_gains` answers the questions, `joint_method` names the cause.
+All methods of `mdtree_jax.experiments.method_table` follow this protocol. This module defines the two that a diagnosis
+uses: `trees_and_gains` answers the questions, `joint_method` names the cause.
 """
 
 from __future__ import annotations

@@ -16,11 +16,20 @@ from mdtree_jax.registry.kernels import KERNELS, Work, stages
 
 
 class MeasureCost(NamedTuple):
-    """The cost of measuring one network or pair: settings, operations of one image's forward pass, test images."""
+    """The cost of measuring one network or pair.
+
+    Attributes:
+        settings: of measuring.
+        forward_flops: operations of one image's forward pass.
+        num_test: test images, or those of the validation set.
+        batch_size, train_epochs: of the training; 0 epochs where it is not known.
+    """
 
     settings: MeasureSettings
     forward_flops: float
     num_test: int
+    batch_size: int = 1
+    train_epochs: int = 0
 
     @property
     def curve_flops(self) -> float:
@@ -43,9 +52,10 @@ class MeasureCost(NamedTuple):
             num_samples: size of the training subset.
             num_products: Hessian-vector products, where they are known.
         """
+        trained = num_samples // self.batch_size * self.batch_size * self.train_epochs
         if self.settings.evaluation_images is not None:
             num_samples = min(num_samples, self.settings.evaluation_images)
-        return KERNELS[kernel].forward_passes(self.settings, Work(num_samples, self.num_test, num_products))
+        return KERNELS[kernel].forward_passes(self.settings, Work(num_samples, self.num_test, num_products, trained))
 
     def cohort_passes(self, cohort: Cohort) -> float:
         """Return the forward passes to measure all networks and pairs of a cohort, if none diverged."""

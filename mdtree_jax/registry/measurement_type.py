@@ -141,6 +141,12 @@ class Measurement:
         return self.label + ("" if self.unit == "1" else f", {self.unit}")
 
     @property
+    def limits(self) -> tuple[float, float]:
+        """Smallest and largest value in a table: an error relative to a variance can exceed 100 %."""
+        low, high = self.bounds
+        return (-math.inf if low == -100 else low), (math.inf if high == 100 and self.unit == "%" else high)
+
+    @property
     def sides(self) -> tuple[str, str]:
         """What a value at or below a threshold means, and what a value above it means."""
         low, high = DIRECTIONS[self.direction]

@@ -93,11 +93,13 @@ class Monitor:
         self._blocks = self._bar.add_task("", total=1.0, left="", visible=False)
 
     def __enter__(self) -> Monitor:
-        self._bar.start()
+        if not self._bar.disable:
+            self._bar.start()
         return self
 
     def __exit__(self, *exception) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # stopping a bar that was never shown prints an empty line before rich 15
+            self._bar.stop()
 
     def say(self, line: str) -> None:
         """Print a line."""

@@ -1,6 +1,6 @@
 """The table of methods that the experiments compare: diagnostic trees, the joint model, and baselines.
 
-All are instances of `mdtree_jax.causes.methods.Method`. To add your own method::
+All are instances of `mdtree_jax.causes.method_protocol.Method`. To add your own method::
 
     METHOD_TABLE.register(Method("mine", "my method", features, fit))
 
@@ -17,7 +17,7 @@ import sklearn
 from sklearn.tree import DecisionTreeClassifier
 
 from mdtree_jax.causes import joint
-from mdtree_jax.causes.methods import (
+from mdtree_jax.causes.method_protocol import (
     AnyTask,
     Fitted,
     Method,

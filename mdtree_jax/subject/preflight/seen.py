@@ -1,0 +1,48 @@
+"""What a finding's function returns, and helpers that several of them share. NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Seen(NamedTuple):
+    """A finding that holds to some degree: how sure, in [0, 1], and its measured values by name."""
+
+    strength: float
+    values: dict[str, Any]
+
+
+def ramp(value: float, zero: float, one: float) -> float:
+    """Return 0 at `zero`, 1 at `one`, linear between and clipped beyond; 0 for what is not a number.
+
+    >>> ramp(3.0, 2.0, 4.0), ramp(9.0, 2.0, 4.0), ramp(1.0, 4.0, 2.0)
+    (0.5, 1.0, 1.0)
+    """
+    position = (value - zero) / (one - zero)
+    return float(np.clip(position, 0, 1)) if np.isfinite(position) else 0.0
+
+
+def root_mean_square(values: np.ndarray) -> float:
+    """Return the root mean square, 0 of nothing."""
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))) if values.size else 0.0
+
+
+def kernels_of(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the leaves with at least two axes that have 4 inputs and 2 units or more."""
+    return {
+        name: leaf
+        for name, leaf in params.items()
+        if leaf.ndim > 1 and leaf.shape[-1] > 1 and leaf.size // leaf.shape[-1] >= 4
+    }
+
+
+def gains_of(params: Mapping[str, np.ndarray], outputs: int) -> list[float]:
+    """Return root mean square × root of the inputs of every kernel but those of the last layer.
+
+    About 1 keeps the size of what passes through, as LeCun's initialization; He's is 1.4.
+    """
+    inner = [leaf for leaf in kernels_of(params).values() if leaf.shape[-1] != outputs]
+    return [root_mean_square(leaf) * float(np.sqrt(leaf.size // leaf.shape[-1])) for leaf in inner]
