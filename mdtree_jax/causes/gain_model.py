@@ -1,7 +1,7 @@
 """From evidence to gains: one ridge regression per remedy, fitted on networks of many families.
 
 The gain of a remedy in points is modelled as `error x (weights . features)`: features are scale-free
-(`mdtree_jax.registry.evidence`), so the weights carry from one family of networks to another. Every family counts the
+(`mdtree_jax.causes.evidence`), so the weights carry from one family of networks to another. Every family counts the
 same: its rows are weighted by 1 over their number and over the square of its mean best gain.
 
 The model works with whatever is known of a network: it is fitted on the features that are there, in milliseconds. Its
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.registry.evidence import EVIDENCE, evidence_frame
+from mdtree_jax.causes.evidence import EVIDENCE, evidence_frame
 from mdtree_jax.registry.remedies import REMEDIES
 
 #: Strength of the ridge, relative to the number of families, for features of unit variance.

@@ -23,7 +23,8 @@ import pandas as pd
 
 from mdtree_jax.causes.gain_model import Moments, filled
 from mdtree_jax.collection.networks import SHARES
-from mdtree_jax.registry.evidence import EVIDENCE, evidence_frame
+from mdtree_jax.causes.evidence import EVIDENCE, evidence_frame
+from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED
 from mdtree_jax.registry.remedies import REMEDIES
 
 FREE = ("errors", "history", "norms", "landscape")
@@ -110,21 +111,13 @@ class Policy(NamedTuple):
 
 def features_of(networks: Networks, policy: Policy) -> np.ndarray:
     """Mark the features that a policy measures, (features,) bool."""
+    measured = {*policy.probes, CHECKPOINT, REFRESHED}
     chosen = []
     for name in networks.names:
         entry = EVIDENCE[name]
-        has_probes = entry.group == "probes" and entry.probe in policy.probes and _others(entry.needs) <= {
-            *policy.probes,
-            "before",
-        }
-        chosen.append(entry.group in policy.groups or has_probes)
+        asked = {need.split("_")[0] for need in entry.needs} & {CHECKPOINT, *PROBES}
+        chosen.append(asked <= measured if entry.group == "probes" else entry.group in policy.groups)
     return np.array(chosen, bool)
-
-
-def _others(needs: Sequence[str]) -> set[str]:
-    """Return the probes whose outcomes are among columns."""
-    probes = {entry.probe for entry in EVIDENCE.values() if entry.probe} | {"before"}
-    return {need.split("_")[0] for need in needs if need.split("_")[0] in probes}
 
 
 def policies(networks: Networks, cost: float) -> Iterator[Policy]:
@@ -146,7 +139,12 @@ def policies(networks: Networks, cost: float) -> Iterator[Policy]:
 
 
 def predict(
-    moments: Sequence[Moments], train: np.ndarray, features: np.ndarray, error: np.ndarray, chosen: np.ndarray, ridge: float
+    moments: Sequence[Moments],
+    train: np.ndarray,
+    features: np.ndarray,
+    error: np.ndarray,
+    chosen: np.ndarray,
+    ridge: float,
 ) -> np.ndarray:
     """Return the gains of rows as predicted from the families `train`, (rows, remedies).
 

@@ -47,16 +47,16 @@ REMEDIES: Table[Remedy] = Table(
         Remedy(
             "batch_down", "batch_size", 0.5, "temperature_too_low", is_free=True, steps=2.0, meaning="batch size / 2"
         ),
-        Remedy("batch_up", "batch_size", 2.0, "temperature_too_high", is_free=True, steps=0.5, meaning="batch size x 2"),
+        Remedy(
+            "batch_up", "batch_size", 2.0, "temperature_too_high", is_free=True, steps=0.5, meaning="batch size x 2"
+        ),
         Remedy("wider", "width", 2.0, "model_too_small", meaning="width x 2"),
         Remedy("more_data", "data_fraction", 2.0, "too_little_data", steps=2.0, meaning="training data x 2"),
         Remedy("longer", "train_epochs", 4.0, "trained_too_short", steps=4.0, races=False, meaning="epochs x 4"),
         Remedy(
             "decay_up", "weight_decay", 10.0, "too_little_regularization", is_free=True, meaning="weight decay x 10"
         ),
-        Remedy(
-            "decay_down", "weight_decay", 0.1, "too_much_regularization", is_free=True, meaning="weight decay / 10"
-        ),
+        Remedy("decay_down", "weight_decay", 0.1, "too_much_regularization", is_free=True, meaning="weight decay / 10"),
         Remedy(
             "smoothing_on",
             "label_smoothing",
