@@ -22,47 +22,75 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdtree_jax.cli import run
 from mdtree_jax.recipe.schema import SweepConfig
+
+if TYPE_CHECKING:
+    from mdtree_jax.data import LoadedDataset
+    from mdtree_jax.recipe.cohort import Cohort, Recipe
 
 EXIT_SOME_DIVERGED = 3
 EXIT_NOT_REPRODUCED = 4
 
 
+class Prepared(NamedTuple):
+    """What a sweep works on: recipe, cohorts and data of its grid, and by what a run folder knows it again."""
+
+    recipe: Recipe
+    cohorts: tuple[Cohort, ...]
+    data: LoadedDataset
+    identity: dict[str, Any]
+
+
 def main(config: SweepConfig) -> int:
     """Plan, move parts, or train, as the configuration says; return the exit code."""
-    from mdtree_jax.data import dataset_shape, load_dataset
+    from mdtree_jax.data import dataset_shape
     from mdtree_jax.recipe.axes import make_cohorts
-    from mdtree_jax.recipe.schema import check_settings, make_grid, recipe_of, resolved_config
+    from mdtree_jax.recipe.schema import check_settings, make_grid
     from mdtree_jax.report.terminal import make_console
     from mdtree_jax.runs.extend import members_by_key
-    from mdtree_jax.runs.jax_backend import model_identity, set_up_jax
+    from mdtree_jax.runs.jax_backend import set_up_jax
     from mdtree_jax.store.folder import RunFolder
-    from mdtree_jax.store.manifest import data_hash
     from mdtree_jax.store.record import read_record
 
     console, wanted = make_console(), config.grid
     check_settings(config)
     grid = make_grid(wanted)
     set_up_jax(config)
-    files = {"data_dir": config.data_dir, "data_file": config.data_file}
     if config.dry_run:
-        shape = dataset_shape(wanted.dataset, **files, objective=wanted.objective)
+        shape = dataset_shape(wanted.dataset, **_files(config), objective=wanted.objective)
         return _show_plan(config, make_cohorts(grid, shape.num_train), shape, console)
     record = None if config.verify is None else read_record(wanted.name)
+    prepared = prepare(config)
+    if record is not None:
+        return _verify(config, record, prepared, console)
+    with RunFolder(config.out, prepared.identity, members_by_key(prepared.cohorts)) as folder:
+        if config.import_from is None and config.export_to is None:
+            return train(config, prepared, folder, console)
+        return _move_parts(config, folder, console)
+
+
+def prepare(config: SweepConfig) -> Prepared:
+    """Load the data of a sweep and cut its grid into cohorts; JAX must be set up."""
+    from mdtree_jax.data import load_dataset
+    from mdtree_jax.recipe.axes import make_cohorts
+    from mdtree_jax.recipe.schema import make_grid, recipe_of, resolved_config
+    from mdtree_jax.runs.jax_backend import model_identity
+    from mdtree_jax.store.manifest import data_hash
+
+    wanted = config.grid
     noise = {"label_noise_fraction": wanted.label_noise_fraction, "label_noise_seed": wanted.label_noise_seed}
     what = {"objective": wanted.objective, "validation_fraction": wanted.validation_fraction}
-    data = load_dataset(wanted.dataset, **files, **noise, **what)
-    cohorts = make_cohorts(grid, len(data.x_train))
-    recipe = recipe_of(wanted, data.shape)
+    data = load_dataset(wanted.dataset, **_files(config), **noise, **what)
+    cohorts = make_cohorts(make_grid(wanted), len(data.x_train))
     identity = resolved_config(wanted) | {"data_hash": data_hash(*data.arrays)} | model_identity(config, data.shape)
-    if record is not None:
-        return _verify(config, record, recipe, cohorts, data, identity, console)
-    with RunFolder(config.out, identity, members_by_key(cohorts)) as folder:
-        if config.import_from is None and config.export_to is None:
-            return _train(config, recipe, cohorts, data, folder, console)
-        return _move_parts(config, folder, console)
+    return Prepared(recipe_of(wanted, data.shape), cohorts, data, identity)
+
+
+def _files(config: SweepConfig) -> dict[str, str | None]:
+    return {"data_dir": config.data_dir, "data_file": config.data_file}
 
 
 def _show_plan(config: SweepConfig, cohorts, shape, console) -> int:
@@ -92,7 +120,7 @@ def _move_parts(config: SweepConfig, folder, console) -> int:
     return 0
 
 
-def _verify(config: SweepConfig, record, recipe, cohorts, data, identity, console) -> int:
+def _verify(config: SweepConfig, record, prepared: Prepared, console) -> int:
     """Train and measure a sample of the record again in a run folder of its own, so that it resumes, and compare."""
     from mdtree_jax.provenance import code_hash, describe_session
     from mdtree_jax.runs.extend import members_by_key
@@ -100,28 +128,30 @@ def _verify(config: SweepConfig, record, recipe, cohorts, data, identity, consol
     from mdtree_jax.runs.verify import check_same_recipe, compare, kind, sample_cohorts, verdict, verification_table
     from mdtree_jax.store.folder import RunFolder
 
-    check_same_recipe(record, identity, jax_measurer(config, data.shape).config)
+    check_same_recipe(record, prepared.identity, jax_measurer(config, prepared.data.shape).config)
     assert config.verify is not None  # it was asked for
-    cohorts = sample_cohorts(cohorts, config.verify, config.verify_seed)
+    cohorts = sample_cohorts(prepared.cohorts, config.verify, config.verify_seed)
     session = describe_session(describe_devices())
     # What another version or machine left in the folder must not pass for this one's.
     sample = {"verify": config.verify, "verify_seed": config.verify_seed, "code": code_hash()}
-    out, identity = Path(config.out), identity | sample | kind(session)
+    out, identity = Path(config.out), prepared.identity | sample | kind(session)
     with RunFolder(out.with_name(f"{out.name}-verify"), identity, members_by_key(cohorts)) as folder:
-        _train(config, recipe, cohorts, data, folder, console, record)
+        train(config, prepared._replace(cohorts=cohorts), folder, console, record)
         found = compare(record, folder.members, folder.pairs, session)
     console.print(verification_table(found, f"{config.grid.name}: {config.verify} configurations again"))
     console.print(verdict(found), highlight=False, soft_wrap=True)
     return 0 if found.passed else EXIT_NOT_REPRODUCED
 
 
-def _train(config: SweepConfig, recipe, cohorts, data, folder, console, record=None) -> int:
+def train(config: SweepConfig, prepared: Prepared, folder, console, record=None) -> int:
+    """Train and measure in a run folder what is missing there; return the exit code."""
     from mdtree_jax.provenance import describe_session
     from mdtree_jax.runs.jax_backend import describe_devices, jax_measurer, jax_trainer, plan_here
     from mdtree_jax.runs.monitor import Monitor, ScalarLog, duration
     from mdtree_jax.runs.run import run_sweep, still_to_do
     from mdtree_jax.runs.verify import recorded_choice
 
+    recipe, cohorts, data, _ = prepared
     scalars = ScalarLog(folder.path / "tensorboard") if config.tensorboard else None
     folder.begin_session(describe_session(describe_devices()) | ({"plugins": config.plugins} if config.plugins else {}))
     measurer = jax_measurer(config, data.shape) if "measure" in config.stages else None

@@ -65,16 +65,35 @@ def _machine(hardware: dict) -> str:
     return f"{named} with {hardware['instructions']}" if hardware.get("instructions") else named
 
 
-def note(record: Record) -> str:
-    """Return the lab note of a record."""
-    collection, networks = load_collection(record.collection), record.networks
+def made_by(record: Record) -> str:
+    """Return commits, machines, packages and dates of a record in one line."""
     sessions = record.about["sessions"]
     commits = dict.fromkeys(str(s["git_commit"])[:10] for s in sessions)
     hardware = dict.fromkeys(_machine(s["hardware"]) for s in sessions)
     dates = [s["started"][:10] for s in sessions]
-    cores = sessions[0]["hardware"]["num_cpus"]
-    costs = cost_rows(record)
+    versions = ", ".join(f"{name} {sessions[0]['packages'][name]}" for name in ("jax", "flax", "optax"))
+    days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    return f"commit {', '.join(commits)}, {', '.join(hardware)}, {versions}, {days}"
+
+
+def cost_section(record: Record, num_configurations: int) -> list[str]:
+    """Return the lines of a note on what a record cost."""
+    costs, cores = cost_rows(record), record.about["sessions"][0]["hardware"]["num_cpus"]
     hours = float(costs[-1][1])
+    per_hour = f"{num_configurations / (hours * cores):.0f}" if hours else "any number of"
+    return [
+        "## Cost",
+        "",
+        f"{hours:.1f} h on {cores} cores: {per_hour} configurations per core-hour, trained and measured. Wall-clock "
+        "time, including pauses of the machine.",
+        "",
+        markdown(["stage", "hours", "%"], costs),
+    ]
+
+
+def note(record: Record) -> str:
+    """Return the lab note of a record."""
+    collection, networks = load_collection(record.collection), record.networks
     diverged = int((networks["status"] != OK).sum())
     errors = collection["test_error_se"]
     shape = " x ".join(str(collection[axis].nunique()) for axis in AXES)
@@ -82,14 +101,12 @@ def note(record: Record) -> str:
         [r.task, str(r.models), f"{100 * r.agreement:.1f}", f"{100 * r.stable:.1f}"]
         for r in label_stability(label_agreement(networks)).itertuples()
     ]
-    versions = ", ".join(f"{name} {sessions[0]['packages'][name]}" for name in ("jax", "flax", "optax"))
     return "\n".join(
         [
             f"# Record of `{record.name}`",
             "",
             f"`python -m mdtree_jax.sweep +grid={record.name} keep=metrics_only`, then `python -m sweeps.record "
-            f"{record.name}`; commit {', '.join(commits)}, {', '.join(hardware)}, {versions}, "
-            f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}.",
+            f"{record.name}`; {made_by(record)}.",
             "",
             f"{shape} = {len(collection)} configurations of width, batch size and data, "
             f"{len(networks) / len(collection):g} networks each, {diverged} of {len(networks)} diverged; test error "
@@ -105,12 +122,7 @@ def note(record: Record) -> str:
             "",
             markdown(["task", "models", "agreement", "stable"], stability),
             "",
-            "## Cost",
-            "",
-            f"{hours:.1f} h on {cores} cores: {len(collection) / (hours * cores):.0f} configurations per core-hour, "
-            "trained and measured. Wall-clock time, including pauses of the machine.",
-            "",
-            markdown(["stage", "hours", "%"], costs),
+            *cost_section(record, len(collection)),
             "",
             f"`python -m mdtree_jax.sweep +grid={record.name} verify=20` retrains 20 of them and compares the results.",
             "",

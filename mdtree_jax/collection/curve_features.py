@@ -335,8 +335,8 @@ def curve_features(
             values = {name: feature.compute(curve) for name, feature in CURVE_FEATURES.items()}
         rows.append(dict(zip(keys, names, strict=True)) | values)
     features = pd.DataFrame(rows)
-    names = list(CURVE_FEATURES)
-    return features.assign(**features[names].astype(float).replace([np.inf, -np.inf], np.nan))
+    kinds = dict.fromkeys(CURVE_FEATURES, float)
+    return features.astype(kinds).replace([np.inf, -np.inf], np.nan)
 
 
 def markdown_table() -> str:

@@ -177,7 +177,7 @@ def _load(name: str, loader: Callable[..., Any], source: Source, objective: Obje
             raise UserError(f"{what}: the function needs {setting}=PATH")
         if path is not None and not takes(loader, setting) and not takes(loader, "source"):
             raise UserError(f"{setting}='{path}' is given, but the function of dataset={name} takes no '{setting}'")
-    made = call_with(loader, {"source": source, "objective": objective, **files}, what)
+    made = call_with(loader, {"source": source, **files, "objective": objective}, what)
     if isinstance(made, RawDataset):
         return made
     arrays = made._asdict() if hasattr(made, "_asdict") else made

@@ -15,7 +15,7 @@ from mdtree_jax.data.tables import rounded
 
 _SEED = 20240610
 _SIDE = 12
-_NUM_TRAIN, _NUM_TEST = 2048, 8192
+_NUM_TRAIN, _NUM_TEST = 2048, 6144
 
 
 def load_shapes(source: Source, num_train: int = _NUM_TRAIN, num_test: int = _NUM_TEST) -> RawDataset:

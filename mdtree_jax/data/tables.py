@@ -16,7 +16,7 @@ from mdtree_jax.data.balance import in_rounds
 from mdtree_jax.data.source import RawDataset, Source
 
 _SEED = 20240610
-_NUM_TRAIN, _NUM_TEST = 2048, 8192
+_NUM_TRAIN, _NUM_TEST = 2048, 6144
 
 
 def load_teacher(source: Source, num_train: int = _NUM_TRAIN, num_test: int = _NUM_TEST) -> RawDataset:

@@ -111,7 +111,9 @@ def test_schemas_match_the_value_objects():
     recipe = make_recipe(config, 10, (10, 10, 1))
     assert recipe == Recipe("digits", "resnet8", 10, (10, 10, 1), early_stop=False)
     configured = {f.name for f in dataclasses.fields(made)}
-    assert {f.name for f in dataclasses.fields(Recipe)} - configured == {"num_classes", "image_shape"}
+    assert {f.name for f in dataclasses.fields(Recipe)} - configured == {
+        *("num_classes", "image_shape", "input_kind", "target_shape", "target_kind")  # what the data are
+    }
     assert set(KNOBS) <= configured
     defaults = {f.name: f.default for f in dataclasses.fields(Recipe) if f.default is not dataclasses.MISSING}
     assert {name: getattr(made(), name) for name in defaults} == defaults
