@@ -29,6 +29,7 @@ from mdtree_jax.registry.findings import FINDINGS  # noqa: E402
 from mdtree_jax.registry.kernels import KERNELS  # noqa: E402
 from mdtree_jax.registry.knobs import KNOBS  # noqa: E402
 from mdtree_jax.registry.objectives import OBJECTIVES, TARGETS  # noqa: E402
+from mdtree_jax.registry.probes import PROBES  # noqa: E402
 from mdtree_jax.registry.questions import QUESTIONS  # noqa: E402
 from mdtree_jax.registry.tree import Tree  # noqa: E402
 
@@ -49,8 +50,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers_from:
 
 
 def _cell(text: str) -> str:
-    """Return the text of a cell: no bar ends it, and a `<` outside code starts no tag."""
-    parts = text.replace("|", "\\|").split("`")
+    """Return the text of a cell: no bar ends it, a `<` outside code starts no tag, a number stays with its interval."""
+    parts = text.replace("|", "\\|").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}").split("`")
     return "`".join(part if place % 2 else part.replace("<", "&lt;") for place, part in enumerate(parts))
 
 
@@ -112,6 +113,12 @@ def kernels() -> str:
         of = "two networks" if kernel.is_of_pairs or kernel.compares else "one network"
         rows.append([code(kernel.name), of, kernel.meaning, ", ".join(map(code, made))])
     return table(["group", "of", "measures", "columns"], rows)
+
+
+def probes() -> str:
+    """Return the table of probes."""
+    rows = [[code(p.name), code(p.knob), p.meaning, code(p.against), p.tells] for p in PROBES.values()]
+    return table(["probe", "moves", "what is done", "compared with", "what its outcome tells"], rows)
 
 
 def architectures() -> str:
@@ -221,6 +228,21 @@ EXAMPLES = {
 }
 
 
+def what() -> str:
+    """Return the paragraph of the README that says what the package is."""
+    return _between("# mdtree-jax\n", "<img ")
+
+
+def install() -> str:
+    """Return how to install the package, as in the README."""
+    return _between("## Install\n", "To run the tests:")
+
+
+def _between(start: str, end: str) -> str:
+    """Return the part of the README between two texts."""
+    return (ROOT / "README.md").read_text().split(start, 1)[1].split(end, 1)[0].strip()
+
+
 def changelog() -> str:
     """Return the changelog with its links as a page has them."""
     return (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](")
@@ -328,6 +350,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "findings": findings,
     "questions": questions,
     "kernels": kernels,
+    "probes": probes,
     "objectives": objectives,
     "trees": trees,
     "settings": settings,
@@ -336,6 +359,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "families": families,
     "advice": advice,
     "changelog": changelog,
+    "what": what,
+    "install": install,
     "architectures": architectures,
     "datasets": datasets,
 } | {f"example_{name}": functools.partial(example, name) for name in EXAMPLES}

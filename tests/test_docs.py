@@ -76,6 +76,8 @@ def quicker(command):
     if "mdtree_jax.transfer" not in command or "mode=" not in command:
         return []
     sizes = [] if "tasks=" in command else ["k=[1,8]"]
+    if "published" in command:  # the other pairs take all methods
+        sizes.append("methods=[md_tree,majority]")
     return ["seeds=[42]", *sizes, *([] if command.endswith("mode=dataset") else ["figures=false"])]
 
 
@@ -177,14 +179,10 @@ def expanded(page):
     """Return the text of a page with the snippets that it includes, as the site shows it, without fenced blocks."""
 
     def include(found):
-        name, _, part = found.group(1).partition(":")
+        name = found.group(1).partition(":")[0]
         if name.startswith("generated/"):
             return GENERATE["PARTS"][Path(name).stem]()  # where git does not have it
-        path = next(base / name for base in (DOCS, ROOT) if (base / name).is_file())
-        text = path.read_text()
-        if part and not part[0].isdigit():
-            text = re.search(rf"\[start:{part}\].*?\n(.*?)<!-- --8<-- \[end:{part}\]", text, re.DOTALL).group(1)
-        return text
+        return next(base / name for base in (DOCS, ROOT) if (base / name).is_file()).read_text()
 
     text = re.sub(r'^--8<-- "(.*?)"$', include, page.read_text(), flags=re.MULTILINE)
     return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)

@@ -128,6 +128,6 @@ def check_extensions(
             item: Any = PairItem(network, network, count, key) if of_pairs else NetworkItem(network, count, key)
             if "training_settings" in KERNELS[name].needs and not of_pairs:
                 dtype = str(jax.tree.leaves(network["params"])[0].dtype)
-                item = TrainedItem(*item, network, hyperparameter_shapes((), dtype), count)
+                item = TrainedItem(network, count, key, network, hyperparameter_shapes((), dtype), count)
             measure = binding_of(name).make(model, settings, objective=objective)
             jax.eval_shape(measure, item, Data(*examples, *examples))

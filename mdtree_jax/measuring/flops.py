@@ -21,8 +21,9 @@ class MeasureCost(NamedTuple):
     Attributes:
         settings: of measuring.
         forward_flops: operations of one image's forward pass.
-        num_test: test images, or those of the validation set.
+        num_test: test images.
         batch_size, train_epochs: of the training; 0 epochs where it is not known.
+        num_validation: images of the validation set.
     """
 
     settings: MeasureSettings
@@ -30,6 +31,7 @@ class MeasureCost(NamedTuple):
     num_test: int
     batch_size: int = 1
     train_epochs: int = 0
+    num_validation: int = 0
 
     @property
     def curve_flops(self) -> float:
@@ -55,7 +57,8 @@ class MeasureCost(NamedTuple):
         trained = num_samples // self.batch_size * self.batch_size * self.train_epochs
         if self.settings.evaluation_images is not None:
             num_samples = min(num_samples, self.settings.evaluation_images)
-        return KERNELS[kernel].forward_passes(self.settings, Work(num_samples, self.num_test, num_products, trained))
+        work = Work(num_samples, self.num_test, num_products, trained, self.num_validation)
+        return KERNELS[kernel].forward_passes(self.settings, work)
 
     def cohort_passes(self, cohort: Cohort) -> float:
         """Return the forward passes to measure all networks and pairs of a cohort, if none diverged."""

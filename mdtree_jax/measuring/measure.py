@@ -158,9 +158,10 @@ class _Measurement:
         left, platform = budget // len(devices) - held, devices[0].platform
         self.trained = TrainedAs.of(recipe, cohort, dtype, platform, self.objective) if is_ours else None
         self.choices = choose(self.model, shapes, settings, left, platform, self.objective, self.trained)
-        training = (cohort.batch_size, cohort.train_epochs) if is_ours else ()
+        training = (cohort.batch_size, cohort.train_epochs) if is_ours else (1, 0)
+        num_validation = len(self.data.y_validation)
         flops = float(count_flops(self.model, one_row(shapes.x_train), dtype))
-        self.cost = MeasureCost(settings, flops, len(self.data.held_out[1]), *training)
+        self.cost = MeasureCost(settings, flops, len(data.y_test), *training, num_validation)
         can_align = has_permutations(recipe.model)
         self.kernels = [k for k in stages(settings.metrics) if can_align or "permutations" not in k.needs]
         self.results: dict[str, dict[str, np.ndarray]] = {}

@@ -190,7 +190,10 @@ def _outcomes(
     """Return the outcomes of stacked networks on every side, their arrays (networks, examples)."""
     most, (x, y) = settings.probe_images, data.held_out
     train = take_rows((data.x_train, data.y_train), slice(most))
-    sides = [(*train, jnp.minimum(num_samples, most)), (x, y, jnp.full_like(num_samples, len(y)))]
+    sides: list[tuple[Any, Any, jax.Array]] = [
+        (*train, jnp.minimum(num_samples, most)),
+        (x, y, jnp.full_like(num_samples, len(y))),
+    ]
     if data.has_validation:
         sides.append((data.x_test, data.y_test, jnp.full_like(num_samples, len(data.y_test))))
 

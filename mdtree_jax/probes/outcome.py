@@ -17,6 +17,7 @@ from mdtree_jax.landscape.pytrees import tree_dot
 from mdtree_jax.models import Model
 from mdtree_jax.training import ObjectiveFunctions
 from mdtree_jax.training.arrays import num_rows, take_rows
+from mdtree_jax.training.train import Array
 
 #: Relative movement of a network that diverged, and the most that is told.
 MOST_MOVEMENT = 1e6
@@ -104,7 +105,7 @@ def paired_change(after: Outcome, before: Outcome) -> tuple[Estimate, Estimate]:
 
 
 def refreshed(
-    model: Model, variables: Any, x: Any, num_samples: jax.Array, batch_size: int, most: int | None = None
+    model: Model, variables: Any, x: Any, num_samples: Array, batch_size: int, most: int | None = None
 ) -> Any:
     """Return the variables with running averages recomputed over the first `num_samples` examples, at most `most`.
 
@@ -113,7 +114,7 @@ def refreshed(
     stats = variables["batch_stats"]
     if not jax.tree.leaves(stats):
         return variables
-    count = num_samples if most is None else jnp.minimum(num_samples, most)
+    count = jnp.asarray(num_samples) if most is None else jnp.minimum(num_samples, most)
     rows = jnp.arange(batch_size, dtype=jnp.int32)
 
     def draw(index: jax.Array) -> Any:

@@ -23,6 +23,7 @@ from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
 from mdtree_jax.training import Hyperparameters, ObjectiveLike, Trainer, TrainState, make_trainer
 from mdtree_jax.training.arrays import num_rows
 from mdtree_jax.training.optimizer import make_schedule
+from mdtree_jax.training.train import Array
 
 #: `rate_at(step)` of a scalar int32 counted from 0, and what stays the same: how the steps are taken.
 HyperparametersAt = Callable[[jax.Array], Hyperparameters]
@@ -90,8 +91,8 @@ def scaled_transform(
     """
 
     def make(rate: Any, weight_decay: Any) -> optax.GradientTransformation:
-        def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-            updates, state = transform.update(gradients, state, params)
+        def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+            updates, state = transform.update(updates, state, params)
             scaled = jax.tree.map(lambda u, w: u * (rate / learning_rate) - rate * weight_decay * w, updates, params)
             return scaled, state
 
@@ -100,7 +101,7 @@ def scaled_transform(
     return make
 
 
-def num_steps_of(trainer: Trainer, num_samples: jax.Array, num_epochs: jax.Array) -> jax.Array:
+def num_steps_of(trainer: Trainer, num_samples: Array, num_epochs: Array) -> jax.Array:
     """Return the steps of a training, int32; at least 1."""
     return jnp.maximum(trainer.steps_per_epoch(num_samples) * num_epochs, 1)
 

@@ -50,7 +50,7 @@ class FindingKind:
                 check_choice(f"cause of the finding '{self.name}'", cause, CAUSES)
 
 
-_CANNOT_LEARN = ("wrong_last_activation", "wrong_loss")
+_CANNOT_LEARN = ("wrong_last_activation", "wrong_loss", "bad_initialization", "wrong_labels")
 _BREAK_UNITS = (*_CANNOT_LEARN, "temperature_too_high")
 
 FINDINGS: Table[FindingKind] = Table(
@@ -218,7 +218,7 @@ FINDINGS: Table[FindingKind] = Table(
             ("ratio",),
             "lower the learning rate, or enlarge the batch",
             "temperature_too_high",
-            _CANNOT_LEARN,
+            (*_CANNOT_LEARN, "inputs_not_scaled"),
         ),
         FindingKind(
             "weights_shrunk",
@@ -297,6 +297,7 @@ FINDINGS: Table[FindingKind] = Table(
             ("train_error", "validation_error"),
             "get more training data, or augment them; weight decay or an earlier stop take off a part",
             "too_little_data",
+            ("wrong_labels", "wrong_preprocessing"),
         ),
         # --- the list of networks ---
         FindingKind(

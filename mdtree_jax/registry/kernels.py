@@ -30,15 +30,17 @@ class Work(NamedTuple):
 
     Attributes:
         num_samples: training images.
-        num_test: test images, or those of the validation set.
+        num_test: test images.
         num_products: Hessian-vector products, None if unknown.
         trained_images: that the steps of one training take, each time an image is used.
+        num_validation: images of the validation set.
     """
 
     num_samples: float
     num_test: int
     num_products: float | None = None
     trained_images: float = 0.0
+    num_validation: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _line(settings: Any, work: Work) -> float:
 def _outcomes(settings: Any, work: Work, number: int) -> float:
     """Return the cost to recompute the statistics of so many networks and to evaluate them."""
     sample = min(work.num_samples, settings.probe_images)
-    return number * (2 * sample + settings.statistics_batch_size + work.num_test)
+    return number * (2 * sample + settings.statistics_batch_size + work.num_test + work.num_validation)
 
 
 def _probes(settings: Any, work: Work) -> float:
@@ -191,7 +193,7 @@ KERNELS: Table[Kernel] = Table(
             "ensemble",
             "distance and disagreement of two networks, and what averaging their outputs gains, on held-out data",
             needs=("pair", "test_data"),
-            passes=lambda settings, work: 2 * work.num_test,
+            passes=lambda settings, work: 2 * (work.num_validation or work.num_test),
         ),
         Kernel(
             "norms",

@@ -44,7 +44,7 @@ class Probe:
         share: of the steps of training that it takes; 0 for a probe that trains nothing.
         schedule: of its learning rate, of `SCHEDULES`.
         against: the probe, or `CHECKPOINT`, that its outcome is compared with.
-        direction: what a larger change of the loss or error means, of `measurement.DIRECTIONS`.
+        direction: what a larger change of the loss or error means, of `measurement_type.DIRECTIONS`.
 
     Raises:
         UserError: an unknown schedule, a share outside [0, 1], a multiple that is not above 0.

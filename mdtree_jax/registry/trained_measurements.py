@@ -26,6 +26,16 @@ _CHANGES = tuple(name for name in _OUTCOMES if not name.startswith("test"))
 _POSITIVE = (0.0, np.inf)
 
 
+def _sizes() -> Iterator[Measurement]:
+    for name, meaning in (
+        ("num_samples", "ln of the size of the training subset"),
+        ("num_parameters", "ln of the number of parameters"),
+    ):
+        yield Measurement(
+            f"log_{name}", "ln", meaning, direction="large", sources=(name,), formula=np.log, is_shown=False
+        )
+
+
 def _norms() -> Iterator[Measurement]:
     for name, unit, meaning, direction, bounds in (
         ("weight_norm", "1", "Euclidean norm of all parameters", "large", _POSITIVE),
@@ -134,6 +144,7 @@ def _pairs() -> Iterator[Measurement]:
 
 #: The entries, in the order of the kernels.
 TRAINED_MEASUREMENTS: tuple[Measurement, ...] = (
+    *_sizes(),
     *_pairs(),
     *_norms(),
     *_probes(),

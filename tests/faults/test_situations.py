@@ -14,7 +14,7 @@ WORDS = {
     "table_in_its_own_units": ("never scaled", "standardize"),
     "softmax_over_one_unit": ("cannot vary", "sigmoid"),
     "exclusive_or_with_absolute_error": ("likes the most frequent label", "squared error"),
-    "relu_as_a_probability": ("they are no probabilities", "standardize"),
+    "relu_as_a_probability": ("ReLU follows the last layer", "sigmoid for one output", "standardize"),
     "sigmoid_on_a_regression": ("cannot reach 100 % of them", "linear output"),
 }
 

@@ -1,6 +1,6 @@
 """Preflight: what is wrong with a model, its data or its training, said before anything is measured. JAX and NumPy.
 
-`preflight` gathers the evidence of each network in one compiled program (`evidence`, `units`) and asks every entry of
+`preflight` gathers the `evidence` of each network in one compiled program (`look`, `units`) and asks every entry of
 `mdtree_jax.registry.findings` (`inputs`, `outputs`, `layers`, `curves`, `preparation`, and `networks` for pairs).
 What cannot be diagnosed is refused (`refusals`); everything else is a finding, and the diagnosis goes on.
 """
@@ -26,6 +26,7 @@ from mdtree_jax.subject.preflight import networks as _networks  # noqa: F401
 from mdtree_jax.subject.preflight import outputs as _outputs  # noqa: F401
 from mdtree_jax.subject.preflight import preparation as _preparation  # noqa: F401
 from mdtree_jax.subject.preflight.evidence import Evidence, gather
+from mdtree_jax.subject.preflight.look import make_look
 from mdtree_jax.subject.preflight.refusals import check_deterministic, check_targets
 
 #: Strength from which a finding explains those that yield to its cause, and what is left of their strength.
@@ -71,6 +72,7 @@ def preflight(
             where logits are wanted.
     """
     check_deterministic(apply, variables[0], x)
+    look = make_look(apply, loss)
     evidence = [
         gather(
             apply,
@@ -85,6 +87,7 @@ def preflight(
             validation=validation,
             history=None if histories is None else histories[i],
             training=training,
+            look=look,
         )
         for i, one in enumerate(variables)
     ]

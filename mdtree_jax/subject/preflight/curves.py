@@ -76,7 +76,7 @@ def straight_loss(evidence: Evidence) -> Seen | None:
         return None
     ratio = second / first
     straight = 1 - np.var(losses - np.polyval(np.polyfit(steps, losses, 1), steps)) / max(np.var(losses), 1e-30)
-    strength = ramp(abs(np.log(ratio)), np.log(2.0), np.log(1.4)) * ramp(straight, 0.95, 0.985)
+    strength = ramp(abs(np.log(ratio)), np.log(2.0), np.log(1.4)) * ramp(float(straight), 0.95, 0.985)
     return Seen(strength, {"first_half": first, "second_half": second, "steps": num_steps(evidence)})
 
 

@@ -1,8 +1,4 @@
-"""What the findings look at: arrays of one network on a sample of its training examples, gathered in one program. JAX.
-
-Nothing here depends on a framework: the units of hidden layers are read from the traced program, and what the last
-activation can give out is seen by changing the parameters at random.
-"""
+"""What the findings look at: arrays of one network on a sample of its training examples. JAX."""
 
 from __future__ import annotations
 
@@ -11,21 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from mdtree_jax.subject.preflight.look import Look, make_look, split
 from mdtree_jax.subject.preflight.task import Task, chance_of, error_of, rows_of, task_of
-from mdtree_jax.subject.preflight.units import Units, summary, with_units
+from mdtree_jax.subject.preflight.units import Units
 
 #: Examples that are looked at; fewer of large ones, so that they hold at most so many numbers, but at least 64.
 EXAMPLES, NUMBERS, FEWEST_EXAMPLES = 512, 4_000_000, 64
-#: Examples on which the gradient and hidden units are looked at, which take more memory.
-DEEP_EXAMPLES = 128
-#: Draws of random parameters, and examples of each.
-DRAWS, DRAWN_EXAMPLES = 8, 64
-#: The random parameters' deviation over that of the given ones: wide enough to reach both ends of a bounded activation.
-DRAWN_SCALE = 4.0
 
 
 @dataclass(frozen=True)
@@ -114,12 +104,13 @@ def gather(
     validation: tuple[Any, np.ndarray] | None = None,
     history: pd.DataFrame | None = None,
     training: Mapping[str, Any] | None = None,
+    look: Look | None = None,
 ) -> Evidence:
-    """Look at one network; arguments as of `preflight`."""
+    """Look at one network; arguments as of `preflight`. `look`: of `make_look`, one for networks of the same shapes."""
     rows = sample_rows(len(targets), _most(inputs))
     x, y = jax.tree.map(lambda a: np.asarray(a)[rows], inputs), np.asarray(targets)[rows]
-    params, state, join = split(variables)
-    outputs, gradient, units, possible = _look(apply, params, state, join, x, y, loss)
+    params = split(variables)[0]
+    outputs, gradient, units, possible = (look or make_look(apply, loss))(variables, x, y)
     task = task_of(outputs, targets, wants)
 
     def try_inputs(x: Any) -> float:
@@ -129,7 +120,8 @@ def gather(
     if validation is not None and len(validation[1]):
         at = sample_rows(len(validation[1]), _most(validation[0]))
         x_held = jax.tree.map(lambda a: np.asarray(a)[at], validation[0])
-        held_out = rows_of(task, np.asarray(jax.jit(apply)(variables, x_held)), np.asarray(validation[1])[at])[::-1]
+        said, wanted = rows_of(task, np.asarray(jax.jit(apply)(variables, x_held)), np.asarray(validation[1])[at])
+        held_out = (wanted, said)
     shifted = {by: rows_of(task, outputs, np.asarray(targets)[(rows + by) % len(targets)])[1] for by in (-1, 1)}
     flat_outputs, flat_targets = rows_of(task, outputs, y)
     return Evidence(
@@ -167,69 +159,12 @@ def _most(inputs: Any) -> int:
     return int(np.clip(NUMBERS // max(numbers, 1), FEWEST_EXAMPLES, EXAMPLES))
 
 
-def split(variables: Any) -> tuple[Any, Any, Callable[[Any, Any], Any]]:
-    """Return parameters, state (running averages; {} if there is none) and the function that joins them again."""
-    if isinstance(variables, Mapping) and "params" in variables:
-        state = {name: leaf for name, leaf in variables.items() if name != "params"}
-        return variables["params"], state, lambda params, state: {"params": params, **state}
-    return variables, {}, lambda params, state: params
-
-
 def named(tree: Any) -> dict[str, np.ndarray]:
     """Return path -> leaf, as NumPy."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-def _look(apply: Callable, params: Any, state: Any, join: Callable, x: Any, y: np.ndarray, loss: Any) -> tuple:
-    """Return outputs, gradient, units and outputs of random parameters: NumPy, None for what cannot be had."""
-
-    def plain(params: Any, state: Any, x: Any) -> Any:
-        return apply(join(params, state), x)
-
-    traced: Callable[..., Any] | None = with_units(plain)
-    try:
-        jax.eval_shape(lambda *arguments: traced(*arguments)[0], params, state, x)
-    except Exception:  # of a program that holds what the interpreter does not know, units are not seen
-        traced = None
-    kinds: list[tuple[str, bool]] = []
-    every = -(-len(y) // DEEP_EXAMPLES)
-
-    def look(params: Any, state: Any, x: Any, y: Any, key: jax.Array) -> Any:
-        deep = jax.tree.map(lambda a: a[::every], x)
-        seen, units = traced(params, state, deep) if traced else (None, [])
-        kinds[:] = [(unit.function, unit.is_gate) for unit in units]
-        gradient = None if loss is None else jax.grad(_mean_loss)(params, state, deep, y[::every])
-        few = jax.tree.map(lambda a: a[:DRAWN_EXAMPLES], x)
-
-        def drawn(key: jax.Array) -> Any:
-            return apply(join(_random_like(params, key), state), few)
-
-        possible = jax.lax.map(drawn, jax.random.split(key, DRAWS))
-        return plain(params, state, x), gradient, tuple(summary(unit, seen) for unit in units), possible
-
-    def _mean_loss(params: Any, state: Any, x: Any, y: Any) -> jax.Array:
-        return jnp.mean(loss(apply(join(params, state), x), y))
-
-    outputs, gradient, values, possible = jax.device_get(
-        jax.jit(look)(params, state, jax.tree.map(jnp.asarray, x), jnp.asarray(y), jax.random.key(0))
-    )
-    units = tuple(Units(kind, gate, *map(float, value)) for (kind, gate), value in zip(kinds, values, strict=True))
-    finite = possible[np.isfinite(possible).reshape(len(possible), -1).all(1)]
-    return np.asarray(outputs), gradient, units if traced else None, finite if len(finite) else None
-
-
-def _random_like(params: Any, key: jax.Array) -> Any:
-    """Return normal parameters at least as large as the given ones, and as usual initializations."""
-    leaves, tree = jax.tree.flatten(params)
-    drawn = []
-    for leaf, own in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
-        fan_in = max(leaf.size // max(leaf.shape[-1], 1), 1) if leaf.ndim > 1 else 1
-        deviation = jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(leaf))), fan_in**-0.5)
-        drawn.append(DRAWN_SCALE * deviation * jax.random.normal(own, leaf.shape, leaf.dtype))
-    return jax.tree.unflatten(tree, drawn)
 
 
 def _moves(apply_train: Callable, variables: Any, x: Any) -> bool | None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from mdtree_jax import landscape
 from mdtree_jax.checks import UserError
-from mdtree_jax.subject.preflight.evidence import Evidence, split
+from mdtree_jax.subject.preflight.evidence import Evidence
+from mdtree_jax.subject.preflight.look import split
 
 #: Examples on which a model is tried.
 _TRIED = 64

@@ -121,4 +121,4 @@ def _note(equation: Any, inputs: list[Any], output: Any, seen: dict, gates: set[
 
 
 def _is_zero(operand: Any) -> bool:
-    return not isinstance(operand, jax.core.Tracer) and float(operand) == 0.0
+    return not isinstance(operand, jax.Array) and float(operand) == 0.0  # tracers count as arrays
