@@ -38,7 +38,7 @@ def family_networks(name: str, folder=None) -> pd.DataFrame:
     config = record.about["config"]
     networks = record.networks[record.networks["status"] == OK].reset_index(drop=True)
     error, loss = chance_of(record)
-    networks = networks.assign(chance_error=error, chance_loss=loss)
+    networks = networks.copy().assign(chance_error=error, chance_loss=loss)
     if record.history is not None:
         curves = curve_features(record.history, chance_loss=loss, chance_error=error)
         networks = networks.merge(curves, "left", on=["configuration", "seed"])
@@ -50,7 +50,7 @@ def family_networks(name: str, folder=None) -> pd.DataFrame:
         networks["gain_refreshed"] = networks["checkpoint_test_error"] - networks["refreshed_test_error"]
         for end in ("own", "other"):
             networks[f"gain_refreshed_{end}"] = networks["gain_refreshed"]
-    return networks.assign(
+    return networks.copy().assign(
         family=name, source=config["dataset"], architecture=config["model"], optimizer=config["optimizer"]
     )
 

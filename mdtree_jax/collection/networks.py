@@ -77,4 +77,4 @@ def with_gains(networks: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
                 short = networks.pivot(index="configuration", columns="seed", values=column).loc[configurations.index]
                 raced = np.where(target[:, None] >= 0, short.to_numpy(float)[target], np.nan)
                 added[f"{remedy.name}_short{share}"] = raced[place, seed]
-    return networks.assign(**added)
+    return pd.concat([networks, pd.DataFrame(added, index=networks.index)], axis=1)

@@ -321,3 +321,112 @@ def balanced(truth: np.ndarray, told: np.ndarray) -> float:
     """Return the balanced accuracy of two classes, NaN where one is empty."""
     parts = [np.mean(told[truth == one] == one) for one in (True, False) if (truth == one).any()]
     return float(np.mean(parts)) if len(parts) == 2 else float("nan")
+
+
+def standard_errors(networks: Networks, num_test: int = 2000) -> np.ndarray:
+    """Return the standard error of the difference of hotter and colder, (rows,), points.
+
+    Of the seeds it is pooled over a family; that of the test examples, of which there are about `num_test`, is added.
+    """
+    own, other = temperature(networks, networks.own), temperature(networks, networks.other)
+    error = np.clip(networks.error, 0.5, 99.5)
+    examples = 2 * error * (100 - error) / num_test
+    out = np.zeros(len(own))
+    for family in pd.unique(networks.table["family"]):
+        rows = (networks.table["family"] == family).to_numpy()
+        difference = (own - other)[rows]
+        small = np.abs(difference) < 1e3
+        out[rows] = np.mean(np.clip(difference[small], -30, 30) ** 2) / 4 if small.any() else np.nan
+    return np.sqrt(out + examples)
+
+
+def causes(networks: Networks) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the number of the cause that each remedy addresses, (remedies,), and the names of the causes."""
+    names = tuple(dict.fromkeys(REMEDIES[name].cause for name in networks.remedies))
+    return np.array([names.index(REMEDIES[name].cause) for name in networks.remedies]), names
+
+
+def cause_of(networks: Networks, values: np.ndarray, free_first: bool = False) -> np.ndarray:
+    """Return the cause whose remedy has the largest value, (rows,); with `free_first`, a free one wins with 2/3 of it."""
+    known = np.where(np.isfinite(networks.gain), np.nan_to_num(values, nan=-np.inf), -np.inf)
+    if free_first:
+        free = np.array([REMEDIES[name].is_free for name in networks.remedies])
+        known = np.where(free & (known > 0), known / FREE_SHARE, known)
+    return causes(networks)[0][known.argmax(axis=1)]
+
+
+def surest(networks: Networks, scores: np.ndarray) -> np.ndarray:
+    """Return how far the best cause is ahead of the next, relative to the error, (rows,)."""
+    of_remedy, names = causes(networks)
+    best = np.stack([scores[:, of_remedy == place].max(axis=1) for place in range(len(names))], axis=1)
+    ordered = np.sort(np.where(np.isfinite(best), best, -1e3), axis=1)
+    return (ordered[:, -1] - np.maximum(ordered[:, -2], 0)) / (networks.error + 1)
+
+
+class Interval(NamedTuple):
+    """A mean over families with its 95 % interval: families are drawn, then configurations within them."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap(networks: Networks, gained: np.ndarray, against: np.ndarray | None = None, seed: int = 0) -> Interval:
+    """Return the share of the best gain, mean over families, or its difference to that of another advice."""
+    best, rng = best_gain(networks), np.random.default_rng(seed)
+    configuration = networks.table["configuration"].to_numpy()
+    sums = []  # by family: configuration -> (gained, against, best)
+    for family in pd.unique(networks.table["family"]):
+        rows = (networks.table["family"] == family).to_numpy()
+        codes, _ = pd.factorize(configuration[rows])
+        parts = (gained, np.zeros_like(gained) if against is None else against, best)
+        sums.append(np.stack([np.bincount(codes, part[rows]) for part in parts]))
+
+    def mean(draw: list[np.ndarray]) -> float:
+        return float(np.mean([(total[0] - total[1]) / max(total[2], 1e-9) for total in draw]))
+
+    draws = []
+    for _ in range(1000):
+        chosen = [sums[i] for i in rng.integers(len(sums), size=len(sums))]
+        draws.append(mean([one[:, rng.integers(one.shape[1], size=one.shape[1])].sum(axis=1) for one in chosen]))
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Interval(mean([one.sum(axis=1) for one in sums]), float(low), float(high))
+
+
+def best_fixed(networks: Networks, by: str = "source") -> np.ndarray:
+    """Return the advice "always the same remedy", chosen on the other groups, (rows,)."""
+    groups, choice, most = networks.table[by].to_numpy(), np.zeros(len(networks.error), int), best_gain(networks)
+    for one in pd.unique(groups):
+        inside = groups != one
+        train = networks[inside]
+        gained = [shares(train, np.nan_to_num(gain), most[inside]).mean() for gain in train.gain.T]
+        choice[~inside] = int(np.argmax(gained))
+    return choice
+
+
+def plain_race(networks: Networks, cost: float, by: str = "source") -> tuple[np.ndarray, np.ndarray]:
+    """Return the advice of a race of all remedies in one round, (rows,), and its cost, (rows,).
+
+    The share of the steps is the largest that the cost allows, the number of racers all that can race; where even the
+    shortest race of all is too dear, as many random ones race as it pays for.
+    """
+    races = np.array([REMEDIES[name].races for name in networks.remedies])
+    steps = np.array([REMEDIES[name].steps for name in networks.remedies])
+    rng = np.random.default_rng(0)
+    choice, spent = np.full(len(networks.error), -1), np.zeros(len(networks.error))
+    for row in range(len(choice)):
+        for share in reversed(SHARES):
+            outcome = networks.race[share][row]
+            may = races & np.isfinite(outcome)
+            price = (steps * may).sum() / share
+            if share != SHARES[0] and price > cost:
+                continue
+            runs = np.flatnonzero(may)
+            if price > cost:
+                runs = rng.permutation(runs)
+                runs = runs[np.cumsum(steps[runs]) / share <= cost]
+            if len(runs):
+                choice[row] = runs[np.argmin(outcome[runs])]
+                spent[row] = steps[runs].sum() / share
+            break
+    return choice, spent
