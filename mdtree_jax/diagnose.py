@@ -283,29 +283,23 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
         raise UserError(f"checkpoints need model=: {known}, or package.module:function")
     if config.dataset is None:
         raise UserError("checkpoints need dataset=, the data that they were trained on")
-    from mdtree_jax.data import load_dataset
     from mdtree_jax.diagnosis.cost import Training
     from mdtree_jax.subject.from_model import diagnose_subject
-    from mdtree_jax.subject.load import check_named, load_subject
-    from mdtree_jax.subject.network import examples
+    from mdtree_jax.subject.load import load_both
 
     _set_up_jax()
-    check_named(config.model, config.checkpoints)
-    data = load_dataset(config.dataset, data_dir=config.data_dir, data_file=config.data_file)
-    shape = data.shape
-    # How many classes there are is not always known of a user's own data: the largest label need not be there.
-    sizes = shape.image_shape, shape.num_classes, config.model_width
-    subject = load_subject(config.model, config.checkpoints, *sizes, may_lack_classes=not data.classes_are_known)
+    subject, data, facts = load_both(config)
     with _progress() as progress:
         diagnosis = diagnose_subject(
             subject,
-            examples(data.x_train, data.y_train, data.x_test, data.y_test),
+            data,
             training=Training(**dataclasses.asdict(config.training)),
             measure=config.measure,
             max_images=config.max_images,
             reference=reference,
             progress=progress,
         )
+    diagnosis = dataclasses.replace(diagnosis, remarks=(*diagnosis.remarks, *facts))
     return [(config.name or config.model, diagnosis)]
 
 
