@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.experiments import carry
-from mdtree_jax.files import record_names, records_folder, write_text
+from mdtree_jax.files import record_names, write_text
 from mdtree_jax.report.tables import markdown
 from sweeps.families import FAMILIES
 from sweeps.networks import family_networks
@@ -75,7 +75,10 @@ def rows_of(networks: carry.Networks) -> list[list[str]]:
             ]
         )
         print(" | ".join(rows[-1]), flush=True)
-        print("   ", {k: (p.groups[-1], p.probes, p.ridge, p.racers, p.share, p.weight) for k, p in found.policies.items()})
+        print(
+            "   ",
+            {k: (p.groups[-1], p.probes, p.ridge, p.racers, p.share, p.weight) for k, p in found.policies.items()},
+        )
         print("   ", carry.shares(networks, gained).round(2).to_dict())
     return rows
 

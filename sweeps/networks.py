@@ -42,7 +42,9 @@ def family_networks(name: str, folder=None) -> pd.DataFrame:
     if record.history is not None:
         curves = curve_features(record.history, chance_loss=loss, chance_error=error)
         networks = networks.merge(curves, "left", on=["configuration", "seed"])
-    of_pairs = [name for name in record.pairs if name in MEASUREMENTS or name in ("barrier_loss", "aligned_barrier_loss")]
+    of_pairs = [
+        name for name in record.pairs if name in MEASUREMENTS or name in ("barrier_loss", "aligned_barrier_loss")
+    ]
     pairs = record.pairs.groupby("configuration")[of_pairs].mean()
     networks = networks.merge(pairs, "left", left_on="configuration", right_index=True, suffixes=("", "_pair"))
     networks = with_gains(networks, varying_knobs(networks))

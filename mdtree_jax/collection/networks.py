@@ -21,8 +21,8 @@ import pandas as pd
 
 from mdtree_jax.registry.remedies import REMEDIES, Remedy
 
-#: Relative difference below which two values of a knob are one.
-_EQUAL = 0.05
+#: Relative difference below which a value of a knob is the one that a remedy leads to: 3 and 10 are a factor 3 apart.
+_EQUAL = 0.15
 SHARES = (16, 8, 4)
 
 

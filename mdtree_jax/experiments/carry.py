@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from mdtree_jax.causes.evidence import EVIDENCE, evidence_frame
 from mdtree_jax.causes.gain_model import Moments, filled
 from mdtree_jax.collection.networks import SHARES
-from mdtree_jax.causes.evidence import EVIDENCE, evidence_frame
 from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED
 from mdtree_jax.registry.remedies import REMEDIES
 
@@ -323,14 +323,14 @@ def balanced(truth: np.ndarray, told: np.ndarray) -> float:
     return float(np.mean(parts)) if len(parts) == 2 else float("nan")
 
 
-def standard_errors(networks: Networks, num_test: int = 2000) -> np.ndarray:
+def standard_errors(networks: Networks, num_test: int = 3000) -> np.ndarray:
     """Return the standard error of the difference of hotter and colder, (rows,), points.
 
-    Of the seeds it is pooled over a family; that of the test examples, of which there are about `num_test`, is added.
+    Of the seeds it is pooled over a family; that of the test examples, of which there are about `num_test`, is added:
+    networks that are compared see the same, so it is that of the share on which one of them errs.
     """
     own, other = temperature(networks, networks.own), temperature(networks, networks.other)
-    error = np.clip(networks.error, 0.5, 99.5)
-    examples = 2 * error * (100 - error) / num_test
+    examples = 100 * np.clip(networks.error, 0.5, 100) / num_test
     out = np.zeros(len(own))
     for family in pd.unique(networks.table["family"]):
         rows = (networks.table["family"] == family).to_numpy()
@@ -347,7 +347,7 @@ def causes(networks: Networks) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def cause_of(networks: Networks, values: np.ndarray, free_first: bool = False) -> np.ndarray:
-    """Return the cause whose remedy has the largest value, (rows,); with `free_first`, a free one wins with 2/3 of it."""
+    """Return the cause whose remedy has the largest value, (rows,); `free_first`: a free one wins with 2/3 of it."""
     known = np.where(np.isfinite(networks.gain), np.nan_to_num(values, nan=-np.inf), -np.inf)
     if free_first:
         free = np.array([REMEDIES[name].is_free for name in networks.remedies])
