@@ -128,18 +128,18 @@ def chance_loss(objective: ObjectiveLike, targets: np.ndarray, num_outputs: int)
         targets: (n, ...).
         num_outputs: of a network, the last axis of its outputs.
     """
-    functions, targets = objective_functions(objective), jnp.asarray(targets)
-    axes = (1,) * (targets.ndim - 1) if functions.targets == "tokens" else ()
+    functions, wanted = objective_functions(objective), jnp.asarray(targets)
+    places = wanted.shape[1:] if functions.targets == "tokens" else ()
     start = jnp.full((num_outputs,), 0.5 if functions.outputs == "probabilities" else 0.0, jnp.result_type(float))
 
     def mean(outputs: jax.Array) -> jax.Array:
-        shape = (len(targets), *(targets.shape[1:] if axes else ()), num_outputs)
-        return functions.over_set(functions.loss(jnp.broadcast_to(outputs, shape), targets).mean(), targets)
+        constant = jnp.broadcast_to(outputs, (len(wanted), *places, num_outputs))
+        return functions.over_set(functions.loss(constant, wanted).mean(), wanted)
 
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(mean)
 
-    def step(carry: tuple[jax.Array, Any], _: Any) -> tuple[tuple[jax.Array, Any], jax.Array]:
+    def step(carry: tuple[Any, Any], _: Any) -> tuple[tuple[Any, Any], Any]:
         outputs, state = carry
         value, gradient = value_and_grad(outputs, state=state)
         updates, state = solver.update(gradient, state, outputs, value=value, grad=gradient, value_fn=mean)
