@@ -60,7 +60,7 @@ def share_inside(errors: np.ndarray) -> float:
 
 def note(record: Record) -> str:
     """Return the lab note of a family's record."""
-    collection = load_collection(record.collection)
+    collection = load_collection(record.collection, allow_missing=True)
     errors = errors_by_axes(collection)
     found = gains(errors)
     every = np.stack(list(found.values()))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
 from mdtree_jax.checks import UserError
@@ -117,6 +118,35 @@ def chance_error(objective: str | Objective, targets: np.ndarray) -> float | Non
     """Return the error (%) of the best constant prediction of these targets; None where that is not known."""
     function = _function(find_objective(objective), "chance_error")
     return None if function is None or not len(targets) else 100 * float(function(np.asarray(targets)))
+
+
+def chance_loss(objective: ObjectiveLike, targets: np.ndarray, num_outputs: int) -> float:
+    """Return the mean loss of the best constant prediction of these targets, in the objective's unit.
+
+    Args:
+        objective: its loss is minimized over the outputs by L-BFGS, so that any differentiable one will do.
+        targets: (n, ...).
+        num_outputs: of a network, the last axis of its outputs.
+    """
+    functions, wanted = objective_functions(objective), jnp.asarray(targets)
+    places = wanted.shape[1:] if functions.targets == "tokens" else ()
+    start = jnp.full((num_outputs,), 0.5 if functions.outputs == "probabilities" else 0.0, jnp.result_type(float))
+
+    def mean(outputs: jax.Array) -> jax.Array:
+        constant = jnp.broadcast_to(outputs, (len(wanted), *places, num_outputs))
+        return functions.over_set(functions.loss(constant, wanted).mean(), wanted)
+
+    solver = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(mean)
+
+    def step(carry: tuple[Any, Any], _: Any) -> tuple[tuple[Any, Any], Any]:
+        outputs, state = carry
+        value, gradient = value_and_grad(outputs, state=state)
+        updates, state = solver.update(gradient, state, outputs, value=value, grad=gradient, value_fn=mean)
+        return (optax.apply_updates(outputs, updates), state), value
+
+    (best, _), values = jax.lax.scan(step, (start, solver.init(start)), length=60)
+    return float(jnp.nanmin(jnp.append(values, mean(best))))
 
 
 def _mean_of(values: jax.Array, is_counted: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from mdtree_jax.models import Model
 from mdtree_jax.registry.objectives import OBJECTIVES, find_objective
 from mdtree_jax.registry.register import unregister
 from mdtree_jax.training import Hyperparameters, chance_error, evaluate, make_trainer, weighted_cross_entropy
-from mdtree_jax.training.loss import objective_functions
+from mdtree_jax.training.loss import chance_loss, objective_functions
 from mdtree_jax.training.train import train_single
 
 RNG = np.random.default_rng(0)
@@ -275,3 +275,15 @@ def test_the_default_counts_errors_and_divides_by_nothing():
     functions = objective_functions()
     assert (functions.counts, functions.has_scale, functions.outputs) == (True, False, "logits")
     assert math.isnan(float(functions.loss(jnp.full((1, 2), jnp.nan), jnp.zeros(1, int))[0]))
+
+
+def test_the_loss_of_chance_is_that_of_the_best_constant():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 2000)
+    share = np.bincount(labels) / 2000
+    assert chance_loss("cross_entropy", labels, 5) == pytest.approx(-(share * np.log(share)).sum(), rel=1e-4)
+    numbers = 3 * rng.standard_normal((500, 1)) + 7
+    assert chance_loss("regression", numbers.astype(np.float32), 1) == pytest.approx(numbers.var(), rel=1e-4)
+    tokens = rng.integers(0, 4, (300, 7))
+    share = np.bincount(tokens.ravel()) / tokens.size
+    assert chance_loss("lm", tokens, 4) == pytest.approx(-(share * np.log(share)).sum(), rel=1e-4)

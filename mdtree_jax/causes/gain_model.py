@@ -1,0 +1,251 @@
+"""From evidence to gains: one ridge regression per remedy, fitted on networks of many families.
+
+The gain of a remedy in points is modelled as `error x (weights . features)`: features are scale-free
+(`mdtree_jax.causes.evidence`), so the weights carry from one family of networks to another. Every family counts the
+same: its rows are weighted by 1 over their number and over the square of its mean best gain.
+
+The model works with whatever is known of a network: it is fitted on the features that are there, in milliseconds. Its
+intervals come from residuals of families that were left out of the fit, so they hold for families that it has never
+seen.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mdtree_jax.causes.evidence import EVIDENCE, evidence_frame
+from mdtree_jax.registry.remedies import REMEDIES
+
+#: Strength of the ridge, relative to the number of families, for features of unit variance.
+RIDGE = 0.3
+#: Share of the residuals that an interval holds.
+INTERVAL = 0.8
+
+
+class Predicted(NamedTuple):
+    """Expected gains, all (rows, remedies), in points of test error.
+
+    Attributes:
+        remedies: their names.
+        mean: expected gain.
+        low, high: interval that holds 80 % of the gains of unseen families.
+        chance: probability that the gain is at least a point.
+    """
+
+    remedies: tuple[str, ...]
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    chance: np.ndarray
+
+
+class Ridge(NamedTuple):
+    """A fitted regression: standardization of the features, weights with the constant first."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+
+    def predict(self, features: np.ndarray, error: np.ndarray) -> np.ndarray:
+        """Return the gains, (rows,), points, from features (rows, features) and errors (rows,), percent."""
+        return error * (self.weights[0] + ((features - self.mean) / self.scale) @ self.weights[1:])
+
+
+class Moments:
+    """All that ridge regressions of one remedy need to know, by family: any of them is solved without the rows.
+
+    Args:
+        features: (rows, features), finite.
+        error: validation error, (rows,), percent.
+        gain: (rows,), points; NaN where it is not known.
+        family: (rows,), names.
+    """
+
+    def __init__(self, features: np.ndarray, error: np.ndarray, gain: np.ndarray, family: np.ndarray):
+        self.families = np.unique(family)
+        size = 1 + features.shape[1]
+        self._gram, self._moment = np.zeros((len(self.families), size, size)), np.zeros((len(self.families), size))
+        self._sums = np.zeros((len(self.families), 3, features.shape[1]))
+        for place, one in enumerate(self.families):
+            rows = (family == one) & np.isfinite(gain) & np.isfinite(error)
+            if not rows.any():
+                continue
+            x, scale = features[rows], family_scale(gain[rows], error[rows])
+            design = np.column_stack([np.ones(len(x)), x]) * error[rows, None] / scale
+            self._gram[place] = design.T @ design / len(x)
+            self._moment[place] = design.T @ (gain[rows] / scale) / len(x)
+            self._sums[place] = np.ones(x.shape[1]), x.mean(axis=0), (x**2).mean(axis=0)
+
+    def solve(self, families: np.ndarray, chosen: np.ndarray, strength: float) -> Ridge:
+        """Return the regression on the families (families,) bool and features (features,) bool that are marked.
+
+        The ridge is `strength` times the mean square of a column, so that it is the same for any number of families.
+        """
+        count, first, second = self._sums[families].sum(axis=0)[:, chosen]
+        total = np.maximum(count, 1)
+        mean = first / total
+        scale = np.sqrt(np.maximum(second / total - mean**2, 0))
+        scale = np.where(scale > 1e-9, scale, 1.0)
+        keep = np.r_[True, chosen]
+        turn = np.zeros((len(mean) + 1, len(mean) + 1))
+        turn[0, 0], turn[0, 1:] = 1, -mean / scale
+        turn[np.arange(1, len(turn)), np.arange(1, len(turn))] = 1 / scale
+        gram = turn.T @ self._gram[families].sum(axis=0)[np.ix_(keep, keep)] @ turn
+        moment = turn.T @ self._moment[families].sum(axis=0)[keep]
+        level = max(strength * np.trace(gram) / len(gram), 1e-12)
+        penalty = np.full(len(gram), level)
+        penalty[0] = 1e-6 * level
+        return Ridge(mean, scale, np.linalg.solve(gram + np.diag(penalty), moment))
+
+
+def family_scale(gain: np.ndarray, error: np.ndarray) -> float:
+    """Return the unit in which a family's gains are counted, points: every family weighs the same."""
+    return float(np.sqrt(np.mean(gain**2)) + 0.1 * np.mean(error) + 0.5)
+
+
+def filled(features: pd.DataFrame) -> np.ndarray:
+    """Return features as an array, (rows, features), missing ones at their neutral value."""
+    neutral = np.array([EVIDENCE[name].neutral for name in features])
+    values = features.to_numpy(float)
+    return np.where(np.isfinite(values), values, neutral)
+
+
+@dataclass(frozen=True, eq=False)
+class GainModel:
+    """Networks of many families with their gains, and what follows from them.
+
+    Attributes:
+        table: one row per network: `family`, `group` (what is left out together), the features, `error` (validation
+            error, percent), `gain_<remedy>`.
+        ridge: strength of the ridge.
+    """
+
+    table: pd.DataFrame
+    ridge: float = RIDGE
+
+    @classmethod
+    def fit(cls, networks: pd.DataFrame, group: str = "source", ridge: float = RIDGE) -> GainModel:
+        """Return the model of a table of networks (`mdtree_jax.collection.networks`) with `family` and `group`."""
+        features = evidence_frame(networks)
+        gains = {f"gain_{name}": networks[f"gain_{name}"] for name in REMEDIES if f"gain_{name}" in networks}
+        about = {"family": networks["family"], "group": networks[group], "error": networks["validation_error"]}
+        return cls(pd.DataFrame({**about, **features, **gains}).reset_index(drop=True), ridge)
+
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        """The remedies of which gains are known."""
+        return tuple(name for name in REMEDIES if f"gain_{name}" in self.table)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The features of the table."""
+        return tuple(name for name in EVIDENCE if name in self.table)
+
+    def predict(self, networks: pd.DataFrame, features: Sequence[str] | None = None) -> Predicted:
+        """Return the expected gains of networks from what is known of each.
+
+        Args:
+            networks: one row per network, columns as of `GainModel.fit`; `validation_error` must be known.
+            features: those that may be used; None for all.
+        """
+        allowed = self.features if features is None else tuple(name for name in self.features if name in features)
+        found = evidence_frame(networks, allowed).reindex(columns=list(allowed))
+        values = found.to_numpy(float)
+        error = networks["validation_error"].to_numpy(float)
+        out = [np.full((len(networks), len(self.remedies)), np.nan) for _ in range(4)]
+        there = np.isfinite(values)
+        for pattern in np.unique(there, axis=0):
+            rows = np.flatnonzero((there == pattern).all(axis=1))
+            names = tuple(name for name, known in zip(allowed, pattern, strict=True) if known)
+            for place, remedy in enumerate(self.remedies):
+                fitted = self._fitted(remedy, names)
+                for array, value in zip(out, fitted(values[rows][:, pattern], error[rows]), strict=True):
+                    array[rows, place] = value
+        return Predicted(self.remedies, *out)
+
+    def weights(self, remedy: str, features: Sequence[str]) -> pd.Series:
+        """Return the weights of a remedy's regression, of standardized features; the constant is named `1`."""
+        ridge = self._fitted(remedy, tuple(features)).ridge
+        return pd.Series(ridge.weights, ["1", *features], name=remedy)
+
+    @functools.cached_property
+    def _rows(self) -> np.ndarray:
+        return filled(self.table[list(self.features)])
+
+    @functools.cache  # noqa: B019 - of a few remedies, as long as the model lives
+    def _moments(self, remedy: str) -> Moments:
+        gain = self.table[f"gain_{remedy}"].to_numpy(float)
+        return Moments(self._rows, self.table["error"].to_numpy(float), gain, self.table["family"].to_numpy())
+
+    @functools.cache  # noqa: B019 - of a few patterns, as long as the model lives
+    def _fitted(self, remedy: str, names: tuple[str, ...]) -> _Fitted:
+        moments, chosen = self._moments(remedy), np.isin(self.features, names)
+        features, error = self._rows[:, chosen], self.table["error"].to_numpy(float)
+        gain, family = self.table[f"gain_{remedy}"].to_numpy(float), self.table["family"].to_numpy()
+        group = self.table["group"].to_numpy()
+        left_out = np.full(len(gain), np.nan)
+        for one in np.unique(group):
+            rows = group == one
+            inside = np.isin(moments.families, family[~rows])
+            if inside.any():
+                left_out[rows] = moments.solve(inside, chosen, self.ridge).predict(features[rows], error[rows])
+        left_out[~np.isfinite(gain)] = np.nan
+        whole = moments.solve(np.ones(len(moments.families), bool), chosen, self.ridge)
+        return _Fitted(whole, _residuals(left_out, gain, error, family))
+
+
+class _Residuals(NamedTuple):
+    """Residuals of families that were left out, over the size that is expected of them; weights sum to 1."""
+
+    ordered: np.ndarray
+    cumulated: np.ndarray
+    constant: float
+    slope: float
+
+    def size(self, error: np.ndarray) -> np.ndarray:
+        return self.constant + self.slope * error
+
+    def quantile(self, share: float) -> float:
+        return float(np.interp(share, self.cumulated, self.ordered))
+
+    def above(self, value: np.ndarray) -> np.ndarray:
+        """Return the share of residuals above a value."""
+        return 1 - np.interp(value, self.ordered, self.cumulated, left=0.0, right=1.0)
+
+
+def _residuals(left_out: np.ndarray, gain: np.ndarray, error: np.ndarray, family: np.ndarray) -> _Residuals:
+    good = np.isfinite(left_out)
+    residual, error, family = (gain - left_out)[good], error[good], family[good]
+    share = np.zeros(len(residual))
+    for one in np.unique(family):
+        rows = family == one
+        share[rows] = 1 / rows.sum()
+    share /= max(share.sum(), 1e-12)
+    # Size of a residual: a constant and a share of the error, by least squares of its absolute value.
+    design = np.column_stack([np.ones(len(error)), error]) * np.sqrt(share)[:, None]
+    solution = np.linalg.lstsq(design, np.abs(residual) * np.sqrt(share), rcond=None)[0]
+    constant, slope = max(float(solution[0]), 0.25), max(float(solution[1]), 0.005)
+    standard = residual / (constant + slope * error)
+    order = np.argsort(standard, kind="stable")
+    cumulated = np.cumsum(share[order]) - 0.5 * share[order]
+    return _Residuals(standard[order], cumulated, constant, slope)
+
+
+class _Fitted(NamedTuple):
+    """A regression and the residuals of families that it has not seen."""
+
+    ridge: Ridge
+    residuals: _Residuals
+
+    def __call__(self, features: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, ...]:
+        mean, size = self.ridge.predict(features, error), self.residuals.size(error)
+        low, high = (self.residuals.quantile(q) for q in ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2))
+        chance = self.residuals.above((1.0 - mean) / size)
+        # No gain is larger than the error that there is.
+        return np.minimum(mean, error), mean + low * size, np.minimum(mean + high * size, error), chance

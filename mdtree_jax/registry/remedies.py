@@ -1,0 +1,86 @@
+"""The remedies: what can be changed and trained again, and how its gain is defined. No JAX.
+
+The gain of a remedy is the test error of a network minus that of one that is trained from scratch with one knob
+changed, in points. A remedy is one entry: labels, the model of gains, races, advice and words follow from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mdtree_jax.registry.register import BINDERS, in_table
+from mdtree_jax.registry.table import Table
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One remedy.
+
+    Attributes:
+        name: identifier; `gain_<name>` is the column of its gain.
+        knob: that is changed.
+        factor: of the knob's value; 0 where the change is not by a factor (`value`).
+        cause: that it addresses.
+        value: new value of the knob, if it is not multiplied.
+        is_free: whether the training costs no more and needs nothing new.
+        steps: training steps of a racer, relative to the network's own training at the same share.
+        races: whether a short training shows its gain; more steps always look best at an equal share.
+        meaning: one line for help and tables.
+    """
+
+    name: str
+    knob: str = ""
+    factor: float = 0.0
+    cause: str = ""
+    value: float | None = None
+    is_free: bool = False
+    steps: float = 1.0
+    races: bool = True
+    meaning: str = ""
+
+
+REMEDIES: Table[Remedy] = Table(
+    "remedy",
+    [
+        Remedy("rate_up", "learning_rate", 3.0, "temperature_too_low", is_free=True, meaning="learning rate x 3"),
+        Remedy("rate_down", "learning_rate", 1 / 3, "temperature_too_high", is_free=True, meaning="learning rate / 3"),
+        Remedy(
+            "batch_down", "batch_size", 0.5, "temperature_too_low", is_free=True, steps=2.0, meaning="batch size / 2"
+        ),
+        Remedy(
+            "batch_up", "batch_size", 2.0, "temperature_too_high", is_free=True, steps=0.5, meaning="batch size x 2"
+        ),
+        Remedy("wider", "width", 2.0, "model_too_small", meaning="width x 2"),
+        Remedy("more_data", "data_fraction", 2.0, "too_little_data", steps=2.0, meaning="training data x 2"),
+        Remedy("longer", "train_epochs", 4.0, "trained_too_short", steps=4.0, races=False, meaning="epochs x 4"),
+        Remedy(
+            "decay_up", "weight_decay", 10.0, "too_little_regularization", is_free=True, meaning="weight decay x 10"
+        ),
+        Remedy("decay_down", "weight_decay", 0.1, "too_much_regularization", is_free=True, meaning="weight decay / 10"),
+        Remedy(
+            "smoothing_on",
+            "label_smoothing",
+            value=0.1,
+            cause="too_little_regularization",
+            is_free=True,
+            meaning="label smoothing 0.1",
+        ),
+        Remedy(
+            "augment_on",
+            "augment",
+            value=1.0,
+            cause="too_little_regularization",
+            is_free=True,
+            meaning="data augmentation on",
+        ),
+        Remedy(
+            "refreshed",
+            cause="stale_statistics",
+            is_free=True,
+            steps=0.0,
+            races=False,
+            meaning="statistics of BatchNorm computed anew",
+        ),
+    ],
+)
+BINDERS[Remedy] = in_table(REMEDIES)
