@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; the same names as in `
     from mdtree_jax.report.html import write_report as write_report
     from mdtree_jax.report.html import write_reports as write_reports
     from mdtree_jax.subject.from_model import diagnose_model as diagnose_model
+    from mdtree_jax.subject.from_model import measure_model as measure_model
     from mdtree_jax.trees.classifier import MDTreeClassifier as MDTreeClassifier
     from mdtree_jax.trees.structure import Node as Node
     from mdtree_jax.trees.structure import Structure as Structure
@@ -45,6 +46,7 @@ _HOME = {
     "read_history": "mdtree_jax.collection.history",
     "MDTreeClassifier": "mdtree_jax.trees.classifier",
     "diagnose_model": "mdtree_jax.subject.from_model",
+    "measure_model": "mdtree_jax.subject.from_model",
     "diagnose_metrics": "mdtree_jax.diagnosis.from_metrics",
     "Diagnosis": "mdtree_jax.diagnosis.result",
     "Reference": "mdtree_jax.diagnosis.reference",

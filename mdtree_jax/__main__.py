@@ -2,6 +2,7 @@
 
   mdtree-jax sweep      train and measure every network of a grid
   mdtree-jax diagnose   diagnose networks from checkpoints, metrics, or a run folder of sweep
+  mdtree-jax measure    measure your own networks, as a row of your own collection
   mdtree-jax reference  fit trees on your own collection, for diagnose to compare with
   mdtree-jax transfer   measure how well diagnoses transfer from one collection to another
 
@@ -12,12 +13,18 @@ from __future__ import annotations
 
 import sys
 
-from mdtree_jax import diagnose, reference, sweep, transfer
+from mdtree_jax import diagnose, measure, reference, sweep, transfer
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.cli import EXIT_USER_ERROR, run
 from mdtree_jax.provenance import __version__
 
-COMMANDS = {"sweep": sweep, "diagnose": diagnose, "reference": reference, "transfer": transfer}
+COMMANDS = {
+    "sweep": sweep,
+    "diagnose": diagnose,
+    "measure": measure,
+    "reference": reference,
+    "transfer": transfer,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from mdtree_jax.checks import UserError
 from mdtree_jax.recipe.schema import SweepConfig, sweep_schema
 from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
 
 
 @dataclass
@@ -55,9 +56,12 @@ class DiagnoseConfig:
     model: str | None = None
     model_width: int | None = None
     checkpoints: list[str] = field(default_factory=list)
+    step: int | None = None
+    weights: str | None = None
     dataset: str | None = None
     data_dir: str | None = None
     data_file: str | None = None
+    objective: str = DEFAULT_OBJECTIVE
     training: TrainingConfig = field(default_factory=TrainingConfig)
     measure: Any = None
     max_images: int = 10_000
@@ -65,6 +69,29 @@ class DiagnoseConfig:
     name: str | None = None
     format: str = "text"
     out: str | None = None
+    plugins: list[str] = field(default_factory=list)
+
+
+@dataclass
+class MeasureModelConfig:
+    """`python -m mdtree_jax.measure`; the meaning of each key stands beside its value in conf/measure.yaml."""
+
+    model: str | None = None
+    model_width: int | None = None
+    checkpoints: list[str] = field(default_factory=list)
+    step: int | None = None
+    weights: str | None = None
+    dataset: str | None = None
+    data_dir: str | None = None
+    data_file: str | None = None
+    objective: str = DEFAULT_OBJECTIVE
+    width: float | None = None
+    batch_size: int | None = None
+    data_fraction: float | None = None
+    columns: Any = None
+    measure: Any = None
+    max_images: int = 10_000
+    append_to: str | None = None
     plugins: list[str] = field(default_factory=list)
 
 
@@ -93,6 +120,7 @@ SCHEMAS = {
     "sweep": SweepConfig,
     "diagnose": DiagnoseConfig,
     "reference": ReferenceConfig,
+    "measure": MeasureModelConfig,
 }
 _WITH_KNOBS = {"sweep": sweep_schema, "diagnose": diagnose_schema}
 

@@ -19,12 +19,15 @@ import sys
 import time
 from math import isnan, nan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.cli import run
 from mdtree_jax.config import DiagnoseConfig
 from mdtree_jax.registry.architectures import ARCHITECTURES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMATS = ("text", "json")
 SOURCES = ("metrics", "run", "checkpoints")
@@ -90,16 +93,15 @@ def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     return list(zip(names, diagnoses, strict=True))
 
 
-def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
-    """Diagnose configurations of a run folder: from its table where they are measured, else from its networks."""
+def _selected(config: DiagnoseConfig, folder: Path) -> pd.DataFrame:
+    """Return the rows of a run's collection that `select` leaves, at least one.
+
+    Raises:
+        UserError: no collection, one that no sweep made, one without rows, a selection that it has no row of.
+    """
     from mdtree_jax.collection.load import read_table
-    from mdtree_jax.diagnosis.facts import fact
-    from mdtree_jax.diagnosis.from_metrics import not_measured
-    from mdtree_jax.registry.knobs import KNOBS
     from mdtree_jax.store.tables import has_value
 
-    assert config.run is not None  # the source that is given
-    folder = Path(config.run).expanduser()
     if not (folder / "collection.parquet").is_file():
         raise UserError(f"run={config.run} is not a run folder with finished networks: it has no collection.parquet")
     table = read_table(folder / "collection.parquet", "collection")
@@ -120,6 +122,18 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
             raise UserError(
                 f"select.{name}={_shown(value)} matches no configuration; available: {', '.join(map(_shown, there))}"
             )
+    return table
+
+
+def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
+    """Diagnose configurations of a run folder: from its table where they are measured, else from its networks."""
+    from mdtree_jax.diagnosis.facts import fact
+    from mdtree_jax.diagnosis.from_metrics import not_measured
+    from mdtree_jax.registry.knobs import KNOBS
+
+    assert config.run is not None  # the source that is given
+    folder = Path(config.run).expanduser()
+    table = _selected(config, folder)
     said = ["width", "batch_size", "data_fraction"]
     said += [name for name in KNOBS if name not in said and name in table and table[name].nunique() > 1]
     names = [", ".join(f"{c.replace('_', ' ')} {_shown(row[c])}" for c in said) for _, row in table.iterrows()]
@@ -269,29 +283,23 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
         raise UserError(f"checkpoints need model=: {known}, or package.module:function")
     if config.dataset is None:
         raise UserError("checkpoints need dataset=, the data that they were trained on")
-    from mdtree_jax.data import load_dataset
     from mdtree_jax.diagnosis.cost import Training
     from mdtree_jax.subject.from_model import diagnose_subject
-    from mdtree_jax.subject.load import check_named, load_subject
-    from mdtree_jax.subject.network import examples
+    from mdtree_jax.subject.load import load_both
 
     _set_up_jax()
-    check_named(config.model, config.checkpoints)
-    data = load_dataset(config.dataset, data_dir=config.data_dir, data_file=config.data_file)
-    shape = data.shape
-    # How many classes there are is not always known of a user's own data: the largest label need not be there.
-    sizes = shape.image_shape, shape.num_classes, config.model_width
-    subject = load_subject(config.model, config.checkpoints, *sizes, may_lack_classes=not data.classes_are_known)
+    subject, data, facts = load_both(config)
     with _progress() as progress:
         diagnosis = diagnose_subject(
             subject,
-            examples(data.x_train, data.y_train, data.x_test, data.y_test),
+            data,
             training=Training(**dataclasses.asdict(config.training)),
             measure=config.measure,
             max_images=config.max_images,
             reference=reference,
             progress=progress,
         )
+    diagnosis = dataclasses.replace(diagnosis, remarks=(*diagnosis.remarks, *facts))
     return [(config.name or config.model, diagnosis)]
 
 

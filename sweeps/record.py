@@ -28,7 +28,8 @@ STAGES = {
     "training": ("train",),
     "curves": ("connectivity",),
     "Hessian and sharpness": ("hessian", "sharpness"),
-    "similarity, barriers": ("similarity", "barrier", "aligned"),
+    "similarity, barriers": ("similarity", "barrier", "aligned", "ensemble"),
+    "probes, short runs": ("norms", "probes", "short_runs"),
 }
 
 
@@ -54,7 +55,8 @@ def cost_rows(record: Record) -> list[list[str]]:
     seconds = {}
     for stage, names in STAGES.items():
         tables = (record.networks, record.pairs)
-        seconds[stage] = sum(t[f"{n}_seconds"].sum() for n in names for t in tables if f"{n}_seconds" in t)
+        if found := [t[f"{n}_seconds"].sum() for n in names for t in tables if f"{n}_seconds" in t]:
+            seconds[stage] = sum(found)
     seconds["compiling"] = record.about["compile_seconds"]
     total = sum(seconds.values())
     return [[stage, f"{s / 3600:.2f}", f"{100 * s / total:.0f}"] for stage, s in (seconds | {"all": total}).items()]

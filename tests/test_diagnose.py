@@ -235,7 +235,10 @@ MODEL = ["model=resnet18", "dataset=digits"]
         (["checkpoints=[a]", "model=resnet18"], "checkpoints need dataset="),
         (["checkpoints=[a]", *MODEL], "the checkpoint 'a' does not exist"),
         (["checkpoints=[a]", "model=vgg16", "dataset=cifar10", "data_dir=nowhere"], "unknown model 'vgg16'"),
-        (["checkpoints=[a.pt]", "model=a:b", "dataset=cifar10", "data_dir=nowhere"], "'a.pt' holds PyTorch weights"),
+        (
+            ["checkpoints=[a.pt]", "model=a:b", "dataset=cifar10", "data_dir=nowhere"],
+            "the checkpoint 'a.pt' does not exist",
+        ),
         (["checkpoints=[a=1.pt,b=2.pt]", *MODEL], 'the quotes: \'checkpoints=["a=1.pt","b=2.pt"]\''),
         (['checkpoints=["a=1.pt"]', *MODEL], "the checkpoint 'a=1.pt' does not exist"),
         (["checkpoints=[c,3.pt]", *MODEL], "the checkpoint 'c' does not exist, but 'c,3.pt' does: a path with a comma"),
@@ -252,7 +255,7 @@ MODEL = ["model=resnet18", "dataset=digits"]
         (["checkpoints=[bad.safetensors]", *MODEL], "weights 'bad.safetensors' are damaged"),
         (
             ["checkpoints=[small.csv]", *MODEL, "model_width=2"],
-            "small.csv is not a folder; an Orbax checkpoint must be a folder",
+            "the checkpoint 'small.csv' is of an unknown format; known are",
         ),
     ],
 )

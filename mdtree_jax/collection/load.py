@@ -82,7 +82,7 @@ def load_collection(
     new = [str(column) for column in computed if column not in frame]
     attributes = frame.attrs | {"axes": list(grid.axes), "near": list(grid.near)}
     attributes["notes"] = _notes(frame, grid)
-    frame = frame.assign(**{column: computed[column] for column in new})
+    frame = pd.concat([frame, computed[new]], axis=1)
     frame.attrs = attributes
     _check_label_values(frame)
     return frame

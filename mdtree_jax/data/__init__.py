@@ -6,6 +6,7 @@ prefix of the training arrays.
 
 from mdtree_jax.data.dataset import (
     LoadedDataset,
+    call_loader,
     dataset_shape,
     find_loader,
     load_dataset,
@@ -13,4 +14,12 @@ from mdtree_jax.data.dataset import (
 )
 from mdtree_jax.registry.datasets import DatasetShape
 
-__all__ = ["DatasetShape", "LoadedDataset", "dataset_shape", "find_loader", "load_dataset", "redraw_labels"]
+__all__ = [
+    "DatasetShape",
+    "LoadedDataset",
+    "call_loader",
+    "dataset_shape",
+    "find_loader",
+    "load_dataset",
+    "redraw_labels",
+]

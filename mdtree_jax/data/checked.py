@@ -85,9 +85,11 @@ def targets_for(
     lowest, highest = targets.min(), targets.max()
     if not (np.isfinite(lowest) and np.isfinite(highest)):
         raise UserError(f"{what} hold NaN or infinite values")
-    if is_soft and not (targets.shape[1] == num_outputs and lowest >= 0 and np.allclose(targets.sum(1), 1, atol=1e-3)):
+    fits = num_outputs in (None, *targets.shape[1:2])
+    if is_soft and not (fits and lowest >= 0 and np.allclose(targets.sum(1), 1, atol=1e-3)):
         raise UserError(
-            f"{what} are not probabilities of {num_outputs} classes; expected rows of them that add up to 1"
+            f"{what} are not probabilities of {'the' if num_outputs is None else num_outputs} classes; expected rows "
+            "that add up to 1"
         )
     if objective.targets in ("binary", "labels") and not 0 <= lowest <= highest <= 1:
         raise UserError(f"{what} are {lowest:g} to {highest:g}; expected 0 and 1")

@@ -133,6 +133,7 @@ def load_dataset(
     label_noise_seed: int = 0,
     objective: str | Objective = DEFAULT_OBJECTIVE,
     validation_fraction: float = 0.0,
+    made: Any = None,
 ) -> LoadedDataset:
     """Load a data set: one of `mdtree_jax.registry.datasets`, or `package.module:function`.
 
@@ -140,6 +141,8 @@ def load_dataset(
     `grammar` are included in the package. `cifar10`, `cifar100`, `mnist` and `fashion_mnist` are read from `data_dir`
     if it is given (the official files, packed or not), or else downloaded once, checked and cached. `npz` reads the
     arrays `x_train, y_train, x_test, y_test` from `data_file`.
+
+    `made` is what the loader returned, if it was called before (`call_loader`).
 
     `redraw_labels` redraws a fraction `label_noise_fraction` of all training labels before subsets are taken.
     `split_validation` takes a fraction `validation_fraction` of the test set for validation. Raises `UserError` for an
@@ -151,11 +154,12 @@ def load_dataset(
     >>> data.x_train.shape, data.x_test.shape, data.num_classes
     ((3200, 10, 10, 1), (5120, 10, 10, 1), 10)
     """
-    loader = find_loader(name)
     if not 0.0 <= label_noise_fraction <= 1.0:
         raise UserError(f"label_noise_fraction={label_noise_fraction:g} is outside [0, 1]")
     entry = find_objective(objective)
-    raw = _load(name, loader, Source(name, data_dir, data_file), entry)
+    if made is None:
+        made = call_loader(name, data_dir=data_dir, data_file=data_file, objective=entry)
+    raw = _as_raw(name, made, entry)
     x_train, x_test = check_inputs(name, raw)
     y_train = check_targets(name, "training", raw.y_train, len(x_train), raw.num_classes, entry)
     y_test = check_targets(name, "test", raw.y_test, len(x_test), raw.num_classes, entry)
@@ -169,7 +173,19 @@ def load_dataset(
     return split_validation(data, validation_fraction)
 
 
-def _load(name: str, loader: Callable[..., Any], source: Source, objective: Objective) -> RawDataset:
+def call_loader(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    data_file: str | None = None,
+    objective: str | Objective = DEFAULT_OBJECTIVE,
+) -> Any:
+    """Return what the loader of a data set returns.
+
+    Raises:
+        UserError: as `find_loader`; a setting that the loader needs and is not given, or does not take; it fails.
+    """
+    loader, source = find_loader(name), Source(name, data_dir, data_file)
     what = f"dataset={name}"
     files = {"data_dir": source.data_dir, "data_file": source.data_file}
     for setting, path in files.items():
@@ -177,7 +193,11 @@ def _load(name: str, loader: Callable[..., Any], source: Source, objective: Obje
             raise UserError(f"{what}: the function needs {setting}=PATH")
         if path is not None and not takes(loader, setting) and not takes(loader, "source"):
             raise UserError(f"{setting}='{path}' is given, but the function of dataset={name} takes no '{setting}'")
-    made = call_with(loader, {"source": source, **files, "objective": objective}, what)
+    return call_with(loader, {"source": source, **files, "objective": find_objective(objective)}, what)
+
+
+def _as_raw(name: str, made: Any, objective: Objective) -> RawDataset:
+    what = f"dataset={name}"
     if isinstance(made, RawDataset):
         return made
     arrays = made._asdict() if hasattr(made, "_asdict") else made

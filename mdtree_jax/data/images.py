@@ -27,13 +27,13 @@ def load_shapes(source: Source, num_train: int = _NUM_TRAIN, num_test: int = _NU
     rng = np.random.default_rng((_SEED, 4))
     labels = _labels(6, num_train + num_test, rng)
     n = len(labels)
-    radius, angle = rng.uniform(2.4, 3.8, n), rng.uniform(0, 2 * np.pi, n)
+    radius, angle = rng.uniform(2.8, 4.0, n), rng.uniform(0, 2 * np.pi, n)
     across, down = _turned(rng.uniform(-1.5, 1.5, (2, n)), angle)
     inside = np.choose(labels[:, None, None], _distances(across, down, radius[:, None, None]))
     contrast = (rng.uniform(0.7, 1.3, n) * rng.choice((-1, 1), n))[:, None, None]
     along, _ = _turned(rng.uniform(-4, 4, (2, n)), rng.uniform(0, np.pi, n))
-    bar = np.clip(1.0 - np.abs(along), 0, 1) * rng.uniform(-0.7, 0.7, n)[:, None, None]
-    image = contrast * np.clip(0.5 - inside, 0, 1) + bar + 0.3 * rng.standard_normal((n, _SIDE, _SIDE))
+    bar = np.clip(1.0 - np.abs(along), 0, 1) * rng.uniform(-0.5, 0.5, n)[:, None, None]
+    image = contrast * np.clip(0.5 - inside, 0, 1) + bar + 0.2 * rng.standard_normal((n, _SIDE, _SIDE))
     return _dataset(image, labels, num_train)
 
 

@@ -39,6 +39,10 @@ NOTES = {
     "one_pair": ("kernels",),
     "one_network": ("kernels",),
     "no_apply_train": ("kernels",),
+    "no_averages": ("kernels", "state"),
+    "no_held_out": (),
+    "halved": ("side",),
+    "taken_in": ("sentence",),
     "objective": ("loss", "unit", "error"),
 }
 #: How a cost was estimated, or why it is unknown.

@@ -16,6 +16,7 @@ anything else (0.4 is 0.4 % or 40 %)                  UserError that asks for un
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -284,9 +285,9 @@ def _check_values(frame: pd.DataFrame) -> None:
         bad = (values < low - entry.tolerance) | (values > high + entry.tolerance)
         if bad.any():
             row = int(np.argmax(bad))
+            wanted = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f"at least {low:g}"
             raise UserError(
-                f"{name}={values[row]:g} in row {row + 1}; it must be in [{low:g}, {high:g}] ({entry.unit}: "
-                f"{entry.meaning})"
+                f"{name}={values[row]:g} in row {row + 1}; it must be {wanted} ({entry.unit}: {entry.meaning})"
             )
     errors = [c for c in frame.columns if str(c).endswith("_se") and str(c).removesuffix("_se") in COLUMN]
     negative = [c for c in errors if (frame[c].to_numpy(dtype=float) < 0).any()]

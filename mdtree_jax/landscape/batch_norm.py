@@ -27,8 +27,9 @@ def recompute_batch_stats(
     This works for any model whose running averages are updated by new = m * old + (1 - m) * batch in training mode. The
     momentum m of each leaf is determined from two calls on the first batch, with old = 0 and with old = s, a number of
     the magnitude of the batch statistics to limit rounding errors: m = (new(s) - new(0)) / s. Every batch then gives
-    batch = new(0) / (1 - m). A leaf that is not updated (m = 1) is returned unchanged. The cost is num_batches + 1
-    forward passes.
+    batch = new(0) / (1 - m). A leaf that is not updated (m = 1) is returned unchanged, and so is one that is not of
+    floating point (a counter). The cost is num_batches + 1 forward passes. `check_averages` finds states of other
+    kinds.
 
     Args:
         apply_train: `apply_train(variables, x) -> (outputs, updated)` in training mode, where
@@ -43,9 +44,10 @@ def recompute_batch_stats(
     Raises:
         UserError: a static `num_batches` below 1.
     """
-    stats = variables.get("batch_stats", {})
+    whole = variables.get("batch_stats", {})
+    stats = _floating(whole)
     if not jax.tree.leaves(stats):
-        return stats
+        return whole
     if not isinstance(num_batches, jax.Array) and num_batches < 1:
         raise UserError(f"num_batches {num_batches} must be at least 1")
     num_batches = jnp.asarray(num_batches, jnp.int32)
@@ -56,8 +58,9 @@ def recompute_batch_stats(
         is_probe = call == 1
         scale = jax.tree.map(lambda first: jnp.maximum(jnp.abs(first).max(), 1), total)
         old = jax.tree.map(lambda s, leaf: jnp.full_like(leaf, jnp.where(is_probe, s, 0)), scale, stats)
-        _, updated = apply_train({**variables, "batch_stats": old}, draw(jnp.maximum(call - 1, 0)))
-        new = updated["batch_stats"]
+        given = {**variables, "batch_stats": _joined(old, whole)}
+        _, updated = apply_train(given, draw(jnp.maximum(call - 1, 0)))
+        new = _floating(updated["batch_stats"])
         # The mean over channels: one momentum a leaf, less rounding.
         probed = jax.tree.map(lambda new, first, s: ((new - first) / s).mean(), new, total, scale)
         momentum = jax.tree.map(lambda new, old: jnp.where(is_probe, new, old), probed, momentum)
@@ -71,4 +74,59 @@ def recompute_batch_stats(
         weight = jnp.where(is_fixed, 1, 1 - m) * num_batches.astype(m.dtype)
         return jnp.where(is_fixed, old, total / weight)
 
-    return jax.tree.map(average, total, momentum, stats)
+    return _joined(jax.tree.map(average, total, momentum, stats), whole)
+
+
+def check_averages(apply_train: Callable[[Any, Any], tuple[Any, Any]], variables: Any, x: Any) -> list[str]:
+    """Return the leaves of a state that are no running averages, so that `recompute_batch_stats` would be wrong.
+
+    Every leaf's m is computed with two scales of the old averages that differ from leaf to leaf: the two must agree, be
+    the same for all its entries, and lie in [0, 1]. An average that is corrected for its beginning, or made from
+    another leaf, fails.
+
+    Args:
+        apply_train, variables: as of `recompute_batch_stats`.
+        x: one batch, of at least two different examples.
+    """
+    whole = variables.get("batch_stats", {})
+    stats = _floating(whole)
+
+    def updated(scales: Any) -> Any:
+        old = jax.tree.map(lambda scale, leaf: jnp.full_like(leaf, scale), scales, stats)
+        return _floating(apply_train({**variables, "batch_stats": _joined(old, whole)}, x)[1]["batch_stats"])
+
+    first = updated(jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), stats))
+    structure = jax.tree.structure(stats)
+    found = []
+    for ratios in ([1.0] * structure.num_leaves, [0.5 + (7 * i % 11) / 8 for i in range(structure.num_leaves)]):
+        sizes = [
+            jnp.maximum(jnp.abs(leaf).max(), 1) * r for leaf, r in zip(jax.tree.leaves(first), ratios, strict=True)
+        ]
+        scales = structure.unflatten(sizes)
+        found.append(jax.tree.map(lambda new, old, s: (new - old) / s, updated(scales), first, scales))
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(stats)]
+    wrong = []
+    for name, one, other in zip(names, *map(jax.tree.leaves, found), strict=True):
+        m = one.mean()
+        fits = (
+            (jnp.abs(one - m) < _SLACK).all() & (jnp.abs(other - m) < _SLACK).all() & (m > -_SLACK) & (m < 1 + _SLACK)
+        )
+        if not bool(fits):
+            wrong.append(name)
+    return wrong
+
+
+#: How much the momentum of a leaf may vary from rounding.
+_SLACK = 1e-3
+
+
+def _floating(tree: Any) -> Any:
+    """Return the tree with None for leaves that are not of floating point."""
+    return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else None, tree)
+
+
+def _joined(floating: Any, whole: Any) -> Any:
+    """Return the tree of which `_floating` returned the one part, with the other of `whole`."""
+    return jax.tree.map(
+        lambda one, other: other if one is None else one, floating, whole, is_leaf=lambda leaf: leaf is None
+    )

@@ -28,6 +28,7 @@ import numpy as np
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.models.base import build_model
+from mdtree_jax.models.weight_files import as_numpy, read_pickle, read_safetensors
 
 TORCH_MODELS = ("resnet18", "resnet8")
 _WRAPPERS = ("state_dict", "model_state_dict", "net", "model")
@@ -112,40 +113,7 @@ def load_torch_file(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"weights '{path}' are of an unknown kind; give a .safetensors, .pt or .pth file")
     if not path.is_file():
         raise UserError(f"weights '{path}' do not exist or are not a file")
-    return _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickled(path)
-
-
-def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"weights '{path}' are damaged or not a safetensors file ({_first_line(error)})") from error
-
-
-def _load_pickled(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError(
-            f"reading '{path}' needs PyTorch: pip install 'mdtree-jax[torch]', or save the weights with "
-            f"safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
-        ) from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail anywhere in the reader
-        raise UserError(
-            f"weights '{path}' are damaged or hold more than tensors, which is not read "
-            f"({_first_line(error)}); save them with torch.save(model.state_dict(), PATH)"
-        ) from error
-    return _arrays(content)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:120].rstrip(". ")
+    return read_safetensors(path) if path.suffix == ".safetensors" else _arrays(read_pickle(path))
 
 
 def _arrays(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -155,14 +123,7 @@ def _arrays(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
     for key in _WRAPPERS:
         if isinstance(content.get(key), Mapping):
             return _arrays(content[key])
-    return {str(name): _as_numpy(value) for name, value in content.items() if hasattr(value, "shape")}
-
-
-def _as_numpy(value: Any) -> np.ndarray:
-    if not hasattr(value, "detach"):
-        return np.asarray(value)
-    value = value.detach().cpu()
-    return (value.double() if value.is_floating_point() else value).numpy()  # NumPy has no bfloat16
+    return {str(name): as_numpy(value) for name, value in content.items() if hasattr(value, "shape")}
 
 
 def _by_common_name(names: Iterable[str]) -> dict[str, str]:

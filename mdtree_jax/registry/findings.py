@@ -164,6 +164,7 @@ FINDINGS: Table[FindingKind] = Table(
             "the same prediction for all examples",
             "outputs vary between examples by less than a thousandth of what they should",
             ("spread", "error", "chance"),
+            yields_to=("wrong_last_activation",),
         ),
         # --- layers and weights ---
         FindingKind(

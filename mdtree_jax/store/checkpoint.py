@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -217,47 +218,77 @@ def _groups(sizes: Sequence[int]) -> list[list[int]]:
 @contextlib.contextmanager
 def _quiet():
     """Keep the library's advice off the terminal while inside."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # errors are raised as well
+    loggers = [logging.getLogger("absl"), logging.getLogger()]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)  # errors are raised as well
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
-#: What a training state holds beside the network.
-_NOT_A_NETWORK = ("opt_state", "step", "epoch", "rng", "key", "tx", "ema")
+#: What a training state holds beside networks; not read, for it can be twice their size.
+_OF_TRAINING = ("opt_state", "optimizer", "optimizer_state", "tx")
 
 
-def load_variables(path: Path) -> dict[str, Any]:
-    """Return the pytree of a user's Orbax checkpoint of one network, as nested dicts of NumPy arrays.
+def load_content(path: Path, step: int | None = None) -> Any:
+    """Return the pytree of a user's Orbax checkpoint, as nested dicts of NumPy arrays.
 
-    It reads checkpoints of both Orbax interfaces and of a `CheckpointManager` (the folder of a step, or the item in
-    it). From a training state, only the network is read, without the optimizer's state and counters. Raises `UserError`
-    for a folder that is not a checkpoint, or is damaged.
+    Checkpoints of both Orbax interfaces are read, and of a `CheckpointManager` (its folder, the folder of a step, or
+    the item in it). The arrays go to the host whatever devices they were on, also such as are not here. The optimizer's
+    state is left out.
+
+    Args:
+        path: the folder.
+        step: of a manager's folder; None is the latest.
+
+    Raises:
+        UserError: a folder that is not a checkpoint, or is damaged; no such step.
     """
     path = path.absolute()
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; an Orbax checkpoint must be a folder")
-    for candidate in (path, *(path / item for item in ("default", "state", "params", "pytree"))):
-        if not candidate.is_dir():
-            continue
+    path = _of_step(path, step)
+    items = sorted(item for item in path.iterdir() if item.is_dir() and (item / "_METADATA").is_file())
+    for candidate in (path, *items):
         loaded = _load_any(candidate)
         if isinstance(loaded, Mapping) and loaded:
-            kept = {name: value for name, value in loaded.items() if name not in _NOT_A_NETWORK}
-            return jax.tree.map(np.asarray, kept)
+            return loaded
     raise UserError(f"{path} is not a checkpoint that Orbax can read, or is damaged")
 
 
+def _of_step(path: Path, step: int | None) -> Path:
+    """Return the folder of a step, the latest if none is given; `path` itself if it has no folders of steps."""
+    named = {item: re.fullmatch(r"(?:\w*_)?(\d+)", item.name) for item in path.iterdir() if item.is_dir()}
+    steps = {int(found[1]): item for item, found in named.items() if found}
+    if (path / "_METADATA").is_file() or not steps:
+        if step is not None:
+            raise UserError(f"step={step} is given, but {path} has no folders of steps")
+        return path
+    if step is not None and step not in steps:
+        raise UserError(f"{path} has no step {step}; available: {', '.join(map(str, sorted(steps)))}")
+    return steps[max(steps) if step is None else step]
+
+
 def _load_any(path: Path) -> Any:
-    """Return what the new interface of Orbax reads, else the old one, else None."""
+    """Return the pytree at `path` in NumPy arrays, by its metadata where there are any; None if there is none."""
     import orbax.checkpoint as old
 
+    reader = old.Checkpointer(old.PyTreeCheckpointHandler())
+
+    def by_metadata() -> Any:
+        tree: Any = getattr(reader.metadata(path).item_metadata, "tree", None)
+        if isinstance(tree, Mapping):
+            tree = {name: value for name, value in tree.items() if name not in _OF_TRAINING}
+        kinds = jax.tree.map(lambda _: old.RestoreArgs(restore_type=np.ndarray), tree)
+        return reader.restore(path, args=old.args.PyTreeRestore(tree, restore_args=kinds, partial_restore=True))
+
     with _quiet():
-        for load in (lambda: _load(path), lambda: old.PyTreeCheckpointer().restore(path)):
+        for load in (by_metadata, lambda: _load(path), lambda: old.PyTreeCheckpointer().restore(path)):
             with contextlib.suppress(Exception):  # a folder of another kind can raise nearly anything
-                return load()
+                return jax.tree.map(np.asarray, load())
     return None

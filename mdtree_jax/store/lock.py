@@ -1,4 +1,4 @@
-"""One process per run folder."""
+"""One process per run folder, and per table that grows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from mdtree_jax.checks import UserError
@@ -51,3 +52,14 @@ class FolderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = None
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process is inside for the same file; the lock is a hidden file beside it."""
+    descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

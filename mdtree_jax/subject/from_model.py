@@ -20,45 +20,63 @@ from mdtree_jax.recipe.measure_settings import MeasureConfig, MeasureSettings, r
 from mdtree_jax.registry.kernels import CHOICES
 from mdtree_jax.registry.measurements import kernels_of
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective, find_objective
+from mdtree_jax.subject.adapted import subject_of
+from mdtree_jax.subject.held_out import examples_of
 from mdtree_jax.subject.measure import measure_subject
-from mdtree_jax.subject.network import Examples, Subject, examples, wrap
+from mdtree_jax.subject.network import Examples, Subject
 
 
 def diagnose_model(
-    apply: Callable[[Any, Any], Any],
-    params: Sequence[Any],
-    x_train: Any,
-    y_train: Any,
+    model: Any = None,
+    networks: Any = None,
+    train: Any = None,
+    y_train: Any = None,
     *,
+    validation: Any = None,
+    test: Any = None,
     x_test: Any = None,
     y_test: Any = None,
-    apply_train: Callable[[Any, Any], Any] | None = None,
+    apply_train: Callable[..., Any] | None = None,
+    init: Callable[[Any], Any] | None = None,
+    build: Callable[..., Any] | None = None,
+    step: int | None = None,
+    weights: str | None = None,
     objective: str | Objective = DEFAULT_OBJECTIVE,
     training: Training | Mapping | None = None,
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
     reference: Reference | str | os.PathLike | None = None,
     progress: Callable[[float, str], None] | None = None,
+    apply: Any = None,
+    params: Any = None,
+    x_train: Any = None,
 ) -> Diagnosis:
     """Measure the loss landscape of a trained model and say why it is not better.
 
-        d = diagnose_model(apply, [params_a, params_b], x_train, y_train)
+        d = diagnose_model(model, [a, b], train, test=test)
         d.cause, d.probability, d.evidence, d.action, d.expected_gain, d.cost
         d.report("report.html")
 
     Args:
-        apply: `apply(params, x) -> logits (n, classes)`, or what else the objective takes, of any JAX model, in
-            evaluation mode.
-        params: the networks, one pytree each, trained in the same way from different seeds. Two give a better diagnosis
-            than one. Networks with running averages are Flax variables, `{"params": ..., "batch_stats": ...}`, which
-            are passed to `apply`.
-        x_train: (n, ...) floating point, preprocessed for the model, integers such as token ids, or a mapping or tuple
-            of such arrays.
-        y_train: the targets used in training: (n,) integers from 0 for classes, see `registry.objectives.TARGETS`.
-        x_test, y_test: the same for the test set; optional. The test error is shown and limits the expected gain; it
-            does not affect the answer.
-        apply_train: `apply_train(variables, x) -> (logits, variables)` in training mode, for networks with running
-            averages; without it, their connectivity is not measured, and a note says so.
+        model: the model, recognised by its type: Flax Linen, Flax NNX, Equinox, Haiku, Keras 3 on JAX, or
+            `torch.nn.Module`; or a function `apply(variables, x) -> outputs` in evaluation mode: logits (n, classes),
+            or what else the objective takes.
+        networks: the networks, trained in the same way from different seeds; two give a better diagnosis than one. Each
+            is what the framework has for one (variables, a module, a state dict, see `frameworks.FRAMEWORKS`), or the
+            path of a checkpoint (see `checkpoints.FORMATS`). For a function, the pytree that it takes; with running
+            averages that is `{"params": ..., other collections}`.
+        train: the training data: `(x, y)`, or another form of `subject.data`: a file, a folder, a loader, a data set.
+            Inputs are preprocessed for the model: an array (n, ...), floating point or integers such as token ids, or a
+            mapping or tuple of them. Targets are (n,) integers from 0 for classes, see `registry.objectives.TARGETS`.
+        y_train: the targets, if `train` holds the inputs alone.
+        validation, test: held-out data, in the same forms. With both, evidence is read on the first and errors are of
+            the second; one of them is split in halves with a fixed seed. They do not affect the answer now.
+        x_test, y_test: the test set as two arrays, not split.
+        apply_train: `apply_train(variables, x[, key]) -> (logits, variables)` in training mode, for a function and
+            networks with running averages; without it, their connectivity is not measured, and a note says so.
+        init: `init(key) -> variables`, fresh ones, for a function.
+        build: returns a fresh model, for frameworks whose models hold their weights.
+        step, weights: of checkpoints: the step of a folder with several; `ema` for averaged weights.
         objective: what the networks were trained for: `cross_entropy` (classes), `lm` (a token at every place of a
             sequence), `binary`, `multilabel`, `regression`, `huber`, or `Objective(loss=…, error=…)` of your own.
         training: `batch_size`, `learning_rate` and `epochs`, if known, for the new settings and for the cost of a
@@ -69,13 +87,17 @@ def diagnose_model(
         reference: the reference to compare with: a `Reference`, its file, or a name of `reference_names()`; None is
             `published_F`.
         progress: called with the fraction done and a message.
+        apply, params, x_train: other names of `model`, `networks` and `train`.
 
     Raises:
         UserError: arrays, labels and networks that do not match; the message names the first problem.
     """
-    subject = wrap(apply, params, apply_train)._replace(objective=objective)
-    data = examples(x_train, y_train, x_test, y_test, objective=objective)
-    return diagnose_subject(
+    given = {"model": (model, apply), "networks": (networks, params), "train": (train, x_train)}
+    model, networks, train = (_one_of(name, *pair) for name, pair in given.items())
+    data, notes = examples_of(train, y_train, validation, test, x_test, y_test, objective=objective)
+    options = {"apply_train": apply_train, "init": init, "build": build, "step": step, "weights": weights}
+    subject = subject_of(model, networks, data.x_train, **options)._replace(objective=objective)
+    diagnosis = diagnose_subject(
         subject,
         data,
         training=Training.of(training),
@@ -84,6 +106,75 @@ def diagnose_model(
         reference=reference,
         progress=progress,
     )
+    return dataclasses.replace(diagnosis, remarks=(*diagnosis.remarks, *notes))
+
+
+def measure_model(
+    model: Any,
+    networks: Any,
+    train: Any,
+    *,
+    validation: Any = None,
+    test: Any = None,
+    apply_train: Callable[..., Any] | None = None,
+    init: Callable[[Any], Any] | None = None,
+    build: Callable[..., Any] | None = None,
+    step: int | None = None,
+    weights: str | None = None,
+    objective: str | Objective = DEFAULT_OBJECTIVE,
+    width: float | None = None,
+    batch_size: int | None = None,
+    data_fraction: float | None = None,
+    measure: MeasureConfig | Mapping | None = None,
+    max_images: int = 10_000,
+    progress: Callable[[float, str], None] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Return the metrics of a trained model as one row of a collection table, for `mdtree_jax.reference`.
+
+        row = measure_model(model, [a, b], train, test=test, width=64, batch_size=128, data_fraction=1)
+
+    Args:
+        model, networks, train, validation, test, apply_train, init, build, step, weights, objective: as of
+            `diagnose_model`.
+        width, batch_size, data_fraction: the settings that the networks were trained with, columns of the row.
+        measure: what to measure; None is everything that the packaged reference has.
+        max_images, progress: as of `diagnose_model`.
+        settings: further columns, such as `learning_rate`, `train_epochs` or the name of the model.
+
+    Returns:
+        Column -> value; a metric that was not measured is left out.
+
+    Raises:
+        UserError: as `diagnose_model`.
+    """
+    data, _ = examples_of(train, None, validation, test, objective=objective)
+    options = {"apply_train": apply_train, "init": init, "build": build, "step": step, "weights": weights}
+    subject = subject_of(model, networks, data.x_train, **options)._replace(objective=objective)
+    trained = {"width": width, "batch_size": batch_size, "data_fraction": data_fraction, **settings}
+    return measure_row(subject, data, trained, measure=measure, max_images=max_images, progress=progress)
+
+
+def measure_row(
+    subject: Subject,
+    data: Examples,
+    trained: Mapping[str, Any],
+    *,
+    measure: MeasureConfig | Mapping | None = None,
+    max_images: int = 10_000,
+    progress: Callable[[float, str], None] | None = None,
+) -> dict[str, Any]:
+    """Return a row of a collection: how the networks were trained, as far as it is known, and what was measured."""
+    settings = settings_of(measure, as_reference(None))
+    measured = measure_subject(subject, data, settings, max_images=max_images, progress=progress)
+    counts = {"num_samples": len(data.y_train), "num_finite": len(subject.variables)}
+    return {name: value for name, value in trained.items() if value is not None} | counts | measured.row
+
+
+def _one_of(name: str, value: Any, other: Any) -> Any:
+    if (value is None) == (other is None):
+        raise UserError(f"'{name}' is missing" if value is None else f"'{name}' is given twice, under both its names")
+    return other if value is None else value
 
 
 def diagnose_subject(

@@ -1,42 +1,107 @@
-"""A subject from files: checkpoints of our architectures, of PyTorch, of any Flax model, and of a run folder. JAX.
+"""A subject from files: checkpoints of our architectures, and of a model of any framework. JAX.
 
-| checkpoint | how its architecture is known |
+| model | checkpoints |
 |---|---|
-| `.safetensors`, `.pt`, `.pth` | PyTorch, `model=resnet18` or `resnet8`; its width is read off the weights |
-| folder of Orbax | `model=` one of ours with `model_width=`, or `model=package.module:function` |
+| `resnet18`, `resnet8` | PyTorch's weights of these (converted, the width read off them), or our own |
+| another of our architectures | our own, in any format of `checkpoints.FORMATS`, with `model_width=` |
+| `package.module:function` | of the model that it returns, in any format |
 
 No code in a file is executed; a function named by `model=` is the user's own code, and is called.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mdtree_jax.checks import UserError, nearest
-from mdtree_jax.models import (
-    TORCH_MODELS,
-    Model,
-    build_model,
-    builder_settings,
-    from_torch,
-    load_torch_file,
-    model_names,
-)
+from mdtree_jax.data import call_loader, load_dataset
+from mdtree_jax.data.source import RawDataset
+from mdtree_jax.diagnosis.facts import Fact
+from mdtree_jax.models import TORCH_MODELS, build_model, builder_settings, from_torch, model_names
 from mdtree_jax.models.convert import ConvertedWeights
-from mdtree_jax.models.flax_module import call_options, shapes_of, split_output
+from mdtree_jax.registry.objectives import find_objective
 from mdtree_jax.registry.resolve import call_with, is_own, required_arguments, resolve, takes
-from mdtree_jax.store.checkpoint import load_variables
-from mdtree_jax.subject.network import Subject, leaf_name, wrap, wrap_model
+from mdtree_jax.subject.adapted import subject_of
+from mdtree_jax.subject.checkpoints import TORCH_SUFFIXES, load_checkpoint
+from mdtree_jax.subject.data import as_sides, take
+from mdtree_jax.subject.frameworks import FRAMEWORKS, framework_of
+from mdtree_jax.subject.frameworks.base import fit_tree, named_as, named_leaves, with_params
+from mdtree_jax.subject.held_out import examples_of
+from mdtree_jax.subject.network import Examples, Subject, examples, wrap_model
 
-TORCH_SUFFIXES = (".safetensors", ".pt", ".pth")
+
+class Named(Protocol):
+    """What a command names: the settings of the same names of `diagnose` and `measure`."""
+
+    model: str | None
+    model_width: int | None
+    checkpoints: list[str]
+    step: int | None
+    weights: str | None
+    dataset: str | None
+    data_dir: str | None
+    data_file: str | None
+    objective: str
+
+
+def load_both(named: Named) -> tuple[Subject, Examples, list[Fact]]:
+    """Return the networks and the data that a command names, and facts on how the data were read.
+
+    Raises:
+        UserError: as `load_subject`, and data that there are not or that do not fit.
+    """
+    assert named.model is not None  # checked by the command
+    assert named.dataset is not None
+    check_named(named.model, named.checkpoints)
+    files = {"data_dir": named.data_dir, "data_file": named.data_file, "objective": named.objective}
+    made = call_loader(named.dataset, **files)
+    if is_own(named.dataset) and not _is_of_plain_arrays(made):
+        sides = made if as_sides(made, "dataset") is not None else {"train": made}
+        data, facts = examples_of(sides, objective=named.objective)
+        shape = jax.tree.map(lambda a: a.shape[1:], data.x_train)
+        num_classes, known = _num_outputs(data.y_train, named.objective), False
+    else:
+        loaded = load_dataset(named.dataset, **files, made=made)
+        sides = loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test
+        data, facts = examples(*sides, objective=named.objective), []
+        shape, num_classes, known = loaded.shape.image_shape, loaded.num_classes, loaded.classes_are_known
+    # How many classes there are is not always known of a user's own data: the largest label need not be there.
+    subject = load_subject(
+        named.model,
+        named.checkpoints,
+        shape,
+        num_classes,
+        named.model_width,
+        may_lack_classes=not known,
+        x=take(data.x_train, slice(2)),
+        step=named.step,
+        weights=named.weights,
+    )
+    return subject._replace(objective=named.objective), data, facts
+
+
+def _num_outputs(targets: np.ndarray, objective: str) -> int:
+    """Return how many outputs targets ask for at least: classes that there are, or numbers."""
+    if find_objective(objective).has_classes and targets.dtype.kind in "iu":
+        return max(2, int(targets.max()) + 1)
+    return 1 if targets.ndim < 2 else targets.shape[1]
+
+
+def _is_of_plain_arrays(made: Any) -> bool:
+    """Return whether a loader returned two sides as a sweep takes them: images, tables or sequences."""
+    arrays = made._asdict() if hasattr(made, "_asdict") else made
+    if not isinstance(arrays, Mapping) or not {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
+        return isinstance(made, RawDataset)
+    sides = [arrays[name] for name in ("x_train", "x_test")]
+    if any(isinstance(x, (Mapping, tuple)) for x in sides):
+        return False
+    return all(np.ndim(x) in (2, 3, 4) for x in sides)
 
 
 def load_subject(
@@ -46,6 +111,10 @@ def load_subject(
     num_classes: int,
     width: int | None = None,
     may_lack_classes: bool = False,
+    *,
+    x: Any = None,
+    step: int | None = None,
+    weights: str | None = None,
 ) -> Subject:
     """Return the subject of checkpoints.
 
@@ -56,14 +125,18 @@ def load_subject(
         num_classes: of the data.
         width: of an architecture, or for a user's function that takes one; None for PyTorch's weights.
         may_lack_classes: whether a network may have more logits than the data have classes.
+        x: some inputs, on which a user's model is tried; images of `image_shape` if they are not given.
+        step, weights: which network a checkpoint with several is read as; see `load_checkpoint`.
 
     Raises:
         UserError: an unknown model, a checkpoint that is missing, damaged or of other shapes (they are named).
     """
     check_named(model, checkpoints)
+    options = {"step": step, "weights": weights}
     if is_own(model):
-        return _from_function(model, checkpoints, image_shape, num_classes, width)
-    return _from_architecture(model, checkpoints, image_shape, num_classes, width, may_lack_classes)
+        x = np.zeros((2, *image_shape), np.float32) if x is None else x
+        return _from_function(model, checkpoints, x, builder_settings(width, num_classes, image_shape), options)
+    return _from_architecture(model, checkpoints, image_shape, num_classes, width, may_lack_classes, options)
 
 
 def check_named(model: str, checkpoints: Sequence[str]) -> None:
@@ -74,11 +147,11 @@ def check_named(model: str, checkpoints: Sequence[str]) -> None:
     """
     if not checkpoints:
         raise UserError("checkpoints=[] is empty; give one or more paths")
-    torch = [path for path in checkpoints if Path(path).suffix in TORCH_SUFFIXES]
-    if torch and (is_own(model) or model in set(model_names()) - set(TORCH_MODELS)):
+    torch = [path for path in checkpoints if path.endswith(TORCH_SUFFIXES) and not is_own(model)]
+    if torch and model in set(model_names()) - set(TORCH_MODELS):
         raise UserError(
             f"'{torch[0]}' holds PyTorch weights, which can be converted only for model=resnet18 and model=resnet8; "
-            "of another network give its measured metrics, as metrics=TABLE.csv"
+            "of another network give the PyTorch module, as model=package.module:function"
         )
     if not is_own(model) and model not in model_names():
         listed = ", ".join(model_names())
@@ -107,17 +180,20 @@ def _from_architecture(
     num_classes: int,
     width: int | None,
     may_lack_classes: bool,
+    options: Mapping[str, Any],
 ) -> Subject:
-    networks, widths = [], {}
+    networks, widths, notes = [], {}, {}
     for path in checkpoints:
-        if Path(path).suffix in TORCH_SUFFIXES:
-            converted = convert_file(name, path)
+        if path.endswith(TORCH_SUFFIXES):
+            converted = convert_file(name, path, **options)
             widths[path] = converted.width
             networks.append(converted.variables)
         else:
-            networks.append(load_variables(Path(path).expanduser()))
+            loaded = load_checkpoint(path, **options)
+            notes |= dict.fromkeys(loaded.notes)
+            networks.append(loaded.network)
     if width is None and not widths:
-        raise UserError(f"Orbax checkpoints of {name} need model_width=, for example model_width=16")
+        raise UserError(f"checkpoints of {name} need model_width=, for example model_width=16")
     width = width if width is not None else next(iter(widths.values()))
     if may_lack_classes:
         num_classes = max(num_classes, *map(_num_logits, networks))
@@ -128,15 +204,21 @@ def _from_architecture(
         raise UserError(f"images have shape {image_shape}; {name} takes (height, width, channels)")
     model = build_model(name, width, num_classes, image_shape)
     wanted = jax.eval_shape(model.init, jax.random.key(0))
+    fitted = []
     for path, network in zip(checkpoints, networks, strict=True):
-        _check_shapes(path, network, wanted, f"{name} of width {width} for images {image_shape}")
+        network, renamed = named_as(network, named_leaves(wanted))
+        notes |= dict.fromkeys(renamed)
+        try:
+            fitted.append(fit_tree(with_params(network), wanted))
+        except UserError as error:
+            what = f"{name} of width {width} for images {image_shape}"
+            raise UserError(f"the checkpoint '{path}' is not of {what}: {error}") from None
+    return wrap_model(model, fitted, name)._replace(notes=tuple(notes))
 
-    return wrap_model(model, networks, name)
 
-
-def convert_file(name: str, path: str) -> ConvertedWeights:
+def convert_file(name: str, path: str, **options: Any) -> ConvertedWeights:
     """Return a file of PyTorch's weights as our variables; the `UserError` of `from_torch` names the file."""
-    weights = load_torch_file(path)
+    weights = load_checkpoint(path, **options).network
     try:
         return from_torch(name, weights)
     except UserError as error:
@@ -152,32 +234,36 @@ def _num_logits(network: Any) -> int:
 
 
 def _from_function(
-    spec: str, checkpoints: Sequence[str], image_shape: tuple[int, ...], num_classes: int, width: int | None
+    spec: str, checkpoints: Sequence[str], x: Any, settings: dict[str, Any], options: Mapping[str, Any]
 ) -> Subject:
-    made = call_builder(spec, builder_settings(width, num_classes, image_shape))
-    networks = [load_variables(Path(path).expanduser()) for path in checkpoints]
-    if isinstance(made, nn.Module):
-        wanted = _flax_shapes(made, image_shape, spec)
-        for path, network in zip(checkpoints, networks, strict=True):
-            _check_shapes(path, network, wanted, f"the model of {spec} for images {image_shape}")
-        apply, apply_train = flax_functions(made)
-        return wrap(apply, networks, apply_train)
-    if isinstance(made, Model):
-        return wrap_model(made, networks)
-    functions = made if isinstance(made, tuple) else (made,)
-    if not 1 <= len(functions) <= 2 or not all(callable(f) for f in functions):
+    made = call_builder(spec, settings)
+    if framework_of(made) is None:
+        listed = ", ".join(framework.title for framework in FRAMEWORKS)
         raise UserError(
-            f"'{spec}' returns a {type(made).__name__}; expected a Flax Linen module, a function apply(variables, x) "
+            f"'{spec}' returns a {type(made).__name__}; expected a model of {listed}, a function apply(variables, x) "
             "or the two functions (apply, apply_train)"
         )
-    return wrap(functions[0], networks, *functions[1:])
+
+    @functools.wraps(resolve(spec, "model"))  # so that it can be seen which sources of random numbers it takes
+    def build(**sources: Any) -> Any:
+        return call_builder(spec, settings, **sources)
+
+    try:
+        return subject_of(made, [os.path.expanduser(path) for path in checkpoints], x, build=build, **options)
+    except UserError as error:
+        raise UserError(f"model={spec}: {error}") from error
 
 
-def call_builder(spec: str, settings: dict[str, Any]) -> Any:
+def call_builder(spec: str, settings: dict[str, Any], **sources: Any) -> Any:
     """Return what the function `package.module:function` returns.
 
     It is called with those of `settings` that it requires, and with `width` if that is known. Its defaults are kept:
     they describe the network in the checkpoint, while the settings describe the data.
+
+    Args:
+        spec: the function.
+        settings: by name.
+        sources: where its random numbers come from, for a fresh network: `key`, `rngs`, `seed`.
 
     Raises:
         UserError: there is no such module or function, or it fails.
@@ -189,51 +275,17 @@ def call_builder(spec: str, settings: dict[str, Any]) -> Any:
     if "width" in settings and not takes(function, "width"):
         raise UserError(f"model_width={settings['width']} is given, but the function of model={spec} takes no width")
     known = {name: value for name, value in settings.items() if name in needed or name == "width"}
+    known |= _first_sources(needed) | sources
     return call_with(function, known, f"model={spec}")
 
 
-def flax_functions(module: nn.Module) -> tuple[Callable, Callable]:
-    """Return `apply` and `apply_train` of a Flax module, called as `module(x, train=...)` if it takes that.
+def _first_sources(needed: Sequence[str]) -> dict[str, Any]:
+    """Return the sources of random numbers that a builder requires, for a network whose weights are replaced."""
+    first: dict[str, Any] = {"seed": 0}
+    if {"key", "rng"} & set(needed):
+        first |= dict.fromkeys(("key", "rng"), jax.random.key(0))
+    if "rngs" in needed:
+        from flax import nnx
 
-    A module that returns more than logits returns them first. In training mode dropout has one fixed mask, because the
-    state and the loss at a point must be functions of the point.
-    """
-
-    def call(variables: Any, x: jax.Array, train: bool, **options: Any) -> Any:
-        return module.apply(variables, x, **call_options(module, train), **options)
-
-    def apply(variables: Any, x: jax.Array) -> jax.Array:
-        return split_output(call(variables, x, False))[0]
-
-    def apply_train(variables: Any, x: jax.Array) -> tuple[jax.Array, Any]:
-        names = [name for name in variables if name != "params"]
-        output, updated = call(variables, x, True, mutable=names, rngs={"dropout": jax.random.key(0)})
-        return split_output(output)[0], updated
-
-    return apply, apply_train
-
-
-def _flax_shapes(module: nn.Module, image_shape: tuple[int, ...], spec: str) -> Any:
-    def init(x: jax.Array) -> Any:
-        return module.init(jax.random.key(0), x, **call_options(module, False))
-
-    return shapes_of(
-        f"the model of {spec} does not accept images of shape {image_shape}", init, jnp.zeros((1, *image_shape))
-    )
-
-
-def _check_shapes(path: str, network: Any, wanted: Any, what: str) -> None:
-    """Raise `UserError` unless a network has the arrays that its architecture has; the first that differ are named."""
-    have, need = (
-        {leaf_name(p): tuple(np.shape(leaf)) for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (network, wanted)
-    )
-    missing = [name for name in need if name not in have]
-    unknown = [name for name in have if name not in need]
-    if missing or unknown:
-        faults = [f"lacks {missing[0]}"] if missing else []
-        faults += [f"holds {unknown[0]}"] if unknown else []
-        raise UserError(f"the checkpoint '{path}' is not of {what}: it {' and '.join(faults)}")
-    wrong = [f"{name} {have[name]} instead of {shape}" for name, shape in need.items() if have[name] != shape]
-    if wrong:
-        raise UserError(f"the checkpoint '{path}' is not of {what}: {', '.join(wrong[:3])}")
+        first["rngs"] = nnx.Rngs(0)
+    return {name: value for name, value in first.items() if name in needed}

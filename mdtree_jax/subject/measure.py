@@ -28,7 +28,8 @@ from mdtree_jax.registry.kernels import BETWEEN_CHOICES, KERNELS, PAIR_CHOICES
 from mdtree_jax.registry.objectives import find_objective
 from mdtree_jax.runs.jax_backend import device_memory_bytes
 from mdtree_jax.store.tables import COST_COLUMNS, MEMBER_COLUMNS, OK, collect
-from mdtree_jax.subject.network import Examples, Subject, check_fit
+from mdtree_jax.subject.adapted import unlike_averages
+from mdtree_jax.subject.network import Examples, Subject, check_fit, tried_inputs
 from mdtree_jax.training import chance_error, evaluate
 from mdtree_jax.training.arrays import num_bytes, one_row, take_rows
 
@@ -93,7 +94,10 @@ def measure_subject(
     num_outputs = check_fit(subject, data)
     checking = time.perf_counter() - start  # compilation almost all of it, on a few images
     notes: list[Fact] = []
-    settings = _possible(subject, settings, notes)
+    notes += [fact("taken_in", sentence=sentence) for sentence in subject.notes]
+    if strange := unlike_averages(subject, tried_inputs(data)):
+        subject = subject._replace(can_recompute=False)
+    settings = _possible(subject, settings, notes, strange)
     num_all, num_networks = len(data.y_train), len(subject.variables)
     num_held = min(num_all, max(max_images, _num_that_fit(data.x_train)))
     num_images = min(num_all, max_images)
@@ -151,14 +155,20 @@ def _named(progress: Callable[[float, str], None] | None) -> Callable[[float, st
     return progress and (lambda fraction, message: progress(fraction, message.partition(": ")[2]))
 
 
-def _possible(subject: Subject, settings: MeasureSettings, notes: list[Fact]) -> MeasureSettings:
-    """Return the settings without what this subject does not allow, and say so in `notes`."""
+def _possible(
+    subject: Subject, settings: MeasureSettings, notes: list[Fact], strange: Sequence[str] = ()
+) -> MeasureSettings:
+    """Return the settings without what this subject does not allow, and say so in `notes`.
+
+    `strange` are the parts of its state that are no running averages.
+    """
     metrics = settings.metrics
     if len(subject.variables) < 2 and (pairs := [m for m in metrics if m in PAIR_CHOICES]):
         notes.append(fact("one_network", kernels=pairs))
         metrics = tuple(m for m in metrics if m not in PAIR_CHOICES)
     if not subject.can_recompute and (between := [m for m in metrics if m in BETWEEN_CHOICES]):
-        notes.append(fact("no_apply_train", kernels=between))
+        kind = fact("no_averages", kernels=between, state=strange[0]) if strange else None
+        notes.append(kind or fact("no_apply_train", kernels=between))
         metrics = tuple(m for m in metrics if m not in between)
     if not metrics:
         raise UserError("nothing is left to measure: with a single network, choose hessian or sharpness")

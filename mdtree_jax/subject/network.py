@@ -21,6 +21,8 @@ from mdtree_jax.data.checked import targets_for
 from mdtree_jax.landscape.arguments import check_params
 from mdtree_jax.models import Model
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, TARGETS, Objective, find_objective
+from mdtree_jax.subject.frameworks.base import leaf_name, outputs_of, shapes_text
+from mdtree_jax.subject.frameworks.functions import with_key
 from mdtree_jax.training import objective_functions
 from mdtree_jax.training.arrays import in_dtype, num_rows, take_rows
 
@@ -37,6 +39,11 @@ class Subject(NamedTuple):
         can_recompute: whether the state of a point between two networks can be made, or there is none.
         architecture: name of one of our architectures, empty for others.
         objective: what the networks were trained for: a name of `registry.objectives`, or an `Objective`.
+        init: `init(key) -> {"params", "batch_stats"}`, fresh variables, on the host; None where there is no way to make
+            them.
+        apply_train: `apply_train({"params", "batch_stats"}, x, key) -> (outputs, batch_stats)` in training mode, the
+            key that of dropout; None where there is no such mode.
+        notes: sentences on what was assumed or changed to take the networks in.
     """
 
     model: Model
@@ -44,10 +51,16 @@ class Subject(NamedTuple):
     can_recompute: bool
     architecture: str = ""
     objective: str | Objective = DEFAULT_OBJECTIVE
+    init: Callable[[Any], Any] | None = None
+    apply_train: Callable[..., tuple[Any, Any]] | None = None
+    notes: tuple[str, ...] = ()
+
+
+_NONE = np.empty((0,), np.float32)
 
 
 class Examples(NamedTuple):
-    """Inputs and targets of a user; the test side may be empty (0, ...).
+    """Inputs and targets of a user; the test side may be empty (0, ...), and so may the validation set.
 
     Inputs are an array (n, ...) or a pytree of them, floating point or int32; targets (n, ...) too.
     """
@@ -56,45 +69,65 @@ class Examples(NamedTuple):
     y_train: np.ndarray
     x_test: Any
     y_test: np.ndarray
+    x_validation: Any = _NONE
+    y_validation: np.ndarray = _NONE
 
 
 def wrap(
-    apply: Callable[[Any, Any], Any], networks: Sequence[Any], apply_train: Callable[[Any, Any], Any] | None = None
+    apply: Callable[[Any, Any], Any],
+    networks: Sequence[Any],
+    apply_train: Callable[..., Any] | None = None,
+    init: Callable[[Any], Any] | None = None,
 ) -> Subject:
     """Return the subject of a function and the variables of its networks.
 
     Args:
         apply: `apply(variables, x) -> logits (n, classes)` in evaluation mode.
         networks: one pytree each, all of the same shapes.
-        apply_train: `apply_train(variables, x) -> (logits, variables)` in training mode: of what it returns the
+        apply_train: `apply_train(variables, x[, key]) -> (logits, variables)` in training mode: of what it returns the
             collections beside `params` are used.
+        init: `init(key) -> variables`, fresh ones.
 
     Raises:
         UserError: no networks, networks that differ in structure or shapes, parameters that are not finite or not of
             floating point.
     """
-    networks = _as_networks(networks)
-    split = [_split(network) for network in networks]
+    networks = as_networks(networks)
     has_params = isinstance(networks[0], Mapping) and "params" in networks[0]
-    variables = tuple({"params": _host(params), "batch_stats": _host(state)} for params, state in split)
+    halves: set[str] = set()
+    variables = tuple(_ours(network, halves) for network in networks)
     _check_alike(variables)
     _check_different(variables)
     for number, one in enumerate(variables):
         _check_numbers(one, number)
 
     has_state = bool(jax.tree.leaves(variables[0]["batch_stats"]))
+    in_training = None if apply_train is None else with_key(apply_train)
 
     def theirs(ours: Any) -> Any:
         return {"params": ours["params"], **ours["batch_stats"]} if has_params else ours["params"]
 
     def ours(variables: Any, x: jax.Array, train: bool) -> tuple[jax.Array, dict, Any]:
         state = variables["batch_stats"]
-        if not train or apply_train is None or not has_state:
-            return apply(theirs(variables), x), {}, state
-        logits, updated = apply_train(theirs(variables), x)
-        return logits, {}, {name: updated.get(name, old) for name, old in state.items()}
+        if not train or in_training is None or not has_state:
+            return _full(outputs_of(apply(theirs(variables), x))), {}, state
+        logits, state = trained(variables, x)
+        return logits, {}, state
 
-    return Subject(Model(lambda key: variables[0], ours), variables, apply_train is not None or not has_state)
+    def trained(variables: Any, x: Any, key: Any = None) -> tuple[jax.Array, Any]:
+        assert in_training is not None  # asked of before
+        logits, updated = in_training(theirs(variables), x, key)
+        old = variables["batch_stats"]
+        return _full(outputs_of(logits)), {name: updated.get(name, leaf) for name, leaf in old.items()}
+
+    return Subject(
+        Model(lambda key: variables[0], ours),
+        variables,
+        apply_train is not None or not has_state,
+        init=None if init is None else lambda key: _ours(init(key), set()),
+        apply_train=None if in_training is None else trained,
+        notes=tuple(f"the weights are of {kind} and are measured in float32" for kind in sorted(halves)),
+    )
 
 
 def wrap_model(model: Model, networks: Sequence[Any], architecture: str = "") -> Subject:
@@ -120,6 +153,8 @@ def examples(
     y_test: Any = None,
     dtype: Any = np.float32,
     objective: str | Objective = DEFAULT_OBJECTIVE,
+    x_validation: Any = None,
+    y_validation: Any = None,
 ) -> Examples:
     """Return checked inputs and targets.
 
@@ -129,6 +164,7 @@ def examples(
         x_test, y_test: the same of the test set, or None.
         dtype: of floating-point arrays.
         objective: its name, or a user's own.
+        x_validation, y_validation: the same of the validation set, or None.
 
     Raises:
         UserError: lengths that differ, no rows, images that are integers, numbers that are not finite, targets of
@@ -143,17 +179,24 @@ def examples(
         if entry.targets == "class" and train[1].ndim == 1:
             raise UserError(f"y_train holds only one class, {train[1][0]}; a diagnosis needs at least two")
         raise UserError(f"y_train holds {train[1][0].tolist()} only; a diagnosis needs targets that differ")
-    if x_test is None:
-        return Examples(*train, *take_rows(train, slice(0)))
-    test = _side("x_test", x_test, "y_test", y_test, dtype, entry)
-    if jax.tree.structure(test[0]) != jax.tree.structure(train[0]):
-        raise UserError("x_test and x_train hold other arrays; they must have the same names")
-    for a, b in zip(jax.tree.leaves(test[0]), jax.tree.leaves(train[0]), strict=True):
+    test, validation = take_rows(train, slice(0)), take_rows(train, slice(0))
+    if x_test is not None:
+        test = _side("x_test", x_test, "y_test", y_test, dtype, entry)
+        _check_shapes_alike("x_test", test[0], train[0])
+    if x_validation is not None:
+        validation = _side("x_validation", x_validation, "y_validation", y_validation, dtype, entry)
+        _check_shapes_alike("x_validation", validation[0], train[0])
+    return Examples(*train, *test, *validation)
+
+
+def _check_shapes_alike(name: str, x: Any, x_train: Any) -> None:
+    if jax.tree.structure(x) != jax.tree.structure(x_train):
+        raise UserError(f"{name} and x_train hold other arrays; they must have the same names")
+    for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(x_train), strict=True):
         if a.shape[1:] != b.shape[1:]:
             raise UserError(
-                f"an image of x_test has shape {a.shape[1:]}, but one of x_train has {b.shape[1:]}; they must be equal"
+                f"an image of {name} has shape {a.shape[1:]}, but one of x_train has {b.shape[1:]}; they must be equal"
             )
-    return Examples(*train, *test)
 
 
 def check_fit(subject: Subject, data: Examples) -> int:
@@ -164,7 +207,7 @@ def check_fit(subject: Subject, data: Examples) -> int:
             (n, classes)), outputs that are not finite or are probabilities where logits are expected, labels without a
             logit, outputs that depend on the rest of the batch or change from call to call.
     """
-    x = jax.tree.map(jnp.asarray, take_rows(data.x_train, slice(TRIED_IMAGES)))
+    x = tried_inputs(data)
     objective, num_outputs = find_objective(subject.objective), 0
     for number, variables in enumerate(subject.variables):
         state = variables["batch_stats"]
@@ -190,7 +233,13 @@ def check_fit(subject: Subject, data: Examples) -> int:
     return num_outputs
 
 
-def _as_networks(networks: Any) -> list[Any]:
+def tried_inputs(data: Examples) -> Any:
+    """Return the first inputs, on which models are tried."""
+    return jax.tree.map(jnp.asarray, take_rows(data.x_train, slice(TRIED_IMAGES)))
+
+
+def as_networks(networks: Any) -> list[Any]:
+    """Return a list of networks, also of a single one; raises `UserError` for none, and for what is no network."""
     if isinstance(networks, Mapping):
         return [networks]
     if not isinstance(networks, (list, tuple)):
@@ -210,8 +259,27 @@ def _split(network: Any) -> tuple[Any, dict[str, Any]]:
     return network, {}
 
 
-def _host(tree: Any) -> Any:
-    return jax.tree.map(np.asarray, tree)
+def _ours(network: Any, halves: set[str]) -> dict[str, Any]:
+    """Return a network as `{"params", "batch_stats"}` of NumPy arrays, floats of fewer bits as float32.
+
+    The names of their types are added to `halves`.
+    """
+
+    def host(leaf: Any) -> np.ndarray:
+        array = np.asarray(leaf)
+        if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4:
+            halves.add(str(array.dtype))
+            return array.astype(np.float32)
+        return array
+
+    params, state = _split(network)
+    return {"params": jax.tree.map(host, params), "batch_stats": jax.tree.map(host, state)}
+
+
+def _full(outputs: jax.Array) -> jax.Array:
+    """Return outputs in float32 or more."""
+    is_half = jnp.issubdtype(outputs.dtype, jnp.floating) and outputs.dtype.itemsize < 4
+    return outputs.astype(jnp.float32) if is_half else outputs
 
 
 def _check_alike(networks: Sequence[Any]) -> None:
@@ -238,16 +306,11 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {leaf_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def leaf_name(path: Any) -> str:
-    """Return a path of a pytree as text, `params/head/kernel`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def _check_numbers(network: Any, number: int) -> None:
     check_params(network["params"])
     for path, leaf in jax.tree_util.tree_leaves_with_path(network):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise UserError(f"'{leaf_name(path)}' of network {number + 1} is of {leaf.dtype}; expected floating point")
+            continue
         if not np.isfinite(leaf.astype(np.float64)).all():
             raise UserError(f"'{leaf_name(path)}' of network {number + 1} holds numbers that are not finite")
 
@@ -335,5 +398,4 @@ def _tried(what: str, function: Callable, *arguments: Any) -> Any:
         return jax.eval_shape(function, *arguments)
     except Exception as error:  # a user's code may raise anything
         reason = " ".join(str(error).split())[:200]
-        shapes = jax.tree.map(jnp.shape, arguments[-1])
-        raise UserError(f"{what} fails for images of shape {shapes}: {reason}") from error
+        raise UserError(f"{what} fails for images of shape {shapes_text(arguments[-1])}: {reason}") from error

@@ -96,7 +96,7 @@ def test_any_table_is_loaded_or_refused_in_one_sentence(names, rows, allow_missi
     if message:
         return
     errors = loaded["test_error"].to_numpy(float)
-    assert ((errors >= 0) & (errors <= 100)).all()
+    assert (errors >= 0).all()  # of a regression it can exceed 100 %
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ NUMBERS = ("friedman", "waves")
 HASHES = {
     "mnist5k": "1f9391937f7af8a8",
     "mnist1d": "5dfcf67f62ea2784",
-    "shapes": "01077f1e9aaeaa4b",
+    "shapes": "7dbf7a9c0409df0c",
     "gratings": "e774e93a9912e8d8",
     "teacher": "faf91b5a31fb476b",
     "tabular": "460c753aad95d8a3",

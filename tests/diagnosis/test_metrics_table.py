@@ -90,7 +90,7 @@ BAD = [
         None,
         "column 'train_error' holds '7.5%' in row 2; it must hold numbers",
     ),
-    ({"train_error": 103.0}, None, r"train_error=103 in row 1; it must be in \[0, 100\]"),
+    ({"train_error": -3.0}, None, r"train_error=-3 in row 1; it must be at least 0"),
     ({"mode_connectivity_peak": 12.0}, None, "minus the largest training error"),
     ({"cka": 1.4}, None, r"cka=1.4 in row 1; it must be in"),
     ({"cka": 0.4, "cka_se": -0.1}, None, "'cka_se' holds a negative standard error"),

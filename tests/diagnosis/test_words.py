@@ -39,6 +39,10 @@ VALUES = {
     "of": 400,
     "kernels": ["connectivity"],
     "epochs": 30,
+    "loss": "mean squared error",
+    "unit": "1",
+    "state": "count",
+    "sentence": "the weights are of half precision",
 }
 
 

@@ -14,8 +14,8 @@ from mdtree_jax import landscape
 from mdtree_jax.checks import UserError
 from mdtree_jax.data import LoadedDataset
 from mdtree_jax.measuring import curves as curve_blocks
-from mdtree_jax.measuring import kernels as measures
 from mdtree_jax.measuring import measure as measure_module
+from mdtree_jax.measuring import similarity
 from mdtree_jax.measuring.kernels import measure_key
 from mdtree_jax.measuring.measure import measure_cohort
 from mdtree_jax.measuring.programs import Choices
@@ -216,12 +216,12 @@ def test_features_of_more_columns_than_images_are_kept_short(data):
     """CKA of 8 images with 27 features, against the same of all features: both estimators."""
     rng = np.random.default_rng(0)
     features = jnp.asarray(rng.standard_normal((3, 8, 27)) + 1.0)
-    short = jax.vmap(measures._fewer_columns)(features)
+    short = jax.vmap(similarity._fewer_columns)(features)
     assert short.shape == (3, 8, 8)
     for debiased in (False, True):
         found, expected = (landscape.linear_cka(f, debiased=debiased) for f in (short, features))
         np.testing.assert_allclose(found, expected, rtol=1e-9)
-    assert measures._fewer_columns(features[0, :, :5]).shape == (8, 5)
+    assert similarity._fewer_columns(features[0, :, :5]).shape == (8, 5)
 
 
 def test_lines_curves_and_balls_are_those_of_a_rewrite(cohort, data, measured):

@@ -107,6 +107,7 @@ def test_held_out_data_are_the_validation_set_where_there_is_one(networks, data,
     fewer = measure(networks, data._replace(x_test=data.x_test[:10], y_test=data.y_test[:10]), settings=settings)
     for table in ("members", "pairs"):
         here, there = (without_seconds(getattr(one, table)) for one in (found, fewer))
+        there = there[[c for c in there if not c.endswith("_flops")]]  # of which the test set has a part
         np.testing.assert_array_equal(here[there.columns], there)
     for kind in ("loss", "error"):  # and the test set is a side of its own
         there = tested.members[f"refreshed_validation_{kind}"]

@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.models import Model, build_model, count_activations, count_flops, count_parameters, layers, model_names
+from mdtree_jax.models import Model, build_model, count_activations, count_flops, count_parameters, layers
 from mdtree_jax.models.layers import BatchNorm, convolve3x3
 from mdtree_jax.models.matrix_product import contract_first
 
@@ -77,8 +77,9 @@ def test_batchnorm_equals_flax():
     np.testing.assert_allclose(ours.apply(variables, x, False), expected, rtol=1e-5, atol=1e-5)
 
 
-#: The residual networks differ in sizes only, and take long to compile one operation at a time.
-NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in ("resnet18", "resnet8_fine") else n for n in model_names()]
+#: The residual networks differ in sizes only, and take long to compile one operation at a time. The small networks of
+#: the families are tested in test_small_networks.py.
+NAMES = ["mlp", "resnet8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "resnet8_fine"))]
 
 
 @pytest.mark.parametrize("name", NAMES)

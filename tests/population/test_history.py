@@ -28,7 +28,11 @@ def points_of(trained, member):
     return {name: values[rows] for name, values in trained.history.items() if name != "member"}
 
 
-@pytest.mark.parametrize(("recipe", "lanes"), [(MLP, 1), (MLP, 3), (RESNET, 1)], ids=["mlp", "lanes", "resnet"])
+@pytest.mark.parametrize(
+    ("recipe", "lanes"),
+    [(MLP, 1), (MLP, 3), pytest.param(RESNET, 1, marks=pytest.mark.slow)],
+    ids=["mlp", "lanes", "resnet"],
+)
 def test_recording_changes_no_bit_of_a_network(recipe, lanes):
     cohort, choice = toy_cohort(epochs=3), executor(lanes=lanes)
     recipe = dataclasses.replace(recipe, early_stop_min_epoch=1)

@@ -27,7 +27,7 @@ def compiled_bytes(recipe, cohort, lanes, num_train, num_test):
     run = population_train._CohortRun(recipe, cohort, data, choice, "float32", 0)
     group = run.passes[0]
     hparams = run.hyperparameters(group)
-    network = population_train._jit_init(run.model)(hparams.key[0])
+    network = population_train.jit_init(run.model)(hparams.key[0])
     variables = jax.tree.map(lambda leaf: np.stack([leaf] * len(hparams.key)), network)
     state = start_population(run.trainer, variables, hparams, group.queue, num_train, 1)
     training = run.jit_run.lower(state, hparams, group.queue, *run.data[:2], np.int32(1)).compile()

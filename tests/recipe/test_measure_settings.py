@@ -122,5 +122,5 @@ def test_memory_is_estimated_from_above_and_not_wildly(name, width, shape, plan)
     variables = jax.eval_shape(model.init, jax.random.key(0))
     item = NetworkItem(variables, jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.uint32))
     taken = jax.jit(measurement).lower(item, data).compile().memory_analysis().temp_size_in_bytes
-    estimated = measure_programs._traced_bytes(model, data, measurement, plan[0])
+    estimated = measure_programs._traced_bytes(model, data, measurement, plan[0], item)
     assert taken < estimated < measure_programs.OVERESTIMATE * taken

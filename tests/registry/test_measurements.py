@@ -208,8 +208,10 @@ def test_the_tables_that_decide_published_numbers_are_these():
     values = np.array([-3.0, 0.4])
     for name, wanted in {"mode_connectivity": np.arcsinh(values / 3), "cka": values}.items():
         np.testing.assert_array_equal(joint.SCALES[name].to_scale(values), wanted)
-    assert metrics_table.ERRORS[:4] == ("train_error", "test_error", "mode_connectivity", "mode_connectivity_peak")
-    assert {MEASUREMENTS[name].kernel for name in metrics_table.ERRORS[4:]} == {"ensemble", "probes", "short_runs"}
+    assert metrics_table.ERRORS[:5] == (
+        "train_error", "test_error", "validation_error", "mode_connectivity", "mode_connectivity_peak",
+    )  # fmt: skip
+    assert {MEASUREMENTS[name].kernel for name in metrics_table.ERRORS[5:]} == {"ensemble", "probes", "short_runs"}
     assert metrics_table.ACCURACIES == ("train_acc", "test_acc")
 
 
@@ -231,7 +233,7 @@ def test_each_kernel_makes_its_measurements(name):
         trained_as = TrainedAs(TrainingSettings(8, objective=functions), "float32", (), is_small=True, is_cpu=True)
         item, options = trained_as.item_shapes(network), trained_as.options(name)
     measure = binding.make(model, settings, objective=objective_functions(), **options)
-    found = jax.eval_shape(measure, item, Data(images, labels, images, labels))
+    found = jax.eval_shape(measure, item, Data(*(images, labels) * 3))
     if kernel.compares:
         logits = jax.ShapeDtypeStruct((2, *found["logits"].shape), np.float32)
         params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), network["params"])

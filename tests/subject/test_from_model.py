@@ -21,8 +21,9 @@ from mdtree_jax.causes.joint import COLUMNS
 from mdtree_jax.cli import run
 from mdtree_jax.models import build_model, from_torch
 from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
+from mdtree_jax.subject.frameworks import adapt
 from mdtree_jax.subject.from_model import _check_types
-from mdtree_jax.subject.load import flax_functions, load_subject
+from mdtree_jax.subject.load import load_subject
 from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.network import Examples, examples, wrap
 from mdtree_jax.subject.run_folder import load_configuration
@@ -222,7 +223,7 @@ def test_networks_with_dropout_have_curves_too(normalized):
     module, (x, y) = WithDropout(normalized), make_data()
     networks = [module.init(jax.random.key(seed), x, False) for seed in (0, 1)]
     measure = QUICK | {"metrics": ["connectivity"]}
-    apply, apply_train = flax_functions(module)
+    apply, apply_train = adapt(module, x)[:2]
     found = diagnose_model(apply, networks, x, y, measure=measure, apply_train=apply_train)
     assert "mode_connectivity_peak" in found.metrics
     assert apply_train(networks[0], x)[0].tolist() == apply_train(networks[0], x)[0].tolist()
@@ -230,7 +231,7 @@ def test_networks_with_dropout_have_curves_too(normalized):
 
 def test_what_flax_raises_is_one_sentence():
     module, (x, y) = Normalized(), make_data()
-    apply, _ = flax_functions(module)
+    apply = adapt(module, x).apply
     networks = normalized_networks()
     for wrong in ({"x_train": x[:, :4]}, {"params": [network["params"] for network in networks]}):
         arguments = {"params": networks, "x_train": x, "y_train": y} | wrong
@@ -282,7 +283,9 @@ def test_pytorch_networks(tmp_path):
         load_subject("resnet8", paths, (8, 8, 1), 7, 3)
     with pytest.raises(UserError, match=r"is not of resnet8 of width 2 for images \(8, 8, 3\): .*stem.* instead of"):
         load_subject("resnet8", paths, (8, 8, 3), 7)
-    with pytest.raises(UserError, match=r"PyTorch weights, which can be converted only for .*metrics=TABLE.csv"):
+    with pytest.raises(UserError, match=r"PyTorch weights, which can be converted only for .*package.module:function"):
+        load_subject("mlp", paths, (8, 8, 1), 7)
+    with pytest.raises(UserError, match=r"0.safetensors' is not of this model: it lacks .* and holds .*bn1/bias"):
         load_subject("tests.subject.test_from_model:build", paths, (8, 8, 1), 7)
 
 
@@ -377,13 +380,13 @@ GOOD = {"params": [make_params(0), make_params(1)], "x_train": X, "y_train": Y}
         ({"y_train": np.eye(3, dtype=int)[Y]}, "convert one-hot labels with argmax"),
         ({"y_train": np.eye(3)[Y] / 2}, "are not probabilities of the classes; expected rows that add up to 1"),
         ({"y_train": Y / 2}, "expected integers of shape .*; of numbers, give objective='regression'"),
-        ({"apply": lambda p, x: jax.nn.softmax(apply(p, x))}, r"probabilities .* Objective\('cross_entropy', outputs="),
+        ({"apply": lambda p, x: jax.nn.softmax(apply(p, x))}, r"are probabilities .*outputs='probabilities'\)"),
         ({"x_test": X}, "x_test and y_test belong together"),
         ({"x_test": X[:, :4], "y_test": Y}, r"x_test has shape \(4,\), but one of x_train has \(6,\); they must"),
         ({"training": {"epoch": 3}}, r"unknown training setting 'epoch' \(did you mean 'epochs'\?\)"),
         ({"training": {"epochs": 0}}, "training.epochs=0 is out of range"),
         ({"training": {"epochs": "many"}}, "training.epochs='many' is not a number"),
-        ({"measure": {"probes": 3}}, "unknown measure 'probes'.*available: metrics"),
+        ({"measure": {"probed": 3}}, "unknown measure 'probed'.*available: metrics"),
         ({"measure": "fast"}, "measure='fast' is not a mapping; give settings by name"),
         ({"measure": {"curve_steps": "abc"}}, "measure.curve_steps='abc' has the wrong type; it must be int"),
         ({"measure": {"metrics": "hessian"}}, "measure.metrics='hessian' has the wrong type; it must be list"),
@@ -421,8 +424,8 @@ def test_logits_that_are_not_finite_for_a_late_image_are_refused():
         ("resnet9", r"unknown model 'resnet9' \(did you mean 'resnet8'\?\); .*metrics=TABLE.csv"),
         ("no_such.module:build", "the module 'no_such.module' cannot be imported"),
         ("tests.subject.test_from_model:bild", "has no function 'bild'; available: .*build"),
-        ("tests.subject.test_from_model:build_nothing", "returns a int; expected a Flax Linen module"),
-        ("mlp", "Orbax checkpoints of mlp need model_width="),
+        ("tests.subject.test_from_model:build_nothing", "returns a int; expected a model of Flax Linen"),
+        ("mlp", "checkpoints of mlp need model_width="),
     ],
 )
 def test_models_that_there_are_not(spec, message, tmp_path):

@@ -223,7 +223,7 @@ def test_a_softmax_over_one_unit():
         wants="probabilities",
         loss=lambda o, t: ((o - t) ** 2)[:, 0],
     )
-    assert {"softmax_over_one_unit", "constant_outputs", "no_gradient"} <= names(findings)
+    assert {"softmax_over_one_unit", "no_gradient"} <= names(findings)
     assert causes_of(findings) == {"wrong_last_activation": 1.0}
     # A sigmoid that gives exactly 1 in float32 is none.
     params = {**weights(outputs=1), "b2": np.full(1, 30, np.float32)}

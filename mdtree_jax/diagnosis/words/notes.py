@@ -92,6 +92,13 @@ def _no_apply_train(kernels: Sequence[str]) -> str:
     )
 
 
+def _no_averages(kernels: Sequence[str], state: str) -> str:
+    return (
+        f"{listed(kernels)} not measured: the networks keep the state '{state}', which is not a running average "
+        "new = m old + (1 - m) batch and cannot be recomputed between two networks"
+    )
+
+
 def _objective(loss: str, unit: str, error: str) -> str:
     text = f"these networks minimize another loss than the classifiers of the reference: {loss} (unit: {unit})"
     return text + (f"; their error is the {error}" if error else "") + "; the answer is less reliable than stated"
@@ -132,6 +139,14 @@ SENTENCES: dict[str, Callable[..., str]] = {
     "one_pair": _one_pair,
     "one_network": _one_network,
     "no_apply_train": _no_apply_train,
+    "no_averages": _no_averages,
+    "no_held_out": lambda: (
+        "there are no held-out data: with test=, the error on new data is shown and limits the expected gain"
+    ),
+    "halved": lambda side: (
+        f"the {side} set was split in halves with a fixed seed: evidence is read on one, errors are of the other"
+    ),
+    "taken_in": lambda sentence: sentence,
     "objective": _objective,
     "epochs_unknown": lambda: (
         "the cost of one retraining is not known, because the number of epochs was not given (training.epochs=)"

@@ -8,7 +8,7 @@ import pytest
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.landscape import align, apply_permutation, linear_barrier, match_weights, recompute_batch_stats
-from mdtree_jax.models import model_names, permutation_spec
+from mdtree_jax.models import has_permutations, model_names, permutation_spec
 from mdtree_jax.models.resnet import ResNet
 from mdtree_jax.training import cross_entropy, error_count
 from tests.landscape.networks import images, random_network, random_values
@@ -113,10 +113,11 @@ def build(name):
     return module.apply, random_values(shapes), "resnet8"
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in model_names() if name != "mlp"]
+QUICK = ("mlp", "mlp_gelu", "cnn", "cnn_bn")
+SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in model_names() if has_permutations(n) and n not in QUICK]
 
 
-@pytest.mark.parametrize("name", ["mlp", "short", *SLOW])
+@pytest.mark.parametrize("name", [*QUICK, "short", *SLOW])
 def test_every_architecture_has_a_spec_that_leaves_the_function_alone(name):
     apply, variables, rule = build(name)
     spec = permutation_spec(rule, variables)
