@@ -111,7 +111,7 @@ def family_scale(gain: np.ndarray, error: np.ndarray) -> float:
 
 def filled(features: pd.DataFrame) -> np.ndarray:
     """Return features as an array, (rows, features), missing ones at their neutral value."""
-    neutral = np.array([EVIDENCE[name].neutral for name in features])
+    neutral = np.array([EVIDENCE[str(name)].neutral for name in features])
     values = features.to_numpy(float)
     return np.where(np.isfinite(values), values, neutral)
 

@@ -54,8 +54,8 @@ def with_gains(networks: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """
     configurations = networks.groupby("configuration", sort=True)[list(axes)].first()
     errors = networks.pivot(index="configuration", columns="seed", values="test_error").loc[configurations.index]
-    place = configurations.index.get_indexer(networks["configuration"])
-    seed = errors.columns.get_indexer(networks["seed"])
+    place = configurations.index.get_indexer(pd.Index(networks["configuration"]))
+    seed = errors.columns.get_indexer(pd.Index(networks["seed"]))
     values = errors.to_numpy(float)
     added: dict[str, np.ndarray] = {}
     for remedy in REMEDIES.values():

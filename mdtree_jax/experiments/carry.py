@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +40,8 @@ FREE_SHARE = 2 / 3
 HOTTER, COLDER = ("rate_up", "batch_down"), ("rate_down", "batch_up")
 
 
-class Networks(NamedTuple):
+@dataclass(frozen=True)
+class Networks:
     """Networks of many families, as arrays; rows are networks.
 
     Attributes:
@@ -65,7 +67,7 @@ class Networks(NamedTuple):
     def __getitem__(self, rows: np.ndarray) -> Networks:
         arrays = {name: getattr(self, name)[rows] for name in ("features", "gain", "own", "other", "error")}
         race = {share: values[rows] for share, values in self.race.items()}
-        return self._replace(table=self.table[rows].reset_index(drop=True), race=race, **arrays)
+        return replace(self, table=self.table[rows].reset_index(drop=True), race=race, **arrays)
 
 
 def as_networks(table: pd.DataFrame) -> Networks:
@@ -79,13 +81,15 @@ def as_networks(table: pd.DataFrame) -> Networks:
 
     race = {share: columns(f"{{}}_short{share}") for share in SHARES}
     return Networks(
-        table.reset_index(drop=True),
-        filled(features),
-        tuple(features),
-        remedies,
-        *(columns(f"gain_{{}}{end}") for end in ("", "_own", "_other")),
-        table["validation_error"].to_numpy(float),
-        race,
+        table=table.reset_index(drop=True),
+        features=filled(features),
+        names=tuple(map(str, features)),
+        remedies=remedies,
+        gain=columns("gain_{}"),
+        own=columns("gain_{}_own"),
+        other=columns("gain_{}_other"),
+        error=table["validation_error"].to_numpy(float),
+        race=race,
     )
 
 

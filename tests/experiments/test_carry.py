@@ -1,5 +1,6 @@
 """Predictions for families that were left out, on families of known surfaces."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_the_best_gain_has_no_part_in_the_noise_that_it_was_chosen_by(networks):
     """Where no remedy gains anything, a best one that is read on the same seeds seems to gain."""
     rng = np.random.default_rng(0)
     own, other = rng.normal(size=(2, *networks.gain.shape))
-    nothing = networks._replace(own=own, other=other, gain=(own + other) / 2)
+    nothing = dataclasses.replace(networks, own=own, other=other, gain=(own + other) / 2)
     assert abs(carry.best_gain(nothing).mean()) < 0.1
     assert np.maximum(nothing.gain, 0).max(axis=1).mean() > 0.5
 
@@ -93,5 +94,5 @@ def test_predictions_do_not_look_at_the_group_that_is_left_out(networks):
     changed = networks.gain.copy()
     rows = (networks.table["source"] == "s0").to_numpy()
     changed[rows] = -changed[rows]
-    other = networks._replace(gain=changed)
+    other = dataclasses.replace(networks, gain=changed)
     np.testing.assert_array_equal(carry.carry(networks, 0.0).predicted[rows], carry.carry(other, 0.0).predicted[rows])

@@ -196,19 +196,24 @@ def test_the_command_trains_again_and_says_by_its_exit_code(tmp_path, monkeypatc
 @pytest.mark.parametrize("name", record_names())
 def test_what_ships_is_whole(name):
     record = read_record(name)
-    assert len(record.collection) == 1690
+    is_family = record.history is not None
+    assert len(record.collection) == (144 if is_family else 1690)
     assert (record.collection["num_finite"] >= 1).all()
     again = collect(record.networks, record.pairs)
-    for younger in ("num_not_measurable", "num_not_converged"):  # than the records
+    for younger in () if is_family else ("num_not_measurable", "num_not_converged"):  # than the records
         assert (again.pop(younger) == 0).all()
-    pd.testing.assert_frame_equal(record.collection, again, rtol=1e-5)
+    pd.testing.assert_frame_equal(record.collection, again, rtol=1e-4 if is_family else 1e-5, atol=1e-6)
     config = sweep_config(name)
     assert record.about["config"] | {"data_hash": None} == config | {"data_hash": None}
+    assert (records_folder() / f"{name}.md").is_file()
+    if is_family:  # networks that diverged have no metrics
+        keys = record.networks[["configuration", "seed"]]
+        assert set(map(tuple, record.history[["configuration", "seed"]].to_numpy())) == set(map(tuple, keys.to_numpy()))
+        return
     loaded = load_collection(name)
     numbers = loaded[["log_hessian_trace", "cka", "mode_connectivity_peak", "train_error"]]
     assert np.isfinite(numbers.to_numpy()).all()
     assert loaded.attrs["notes"] == []
-    assert (records_folder() / f"{name}.md").is_file()
 
 
 def sweep_config(name):
@@ -219,7 +224,7 @@ def sweep_config(name):
 
 
 def test_all_records_together_are_small():
-    assert sum(path.stat().st_size for path in files.records_folder().glob("*.parquet")) < 5e6
+    assert sum(path.stat().st_size for path in files.records_folder().glob("*.parquet")) < 20e6
 
 
 def networks_of(errors):
