@@ -307,9 +307,8 @@ def evidence_frame(columns: pd.DataFrame, names: Iterable[str] | None = None) ->
         columns: one row per network; columns that are missing leave out the features that need them.
         names: the features; None for all.
     """
-    known = {
-        name: columns[name].to_numpy(dtype=float, na_value=np.nan) for name in columns if _is_number(columns[name])
-    }
+    numbers = [str(name) for name in columns if _is_number(columns[name])]
+    known = {name: columns[name].to_numpy(dtype=float, na_value=np.nan) for name in numbers}
     found = {}
     with np.errstate(all="ignore"):
         for name in EVIDENCE if names is None else names:
