@@ -121,7 +121,7 @@ def _largest_rise(series: Series) -> float:
 
 
 def _rising(curve: Curve) -> float:
-    return float((np.diff(curve.log_loss.value) > 0).mean()) if len(curve.log_loss.at) > 1 else np.nan
+    return float((np.diff(curve.log_loss.value) > 1e-9).mean()) if len(curve.log_loss.at) > 1 else np.nan
 
 
 def _diverged(curve: Curve) -> float:
