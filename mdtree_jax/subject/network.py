@@ -383,9 +383,8 @@ def _num_outputs(apply: Callable, params: Any, x: Any, y: np.ndarray, objective:
 
 def _check_logits(outputs: np.ndarray, objective: Objective) -> None:
     """Raise `UserError` for outputs that are probabilities of classes where logits are expected."""
-    if not objective.has_classes or objective.outputs != "logits":
-        return
-    if outputs.min() >= 0 and np.allclose(outputs.sum(-1), 1, atol=1e-3):
+    takes_logits = objective.has_classes and objective.outputs == "logits"
+    if takes_logits and outputs.min() >= 0 and np.allclose(outputs.sum(-1), 1, atol=1e-3):
         raise UserError(
             "the outputs are probabilities (rows that add up to 1), and logits are expected; leave the softmax out, or "
             f"give objective=Objective('{objective.name}', outputs='probabilities')"
