@@ -40,9 +40,7 @@ def all_cases(frameworks: list[str]) -> Iterator[Case]:
         "hf": torch_cases.hugging_face_cases,
     }
     for name in frameworks or makers:
-        library = torch_cases.define_missing_operators() if name == "torchvision" else None
         yield from makers[name]()
-        del library
 
 
 def main(frameworks: list[str]) -> None:

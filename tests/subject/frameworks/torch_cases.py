@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
@@ -130,6 +131,10 @@ def torch_cases() -> list[Case]:
     ]
 
 
+#: Definitions of operators, which vanish with their objects.
+_KEPT: list[Any] = []
+
+
 def define_missing_operators() -> Any:
     """Define the operators that torchvision looks for beside a PyTorch that it was not built for."""
     import torch
@@ -144,6 +149,8 @@ def define_missing_operators() -> Any:
 
 
 def torchvision_cases() -> list[Case]:
+    with contextlib.suppress(RuntimeError):
+        _KEPT.append(define_missing_operators())
     import torchvision.models as models
 
     x = images(4, 32, 3, first=True)
@@ -161,6 +168,8 @@ def torchvision_cases() -> list[Case]:
 
 
 def hugging_face_cases() -> list[Case]:
+    with contextlib.suppress(RuntimeError):  # Transformers imports torchvision where it finds it
+        _KEPT.append(define_missing_operators())
     import transformers
 
     small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
