@@ -259,7 +259,8 @@ def _kernel_bytes(
     if batch_size is not None:
         options = (("batch_size", batch_size), *options)
     leaves, structure = jax.tree.flatten(data)
-    known = (tuple(leaves), structure, settings, objective, trained_as if binding_of(kernel).is_trained else None)
+    is_trained = "training_settings" in KERNELS[kernel].needs and not KERNELS[kernel].is_of_pairs
+    known = (tuple(leaves), structure, settings, objective, trained_as if is_trained else None)
     return _bytes_of(kernel, function_of(kernel), model, *known, options)
 
 

@@ -59,7 +59,7 @@ def assert_same(a, b, rtol=0.0):
     jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=rtol, atol=rtol), a, b)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lion", "muon"])
 def test_same_is_training_on(network, data, optimizer):
     model, hparams, variables = network
     settings = TrainingSettings(8, optimizer)

@@ -38,6 +38,16 @@ def measure(cohort, metrics, is_finite=(True,) * 6):
     return measure_cohort(recipe, cohort[0], cohort[2], cohort[1], list(is_finite), settings, memory_budget_bytes=2**30)
 
 
+def test_a_kernel_that_needs_the_training_settings_sees_them(cohort, added):
+    needs = ("network", "training_settings")
+    added(
+        Measurement("trained_rate", "1", "of a test", needs=needs),
+        kernel=lambda network: network.hyperparameters.learning_rate * network.hyperparameters.num_samples,
+    )
+    found = measure(cohort, ["trained_rate"]).members["trained_rate"]
+    np.testing.assert_allclose(found, [1.6] * 3 + [4.0] * 3, rtol=1e-6)
+
+
 def test_the_function_of_a_network_sees_parameters_batch_loss_outputs_and_key(cohort, added):
     def look(network):
         x, y = network.batch
