@@ -28,6 +28,13 @@ TITLES = {"linen": "Flax Linen", "nnx": "Flax NNX", "equinox": "Equinox", "haiku
 TITLES |= {"torch": "PyTorch", "torchvision": "torchvision", "hf": "Hugging Face", "functions": "plain functions"}
 
 
+#: What was changed in an architecture so that it can be compared at all.
+CHANGED = (
+    "EfficientNet-B0 is without stochastic depth and dropout: with them PyTorch's statistics differ between two of its "
+    "own runs. The weights of ViT's head, which begin as zeros, are drawn at random."
+)
+
+
 def all_cases(frameworks: list[str]) -> Iterator[Case]:
     """Yield the cases of some frameworks, all if none are named."""
     makers: dict[str, Callable[[], list[Case]]] = {

@@ -38,7 +38,7 @@ def measure(case: Case) -> dict[str, float]:
     out["outputs"] = difference([jax.jit(outputs)(variables["params"])], [expected])
     params = jax.tree.map(jnp.asarray, variables["params"])
     rng = np.random.default_rng(5)
-    direction = jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(np.float32), params)
+    direction = jax.tree.map(lambda a: jnp.asarray(rng.standard_normal(a.shape), jnp.float32), params)
     gradient, product = jax.jit(
         lambda p: jax.jvp(jax.grad(lambda p: jax_loss(outputs(p), jnp.asarray(y))), (p,), (direction,))
     )(params)
