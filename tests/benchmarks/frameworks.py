@@ -63,7 +63,7 @@ def main(frameworks: list[str]) -> None:
         print(row, flush=True)
         same = [place for place, old in enumerate(rows) if old.startswith(start + " |")]
         rows = [*rows[: same[0]], row, *rows[same[0] + 1 :]] if same else [*rows, row]
-        versions = f"Versions: {', '.join(filter(None, map(_installed, PACKAGES)))}."
+        versions = f"Versions: {', '.join(filter(None, map(_installed, PACKAGES)))}. {CHANGED}"
         OUT.write_text("\n".join([*head, *rows, "", versions]) + "\n")
 
 
