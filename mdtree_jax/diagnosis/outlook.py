@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mdtree_jax.causes.evidence import evidence_frame
 from mdtree_jax.causes.gain_answers import best_remedy, cause_chances, lead, weighed
 from mdtree_jax.causes.gain_model import INTERVAL
-from mdtree_jax.diagnosis.gain_reference import GainReference, gain_reference
+from mdtree_jax.diagnosis.gain_reference import GainReference, Policy, gain_reference
 from mdtree_jax.registry.causes import NONE
+from mdtree_jax.registry.probes import PROBES
 from mdtree_jax.registry.remedies import COMPARISONS, REMEDIES
 
-#: Draws from which probabilities are counted.
-_DRAWS = 1000
+#: Draws from which probabilities are counted, and rows of a table that are drawn at a time.
+_DRAWS, _BLOCK = 1000, 256
 
 
 class Term(NamedTuple):
@@ -112,6 +114,8 @@ class Outlook:
         spent: steps trained, in units of one training.
         probes: that were run.
         evidence: names of the features that were known.
+        error: held-out error, percent.
+        networks, families: of the reference of gains.
     """
 
     budget: tuple[Term, ...]
@@ -123,6 +127,8 @@ class Outlook:
     probes: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
     error: float = field(default=float("nan"))
+    networks: int = 0
+    families: int = 0
 
     @property
     def move(self) -> Move | None:
@@ -138,7 +144,8 @@ class Outlook:
         """Return plain values, as JSON holds them."""
         return {
             "budget": [
-                term._asdict() | {"joined": list(term.joined), "interval": term.interval} for term in self.budget
+                term._asdict() | {"joined": list(term.joined), "interval": term.interval and list(term.interval)}
+                for term in self.budget
             ],
             "moves": [move._asdict() | {"cause": move.cause} for move in self.moves],
             "answers": {one.question: one._asdict() for one in self.answers},
@@ -155,7 +162,9 @@ def error_budget(row: Mapping[str, float]) -> tuple[Term, ...]:
 
     Args:
         row: `validation_error`, `train_error` (percent), and of the probes that were run `<probe>_validation_error`,
-            `<probe>_train_error`, `<probe>_validation_error_change_se`.
+            `<probe>_train_error`, `<probe>_validation_error_change_se`. Standard errors of the errors themselves,
+            `train_error_se` and `validation_error_se` (or with the prefix of a probe or `checkpoint_`), give the last
+            two terms an interval.
 
     The terms add up to the error of the network. A term whose probe was not run is part of the next one.
     """
@@ -174,9 +183,18 @@ def error_budget(row: Mapping[str, float]) -> tuple[Term, ...]:
         terms.append(Term(name, error - after, spread, tuple(joined)))
         joined, error, at = [], after, f"{probe}_"
     fitted = _value(row, f"{at}train_error")
+    held_out_spread, fitted_spread = (_spread(row, at, side) for side in ("validation", "train"))
     if fitted is None:
-        return (*terms, Term("gap", error, None, (*joined, "not_fitted")))
-    return (*terms, Term("not_fitted", fitted, None, tuple(joined)), Term("gap", error - fitted, None))
+        return (*terms, Term("gap", error, held_out_spread, (*joined, "not_fitted")))
+    both = held_out_spread is not None and fitted_spread is not None
+    spread = float(np.hypot(held_out_spread, fitted_spread)) if both else None
+    return (*terms, Term("not_fitted", fitted, fitted_spread, tuple(joined)), Term("gap", error - fitted, spread))
+
+
+def _spread(row: Mapping[str, Any], at: str, side: str) -> float | None:
+    """Return the standard error of an error; that of the network as it is where a probe has none of its own."""
+    known = (_value(row, f"{prefix}{side}_error_se") for prefix in dict.fromkeys((at, "checkpoint_", "")))
+    return next((value for value in known if value is not None), None)
 
 
 def _value(row: Mapping[str, Any], name: str) -> float | None:
@@ -209,20 +227,85 @@ def outlook_of(
     if _value(row, "validation_error") is None:
         return None
     reference = reference or gain_reference()
-    model, policy = reference.model, reference.policy(cost)
-    frame = pd.DataFrame([dict(row)])
-    found, raced = model.predict(frame), dict(raced or {})
-    draws = model.draw(frame, number=_DRAWS)
+    (found,) = _predicted(pd.DataFrame([dict(row)]), reference)
+    return _outlook(found, row, reference, possible, dict(raced or {}), reference.policy(cost), spent)
+
+
+def outlooks_of(
+    table: pd.DataFrame,
+    possible: Sequence[Sequence[str] | None] | None = None,
+    reference: GainReference | None = None,
+) -> list[Outlook | None]:
+    """Return the outlook of every row of a table: as `outlook_of` of each without a race, in a fraction of the time.
+
+    Probes count as run where their columns are there.
+
+    Args:
+        table: columns as of `outlook_of`.
+        possible: remedies that can be made, of every row; None for all.
+        reference: as of `outlook_of`.
+    """
+    reference = reference or gain_reference()
+    if "validation_error" not in table:
+        return [None] * len(table)
+    known = np.flatnonzero(np.isfinite(table["validation_error"].to_numpy(float)))
+    out: list[Outlook | None] = [None] * len(table)
+    for start in range(0, len(known), _BLOCK):
+        rows = known[start : start + _BLOCK]
+        part = table.iloc[rows]
+        records = part.to_dict("records")
+        for place, row, found in zip(rows, records, _predicted(part, reference), strict=True):
+            may = None if possible is None else possible[place]
+            record = {str(name): value for name, value in row.items()}
+            probes = [name for name in PROBES if _value(record, f"{name}_validation_error") is not None]
+            spent = sum(PROBES[name].share for name in probes)
+            made = _outlook(found, record, reference, may, {}, reference.policy(0.0), spent)
+            out[place] = with_experiments(made, probes)
+    return out
+
+
+class _Found(NamedTuple):
+    """What the model of gains says of one network: four arrays (remedies,), draws (number, remedies), features."""
+
+    gain: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    chance: np.ndarray
+    draws: np.ndarray
+    evidence: tuple[str, ...]
+
+
+def _predicted(frame: pd.DataFrame, reference: GainReference) -> list[_Found]:
+    found, draws = reference.model.predict(frame), reference.model.draw(frame, number=_DRAWS)
+    features = evidence_frame(frame, reference.model.features)
+    there = np.isfinite(features.to_numpy(float))
+    names = np.array([str(name) for name in features])
+    return [
+        _Found(*(array[row] for array in found[1:]), draws[row], tuple(names[there[row]].tolist()))
+        for row in range(len(frame))
+    ]
+
+
+def _outlook(
+    found: _Found,
+    row: Mapping[str, Any],
+    reference: GainReference,
+    possible: Sequence[str] | None,
+    raced: Mapping[str, float],
+    policy: Policy,
+    spent: float,
+) -> Outlook:
+    model = reference.model
     may = np.array([name in raced or possible is None or name in possible for name in model.remedies])
-    gain, low, high, chance = (np.where(may, array[0], np.nan) for array in found[1:])
-    scores, draws = gain.copy(), np.where(may, draws, np.nan)
+    gain, low, high, chance = (np.where(may, array, np.nan) for array in found[:4])
+    scores, draws = gain.copy(), np.where(may, found.draws, np.nan)
     if raced:
         shift = policy.weight * _leads(raced, model.remedies)
         is_raced = np.isfinite(shift)
         narrowed = gain + policy.narrowing * (draws - gain)
         draws = np.where(is_raced, narrowed + np.where(is_raced, shift, 0), draws)
         scores = scores + np.where(is_raced, shift, 0)
-    shares = cause_chances(draws, model.remedies)
+    shares = cause_chances(draws[None], model.remedies)
     ranking = dict(sorted(((cause, float(share[0])) for cause, share in shares.items()), key=lambda one: -one[1]))
     order = [place for place in np.argsort(-weighed(scores, model.remedies), kind="stable") if may[place]]
     best = int(best_remedy(scores, model.remedies))
@@ -237,12 +320,14 @@ def outlook_of(
     return Outlook(
         budget=error_budget(row),
         moves=moves,
-        answers=tuple(_answers(scores, draws[0], reference)),
+        answers=tuple(_answers(draws, reference)),
         ranking=ranking,
         cause=NONE if best < 0 else REMEDIES[model.remedies[best]].cause,
         spent=spent,
-        evidence=reference.known(frame),
+        evidence=found.evidence,
         error=float(row["validation_error"]),
+        networks=len(model.table),
+        families=model.table["family"].nunique(),
     )
 
 
@@ -252,7 +337,7 @@ def _leads(raced: Mapping[str, float], remedies: Sequence[str]) -> np.ndarray:
     return np.nanmean(errors) - errors
 
 
-def _answers(scores: np.ndarray, draws: np.ndarray, reference: GainReference) -> list[Answered]:
+def _answers(draws: np.ndarray, reference: GainReference) -> list[Answered]:
     found = []
     for name, comparison in COMPARISONS.items():
         names = tuple(comparison.answers)
