@@ -69,7 +69,7 @@ def with_outlook(
         abstention=abstention,
         action=action,
         expected_gain=_gain(outlook, move),
-        causes=_causes(faults, outlook, findings, abstention),
+        causes=_causes(faults, outlook, abstention),
         knobs=diagnosis.knobs if outlook is None else _knobs(outlook),
         landscape=_witness(diagnosis),
     )
@@ -109,15 +109,13 @@ def _unsure(outlook: Outlook | None) -> Fact | None:
 
 
 def _causes(
-    faults: Mapping[str, float], outlook: Outlook | None, findings: Sequence[Finding], abstention: Fact | None
+    faults: Mapping[str, float], outlook: Outlook | None, abstention: Fact | None
 ) -> tuple[tuple[str, float], ...]:
     """Return (cause, probability) of the causes that hold at once, the one to mend first at the front."""
     held = dict(faults)
     is_sure = outlook is not None and abstention is None and outlook.probability >= SURE_CAUSE
     if outlook is not None and is_sure and (outlook.cause != NONE or not faults):
         held.setdefault(outlook.cause, outlook.probability)
-    for cause, strength in _faults(findings, None).items():
-        held.setdefault(cause, strength)
     return tuple(held.items())
 
 
