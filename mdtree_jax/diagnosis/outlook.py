@@ -186,8 +186,9 @@ def error_budget(row: Mapping[str, float]) -> tuple[Term, ...]:
     held_out_spread, fitted_spread = (_spread(row, at, side) for side in ("validation", "train"))
     if fitted is None:
         return (*terms, Term("gap", error, held_out_spread, (*joined, "not_fitted")))
-    both = held_out_spread is not None and fitted_spread is not None
-    spread = float(np.hypot(held_out_spread, fitted_spread)) if both else None
+    spread = None
+    if held_out_spread is not None and fitted_spread is not None:
+        spread = float(np.hypot(held_out_spread, fitted_spread))
     return (*terms, Term("not_fitted", fitted, fitted_spread, tuple(joined)), Term("gap", error - fitted, spread))
 
 
@@ -281,7 +282,7 @@ def _predicted(frame: pd.DataFrame, reference: GainReference) -> list[_Found]:
     there = np.isfinite(features.to_numpy(float))
     names = np.array([str(name) for name in features])
     return [
-        _Found(*(array[row] for array in found[1:]), draws[row], tuple(names[there[row]].tolist()))
+        _Found(*(array[row] for array in (*found[1:], draws)), evidence=tuple(names[there[row]].tolist()))
         for row in range(len(frame))
     ]
 

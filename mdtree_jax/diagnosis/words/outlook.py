@@ -184,10 +184,15 @@ def race(outlook: Outlook) -> str:
 
 
 def improved(diagnosis: Diagnosis) -> str:
-    """Return that a probe found a better network, '' if none did."""
-    if diagnosis.improved is None:
+    """Return that an experiment found a better network, '' if none did."""
+    found = diagnosis.improved
+    if found is None or not found.is_better:
         return ""
-    return "A probe left a network with a lower held-out error than the given one: it is offered as the improved one."
+    before, after = found.test_error
+    return (
+        f"A better network is offered as the improved one: {PROBES[found.by].words}. Its error, on data that had no "
+        f"part in the choice, is {number(after)} %; that of the given one {number(before)} %."
+    )
 
 
 def cause(diagnosis: Diagnosis) -> str:
