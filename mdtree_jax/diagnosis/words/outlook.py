@@ -155,7 +155,7 @@ def moves_note(diagnosis: Diagnosis, outlook: Outlook) -> str:
         f". Fitted on {outlook.networks} networks of {outlook.families} families; the interval is "
         f"{references.gain_note(diagnosis)}. Of changes that gain about as much, one that costs nothing comes first."
     )
-    return f"{said} None of those networks had such a fault: mend it first." if has_faults(diagnosis) else said
+    return f"{said} Those networks had no such fault: mend it first." if has_faults(diagnosis) else said
 
 
 def expected(diagnosis: Diagnosis) -> str:
