@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.causes.evidence import evidence_frame
+from mdtree_jax.causes.evidence import EVIDENCE, Evidence, evidence_frame
 from mdtree_jax.causes.gain_model import GainModel
+from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED
 
 FILE = "gains.parquet"
 #: Groups of evidence that cost no training.
@@ -47,6 +48,16 @@ class Policy(NamedTuple):
     weight: float = 1.0
     narrowing: float = 1.0
     cost: float = 0.0
+
+    def features(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some features that the policy measures."""
+        measured = {*self.probes, CHECKPOINT, REFRESHED}
+
+        def is_used(entry: Evidence) -> bool:
+            asked = {need.split("_")[0] for need in entry.needs} & {CHECKPOINT, *PROBES}
+            return asked <= measured if entry.group == "probes" else entry.group in self.groups
+
+        return tuple(name for name in names if is_used(EVIDENCE[name]))
 
 
 @dataclass(frozen=True, eq=False)

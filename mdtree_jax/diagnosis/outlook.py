@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.causes.gain_answers import best_remedy, cause_chances, lead, weighed
+from mdtree_jax.causes.gain_answers import answer_chance, assess, best_remedy, cause_chances, remedies_of, weighed
 from mdtree_jax.causes.gain_model import INTERVAL
 from mdtree_jax.diagnosis.gain_reference import GainReference, gain_reference
 from mdtree_jax.registry.causes import NONE
@@ -209,60 +209,51 @@ def outlook_of(
     if _value(row, "validation_error") is None:
         return None
     reference = reference or gain_reference()
-    model, policy = reference.model, reference.policy(cost)
-    frame = pd.DataFrame([dict(row)])
-    found, raced = model.predict(frame), dict(raced or {})
-    draws = model.draw(frame, number=_DRAWS)
-    may = np.array([name in raced or possible is None or name in possible for name in model.remedies])
-    gain, low, high, chance = (np.where(may, array[0], np.nan) for array in found[1:])
-    scores, draws = gain.copy(), np.where(may, draws, np.nan)
-    if raced:
-        shift = policy.weight * _leads(raced, model.remedies)
-        is_raced = np.isfinite(shift)
-        narrowed = gain + policy.narrowing * (draws - gain)
-        draws = np.where(is_raced, narrowed + np.where(is_raced, shift, 0), draws)
-        scores = scores + np.where(is_raced, shift, 0)
-    shares = cause_chances(draws, model.remedies)
-    ranking = dict(sorted(((cause, float(share[0])) for cause, share in shares.items()), key=lambda one: -one[1]))
-    order = [place for place in np.argsort(-weighed(scores, model.remedies), kind="stable") if may[place]]
-    best = int(best_remedy(scores, model.remedies))
-    moves = tuple(
-        Move(
-            model.remedies[place],
-            *(float(array[place]) for array in (gain, low, high, chance, scores)),
-            raced=raced.get(model.remedies[place]),
-        )
-        for place in order
+    model, policy, raced = reference.model, reference.policy(cost), dict(raced or {})
+    frame, remedies = pd.DataFrame([dict(row)]), remedies_of(model)
+    may = np.array([[name in raced or possible is None or name in possible for name in remedies]])
+    found = assess(
+        model,
+        frame,
+        features=policy.features(model.features),
+        possible=may,
+        raced=np.array([[raced.get(name, np.nan) for name in remedies]], float) if raced else None,
+        weight=policy.weight,
+        narrowing=policy.narrowing,
+        number=_DRAWS,
     )
+    shares = cause_chances(found.draws, remedies)
+    ranking = dict(sorted(((cause, float(share[0])) for cause, share in shares.items()), key=lambda one: -one[1]))
+    numbers = np.stack([found.gain, found.low, found.high, found.chance, found.scores])[:, 0]
+    order = [
+        place
+        for place in np.argsort(-weighed(found.scores[0], remedies), kind="stable")
+        if np.isfinite(found.gain[0, place])
+    ]
+    names = [remedies[place] for place in order]
+    best = int(best_remedy(found.scores, remedies)[0])
     return Outlook(
         budget=error_budget(row),
-        moves=moves,
-        answers=tuple(_answers(scores, draws[0], reference)),
+        moves=tuple(
+            Move(name, *map(float, numbers[:, place]), raced.get(name))
+            for name, place in zip(names, order, strict=True)
+        ),
+        answers=tuple(_answers(found.draws[0], remedies, reference)),
         ranking=ranking,
-        cause=NONE if best < 0 else REMEDIES[model.remedies[best]].cause,
+        cause=NONE if best < 0 else REMEDIES[remedies[best]].cause,
         spent=spent,
         evidence=reference.known(frame),
         error=float(row["validation_error"]),
     )
 
 
-def _leads(raced: Mapping[str, float], remedies: Sequence[str]) -> np.ndarray:
-    """Return by how many points each racer is better than their mean, (remedies,), NaN for those that are none."""
-    errors = np.array([raced.get(name, np.nan) for name in remedies], float)
-    return np.nanmean(errors) - errors
-
-
-def _answers(scores: np.ndarray, draws: np.ndarray, reference: GainReference) -> list[Answered]:
+def _answers(draws: np.ndarray, remedies: Sequence[str], reference: GainReference) -> list[Answered]:
     found = []
     for name, comparison in COMPARISONS.items():
-        names = tuple(comparison.answers)
-        leads = lead(draws, reference.model.remedies, comparison)
-        leads = leads[np.isfinite(leads)]
-        if not len(leads):
-            continue
-        second = float((leads > 0).mean())
-        probability = max(second, 1 - second)
-        found.append(Answered(name, names[int(second > 0.5)], probability, probability < reference.sure(name)))
+        second = float(answer_chance(draws[None], remedies, comparison)[0])
+        if np.isfinite(second):
+            probability, answer = max(second, 1 - second), tuple(comparison.answers)[int(second > 0.5)]
+            found.append(Answered(name, answer, probability, probability < reference.sure(name)))
     return found
 
 
