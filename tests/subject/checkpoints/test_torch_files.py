@@ -16,6 +16,7 @@ from mdtree_jax.subject.checkpoints import load_checkpoint
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'mdtree-jax[torch]'")
 if importlib.util.find_spec("torchax") is None:  # it cannot be imported without what the adapter does
     pytest.skip("needs torchax: pip install 'mdtree-jax[torch]'", allow_module_level=True)
+pytestmark = pytest.mark.frameworks
 
 X = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
 
