@@ -25,10 +25,10 @@ import pandas as pd
 from mdtree_jax.causes.evidence import EVIDENCE, evidence_frame
 from mdtree_jax.causes.gain_model import Moments, filled
 from mdtree_jax.collection.networks import SHARES
+from mdtree_jax.diagnosis.gain_reference import FREE, Policy
 from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED
 from mdtree_jax.registry.remedies import REMEDIES
 
-FREE = ("errors", "history", "norms", "landscape")
 #: Cost of one probe, of one training.
 PROBE_COST = 0.1
 RIDGES = (0.03, 0.1, 0.3, 1.0)
@@ -91,26 +91,6 @@ def as_networks(table: pd.DataFrame) -> Networks:
         error=table["validation_error"].to_numpy(float),
         race=race,
     )
-
-
-class Policy(NamedTuple):
-    """What is measured, and how it is decided.
-
-    Attributes:
-        groups: groups of evidence that are used.
-        probes: probes that are run.
-        ridge: strength.
-        racers: number of remedies that race; 0 for no race.
-        share: 1/n of the steps that they are trained for.
-        weight: of the race beside the prediction.
-    """
-
-    groups: tuple[str, ...] = FREE
-    probes: tuple[str, ...] = ()
-    ridge: float = 0.3
-    racers: int = 0
-    share: int = 16
-    weight: float = 1.0
 
 
 def features_of(networks: Networks, policy: Policy) -> np.ndarray:
