@@ -62,6 +62,7 @@ class DiagnoseConfig:
     data_dir: str | None = None
     data_file: str | None = None
     objective: str = DEFAULT_OBJECTIVE
+    evidence: str = "all"
     training: TrainingConfig = field(default_factory=TrainingConfig)
     measure: Any = None
     max_images: int = 10_000

@@ -13,10 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pandas as pd
-
-from mdtree_jax.causes.evidence import EVIDENCE, Evidence, evidence_frame
+from mdtree_jax.causes.evidence import EVIDENCE, Evidence
 from mdtree_jax.causes.gain_model import GainModel
 from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED
 
@@ -84,10 +81,9 @@ class GainReference:
         """Return the probability from which a question's answer is given."""
         return self.sureness.get(question, 0.8)
 
-    def known(self, frame: pd.DataFrame) -> tuple[str, ...]:
-        """Return the names of the features that the one row of a frame has."""
-        found = evidence_frame(frame, self.model.features)
-        return tuple(str(name) for name in found if np.isfinite(found[name].iloc[0]))
+    def features(self, policy: Policy) -> tuple[str, ...]:
+        """Return the features that a policy uses; those of pairs of networks are used wherever they are known."""
+        return policy._replace(groups=(*policy.groups, "pair")).features(self.model.features)
 
 
 @functools.cache

@@ -196,7 +196,7 @@ def diagnose_subject(
     )
     start = time.perf_counter()
     row = measured.row | {"num_samples": len(data.y_train)}
-    diagnosis = diagnose_metrics(row, reference, units="percent", training=training)[0]
+    diagnosis = diagnose_metrics(row, reference, "percent", training, evidence="landscape")[0]
     seconds = measured.seconds + time.perf_counter() - start
     rate = measured.flops / measured.seconds
     again = retraining(training, len(data.y_train), measured.forward_flops, rate)
