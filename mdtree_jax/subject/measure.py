@@ -26,9 +26,9 @@ from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.kernels import BETWEEN_CHOICES, KERNELS, PAIR_CHOICES
 from mdtree_jax.registry.objectives import find_objective
-from mdtree_jax.runs.jax_backend import device_memory_bytes
 from mdtree_jax.store.tables import COST_COLUMNS, MEMBER_COLUMNS, OK, collect
 from mdtree_jax.subject.adapted import unlike_averages
+from mdtree_jax.subject.limits import NO_LIMITS, Limits, check_network_fits, check_plan, memory_suffices
 from mdtree_jax.subject.network import Examples, Subject, check_fit, tried_inputs
 from mdtree_jax.training import chance_error, evaluate
 from mdtree_jax.training.arrays import num_bytes, one_row, take_rows
@@ -63,6 +63,7 @@ class Measured(NamedTuple):
     doubt: Fact | None
 
 
+@memory_suffices()
 def measure_subject(
     subject: Subject,
     data: Examples,
@@ -71,6 +72,7 @@ def measure_subject(
     max_images: int = 10_000,
     in_random_order: bool = False,
     progress: Callable[[float, str], None] | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> Measured:
     """Return the metrics of a subject.
 
@@ -84,12 +86,16 @@ def measure_subject(
         in_random_order: whether the training images are, as those of a run folder. Kernels look at the first images and
             at consecutive ones, which of images sorted by label would be of one class: others are shuffled.
         progress: called with the fraction done and a message.
+        limits: of memory and time, for a plan that is refused before anything is measured.
 
     Raises:
-        UserError: as `check_fit`; settings that leave nothing to measure; a network whose loss is not finite.
+        UserError: as `check_fit`; settings that leave nothing to measure; a network whose loss is not finite; a plan
+            beyond the limits, or networks too large for the machine.
     """
     if isinstance(max_images, bool) or not isinstance(max_images, Integral) or max_images < 1:
         raise UserError(f"max_images={max_images!r} is out of range; it must be a whole number of at least 1")
+    check_network_fits(subject, data, limits, EVALUATION_BATCH)
+    budget = limits.memory_bytes()
     start = time.perf_counter()
     num_outputs = check_fit(subject, data)
     checking = time.perf_counter() - start  # compilation almost all of it, on a few images
@@ -99,7 +105,7 @@ def measure_subject(
         subject = subject._replace(can_recompute=False)
     settings = _possible(subject, settings, notes, strange)
     num_all, num_networks = len(data.y_train), len(subject.variables)
-    num_held = min(num_all, max(max_images, _num_that_fit(data.x_train)))
+    num_held = min(num_all, max(max_images, _num_that_fit(data.x_train, budget)))
     num_images = min(num_all, max_images)
     if num_images < num_all:
         notes.append(fact("sampled_errors", side="training", images=num_images, of=num_all))
@@ -116,20 +122,23 @@ def measure_subject(
         most = num_images if settings.evaluation_images is None else min(num_images, settings.evaluation_images)
         settings = dataclasses.replace(settings, evaluation_images=most)
     evaluated = used._replace(x_train=take_rows(used.x_train, slice(num_images)), y_train=used.y_train[:num_images])
-    errors, evaluation_compile = _evaluate(subject, evaluated)
-    recipe = Recipe("", subject.architecture, num_outputs, (), objective=subject.objective)
     members = tuple(Member(0, seed, len(used.y_train), 1.0, 0.0, 0.0) for seed in range(num_networks))
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *subject.variables)
+    cohort = Cohort(0, 1, 1, members)
     # Without a test set the curve is looked at on a single image: the kernel wants one.
     test = (used.x_test, used.y_test) if len(used.y_test) else take_rows((used.x_train, used.y_train), slice(1))
+    measured_on = Examples(used.x_train, used.y_train, *test)
+    check_plan(subject, measured_on, cohort, settings, limits)
+    errors, evaluation_compile = _evaluate(subject, evaluated)
+    recipe = Recipe("", subject.architecture, num_outputs, (), objective=subject.objective)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *subject.variables)
     found = measure_cohort(
         recipe,
-        Cohort(0, 1, 1, members),
-        Examples(used.x_train, used.y_train, *test),
+        cohort,
+        measured_on,
         stacked,
         [True] * num_networks,
         settings,
-        memory_budget_bytes=device_memory_bytes(),
+        memory_budget_bytes=budget,
         model=subject.model,
         progress=_named(progress),
     )
@@ -198,9 +207,9 @@ def _no_image_twice(settings: MeasureSettings, num_images: int) -> MeasureSettin
     return dataclasses.replace(settings, **most)
 
 
-def _num_that_fit(inputs: Any) -> int:
+def _num_that_fit(inputs: Any, budget: int) -> int:
     """Return how many inputs every device may hold, in all a quarter of the memory."""
-    return device_memory_bytes() // (4 * len(jax.devices()) * max(1, num_bytes(take_rows(inputs, slice(1)))))
+    return budget // (4 * len(jax.devices()) * max(1, num_bytes(take_rows(inputs, slice(1)))))
 
 
 def _sample(x: Any, y: np.ndarray, most: int, shuffle: bool = False) -> tuple[Any, np.ndarray]:
