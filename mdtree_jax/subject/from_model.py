@@ -21,7 +21,9 @@ from mdtree_jax.registry.kernels import CHOICES
 from mdtree_jax.registry.measurements import kernels_of
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective, find_objective
 from mdtree_jax.subject.adapted import subject_of
+from mdtree_jax.subject.frozen import freeze
 from mdtree_jax.subject.held_out import examples_of
+from mdtree_jax.subject.limits import NO_LIMITS, Limits
 from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.network import Examples, Subject
 
@@ -41,10 +43,13 @@ def diagnose_model(
     build: Callable[..., Any] | None = None,
     step: int | None = None,
     weights: str | None = None,
+    frozen: str | Sequence[str] = (),
     objective: str | Objective = DEFAULT_OBJECTIVE,
     training: Training | Mapping | None = None,
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
+    memory_gb: float | None = None,
+    max_minutes: float | None = None,
     reference: Reference | str | os.PathLike | None = None,
     progress: Callable[[float, str], None] | None = None,
     apply: Any = None,
@@ -77,6 +82,7 @@ def diagnose_model(
         init: `init(key) -> variables`, fresh ones, for a function.
         build: returns a fresh model, for frameworks whose models hold their weights.
         step, weights: of checkpoints: the step of a folder with several; `ema` for averaged weights.
+        frozen: names of parameters that were not trained, or of layers that hold them, see `frozen.freeze`.
         objective: what the networks were trained for: `cross_entropy` (classes), `lm` (a token at every place of a
             sequence), `binary`, `multilabel`, `regression`, `huber`, or `Objective(loss=…, error=…)` of your own.
         training: `batch_size`, `learning_rate` and `epochs`, if known, for the new settings and for the cost of a
@@ -84,6 +90,7 @@ def diagnose_model(
         measure: what to measure and how precisely, see `measure_settings.MeasureConfig`; None is `default_measure`.
         max_images: size of the random sample (with a fixed seed) of each set on which errors and points between
             networks are evaluated; curves are trained on all training images that fit into memory.
+        memory_gb, max_minutes: what measuring may take; a plan beyond it is refused, with what would fit.
         reference: the reference to compare with: a `Reference`, its file, or a name of `reference_names()`; None is
             `published_F`.
         progress: called with the fraction done and a message.
@@ -96,13 +103,14 @@ def diagnose_model(
     model, networks, train = (_one_of(name, *pair) for name, pair in given.items())
     data, notes = examples_of(train, y_train, validation, test, x_test, y_test, objective=objective)
     options = {"apply_train": apply_train, "init": init, "build": build, "step": step, "weights": weights}
-    subject = subject_of(model, networks, data.x_train, **options)._replace(objective=objective)
+    subject = freeze(subject_of(model, networks, data.x_train, **options)._replace(objective=objective), frozen)
     diagnosis = diagnose_subject(
         subject,
         data,
         training=Training.of(training),
         measure=measure,
         max_images=max_images,
+        limits=Limits(memory_gb, max_minutes),
         reference=reference,
         progress=progress,
     )
@@ -121,12 +129,15 @@ def measure_model(
     build: Callable[..., Any] | None = None,
     step: int | None = None,
     weights: str | None = None,
+    frozen: str | Sequence[str] = (),
     objective: str | Objective = DEFAULT_OBJECTIVE,
     width: float | None = None,
     batch_size: int | None = None,
     data_fraction: float | None = None,
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
+    memory_gb: float | None = None,
+    max_minutes: float | None = None,
     progress: Callable[[float, str], None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -135,11 +146,11 @@ def measure_model(
         row = measure_model(model, [a, b], train, test=test, width=64, batch_size=128, data_fraction=1)
 
     Args:
-        model, networks, train, validation, test, apply_train, init, build, step, weights, objective: as of
+        model, networks, train, validation, test, apply_train, init, build, step, weights, frozen, objective: as of
             `diagnose_model`.
         width, batch_size, data_fraction: the settings that the networks were trained with, columns of the row.
         measure: what to measure; None is everything that the packaged reference has.
-        max_images, progress: as of `diagnose_model`.
+        max_images, memory_gb, max_minutes, progress: as of `diagnose_model`.
         settings: further columns, such as `learning_rate`, `train_epochs` or the name of the model.
 
     Returns:
@@ -150,9 +161,10 @@ def measure_model(
     """
     data, _ = examples_of(train, None, validation, test, objective=objective)
     options = {"apply_train": apply_train, "init": init, "build": build, "step": step, "weights": weights}
-    subject = subject_of(model, networks, data.x_train, **options)._replace(objective=objective)
+    subject = freeze(subject_of(model, networks, data.x_train, **options)._replace(objective=objective), frozen)
     trained = {"width": width, "batch_size": batch_size, "data_fraction": data_fraction, **settings}
-    return measure_row(subject, data, trained, measure=measure, max_images=max_images, progress=progress)
+    limits = Limits(memory_gb, max_minutes)
+    return measure_row(subject, data, trained, measure=measure, max_images=max_images, limits=limits, progress=progress)
 
 
 def measure_row(
@@ -162,11 +174,12 @@ def measure_row(
     *,
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
+    limits: Limits = NO_LIMITS,
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
     """Return a row of a collection: how the networks were trained, as far as it is known, and what was measured."""
     settings = settings_of(measure, as_reference(None))
-    measured = measure_subject(subject, data, settings, max_images=max_images, progress=progress)
+    measured = measure_subject(subject, data, settings, max_images=max_images, limits=limits, progress=progress)
     counts = {"num_samples": len(data.y_train), "num_finite": len(subject.variables)}
     return {name: value for name, value in trained.items() if value is not None} | counts | measured.row
 
@@ -185,15 +198,15 @@ def diagnose_subject(
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
     in_random_order: bool = False,
+    limits: Limits = NO_LIMITS,
     reference: Reference | str | os.PathLike | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Diagnosis:
     """Diagnose networks that are already wrapped; arguments as for `diagnose_model` and `measure_subject`."""
     training, reference = training or Training(), as_reference(reference)
     settings = settings_of(measure, reference)
-    measured = measure_subject(
-        subject, data, settings, max_images=max_images, in_random_order=in_random_order, progress=progress
-    )
+    options = {"max_images": max_images, "in_random_order": in_random_order, "limits": limits}
+    measured = measure_subject(subject, data, settings, **options, progress=progress)
     start = time.perf_counter()
     row = measured.row | {"num_samples": len(data.y_train)}
     diagnosis = diagnose_metrics(row, reference, "percent", training, evidence="landscape")[0]

@@ -13,11 +13,11 @@ from tests.torch_resnet import make_torch_resnet
 
 PAGE = (ROOT / "docs" / "how-to" / "measure-elsewhere.md").read_text()
 BLOCKS = re.findall(r"^```py\n(.*?)^```$", PAGE, re.S | re.M)
-STEPS = 300
+STEPS = 200
 OURS = {
     "metrics": ["hessian", "similarity", "barrier", "connectivity"],
-    "trace_relative_error": 0.01,
-    "trace_products": 400,
+    "trace_relative_error": 0.02,
+    "trace_products": 200,
     "eigenvalue_steps": 100,
     "barrier_points": 5,
     "curve_points": 5,
@@ -76,7 +76,7 @@ def test_errors_and_losses(both):
 def test_sharpness(both):
     row, names, ours = both
     estimates = names["networks"]["hessian_trace_se"]
-    error = np.hypot(np.hypot(*estimates) / 2, 0.01 * ours["hessian_trace"])  # of the estimators, not over networks
+    error = np.hypot(np.hypot(*estimates) / 2, 0.02 * ours["hessian_trace"])  # of the estimators, not over networks
     assert error < 0.1 * ours["hessian_trace"]
     assert abs(row["hessian_trace"] - ours["hessian_trace"]) < 3 * error
     assert abs(1.5 * row["hessian_trace"] - ours["hessian_trace"]) > 3 * error
