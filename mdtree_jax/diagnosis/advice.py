@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from mdtree_jax.causes.labels import LEAST_GAIN
 from mdtree_jax.collection.moves import Move
@@ -69,7 +69,7 @@ def in_settings(action: Action, training: Training, num_images: float | None = N
     The knob to change is that of the reference; if it acts on the temperature, another temperature knob is given as an
     alternative. The batch size never exceeds the size of the training set, `num_images`, if that is known.
     """
-    known = {KNOB_OF_TRAINING[name]: value for name, value in asdict(training).items() if value is not None}
+    known = {knob: value for name, knob in KNOB_OF_TRAINING.items() if (value := getattr(training, name)) is not None}
     if action.knob is None or action.factor is None:
         return action
     knob = KNOBS[action.knob]

@@ -12,6 +12,9 @@ from mdtree_jax.diagnosis import page
 from mdtree_jax.diagnosis.action import Action, Gain
 from mdtree_jax.diagnosis.cost import Cost
 from mdtree_jax.diagnosis.facts import Fact
+from mdtree_jax.diagnosis.findings import Finding
+from mdtree_jax.diagnosis.improved import Improved
+from mdtree_jax.diagnosis.outlook import Outlook
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.words import causes, evidence, notes
 from mdtree_jax.diagnosis.words.answer import answer_text
@@ -78,6 +81,9 @@ class Diagnosis:
     test_error: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     cost: Cost | None = None
+    outlook: Outlook | None = None
+    findings: tuple[Finding, ...] = ()
+    improved: Improved | None = None
 
     @property
     def sentence(self) -> str:
