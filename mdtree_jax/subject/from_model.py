@@ -31,8 +31,6 @@ from mdtree_jax.subject.limits import NO_LIMITS, Limits
 from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.network import Examples, Subject
 
-#: What an answer may come from.
-
 
 def diagnose_model(
     model: Any = None,
