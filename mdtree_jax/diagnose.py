@@ -276,6 +276,7 @@ def _of_networks(config: DiagnoseConfig, folder: Path, row, reference):
     """Measure and diagnose one configuration of a run folder from its checkpoints."""
     from mdtree_jax.diagnosis.cost import Training
     from mdtree_jax.subject.from_model import diagnose_subject
+    from mdtree_jax.subject.limits import Limits
     from mdtree_jax.subject.run_folder import load_configuration
 
     _set_up_jax()
@@ -285,8 +286,11 @@ def _of_networks(config: DiagnoseConfig, folder: Path, row, reference):
             subject,
             data,
             training=Training(**_training_of(config, row)),
+            evidence=config.evidence,
+            cost=config.cost,
             measure=config.measure,
             max_images=config.max_images,
+            limits=Limits(config.memory_gb, config.max_minutes),
             in_random_order=True,
             reference=reference,
             progress=progress,
@@ -302,6 +306,7 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
         raise UserError("checkpoints need dataset=, the data that they were trained on")
     from mdtree_jax.diagnosis.cost import Training
     from mdtree_jax.subject.from_model import diagnose_subject
+    from mdtree_jax.subject.limits import Limits
     from mdtree_jax.subject.load import load_both
 
     _set_up_jax()
@@ -313,6 +318,7 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
             training=Training(**dataclasses.asdict(config.training)),
             measure=config.measure,
             max_images=config.max_images,
+            limits=Limits(config.memory_gb, config.max_minutes),
             reference=reference,
             progress=progress,
         )

@@ -47,6 +47,13 @@ NOTES = {
     "halved": ("side",),
     "taken_in": ("sentence",),
     "objective": ("loss", "unit", "error"),
+    "no_experiments": ("missing",),
+    "no_training_mode": (),
+    "no_start": (),
+    "own_schedule": (),
+    "state_unfit": (),
+    "networks_probed": ("number", "of"),
+    "time_over": ("seconds", "left_out"),
 }
 #: How a cost was estimated, or why it is unknown.
 COSTS = {

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -152,7 +152,7 @@ def standard_errors(frame: pd.DataFrame, column: str) -> np.ndarray:
 
 def training_of(frame: pd.DataFrame, known: Training) -> list[Training]:
     """Return the training settings of each row of a `read_metrics` table: those given, or else from its columns."""
-    given = {name: value for name, value in asdict(known).items() if value is not None}
+    given = known.known
     columns = {"batch_size": "batch_size", "learning_rate": "learning_rate"}
     columns["epochs"] = "epochs" if "epochs" in frame else "train_epochs"
     values = {

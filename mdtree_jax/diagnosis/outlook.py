@@ -15,7 +15,15 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.causes.evidence import evidence_frame
-from mdtree_jax.causes.gain_answers import best_remedy, cause_chances, lead, weighed
+from mdtree_jax.causes.gain_answers import (
+    Assessed,
+    answer_chance,
+    assess,
+    best_remedy,
+    cause_chances,
+    remedies_of,
+    weighed,
+)
 from mdtree_jax.causes.gain_model import INTERVAL
 from mdtree_jax.diagnosis.gain_reference import GainReference, Policy, gain_reference
 from mdtree_jax.registry.causes import NONE
@@ -228,8 +236,13 @@ def outlook_of(
     if _value(row, "validation_error") is None:
         return None
     reference = reference or gain_reference()
-    (found,) = _predicted(pd.DataFrame([dict(row)]), reference)
-    return _outlook(found, row, reference, possible, dict(raced or {}), reference.policy(cost), spent)
+    raced, policy, remedies = dict(raced or {}), reference.policy(cost), remedies_of(reference.model)
+    frame = pd.DataFrame([dict(row)])
+    racers = np.array([[raced.get(name, np.nan) for name in remedies]], float) if raced else None
+    may = [None if possible is None else (*possible, *raced)]
+    found = _assessed(frame, may, policy, reference, racers)
+    (made,) = _outlooks(found, [row], frame, reference, [raced], [spent])
+    return made
 
 
 def outlooks_of(
@@ -251,104 +264,83 @@ def outlooks_of(
         return [None] * len(table)
     known = np.flatnonzero(np.isfinite(table["validation_error"].to_numpy(float)))
     out: list[Outlook | None] = [None] * len(table)
+    probes = tuple(name for name in PROBES if f"{name}_validation_error" in table)
+    policy = reference.policy(0.0)._replace(probes=probes)
     for start in range(0, len(known), _BLOCK):
         rows = known[start : start + _BLOCK]
-        part = table.iloc[rows]
-        records = part.to_dict("records")
-        for place, row, found in zip(rows, records, _predicted(part, reference), strict=True):
-            may = None if possible is None else possible[place]
-            record = {str(name): value for name, value in row.items()}
-            probes = [name for name in PROBES if _value(record, f"{name}_validation_error") is not None]
-            spent = sum(PROBES[name].share for name in probes)
-            made = _outlook(found, record, reference, may, {}, reference.policy(0.0), spent)
-            out[place] = with_experiments(made, probes)
+        part = table.iloc[rows].reset_index(drop=True)
+        records = [{str(name): value for name, value in row.items()} for row in part.to_dict("records")]
+        may = [None if possible is None else possible[place] for place in rows]
+        found = _assessed(part, may, policy, reference)
+        ran = [[name for name in probes if _value(row, f"{name}_validation_error") is not None] for row in records]
+        spent = [sum(PROBES[name].share for name in names) for names in ran]
+        made = _outlooks(found, records, part, reference, [{}] * len(rows), spent)
+        for place, one, names in zip(rows, made, ran, strict=True):
+            out[place] = with_experiments(one, names)
     return out
 
 
-class _Found(NamedTuple):
-    """What the model of gains says of one network: four arrays (remedies,), draws (number, remedies), features."""
-
-    gain: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    chance: np.ndarray
-    draws: np.ndarray
-    evidence: tuple[str, ...]
-
-
-def _predicted(frame: pd.DataFrame, reference: GainReference) -> list[_Found]:
-    found, draws = reference.model.predict(frame), reference.model.draw(frame, number=_DRAWS)
-    features = evidence_frame(frame, reference.model.features)
-    there = np.isfinite(features.to_numpy(float))
-    names = np.array([str(name) for name in features])
-    return [
-        _Found(*(array[row] for array in (*found[1:], draws)), evidence=tuple(names[there[row]].tolist()))
-        for row in range(len(frame))
-    ]
-
-
-def _outlook(
-    found: _Found,
-    row: Mapping[str, Any],
-    reference: GainReference,
-    possible: Sequence[str] | None,
-    raced: Mapping[str, float],
+def _assessed(
+    frame: pd.DataFrame,
+    possible: Sequence[Sequence[str] | None],
     policy: Policy,
-    spent: float,
-) -> Outlook:
-    model = reference.model
-    may = np.array([name in raced or possible is None or name in possible for name in model.remedies])
-    gain, low, high, chance = (np.where(may, array, np.nan) for array in found[:4])
-    scores, draws = gain.copy(), np.where(may, found.draws, np.nan)
-    if raced:
-        shift = policy.weight * _leads(raced, model.remedies)
-        is_raced = np.isfinite(shift)
-        narrowed = gain + policy.narrowing * (draws - gain)
-        draws = np.where(is_raced, narrowed + np.where(is_raced, shift, 0), draws)
-        scores = scores + np.where(is_raced, shift, 0)
-    shares = cause_chances(draws[None], model.remedies)
-    ranking = dict(sorted(((cause, float(share[0])) for cause, share in shares.items()), key=lambda one: -one[1]))
-    order = [place for place in np.argsort(-weighed(scores, model.remedies), kind="stable") if may[place]]
-    best = int(best_remedy(scores, model.remedies))
-    moves = tuple(
-        Move(
-            model.remedies[place],
-            *(float(array[place]) for array in (gain, low, high, chance, scores)),
-            raced=raced.get(model.remedies[place]),
+    reference: GainReference,
+    raced: np.ndarray | None = None,
+) -> Assessed:
+    remedies = remedies_of(reference.model)
+    may = np.array([[names is None or name in names for name in remedies] for names in possible])
+    features = reference.features(policy)
+    weights = {"weight": policy.weight, "narrowing": policy.narrowing}
+    return assess(reference.model, frame, features=features, possible=may, raced=raced, **weights, number=_DRAWS)
+
+
+def _outlooks(
+    found: Assessed,
+    rows: Sequence[Mapping[str, Any]],
+    frame: pd.DataFrame,
+    reference: GainReference,
+    raced: Sequence[Mapping[str, float]],
+    spent: Sequence[float],
+) -> list[Outlook]:
+    """Return the outlooks of networks whose gains are assessed."""
+    remedies, model = found.remedies, reference.model
+    shares = cause_chances(found.draws, remedies)
+    best = best_remedy(found.scores, remedies)
+    orders = np.argsort(-weighed(found.scores, remedies), axis=1, kind="stable")
+    numbers = np.stack([found.gain, found.low, found.high, found.chance, found.scores], axis=-1)
+    features = evidence_frame(frame, model.features)
+    there, names = np.isfinite(features.to_numpy(float)), np.array([str(name) for name in features])
+    out = []
+    for row, known in enumerate(rows):
+        ranking = sorted(((cause, float(share[row])) for cause, share in shares.items()), key=lambda one: -one[1])
+        order = [place for place in orders[row] if np.isfinite(found.gain[row, place])]
+        out.append(
+            Outlook(
+                budget=error_budget(known),
+                moves=tuple(
+                    Move(remedies[place], *map(float, numbers[row, place]), raced[row].get(remedies[place]))
+                    for place in order
+                ),
+                answers=tuple(_answers(found.draws[row], remedies, reference)),
+                ranking=dict(ranking),
+                cause=NONE if best[row] < 0 else REMEDIES[remedies[best[row]]].cause,
+                spent=spent[row],
+                evidence=tuple(names[there[row]].tolist()),
+                error=float(known["validation_error"]),
+                networks=len(model.table),
+                families=model.table["family"].nunique(),
+            )
         )
-        for place in order
-    )
-    return Outlook(
-        budget=error_budget(row),
-        moves=moves,
-        answers=tuple(_answers(draws, reference)),
-        ranking=ranking,
-        cause=NONE if best < 0 else REMEDIES[model.remedies[best]].cause,
-        spent=spent,
-        evidence=found.evidence,
-        error=float(row["validation_error"]),
-        networks=len(model.table),
-        families=model.table["family"].nunique(),
-    )
+    return out
 
 
-def _leads(raced: Mapping[str, float], remedies: Sequence[str]) -> np.ndarray:
-    """Return by how many points each racer is better than their mean, (remedies,), NaN for those that are none."""
-    errors = np.array([raced.get(name, np.nan) for name in remedies], float)
-    return np.nanmean(errors) - errors
-
-
-def _answers(draws: np.ndarray, reference: GainReference) -> list[Answered]:
+def _answers(draws: np.ndarray, remedies: Sequence[str], reference: GainReference) -> list[Answered]:
     found = []
     for name, comparison in COMPARISONS.items():
-        names = tuple(comparison.answers)
-        leads = lead(draws, reference.model.remedies, comparison)
-        leads = leads[np.isfinite(leads)]
-        if not len(leads):
-            continue
-        second = float((leads > 0).mean())
-        probability = max(second, 1 - second)
-        found.append(Answered(name, names[int(second > 0.5)], probability, probability < reference.sure(name)))
+        second = float(answer_chance(draws[None], remedies, comparison)[0])
+        if np.isfinite(second):
+            probability, answer = max(second, 1 - second), tuple(comparison.answers)[int(second > 0.5)]
+            found.append(Answered(name, answer, probability, probability < reference.sure(name)))
     return found
 
 

@@ -13,6 +13,7 @@ from mdtree_jax.diagnosis.action import Action, Gain
 from mdtree_jax.diagnosis.cost import Cost
 from mdtree_jax.diagnosis.facts import Fact
 from mdtree_jax.diagnosis.findings import Finding
+from mdtree_jax.diagnosis.improved import Improved
 from mdtree_jax.diagnosis.outlook import Outlook
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.words import causes as words_of_causes
@@ -102,7 +103,7 @@ class Diagnosis:
     cost: Cost | None = None
     outlook: Outlook | None = None
     findings: tuple[Finding, ...] = ()
-    improved: Any = None
+    improved: Improved | None = None
     landscape: dict[str, Any] | None = None
     causes: tuple[tuple[str, float], ...] = ()
 

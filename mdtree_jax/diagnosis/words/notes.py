@@ -166,6 +166,30 @@ SENTENCES: dict[str, Callable[..., str]] = {
     ),
     "taken_in": lambda sentence: sentence,
     "objective": _objective,
+    "no_experiments": lambda missing: (
+        f"no experiment from the checkpoint was run: training= does not say the {listed(missing)}"
+    ),
+    "no_training_mode": lambda: (
+        "no experiment from the checkpoint was run: the networks keep a state (BatchNorm) that training changes, and "
+        "that takes an apply_train which updates it as a running average"
+    ),
+    "no_start": lambda: (
+        "the norm of the weights at initialization is not known, and no short training can start: there is no init="
+    ),
+    "own_schedule": lambda: (
+        "no experiment from the checkpoint was run: the optimizer given holds a schedule of its own; give it at its "
+        "constant peak rate, and the schedule by its name, training.schedule="
+    ),
+    "state_unfit": lambda: (
+        "the state of the optimizer does not fit its transformation and the parameters: its moments were warmed up "
+        "with the weights frozen instead"
+    ),
+    "networks_probed": lambda number, of: (
+        f"experiments were run from {number} of {of} networks, as many as the cost allows"
+    ),
+    "time_over": lambda seconds, left_out: (
+        f"not run, because it would have taken longer than the {seconds:g} s allowed: {listed(left_out)}"
+    ),
     "epochs_unknown": lambda: (
         "the cost of one retraining is not known, because the number of epochs was not given (training.epochs=)"
     ),
