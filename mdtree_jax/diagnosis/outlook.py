@@ -318,7 +318,7 @@ def _outlooks(
             Outlook(
                 budget=error_budget(known),
                 moves=tuple(
-                    Move(remedies[place], *map(float, numbers[row, place]), raced[row].get(remedies[place]))
+                    Move(remedies[place], *map(float, numbers[row, place]), raced=raced[row].get(remedies[place]))
                     for place in order
                 ),
                 answers=tuple(_answers(found.draws[row], remedies, reference)),

@@ -8,7 +8,7 @@ import pytest
 from mdtree_jax import diagnose_metrics
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis.advice import remedy_action
-from mdtree_jax.diagnosis.combine import SURE_CAUSE, with_outlook
+from mdtree_jax.diagnosis.combine import SURE_CAUSE, SUREST, with_outlook
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.facts import fact
 from mdtree_jax.diagnosis.findings import Finding
@@ -114,7 +114,11 @@ def test_faults_come_first_the_surest_first_and_hold_together(cold):
 
 def test_a_gap_decides_only_where_no_gains_are_known(cold):
     assert with_outlook(cold, outlook(), [GAP]).cause == "temperature_too_high"
-    assert with_outlook(cold, None, [GAP]).cause == "too_little_data"
+    alone = with_outlook(cold, None, [GAP])
+    assert (alone.cause, alone.probability) == (
+        "too_little_data",
+        pytest.approx(SUREST + 0.05 * cold.ranking[GAP.cause]),
+    )
     assert with_outlook(cold, None, [WEAK]).cause == cold.cause
     assert with_outlook(cold, None, [WEAK]).landscape is None
 
