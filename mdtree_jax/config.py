@@ -65,17 +65,20 @@ class DiagnoseConfig:
     checkpoints: list[str] = field(default_factory=list)
     step: int | None = None
     weights: str | None = None
+    frozen: list[str] = field(default_factory=list)
     dataset: str | None = None
     data_dir: str | None = None
     data_file: str | None = None
     objective: str = DEFAULT_OBJECTIVE
+    evidence: str = "all"
     training: TrainingConfig = field(default_factory=TrainingConfig)
     history: Any = None
     cost: Any = None
-    evidence: str = "all"
     improved: str | None = None
     measure: Any = None
     max_images: int = 10_000
+    memory_gb: float | None = None
+    max_minutes: float | None = None
     reference: str | None = None
     name: str | None = None
     format: str = "text"
@@ -92,6 +95,7 @@ class MeasureModelConfig:
     checkpoints: list[str] = field(default_factory=list)
     step: int | None = None
     weights: str | None = None
+    frozen: list[str] = field(default_factory=list)
     dataset: str | None = None
     data_dir: str | None = None
     data_file: str | None = None
@@ -102,6 +106,8 @@ class MeasureModelConfig:
     columns: Any = None
     measure: Any = None
     max_images: int = 10_000
+    memory_gb: float | None = None
+    max_minutes: float | None = None
     append_to: str | None = None
     plugins: list[str] = field(default_factory=list)
 

@@ -12,6 +12,7 @@ from mdtree_jax.diagnosis.gains import best_step, capped, typical_factor
 from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.registry.causes import NONE
 from mdtree_jax.registry.knobs import KNOBS, Knob
+from mdtree_jax.registry.remedies import REMEDIES
 
 
 def choose_action(
@@ -61,6 +62,25 @@ def direction_only(action: Action) -> Action:
     The gain of the best step remains as evidence for the direction.
     """
     return replace(action, kind="direction", grounds="settings_unknown") if action.kind == "step" else action
+
+
+def remedy_action(
+    remedy: str, *, is_tentative: bool = False, training: Training | None = None, num_images: float | None = None
+) -> Action:
+    """Return the action that makes a remedy, with the new settings where the old ones are known.
+
+    Args:
+        remedy: a name of `registry.remedies`.
+        is_tentative: the diagnosis abstains.
+        training: known settings.
+        num_images: size of the training set, if it is known; no batch is larger.
+    """
+    entry = REMEDIES[remedy]
+    if entry.knob not in KNOBS:
+        return Action("remedy", remedy=remedy, is_tentative=is_tentative)
+    up = entry.factor > 1 if entry.factor else bool(entry.value)
+    action = Action("remedy", entry.knob, "up" if up else "down", remedy=remedy, is_tentative=is_tentative)
+    return in_settings(action, training or Training(), num_images)
 
 
 def in_settings(action: Action, training: Training, num_images: float | None = None) -> Action:

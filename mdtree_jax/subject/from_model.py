@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 from mdtree_jax.checks import UserError, check_choice, nearest
 from mdtree_jax.diagnosis.advice import direction_only
+from mdtree_jax.diagnosis.combine import with_outlook
 from mdtree_jax.diagnosis.cost import Training, make_cost, retraining
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.from_metrics import diagnose_metrics, withhold
+from mdtree_jax.diagnosis.metrics_table import EVIDENCE
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.recipe.measure_settings import MeasureConfig, MeasureSettings, resolve
@@ -23,12 +25,11 @@ from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective, find_ob
 from mdtree_jax.runs.jax_backend import keep_programs
 from mdtree_jax.subject.adapted import check_different, subject_of
 from mdtree_jax.subject.evidence import beside_of, findings_of, outlook_from, with_more_cost, without_copies
+from mdtree_jax.subject.frozen import freeze
 from mdtree_jax.subject.held_out import examples_of
+from mdtree_jax.subject.limits import NO_LIMITS, Limits
 from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.network import Examples, Subject
-
-#: What an answer may come from.
-EVIDENCE = ("all", "landscape")
 
 
 def diagnose_model(
@@ -46,6 +47,7 @@ def diagnose_model(
     build: Callable[..., Any] | None = None,
     step: int | None = None,
     weights: str | None = None,
+    frozen: str | Sequence[str] = (),
     objective: str | Objective = DEFAULT_OBJECTIVE,
     training: Training | Mapping | None = None,
     history: Any = None,
@@ -54,6 +56,8 @@ def diagnose_model(
     initial: Any = None,
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
+    memory_gb: float | None = None,
+    max_minutes: float | None = None,
     reference: Reference | str | os.PathLike | None = None,
     progress: Callable[[float, str], None] | None = None,
     apply: Any = None,
@@ -87,6 +91,7 @@ def diagnose_model(
         init: `init(key) -> variables`, fresh ones, for a function.
         build: returns a fresh model, for frameworks whose models hold their weights.
         step, weights: of checkpoints: the step of a folder with several; `ema` for averaged weights.
+        frozen: names of parameters that were not trained, or of layers that hold them, see `frozen.freeze`.
         objective: what the networks were trained for: `cross_entropy` (classes), `lm` (a token at every place of a
             sequence), `binary`, `multilabel`, `regression`, `huber`, or `Objective(loss=…, error=…)` of your own.
         training: the settings, as far as they are known, see `Training`: for experiments, for the new settings and for
@@ -102,6 +107,7 @@ def diagnose_model(
             `default_measure`, and with all evidence the cheap metrics without a trained curve.
         max_images: size of the random sample (with a fixed seed) of each set on which errors and points between
             networks are evaluated; curves are trained on all training images that fit into memory.
+        memory_gb, max_minutes: what measuring may take; a plan beyond it is refused, with what would fit.
         reference: the reference to compare with: a `Reference`, its file, or a name of `reference_names()`; None is
             `published_F`.
         progress: called with the fraction done and a message.
@@ -116,8 +122,8 @@ def diagnose_model(
     keep_programs()
     data, notes = examples_of(train, y_train, validation, test, x_test, y_test, objective=objective)
     options = {"apply_train": apply_train, "init": init, "build": build, "step": step, "weights": weights}
-    subject = subject_of(model, networks, data.x_train, **options)._replace(objective=objective)
-    start = None if initial is None else subject_of(model, initial, data.x_train, **options).variables
+    subject = freeze(subject_of(model, networks, data.x_train, **options)._replace(objective=objective), frozen)
+    start = None if initial is None else freeze(subject_of(model, initial, data.x_train, **options), frozen).variables
     diagnosis = diagnose_subject(
         subject,
         data,
@@ -128,6 +134,7 @@ def diagnose_model(
         initial=start,
         measure=measure,
         max_images=max_images,
+        limits=Limits(memory_gb, max_minutes),
         reference=reference,
         progress=progress,
     )
@@ -146,12 +153,15 @@ def measure_model(
     build: Callable[..., Any] | None = None,
     step: int | None = None,
     weights: str | None = None,
+    frozen: str | Sequence[str] = (),
     objective: str | Objective = DEFAULT_OBJECTIVE,
     width: float | None = None,
     batch_size: int | None = None,
     data_fraction: float | None = None,
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
+    memory_gb: float | None = None,
+    max_minutes: float | None = None,
     progress: Callable[[float, str], None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -160,11 +170,11 @@ def measure_model(
         row = measure_model(model, [a, b], train, test=test, width=64, batch_size=128, data_fraction=1)
 
     Args:
-        model, networks, train, validation, test, apply_train, init, build, step, weights, objective: as of
+        model, networks, train, validation, test, apply_train, init, build, step, weights, frozen, objective: as of
             `diagnose_model`.
         width, batch_size, data_fraction: the settings that the networks were trained with, columns of the row.
         measure: what to measure; None is everything that the packaged reference has.
-        max_images, progress: as of `diagnose_model`.
+        max_images, memory_gb, max_minutes, progress: as of `diagnose_model`.
         settings: further columns, such as `learning_rate`, `train_epochs` or the name of the model.
 
     Returns:
@@ -175,9 +185,10 @@ def measure_model(
     """
     data, _ = examples_of(train, None, validation, test, objective=objective)
     options = {"apply_train": apply_train, "init": init, "build": build, "step": step, "weights": weights}
-    subject = subject_of(model, networks, data.x_train, **options)._replace(objective=objective)
+    subject = freeze(subject_of(model, networks, data.x_train, **options)._replace(objective=objective), frozen)
     trained = {"width": width, "batch_size": batch_size, "data_fraction": data_fraction, **settings}
-    return measure_row(subject, data, trained, measure=measure, max_images=max_images, progress=progress)
+    limits = Limits(memory_gb, max_minutes)
+    return measure_row(subject, data, trained, measure=measure, max_images=max_images, limits=limits, progress=progress)
 
 
 def measure_row(
@@ -187,12 +198,13 @@ def measure_row(
     *,
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
+    limits: Limits = NO_LIMITS,
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
     """Return a row of a collection: how the networks were trained, as far as it is known, and what was measured."""
     check_different(subject)
     settings = settings_of(measure, as_reference(None))
-    measured = measure_subject(subject, data, settings, max_images=max_images, progress=progress)
+    measured = measure_subject(subject, data, settings, max_images=max_images, limits=limits, progress=progress)
     counts = {"num_samples": len(data.y_train), "num_finite": len(subject.variables)}
     return {name: value for name, value in trained.items() if value is not None} | counts | measured.row
 
@@ -215,6 +227,7 @@ def diagnose_subject(
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
     in_random_order: bool = False,
+    limits: Limits = NO_LIMITS,
     reference: Reference | str | os.PathLike | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Diagnosis:
@@ -223,12 +236,10 @@ def diagnose_subject(
     `initial` are in the form of `subject.variables`.
     """
     training, reference = training or Training(), as_reference(reference)
+    options = {"max_images": max_images, "in_random_order": in_random_order, "limits": limits, "progress": progress}
     if evidence == "landscape":
         check_different(subject)
-        settings = settings_of(measure, reference)
-        return _of_landscape(
-            subject, data, training, settings, reference, max_images, in_random_order, progress
-        ).diagnosis
+        return _of_landscape(subject, data, training, settings_of(measure, reference), reference, **options).diagnosis
     beside = beside_of(subject, training, history, cost, initial)
     begin = time.perf_counter()
     findings = findings_of(subject, data, training, beside)
@@ -236,11 +247,12 @@ def diagnose_subject(
     subject, beside = without_copies(subject, beside)
     asks_curve = isinstance(measure, Mapping) and any(name.startswith("curve_") for name in measure)
     settings = settings_of(measure, reference, default=cheap_measure(len(subject.variables), asks_curve))
-    whole = _of_landscape(subject, data, training, settings, reference, max_images, in_random_order, progress)
+    whole = _of_landscape(subject, data, training, settings, reference, **options)
     outlook, gathered = outlook_from(subject, data, training, beside, whole.row, max_images=max_images)
     diagnosis = with_more_cost(whole.diagnosis, seconds + gathered.seconds, gathered.compile_seconds)
     diagnosis = dataclasses.replace(diagnosis, remarks=(*diagnosis.remarks, *gathered.notes))
-    return dataclasses.replace(diagnosis, outlook=outlook, findings=findings, improved=gathered.improved)
+    known = {"training": training, "num_images": len(data.y_train)}
+    return with_outlook(diagnosis, outlook, findings, gathered.improved, **known)
 
 
 class _Whole(NamedTuple):
@@ -256,16 +268,12 @@ def _of_landscape(
     training: Training,
     settings: MeasureSettings,
     reference: Reference,
-    max_images: int,
-    in_random_order: bool,
-    progress: Callable[[float, str], None] | None,
+    **options: Any,
 ) -> _Whole:
-    measured = measure_subject(
-        subject, data, settings, max_images=max_images, in_random_order=in_random_order, progress=progress
-    )
+    measured = measure_subject(subject, data, settings, **options)
     start = time.perf_counter()
     row = measured.row | {"num_samples": len(data.y_train)}
-    diagnosis = diagnose_metrics(row, reference, units="percent", training=training)[0]
+    diagnosis = diagnose_metrics(row, reference, "percent", training, evidence="landscape")[0]
     seconds = measured.seconds + time.perf_counter() - start
     rate = measured.flops / measured.seconds
     again = retraining(training.with_length(len(data.y_train)), len(data.y_train), measured.forward_flops, rate)

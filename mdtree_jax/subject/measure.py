@@ -20,15 +20,16 @@ import pandas as pd
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.measuring.measure import measure_cohort
+from mdtree_jax.measuring.tables import MeasuredCohort
 from mdtree_jax.models import count_flops
 from mdtree_jax.population.executor import compiler_options
 from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.kernels import BETWEEN_CHOICES, KERNELS, PAIR_CHOICES
 from mdtree_jax.registry.objectives import find_objective
-from mdtree_jax.runs.jax_backend import device_memory_bytes
 from mdtree_jax.store.tables import COST_COLUMNS, MEMBER_COLUMNS, OK, collect
 from mdtree_jax.subject.adapted import unlike_averages
+from mdtree_jax.subject.limits import NO_LIMITS, Limits, check_network_fits, check_plan, memory_suffices
 from mdtree_jax.subject.network import Examples, Subject, check_fit, tried_inputs
 from mdtree_jax.training import chance_error, evaluate
 from mdtree_jax.training.arrays import num_bytes, one_row, take_rows
@@ -63,6 +64,7 @@ class Measured(NamedTuple):
     doubt: Fact | None
 
 
+@memory_suffices()
 def measure_subject(
     subject: Subject,
     data: Examples,
@@ -71,6 +73,7 @@ def measure_subject(
     max_images: int = 10_000,
     in_random_order: bool = False,
     progress: Callable[[float, str], None] | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> Measured:
     """Return the metrics of a subject.
 
@@ -84,12 +87,16 @@ def measure_subject(
         in_random_order: whether the training images are, as those of a run folder. Kernels look at the first images and
             at consecutive ones, which of images sorted by label would be of one class: others are shuffled.
         progress: called with the fraction done and a message.
+        limits: of memory and time, for a plan that is refused before anything is measured.
 
     Raises:
-        UserError: as `check_fit`; settings that leave nothing to measure; a network whose loss is not finite.
+        UserError: as `check_fit`; settings that leave nothing to measure; a network whose loss is not finite; a plan
+            beyond the limits, or networks too large for the machine.
     """
     if isinstance(max_images, bool) or not isinstance(max_images, Integral) or max_images < 1:
         raise UserError(f"max_images={max_images!r} is out of range; it must be a whole number of at least 1")
+    check_network_fits(subject, data, limits, EVALUATION_BATCH)
+    budget = limits.memory_bytes()
     start = time.perf_counter()
     num_outputs = check_fit(subject, data)
     checking = time.perf_counter() - start  # compilation almost all of it, on a few images
@@ -98,56 +105,84 @@ def measure_subject(
     if strange := unlike_averages(subject, tried_inputs(data)):
         subject = subject._replace(can_recompute=False)
     settings = _possible(subject, settings, notes, strange)
-    num_all, num_networks = len(data.y_train), len(subject.variables)
-    num_held = min(num_all, max(max_images, _num_that_fit(data.x_train)))
+    used, num_images = _used(data, settings, max_images, notes, budget, shuffle=not in_random_order)
+    settings = _for_images(settings, num_images, len(used.y_train))
+    evaluated = used._replace(x_train=take_rows(used.x_train, slice(num_images)), y_train=used.y_train[:num_images])
+    cohort, measured_on = _as_cohort(subject, used)
+    check_plan(subject, measured_on, cohort, settings, limits)
+    errors, evaluation_compile = _evaluate(subject, evaluated)
+    recipe = Recipe("", subject.architecture, num_outputs, (), objective=subject.objective)
+    found = measure_cohort(
+        recipe,
+        cohort,
+        measured_on,
+        jax.tree.map(lambda *leaves: np.stack(leaves), *subject.variables),
+        [True] * len(cohort.members),
+        settings,
+        memory_budget_bytes=budget,
+        model=subject.model,
+        progress=_named(progress),
+    )
+    if len(errors) == 2 and (pair_metrics := [name for name in settings.metrics if name in PAIR_CHOICES]):
+        notes.append(fact("one_pair", kernels=pair_metrics))
+    row = _row_of(found, errors)
+    if find_objective(subject.objective).targets in COUNTED:
+        _add_sampling_error(row, num_images, len(data.y_train))
+    compile_seconds = found.compile_seconds + evaluation_compile + checking
+    forward = float(count_flops(subject.model, one_row(used.x_train)))
+    flops = sum(float(t[c].sum()) for t in (found.members, found.pairs) for c in t if str(c).endswith("_flops"))
+    flops += forward * len(subject.variables) * (num_images + len(used.y_test))
+    seconds = time.perf_counter() - start - compile_seconds
+    doubt = _doubt(errors, chance_error(subject.objective, used.y_train))
+    return Measured(row, notes, seconds, compile_seconds, flops, forward, doubt)
+
+
+def _used(
+    data: Examples, settings: MeasureSettings, max_images: int, notes: list[Fact], budget: int, shuffle: bool
+) -> tuple[Examples, int]:
+    """Return the examples that are held, and on how many of the training ones errors are evaluated, the first ones.
+
+    What is a sample is said in `notes`.
+    """
+    num_all = len(data.y_train)
+    num_held = min(num_all, max(max_images, _num_that_fit(data.x_train, budget)))
     num_images = min(num_all, max_images)
     if num_images < num_all:
         notes.append(fact("sampled_errors", side="training", images=num_images, of=num_all))
     if num_held < num_all and any("curve" in KERNELS[metric].needs for metric in settings.metrics):
         notes.append(fact("sampled_curves", images=num_held, of=num_all))
     used = Examples(
-        *_sample(data.x_train, data.y_train, num_held, shuffle=not in_random_order),
+        *_sample(data.x_train, data.y_train, num_held, shuffle),
         *_sample(data.x_test, data.y_test, max_images),
     )
     if len(used.y_test) < len(data.y_test):
         notes.append(fact("sampled_errors", side="test", images=max_images, of=len(data.y_test)))
+    return used, num_images
+
+
+def _for_images(settings: MeasureSettings, num_images: int, num_held: int) -> MeasureSettings:
+    """Return the settings for `num_images` images to evaluate errors on, of `num_held` that curves are trained on."""
     settings = _no_image_twice(settings, num_images)
-    if num_images < len(used.y_train):
+    if num_images < num_held:
         most = num_images if settings.evaluation_images is None else min(num_images, settings.evaluation_images)
         settings = dataclasses.replace(settings, evaluation_images=most)
-    evaluated = used._replace(x_train=take_rows(used.x_train, slice(num_images)), y_train=used.y_train[:num_images])
-    errors, evaluation_compile = _evaluate(subject, evaluated)
-    recipe = Recipe("", subject.architecture, num_outputs, (), objective=subject.objective)
-    members = tuple(Member(0, seed, len(used.y_train), 1.0, 0.0, 0.0) for seed in range(num_networks))
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *subject.variables)
+    return settings
+
+
+def _as_cohort(subject: Subject, used: Examples) -> tuple[Cohort, Examples]:
+    """Return the networks as a cohort of one configuration, whose seeds are their positions, and its examples."""
+    seeds = range(len(subject.variables))
+    members = tuple(Member(0, seed, len(used.y_train), 1.0, 0.0, 0.0) for seed in seeds)
     # Without a test set the curve is looked at on a single image: the kernel wants one.
     test = (used.x_test, used.y_test) if len(used.y_test) else take_rows((used.x_train, used.y_train), slice(1))
-    found = measure_cohort(
-        recipe,
-        Cohort(0, 1, 1, members),
-        Examples(used.x_train, used.y_train, *test),
-        stacked,
-        [True] * num_networks,
-        settings,
-        memory_budget_bytes=device_memory_bytes(),
-        model=subject.model,
-        progress=_named(progress),
-    )
-    if len(errors) == 2 and (pair_metrics := [name for name in settings.metrics if name in PAIR_CHOICES]):
-        notes.append(fact("one_pair", kernels=pair_metrics))
-    table = _with_training_columns(found.members, errors)
-    means = collect(table, found.pairs).iloc[0]
+    return Cohort(0, 1, 1, members), Examples(used.x_train, used.y_train, *test)
+
+
+def _row_of(found: MeasuredCohort, errors: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the finite means and standard errors of what was measured, without seconds and operations."""
+    means = collect(_with_training_columns(found.members, errors), found.pairs).iloc[0]
     row = {str(name): float(value) for name, value in means.items() if np.isfinite(value)}
-    row = {name: value for name, value in row.items() if not name.endswith(("_seconds", "_flops"))}
-    if find_objective(subject.objective).targets in COUNTED:
-        _add_sampling_error(row, num_images, num_all)
-    compile_seconds = found.compile_seconds + evaluation_compile + checking
-    forward = float(count_flops(subject.model, one_row(used.x_train)))
-    flops = sum(float(t[c].sum()) for t in (found.members, found.pairs) for c in t if str(c).endswith("_flops"))
-    flops += forward * num_networks * (num_images + len(used.y_test))
-    seconds = time.perf_counter() - start - compile_seconds
-    doubt = _doubt(errors, chance_error(subject.objective, used.y_train))
-    return Measured(row, notes, seconds, compile_seconds, flops, forward, doubt)
+    return {name: value for name, value in row.items() if not name.endswith(("_seconds", "_flops"))}
 
 
 def _named(progress: Callable[[float, str], None] | None) -> Callable[[float, str], None] | None:
@@ -198,9 +233,9 @@ def _no_image_twice(settings: MeasureSettings, num_images: int) -> MeasureSettin
     return dataclasses.replace(settings, **most)
 
 
-def _num_that_fit(inputs: Any) -> int:
+def _num_that_fit(inputs: Any, budget: int) -> int:
     """Return how many inputs every device may hold, in all a quarter of the memory."""
-    return device_memory_bytes() // (4 * len(jax.devices()) * max(1, num_bytes(take_rows(inputs, slice(1)))))
+    return budget // (4 * len(jax.devices()) * max(1, num_bytes(take_rows(inputs, slice(1)))))
 
 
 def _sample(x: Any, y: np.ndarray, most: int, shuffle: bool = False) -> tuple[Any, np.ndarray]:
