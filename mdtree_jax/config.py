@@ -70,7 +70,6 @@ class DiagnoseConfig:
     data_dir: str | None = None
     data_file: str | None = None
     objective: str = DEFAULT_OBJECTIVE
-    evidence: str = "all"
     training: TrainingConfig = field(default_factory=TrainingConfig)
     history: Any = None
     cost: Any = None

@@ -276,6 +276,8 @@ def _of_networks(config: DiagnoseConfig, folder: Path, row, reference):
             subject,
             data,
             training=Training(**_training_of(config, row)),
+            evidence=config.evidence,
+            cost=config.cost,
             measure=config.measure,
             max_images=config.max_images,
             limits=Limits(config.memory_gb, config.max_minutes),

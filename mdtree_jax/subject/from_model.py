@@ -123,7 +123,9 @@ def diagnose_model(
     data, notes = examples_of(train, y_train, validation, test, x_test, y_test, objective=objective)
     options = {"apply_train": apply_train, "init": init, "build": build, "step": step, "weights": weights}
     subject = freeze(subject_of(model, networks, data.x_train, **options)._replace(objective=objective), frozen)
-    start = None if initial is None else freeze(subject_of(model, initial, data.x_train, **options), frozen).variables
+    start = None
+    if initial is not None:
+        start = freeze(subject_of(model, initial, data.x_train, **options), frozen).variables
     diagnosis = diagnose_subject(
         subject,
         data,
@@ -236,10 +238,11 @@ def diagnose_subject(
     `initial` are in the form of `subject.variables`.
     """
     training, reference = training or Training(), as_reference(reference)
-    options = {"max_images": max_images, "in_random_order": in_random_order, "limits": limits, "progress": progress}
+    options = {"max_images": max_images, "in_random_order": in_random_order, "limits": limits}
     if evidence == "landscape":
         check_different(subject)
-        return _of_landscape(subject, data, training, settings_of(measure, reference), reference, **options).diagnosis
+        settings = settings_of(measure, reference)
+        return _of_landscape(subject, data, training, settings, reference, options, progress).diagnosis
     beside = beside_of(subject, training, history, cost, initial)
     begin = time.perf_counter()
     findings = findings_of(subject, data, training, beside)
@@ -247,12 +250,13 @@ def diagnose_subject(
     subject, beside = without_copies(subject, beside)
     asks_curve = isinstance(measure, Mapping) and any(name.startswith("curve_") for name in measure)
     settings = settings_of(measure, reference, default=cheap_measure(len(subject.variables), asks_curve))
-    whole = _of_landscape(subject, data, training, settings, reference, **options)
+    whole = _of_landscape(subject, data, training, settings, reference, options, progress)
     outlook, gathered = outlook_from(subject, data, training, beside, whole.row, max_images=max_images)
     diagnosis = with_more_cost(whole.diagnosis, seconds + gathered.seconds, gathered.compile_seconds)
     diagnosis = dataclasses.replace(diagnosis, remarks=(*diagnosis.remarks, *gathered.notes))
-    known = {"training": training, "num_images": len(data.y_train)}
-    return with_outlook(diagnosis, outlook, findings, gathered.improved, **known)
+    return with_outlook(
+        diagnosis, outlook, findings, gathered.improved, training=training, num_images=len(data.y_train)
+    )
 
 
 class _Whole(NamedTuple):
@@ -268,9 +272,10 @@ def _of_landscape(
     training: Training,
     settings: MeasureSettings,
     reference: Reference,
-    **options: Any,
+    options: Mapping[str, Any],
+    progress: Callable[[float, str], None] | None,
 ) -> _Whole:
-    measured = measure_subject(subject, data, settings, **options)
+    measured = measure_subject(subject, data, settings, **options, progress=progress)
     start = time.perf_counter()
     row = measured.row | {"num_samples": len(data.y_train)}
     diagnosis = diagnose_metrics(row, reference, "percent", training, evidence="landscape")[0]
