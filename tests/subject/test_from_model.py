@@ -256,7 +256,8 @@ def test_logits_that_are_not_finite_for_a_late_image_are_refused():
 
 def test_the_same_network_twice_is_no_pair():
     x, y = make_data()
+    landscape = {"evidence": "landscape"}
     with pytest.raises(UserError, match="networks 1 and 3 have the same parameters; give networks that were trained"):
-        diagnose_model(apply, [make_params(0), make_params(1), make_params(0)], x, y)
+        diagnose_model(apply, [make_params(0), make_params(1), make_params(0)], x, y, **landscape)
     with pytest.raises(UserError, match="networks 2 and 3 have the same parameters"):
-        diagnose_model(apply, [make_params(0), make_params(1), make_params(1)], x, y)
+        diagnose_model(apply, [make_params(0), make_params(1), make_params(1)], x, y, **landscape)
