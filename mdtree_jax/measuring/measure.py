@@ -113,6 +113,13 @@ def measure_cohort(
     return run.tables()
 
 
+def _arrays_of(data: Any, dtype: str) -> list[Any]:
+    """Return inputs and targets of the training set, the test set and, where there is one, the validation set."""
+    sides = [data.x_train, data.y_train, data.x_test, data.y_test]
+    sides += [data.x_validation, data.y_validation] if len(getattr(data, "y_validation", ())) else []
+    return [in_dtype(side, dtype) for side in sides]
+
+
 class _Measurement:
     """The host's side: items of every stage, results so far."""
 
@@ -138,9 +145,7 @@ class _Measurement:
         stacked = jax.tree.map(np.asarray, variables)
         self.arrays = Arrays(recipe.model, cohort, stacked, settings.seed, model, dtype)
         self.counts = self.arrays.counts
-        sides = [data.x_train, data.y_train, data.x_test, data.y_test]
-        sides += [data.x_validation, data.y_validation] if len(getattr(data, "y_validation", ())) else []
-        arrays = [in_dtype(side, dtype) for side in sides]
+        arrays = _arrays_of(data, dtype)
         shapes = measures.Data(*shapes_in(arrays, dtype))
         examples = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), shapes[:2])
         check_kernels(model, settings, examples, self.objective)
