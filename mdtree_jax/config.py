@@ -40,6 +40,13 @@ class TrainingConfig:
     batch_size: int | None = None
     learning_rate: float | None = None
     epochs: float | None = None
+    optimizer: str | None = None
+    schedule: str | None = None
+    weight_decay: float | None = None
+    momentum: float | None = None
+    steps: int | None = None
+    augment: bool | None = None
+    label_smoothing: float | None = None
 
 
 @dataclass
@@ -58,13 +65,20 @@ class DiagnoseConfig:
     checkpoints: list[str] = field(default_factory=list)
     step: int | None = None
     weights: str | None = None
+    frozen: list[str] = field(default_factory=list)
     dataset: str | None = None
     data_dir: str | None = None
     data_file: str | None = None
     objective: str = DEFAULT_OBJECTIVE
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    history: Any = None
+    cost: Any = None
+    evidence: str = "all"
+    improved: str | None = None
     measure: Any = None
     max_images: int = 10_000
+    memory_gb: float | None = None
+    max_minutes: float | None = None
     reference: str | None = None
     name: str | None = None
     format: str = "text"
@@ -81,6 +95,7 @@ class MeasureModelConfig:
     checkpoints: list[str] = field(default_factory=list)
     step: int | None = None
     weights: str | None = None
+    frozen: list[str] = field(default_factory=list)
     dataset: str | None = None
     data_dir: str | None = None
     data_file: str | None = None
@@ -91,6 +106,8 @@ class MeasureModelConfig:
     columns: Any = None
     measure: Any = None
     max_images: int = 10_000
+    memory_gb: float | None = None
+    max_minutes: float | None = None
     append_to: str | None = None
     plugins: list[str] = field(default_factory=list)
 

@@ -28,6 +28,7 @@ def main(config: MeasureModelConfig) -> None:
     from mdtree_jax.runs.jax_backend import set_up_devices
     from mdtree_jax.store.rows import append_row, check_appendable
     from mdtree_jax.subject.from_model import measure_row
+    from mdtree_jax.subject.limits import Limits
     from mdtree_jax.subject.load import load_both
 
     if config.append_to:
@@ -42,7 +43,13 @@ def main(config: MeasureModelConfig) -> None:
     }
     with stages("measuring") as progress:
         row = measure_row(
-            subject, data, trained, measure=config.measure, max_images=config.max_images, progress=progress
+            subject,
+            data,
+            trained,
+            measure=config.measure,
+            max_images=config.max_images,
+            limits=Limits(config.memory_gb, config.max_minutes),
+            progress=progress,
         )
     row = {"model": config.model, "dataset": config.dataset, "checkpoints": ",".join(config.checkpoints)} | row
     console = make_console()

@@ -108,3 +108,25 @@ def test_processes_take_turns(tmp_path):
     running = [subprocess.Popen(command, cwd=ROOT) for command in commands]
     assert [process.wait() for process in running] == [0, 0, 0]
     assert len(pd.read_csv(tmp_path / "a.csv").drop_duplicates()) == 15
+
+
+def test_frozen_layers_and_limits_by_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for seed, file in enumerate("ab"):
+        params = build().init(jax.random.key(seed), X)["params"]
+        names = {"layers_0/kernel": np.eye(6, 5, dtype=np.float32), "layers_0/bias": np.zeros(5, np.float32)}
+        names |= {f"layers_2/{name}": leaf for name, leaf in params["layers_2"].items()}
+        np.savez(f"{file}.npz", **{f"params/{name}": leaf for name, leaf in names.items()})
+    capsys.readouterr()
+    assert measure("checkpoints=[a.npz,b.npz]", "frozen=[layers_0]", "memory_gb=2", "max_minutes=60") == 0
+    out = capsys.readouterr().out
+    assert "35 of 53 parameters are frozen" in " ".join(out.split())
+    assert "log_hessian_trace" in out
+    for setting, message in (
+        ("frozen=[layers_1]", "frozen=layers_1: there is no such parameter (did you mean 'layers_"),
+        ("frozen=[layers_2]", "is frozen, but differs between networks 1 and 2"),
+        ("max_minutes=0.01", "minutes here, and max_minutes=0.01: allow more"),
+        ("memory_gb=0", "memory_gb=0 is out of range; it must be above 0, finite"),
+    ):
+        assert measure("checkpoints=[a.npz,b.npz]", setting) == 2
+        assert message in " ".join(capsys.readouterr().err.split())

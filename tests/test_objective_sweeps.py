@@ -102,3 +102,18 @@ def test_a_config_of_classification_is_what_it_was_before_there_were_others():
     assert "objective" not in resolved_config(config.grid)
     config.grid.objective = "regression"
     assert resolved_config(config.grid)["objective"] == "regression"
+
+
+@pytest.mark.parametrize(
+    ("grid", "settings", "chance"),
+    [
+        ("digits_mlp", ["grid.width=[16]", "grid.train_epochs=[4]"], 90),
+        ("diabetes_mlp", ["grid.width=[8]", "grid.train_epochs=[10]"], 100),
+    ],
+)
+def test_small_grids_of_a_fully_connected_network_train(grid, settings, chance):
+    some = ["grid.batch_size=[32]", "grid.data_fraction=[1]", "stages=[train]", "out=run"]
+    assert sweep.main(compose("sweep", [f"+grid={grid}", *settings, *some])) == 0
+    members = pd.read_parquet("run/members.parquet")
+    assert len(members) == 2
+    assert (members[["train_error", "test_error"]] < 0.8 * chance).all(axis=None)

@@ -139,8 +139,11 @@ class GainModel:
 
     @property
     def remedies(self) -> tuple[str, ...]:
-        """The remedies of which gains are known."""
-        return tuple(name for name in REMEDIES if f"gain_{name}" in self.table)
+        """The remedies whose gains are predicted: known in two groups at least."""
+        known = {
+            name: self.table["group"][self.table[f"gain_{name}"].notna()].nunique() for name in _predicted(self.table)
+        }
+        return tuple(name for name, groups in known.items() if groups > 1)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -169,10 +172,51 @@ class GainModel:
                     array[rows, place] = value
         return Predicted(self.remedies, *out)
 
+    def draw(
+        self, networks: pd.DataFrame, features: Sequence[str] | None = None, number: int = 400, seed: int = 0
+    ) -> np.ndarray:
+        """Return gains that the networks may have, (rows, number, remedies), points of test error.
+
+        Every draw is the prediction plus the residuals of one network of a family that was left out, of all remedies
+        together: what goes wrong together for unseen families does so in the draws. A residual that is not known is
+        drawn from those of other networks.
+
+        Args:
+            networks, features: as of `GainModel.predict`.
+            number: of draws.
+            seed: of the random choice of networks.
+        """
+        allowed = self.features if features is None else tuple(name for name in self.features if name in features)
+        values = evidence_frame(networks, allowed).reindex(columns=list(allowed)).to_numpy(float)
+        error = networks["validation_error"].to_numpy(float)
+        out, there = np.full((len(error), number, len(self.remedies)), np.nan), np.isfinite(values)
+        rng, weight = np.random.default_rng(seed), self._row_weights
+        chosen = rng.choice(len(weight), size=number, p=weight)
+        level = rng.uniform(size=(number, len(self.remedies)))
+        for pattern in np.unique(there, axis=0):
+            rows = np.flatnonzero((there == pattern).all(axis=1))
+            names = tuple(name for name, known in zip(allowed, pattern, strict=True) if known)
+            for place, remedy in enumerate(self.remedies):
+                fitted = self._fitted(remedy, names)
+                mean = fitted.ridge.predict(values[rows][:, pattern], error[rows])
+                residuals = fitted.residuals
+                own = fitted.by_row[chosen]
+                own = np.where(np.isfinite(own), own, residuals.quantiles(level[:, place]))
+                sample = mean[:, None] + residuals.size(error[rows])[:, None] * own
+                out[rows, :, place] = np.minimum(sample, error[rows, None])
+        return out
+
     def weights(self, remedy: str, features: Sequence[str]) -> pd.Series:
         """Return the weights of a remedy's regression, of standardized features; the constant is named `1`."""
         ridge = self._fitted(remedy, tuple(features)).ridge
         return pd.Series(ridge.weights, ["1", *features], name=remedy)
+
+    @functools.cached_property
+    def _row_weights(self) -> np.ndarray:
+        """The share of every row, (rows,): families count the same; the sum is 1."""
+        family = self.table["family"].to_numpy()
+        names, places = np.unique(family, return_inverse=True)
+        return 1 / (len(names) * np.bincount(places)[places])
 
     @functools.cached_property
     def _rows(self) -> np.ndarray:
@@ -197,7 +241,12 @@ class GainModel:
                 left_out[rows] = moments.solve(inside, chosen, self.ridge).predict(features[rows], error[rows])
         left_out[~np.isfinite(gain)] = np.nan
         whole = moments.solve(np.ones(len(moments.families), bool), chosen, self.ridge)
-        return _Fitted(whole, _residuals(left_out, gain, error, family))
+        residuals = _residuals(left_out, gain, error, family)
+        return _Fitted(whole, residuals, (gain - left_out) / residuals.size(error))
+
+
+def _predicted(table: pd.DataFrame) -> list[str]:
+    return [name for name, remedy in REMEDIES.items() if f"gain_{name}" in table and not remedy.probe]
 
 
 class _Residuals(NamedTuple):
@@ -212,7 +261,10 @@ class _Residuals(NamedTuple):
         return self.constant + self.slope * error
 
     def quantile(self, share: float) -> float:
-        return float(np.interp(share, self.cumulated, self.ordered))
+        return float(self.quantiles(np.array(share)))
+
+    def quantiles(self, shares: np.ndarray) -> np.ndarray:
+        return np.interp(shares, self.cumulated, self.ordered)
 
     def above(self, value: np.ndarray) -> np.ndarray:
         """Return the share of residuals above a value."""
@@ -238,10 +290,11 @@ def _residuals(left_out: np.ndarray, gain: np.ndarray, error: np.ndarray, family
 
 
 class _Fitted(NamedTuple):
-    """A regression and the residuals of families that it has not seen."""
+    """A regression and the residuals of families that it has not seen; `by_row` of every row, (rows,), NaN unknown."""
 
     ridge: Ridge
     residuals: _Residuals
+    by_row: np.ndarray
 
     def __call__(self, features: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, ...]:
         mean, size = self.ridge.predict(features, error), self.residuals.size(error)

@@ -27,9 +27,9 @@ def recompute_batch_stats(
     This works for any model whose running averages are updated by new = m * old + (1 - m) * batch in training mode. The
     momentum m of each leaf is determined from two calls on the first batch, with old = 0 and with old = s, a number of
     the magnitude of the batch statistics to limit rounding errors: m = (new(s) - new(0)) / s. Every batch then gives
-    batch = new(0) / (1 - m). A leaf that is not updated (m = 1) is returned unchanged, and so is one that is not of
-    floating point (a counter). The cost is num_batches + 1 forward passes. `check_averages` finds states of other
-    kinds.
+    batch = new(0) / (1 - m). A leaf that is not updated is returned unchanged, and so is one that is not of floating
+    point (a counter); one that `apply_train` hands on as it is, such as a frozen weight, also keeps its value in every
+    call. The cost is num_batches + 1 forward passes. `check_averages` finds states of other kinds.
 
     Args:
         apply_train: `apply_train(variables, x) -> (outputs, updated)` in training mode, where
@@ -45,11 +45,13 @@ def recompute_batch_stats(
         UserError: a static `num_batches` below 1.
     """
     whole = variables.get("batch_stats", {})
-    stats = _floating(whole)
-    if not jax.tree.leaves(stats):
+    if not any(map(_is_floating, jax.tree.leaves(whole))):
         return whole
     if not isinstance(num_batches, jax.Array) and num_batches < 1:
         raise UserError(f"num_batches {num_batches} must be at least 1")
+    stats = _updated(apply_train, variables, jax.eval_shape(draw, jax.ShapeDtypeStruct((), jnp.int32)))
+    if not jax.tree.leaves(stats):
+        return whole
     num_batches = jnp.asarray(num_batches, jnp.int32)
 
     def body(call: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -58,9 +60,9 @@ def recompute_batch_stats(
         is_probe = call == 1
         scale = jax.tree.map(lambda first: jnp.maximum(jnp.abs(first).max(), 1), total)
         old = jax.tree.map(lambda s, leaf: jnp.full_like(leaf, jnp.where(is_probe, s, 0)), scale, stats)
-        given = {**variables, "batch_stats": _joined(old, whole)}
+        given = {**variables, "batch_stats": joined(old, whole)}
         _, updated = apply_train(given, draw(jnp.maximum(call - 1, 0)))
-        new = _floating(updated["batch_stats"])
+        new = _of(updated["batch_stats"], stats)
         # The mean over channels: one momentum a leaf, less rounding.
         probed = jax.tree.map(lambda new, first, s: ((new - first) / s).mean(), new, total, scale)
         momentum = jax.tree.map(lambda new, old: jnp.where(is_probe, new, old), probed, momentum)
@@ -74,7 +76,7 @@ def recompute_batch_stats(
         weight = jnp.where(is_fixed, 1, 1 - m) * num_batches.astype(m.dtype)
         return jnp.where(is_fixed, old, total / weight)
 
-    return _joined(jax.tree.map(average, total, momentum, stats), whole)
+    return joined(jax.tree.map(average, total, momentum, stats), whole)
 
 
 def check_averages(apply_train: Callable[[Any, Any], tuple[Any, Any]], variables: Any, x: Any) -> list[str]:
@@ -89,11 +91,11 @@ def check_averages(apply_train: Callable[[Any, Any], tuple[Any, Any]], variables
         x: one batch, of at least two different examples.
     """
     whole = variables.get("batch_stats", {})
-    stats = _floating(whole)
+    stats = _updated(apply_train, variables, x)
 
     def updated(scales: Any) -> Any:
         old = jax.tree.map(lambda scale, leaf: jnp.full_like(leaf, scale), scales, stats)
-        return _floating(apply_train({**variables, "batch_stats": _joined(old, whole)}, x)[1]["batch_stats"])
+        return _of(apply_train({**variables, "batch_stats": joined(old, whole)}, x)[1]["batch_stats"], stats)
 
     first = updated(jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), stats))
     structure = jax.tree.structure(stats)
@@ -120,13 +122,49 @@ def check_averages(apply_train: Callable[[Any, Any], tuple[Any, Any]], variables
 _SLACK = 1e-3
 
 
-def _floating(tree: Any) -> Any:
-    """Return the tree with None for leaves that are not of floating point."""
-    return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else None, tree)
+def _updated(apply_train: Callable[[Any, Any], tuple[Any, Any]], variables: Any, x: Any) -> Any:
+    """Return the running averages with None for leaves that no batch moves: not of floating point, or handed on."""
+    whole = variables.get("batch_stats", {})
+    leaves, structure = jax.tree.flatten(whole)
+    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), (variables, x))
+    rest = {name: value for name, value in abstract[0].items() if name != "batch_stats"}
+
+    def updated(stats: Any, rest: Any, x: Any) -> Any:
+        return apply_train({**rest, "batch_stats": stats}, x)[1]["batch_stats"]
+
+    program = jax.make_jaxpr(updated)(abstract[0]["batch_stats"], rest, abstract[1]).jaxpr
+    given = program.invars[: len(leaves)]
+
+    def moved(leaf: Any, old: Any, new: Any) -> Any:
+        return leaf if _is_floating(leaf) and _origin(program, new) is not old else None
+
+    return structure.unflatten([moved(*three) for three in zip(leaves, given, program.outvars, strict=True)])
 
 
-def _joined(floating: Any, whole: Any) -> Any:
-    """Return the tree of which `_floating` returned the one part, with the other of `whole`."""
+def _is_floating(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def _origin(program: Any, new: Any) -> Any:
+    """Return the variable of a traced program that `new` is handed on from, also through functions under `jit`."""
+    for call in program.eqns:
+        place = next((place for place, variable in enumerate(call.outvars) if variable is new), None)
+        if place is None or call.primitive.name not in ("jit", "pjit"):
+            continue
+        inner = call.params["jaxpr"].jaxpr
+        origin = _origin(inner, inner.outvars[place])
+        given = next((place for place, variable in enumerate(inner.invars) if variable is origin), None)
+        return new if given is None else _origin(program, call.invars[given])
+    return new
+
+
+def _of(tree: Any, part: Any) -> Any:
+    """Return the tree with None where `part` has None."""
+    return jax.tree.map(lambda one, leaf: None if one is None else leaf, part, tree, is_leaf=lambda leaf: leaf is None)
+
+
+def joined(part: Any, whole: Any) -> Any:
+    """Return `part` with the leaves of `whole` where it has None."""
     return jax.tree.map(
-        lambda one, other: other if one is None else one, floating, whole, is_leaf=lambda leaf: leaf is None
+        lambda one, other: other if one is None else one, part, whole, is_leaf=lambda leaf: leaf is None
     )

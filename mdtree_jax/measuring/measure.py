@@ -28,6 +28,7 @@ from mdtree_jax.measuring.programs import (
     check_networks,
     choose,
     comparison_program,
+    devices_for,
     program_of,
 )
 from mdtree_jax.measuring.tables import (
@@ -95,6 +96,7 @@ def measure_cohort(
         UserError: a model whose outputs depend on the rest of the batch or change from call to call.
         StaleState: a `resume` of another cohort.
     """
+    settings = settings.of_cohort(cohort)
     run = _Measurement(recipe, cohort, data, variables, is_finite, settings, memory_budget_bytes, dtype, model, known)
     run.adopt(recorded or {})
     run.take_up(resume or {})
@@ -155,12 +157,12 @@ class _Measurement:
             check_networks(model, good, arrays[0])
         checking = time.perf_counter() - begin
         held = num_bytes(arrays)  # by every device; at most half of the memory
-        devices = jax.devices()[: max(1, budget // (2 * held))]
+        devices, left = devices_for(budget, held)
         self.mesh = Mesh(np.array(devices), (AXIS,))
         whole = NamedSharding(self.mesh, PartitionSpec())
         self.data = measures.Data(*(jax.device_put(array, whole) for array in arrays))
         begin = time.perf_counter()
-        left, platform = budget // len(devices) - held, devices[0].platform
+        platform = devices[0].platform
         self.trained = TrainedAs.of(recipe, cohort, dtype, platform, self.objective) if is_ours else None
         self.choices = choose(self.model, shapes, settings, left, platform, self.objective, self.trained)
         training = (cohort.batch_size, cohort.train_epochs) if is_ours else (1, 0)

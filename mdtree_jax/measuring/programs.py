@@ -168,6 +168,15 @@ class Choices(NamedTuple):
         return {option: getattr(self, field) for option, field in binding_of(kernel).options.items()}
 
 
+def devices_for(budget: int, held: int) -> tuple[list[Any], int]:
+    """Return the devices that measure, and the bytes of each beside the data set, of `held` bytes on every one.
+
+    `budget` is for all together; the data sets take at most half of it.
+    """
+    devices = jax.devices()[: max(1, budget // (2 * held))]
+    return devices, budget // len(devices) - held
+
+
 def choose(
     model: Model,
     data: measures.Data,
@@ -206,7 +215,7 @@ def choose(
         steps = f", or lower eigenvalue_steps ({settings.eigenvalue_steps}), each of which keeps a vector"
         raise UserError(
             f"measuring one network takes at least {least / 1e9:.3g} GB of memory on each device, and "
-            f"{budget / 1e9:.3g} GB may be used: allow more (memory_gb= of sweep), or measure fewer metrics"
+            f"{budget / 1e9:.3g} GB may be used: allow more (memory_gb=), or measure fewer metrics"
             f"{steps if 'hessian' in settings.metrics else ''}"
         )
     lanes = int(max(1, budget // lane)) if batched else 1

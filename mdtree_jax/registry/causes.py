@@ -66,6 +66,12 @@ CAUSES: Table[Cause] = Table(
             "#00cc88",
         ),
         Cause("too_much_regularization", "it has too much regularization", "too much regularization", "#880000"),
+        Cause(
+            "stale_statistics",
+            "its BatchNorm statistics do not belong to its weights",
+            "stale statistics",
+            "#180048",
+        ),
         _fault("wrong_last_activation", "its last layer cannot give out what it should", "wrong last layer"),
         _fault("wrong_loss", "its loss does not fit the task", "wrong loss"),
         _fault("inputs_not_scaled", "its inputs were never scaled", "inputs not scaled"),

@@ -32,6 +32,7 @@ from mdtree_jax.subject.checkpoints import TORCH_SUFFIXES, load_checkpoint
 from mdtree_jax.subject.data import as_sides, take
 from mdtree_jax.subject.frameworks import FRAMEWORKS, framework_of
 from mdtree_jax.subject.frameworks.base import fit_tree, named_as, named_leaves, with_params
+from mdtree_jax.subject.frozen import freeze
 from mdtree_jax.subject.held_out import examples_of
 from mdtree_jax.subject.network import Examples, Subject, examples, wrap_model
 
@@ -44,6 +45,7 @@ class Named(Protocol):
     checkpoints: list[str]
     step: int | None
     weights: str | None
+    frozen: list[str]
     dataset: str | None
     data_dir: str | None
     data_file: str | None
@@ -83,7 +85,7 @@ def load_both(named: Named) -> tuple[Subject, Examples, list[Fact]]:
         step=named.step,
         weights=named.weights,
     )
-    return subject._replace(objective=named.objective), data, facts
+    return freeze(subject._replace(objective=named.objective), named.frozen), data, facts
 
 
 def _num_outputs(targets: np.ndarray, objective: str) -> int:

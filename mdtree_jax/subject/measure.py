@@ -27,9 +27,9 @@ from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.kernels import BETWEEN_CHOICES, KERNELS, PAIR_CHOICES
 from mdtree_jax.registry.objectives import find_objective
-from mdtree_jax.runs.jax_backend import device_memory_bytes
 from mdtree_jax.store.tables import COST_COLUMNS, MEMBER_COLUMNS, OK, collect
 from mdtree_jax.subject.adapted import unlike_averages
+from mdtree_jax.subject.limits import NO_LIMITS, Limits, check_network_fits, check_plan, memory_suffices
 from mdtree_jax.subject.network import Examples, Subject, check_fit, tried_inputs
 from mdtree_jax.training import chance_error, evaluate
 from mdtree_jax.training.arrays import num_bytes, one_row, take_rows
@@ -64,6 +64,7 @@ class Measured(NamedTuple):
     doubt: Fact | None
 
 
+@memory_suffices()
 def measure_subject(
     subject: Subject,
     data: Examples,
@@ -72,6 +73,7 @@ def measure_subject(
     max_images: int = 10_000,
     in_random_order: bool = False,
     progress: Callable[[float, str], None] | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> Measured:
     """Return the metrics of a subject.
 
@@ -85,12 +87,16 @@ def measure_subject(
         in_random_order: whether the training images are, as those of a run folder. Kernels look at the first images and
             at consecutive ones, which of images sorted by label would be of one class: others are shuffled.
         progress: called with the fraction done and a message.
+        limits: of memory and time, for a plan that is refused before anything is measured.
 
     Raises:
-        UserError: as `check_fit`; settings that leave nothing to measure; a network whose loss is not finite.
+        UserError: as `check_fit`; settings that leave nothing to measure; a network whose loss is not finite; a plan
+            beyond the limits, or networks too large for the machine.
     """
     if isinstance(max_images, bool) or not isinstance(max_images, Integral) or max_images < 1:
         raise UserError(f"max_images={max_images!r} is out of range; it must be a whole number of at least 1")
+    check_network_fits(subject, data, limits, EVALUATION_BATCH)
+    budget = limits.memory_bytes()
     start = time.perf_counter()
     num_outputs = check_fit(subject, data)
     checking = time.perf_counter() - start  # compilation almost all of it, on a few images
@@ -99,11 +105,24 @@ def measure_subject(
     if strange := unlike_averages(subject, tried_inputs(data)):
         subject = subject._replace(can_recompute=False)
     settings = _possible(subject, settings, notes, strange)
-    used, num_images = _used(data, settings, max_images, notes, shuffle=not in_random_order)
+    used, num_images = _used(data, settings, max_images, notes, budget, shuffle=not in_random_order)
     settings = _for_images(settings, num_images, len(used.y_train))
     evaluated = used._replace(x_train=take_rows(used.x_train, slice(num_images)), y_train=used.y_train[:num_images])
+    cohort, measured_on = _as_cohort(subject, used)
+    check_plan(subject, measured_on, cohort, settings, limits)
     errors, evaluation_compile = _evaluate(subject, evaluated)
-    found = _measure_as_cohort(subject, used, num_outputs, settings, progress)
+    recipe = Recipe("", subject.architecture, num_outputs, (), objective=subject.objective)
+    found = measure_cohort(
+        recipe,
+        cohort,
+        measured_on,
+        jax.tree.map(lambda *leaves: np.stack(leaves), *subject.variables),
+        [True] * len(cohort.members),
+        settings,
+        memory_budget_bytes=budget,
+        model=subject.model,
+        progress=_named(progress),
+    )
     if len(errors) == 2 and (pair_metrics := [name for name in settings.metrics if name in PAIR_CHOICES]):
         notes.append(fact("one_pair", kernels=pair_metrics))
     row = _row_of(found, errors)
@@ -119,14 +138,14 @@ def measure_subject(
 
 
 def _used(
-    data: Examples, settings: MeasureSettings, max_images: int, notes: list[Fact], shuffle: bool
+    data: Examples, settings: MeasureSettings, max_images: int, notes: list[Fact], budget: int, shuffle: bool
 ) -> tuple[Examples, int]:
     """Return the examples that are held, and on how many of the training ones errors are evaluated, the first ones.
 
     What is a sample is said in `notes`.
     """
     num_all = len(data.y_train)
-    num_held = min(num_all, max(max_images, _num_that_fit(data.x_train)))
+    num_held = min(num_all, max(max_images, _num_that_fit(data.x_train, budget)))
     num_images = min(num_all, max_images)
     if num_images < num_all:
         notes.append(fact("sampled_errors", side="training", images=num_images, of=num_all))
@@ -150,31 +169,13 @@ def _for_images(settings: MeasureSettings, num_images: int, num_held: int) -> Me
     return settings
 
 
-def _measure_as_cohort(
-    subject: Subject,
-    used: Examples,
-    num_outputs: int,
-    settings: MeasureSettings,
-    progress: Callable[[float, str], None] | None,
-) -> MeasuredCohort:
-    """Return the tables of the networks as a cohort of one configuration, whose seeds are their positions."""
-    recipe = Recipe("", subject.architecture, num_outputs, (), objective=subject.objective)
+def _as_cohort(subject: Subject, used: Examples) -> tuple[Cohort, Examples]:
+    """Return the networks as a cohort of one configuration, whose seeds are their positions, and its examples."""
     seeds = range(len(subject.variables))
     members = tuple(Member(0, seed, len(used.y_train), 1.0, 0.0, 0.0) for seed in seeds)
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *subject.variables)
     # Without a test set the curve is looked at on a single image: the kernel wants one.
     test = (used.x_test, used.y_test) if len(used.y_test) else take_rows((used.x_train, used.y_train), slice(1))
-    return measure_cohort(
-        recipe,
-        Cohort(0, 1, 1, members),
-        Examples(used.x_train, used.y_train, *test),
-        stacked,
-        [True] * len(members),
-        settings,
-        memory_budget_bytes=device_memory_bytes(),
-        model=subject.model,
-        progress=_named(progress),
-    )
+    return Cohort(0, 1, 1, members), Examples(used.x_train, used.y_train, *test)
 
 
 def _row_of(found: MeasuredCohort, errors: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -232,9 +233,9 @@ def _no_image_twice(settings: MeasureSettings, num_images: int) -> MeasureSettin
     return dataclasses.replace(settings, **most)
 
 
-def _num_that_fit(inputs: Any) -> int:
+def _num_that_fit(inputs: Any, budget: int) -> int:
     """Return how many inputs every device may hold, in all a quarter of the memory."""
-    return device_memory_bytes() // (4 * len(jax.devices()) * max(1, num_bytes(take_rows(inputs, slice(1)))))
+    return budget // (4 * len(jax.devices()) * max(1, num_bytes(take_rows(inputs, slice(1)))))
 
 
 def _sample(x: Any, y: np.ndarray, most: int, shuffle: bool = False) -> tuple[Any, np.ndarray]:

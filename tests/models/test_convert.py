@@ -210,6 +210,7 @@ def randomised(network, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.frameworks
 @pytest.mark.parametrize(("name", "width"), [("resnet18", 2), ("resnet18", 4), ("resnet18", 16), ("resnet8", 4)])
 def test_logits_are_pytorchs(name, width, tmp_path):
     torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[benchmark]'")
@@ -228,6 +229,7 @@ def test_logits_are_pytorchs(name, width, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.frameworks
 def test_pytorch_files_that_are_no_weights(tmp_path):
     torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[benchmark]'")
     ran = tmp_path / "ran"

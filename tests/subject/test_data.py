@@ -145,6 +145,7 @@ def test_files_that_are_damaged(tmp_path):
         read_side(tmp_path, "train")
 
 
+@pytest.mark.frameworks
 def test_a_folder_of_images_by_class(tmp_path):
     image = pytest.importorskip("PIL.Image", reason="needs Pillow")
     pixels = RNG.integers(0, 256, (6, 4, 5, 3)).astype(np.uint8)
@@ -157,6 +158,7 @@ def test_a_folder_of_images_by_class(tmp_path):
     assert found.y.tolist() == [0, 0, 0, 1, 1, 1]
 
 
+@pytest.mark.frameworks
 def test_pytorch_loaders_and_hugging_face_data_sets():
     torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'mdtree-jax[torch]'")
     inner = torch.utils.data.TensorDataset(torch.as_tensor(X), torch.as_tensor(Y))

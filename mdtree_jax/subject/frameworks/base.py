@@ -172,6 +172,9 @@ def fit_tree(network: Any, wanted: Any) -> Any:
 #: What training code and savers put before the names of a network's arrays.
 PREFIXES = ("module/", "model/", "_orig_mod/", "net/", "network/", "params/", "state/", "batch_stats/")
 
+#: Ends of names in PyTorch's state dicts that no output depends on: of BatchNorm's batches since the start.
+COUNTERS = ("num_batches_tracked",)
+
 
 def named_as(network: Any, names: Iterable[str]) -> tuple[Any, tuple[str, ...]]:
     """Return a network under the names of its model, without prefixes, and sentences on what was left out.
@@ -196,8 +199,10 @@ def named_as(network: Any, names: Iterable[str]) -> tuple[Any, tuple[str, ...]]:
     notes = []
     if said := [one.replace("/", ".") for one in stripped if one in PREFIXES[:5]]:
         notes.append(f"the names in the checkpoint were taken without {' and '.join(said)}")
-        if rest and wanted <= set(found):
-            notes.append(f"not used of the checkpoint: {', '.join(list(rest)[:3])}{' …' if len(rest) > 3 else ''}")
+        if wanted <= set(found):
+            unused = [name for name in rest if not name.endswith(COUNTERS)]
+            if unused:
+                notes.append(f"not used of the checkpoint: {', '.join(unused[:3])}{' …' if len(unused) > 3 else ''}")
             rest = {}
     return {**found, **rest}, tuple(notes)
 

@@ -18,6 +18,7 @@ import numpy as np
 from mdtree_jax.checks import UserError
 from mdtree_jax.models.weight_files import as_numpy
 from mdtree_jax.subject.frameworks.base import (
+    COUNTERS,
     Adapted,
     call_inputs,
     fit_names,
@@ -125,7 +126,7 @@ def _named(module: Any, role: str) -> dict[str, np.ndarray]:
         found = {name: parameters[name] for name in parameters if name in trained}
     else:
         found = {name: tensor for name, tensor in parameters.items() if name not in trained}
-        found |= {n: t for n, t in module.named_buffers() if not n.endswith("num_batches_tracked")}
+        found |= {n: t for n, t in module.named_buffers() if not n.endswith(COUNTERS)}
     return {name.replace(".", "/"): as_numpy(tensor) for name, tensor in found.items()}
 
 
@@ -140,7 +141,7 @@ def _variables(network: Any, module: Any, wanted: dict[str, Any]) -> Any:
     every = wanted["params"] | wanted["state"]
     known = {name.replace(".", "/") for name in module.state_dict()}
     given = {name: value for name, value in given.items() if name in every or name not in known}
-    given = {name: value for name, value in given.items() if not name.endswith("num_batches_tracked")}
+    given = {name: value for name, value in given.items() if not name.endswith(COUNTERS)}
     arrays = fit_names(given, every, optional=set(every) - known)
     return {role: {name: arrays[name] for name in names} for role, names in wanted.items()}
 

@@ -1,7 +1,8 @@
 """torchax, imported so that it works beside the newest PyTorch. JAX, PyTorch.
 
 torchax 0.0.13 names overloads of operators that PyTorch no longer has, and fails at once. While it is imported, a
-missing overload is answered with a placeholder that no model can call.
+missing overload is answered with a placeholder that no model can call. It also registers a device, to which PyTorch's
+own `DataParallel` would then move every model; it is said not to be available.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def environment() -> Any:
         with _answered(torch._ops.OpOverloadPacket, torch._ops._OpNamespace):
             import torchax  # pyright: ignore[reportMissingImports]
 
+            torchax.device_module.is_available = lambda: False
             return torchax.default_env()
     except ImportError as error:
         raise UserError(

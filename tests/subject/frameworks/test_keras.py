@@ -17,6 +17,8 @@ from mdtree_jax.subject.frameworks import adapt  # noqa: E402
 from tests.subject.frameworks.agreement import measure  # noqa: E402
 from tests.subject.frameworks.torch_cases import keras_cases  # noqa: E402
 
+pytestmark = pytest.mark.frameworks
+
 
 @pytest.fixture(scope="module")
 def cases():

@@ -108,7 +108,9 @@ def test_every_framework_has_an_example_of_at_most_six_lines():
         assert len([line for line in block.splitlines() if line.strip()]) <= 6
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.frameworks if name in ("keras", "torch") else ()) for name in MODELS]
+)
 def test_the_example_runs(name, tmp_path, monkeypatch):
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         pytest.skip(f"needs {NEEDS[name]}: pip install 'mdtree-jax[{name}]'")

@@ -1,5 +1,6 @@
 """PyTorch's, torchvision's and Hugging Face's models through torchax, against autograd."""
 
+import copy
 import importlib.util
 
 import jax
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from mdtree_jax import UserError, diagnose_model
-from mdtree_jax.subject.adapted import subject_of
+from mdtree_jax.landscape import recompute_batch_stats
+from mdtree_jax.subject.adapted import subject_of, unlike_averages
 from mdtree_jax.subject.frameworks import adapt
 from tests.subject.frameworks.agreement import measure
 from tests.subject.frameworks.cases import images, vectors
@@ -16,6 +18,7 @@ from tests.subject.frameworks.torch_cases import hugging_face_cases, torch_cases
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'mdtree-jax[torch]'")
 if importlib.util.find_spec("torchax") is None:  # it cannot be imported without what the adapter does
     pytest.skip("needs torchax: pip install 'mdtree-jax[torch]'", allow_module_level=True)
+pytestmark = pytest.mark.frameworks
 
 
 def test_outputs_derivatives_and_statistics_are_pytorchs():
@@ -65,6 +68,15 @@ def test_fresh_variables_are_those_of_the_layers():
     assert built.init is not None
 
 
+def test_pytorch_itself_goes_on_as_before():
+    """torchax registers a device, which PyTorch would choose for what it spreads over devices."""
+    module, x = torch_cases()[0].model, vectors()
+    adapt(module, x)
+    parallel = torch.nn.DataParallel(torch.nn.Linear(6, 3))
+    assert parallel(torch.as_tensor(x)).device.type == "cpu"
+    assert torch.zeros(2).device.type == "cpu"
+
+
 def test_tied_and_frozen_weights():
     class Tied(torch.nn.Module):
         def __init__(self):
@@ -81,6 +93,25 @@ def test_tied_and_frozen_weights():
     assert list(subject.variables[0]["params"]) == ["first/weight"]
     found = subject.model.apply(subject.variables[0], x, False)[0]
     np.testing.assert_allclose(found, module(torch.as_tensor(x)).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_between_networks_are_of_the_weights_that_pytorch_holds_fixed():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 3)).train()
+    module[0].requires_grad_(False)
+    x = vectors()
+    subject = subject_of(module, [copy.deepcopy(module)], x)
+    assert unlike_averages(subject, x) == []
+
+    def apply_train(variables, x):
+        outputs, _, state = subject.model.apply(variables, x, True)
+        return outputs, {"batch_stats": state}
+
+    found = recompute_batch_stats(apply_train, subject.variables[0], lambda index: x, 2)["state"]
+    hidden = module[0](torch.as_tensor(x)).detach().numpy()
+    np.testing.assert_allclose(found["1/running_mean"], hidden.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["1/running_var"], hidden.var(0, ddof=1), rtol=1e-4)
+    np.testing.assert_array_equal(found["0/weight"], module[0].weight.detach())
 
 
 def test_images_with_channels_last_are_turned_and_said():

@@ -148,9 +148,14 @@ def define_missing_operators() -> Any:
     return library
 
 
-def torchvision_cases() -> list[Case]:
+def allow_torchvision() -> None:
+    """Have torchvision importable, by us or by Transformers, which imports it where it finds it."""
     with contextlib.suppress(RuntimeError):
         _KEPT.append(define_missing_operators())
+
+
+def torchvision_cases() -> list[Case]:
+    allow_torchvision()
     import torch
     import torchvision.models as models
 
@@ -174,8 +179,7 @@ def torchvision_cases() -> list[Case]:
 
 
 def hugging_face_cases() -> list[Case]:
-    with contextlib.suppress(RuntimeError):  # Transformers imports torchvision where it finds it
-        _KEPT.append(define_missing_operators())
+    allow_torchvision()
     import transformers
 
     small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
