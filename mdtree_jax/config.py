@@ -40,6 +40,13 @@ class TrainingConfig:
     batch_size: int | None = None
     learning_rate: float | None = None
     epochs: float | None = None
+    optimizer: str | None = None
+    schedule: str | None = None
+    weight_decay: float | None = None
+    momentum: float | None = None
+    steps: int | None = None
+    augment: bool | None = None
+    label_smoothing: float | None = None
 
 
 @dataclass
@@ -64,6 +71,10 @@ class DiagnoseConfig:
     data_file: str | None = None
     objective: str = DEFAULT_OBJECTIVE
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    history: Any = None
+    cost: Any = None
+    evidence: str = "all"
+    improved: str | None = None
     measure: Any = None
     max_images: int = 10_000
     memory_gb: float | None = None

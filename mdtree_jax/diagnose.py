@@ -35,7 +35,10 @@ SOURCES = ("metrics", "run", "checkpoints")
 
 def main(config: DiagnoseConfig) -> None:
     """Diagnose what the configuration names, print the answer, write the report."""
+    from mdtree_jax.diagnosis.metrics_table import EVIDENCE
+
     check_choice("format", config.format, FORMATS)
+    check_choice("evidence", config.evidence, EVIDENCE)
     given = [source for source in SOURCES if getattr(config, source)]
     if len(given) != 1:
         raise UserError(
@@ -82,12 +85,13 @@ def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
 
     assert config.metrics is not None  # the source that is given
     table = read_table(Path(config.metrics).expanduser(), "table of metrics")
-    diagnoses = diagnose_metrics(table, reference, config.units, dataclasses.asdict(config.training))
+    known = dataclasses.asdict(config.training)
+    diagnoses = diagnose_metrics(table, reference, config.units, known, evidence=config.evidence)
     column = next((name for name in NAMES if name in table), None)
     names = [f"row {i + 1}" for i in range(len(table))] if column is None else [str(n) for n in table[column]]
     if config.name and len(names) == 1:
         names = [config.name]
-    if unused := unused_columns(table):
+    if unused := unused_columns(table, config.evidence):
         note = fact("columns_unused", columns=unused)
         diagnoses = [dataclasses.replace(d, remarks=(*d.remarks, note)) for d in diagnoses]
     return list(zip(names, diagnoses, strict=True))
@@ -200,7 +204,7 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
     pairs = ((read_manifest(folder / "manifest.json") or {}).get("measure") or {}).get("pairs", "ring")
     # Settings of a table stand in its columns.
     known = dataclasses.asdict(config.training)
-    diagnoses = diagnose_metrics([row.to_dict() for row in rows], reference, "percent", known)
+    diagnoses = diagnose_metrics([row.to_dict() for row in rows], reference, "percent", known, config.evidence)
     answered = (time.perf_counter() - start) / len(rows)
     basis = fact("of_sweep")
     out = []
@@ -269,6 +273,8 @@ def _of_networks(config: DiagnoseConfig, folder: Path, row, reference):
             subject,
             data,
             training=Training(**_training_of(config, row)),
+            evidence=config.evidence,
+            cost=config.cost,
             measure=config.measure,
             max_images=config.max_images,
             limits=Limits(config.memory_gb, config.max_minutes),

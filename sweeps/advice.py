@@ -74,7 +74,7 @@ def one_draw(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> list[dict]:
     rows = rng.choice(np.flatnonzero(others), NUMBER, replace=False)
     reference = fit_reference(part, measure=False, name="sample")
     models = test.iloc[rows].reset_index(drop=True)
-    diagnoses = diagnose_metrics(models.drop(columns=["test_error"]), reference, units="percent")
+    diagnoses = diagnose_metrics(models.drop(columns=["test_error"]), reference, "percent", evidence="landscape")
     labels = cause_labels(make_grid(part))
     free = DecisionTreeClassifier(max_depth=4, random_state=seed).fit(part[VALIDATION], labels)
     place = {cause: i for i, cause in enumerate(CAUSES)}

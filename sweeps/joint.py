@@ -102,7 +102,7 @@ def abstention_table(reference: Reference, F_noise: pd.DataFrame) -> str:
     """Return how often a diagnosis abstains on F', why, and how good it is where it does and does not."""
     side = make_joint_side(F_noise, "step")
     # Without the test error, which limits what gains are stated.
-    found = verdict.diagnose_metrics(side.frame.drop(columns="test_error"), reference, units="percent")
+    found = verdict.diagnose_metrics(side.frame.drop(columns="test_error"), reference, "percent", evidence="landscape")
     right = np.array([d.cause for d in found]) == np.array(CAUSES)[side.y]
     why = np.array([f"abstains: {KINDS[d.abstention.kind]}" if d.abstention else "answers" for d in found])
     nothing = (np.nan, np.nan, np.nan)

@@ -81,7 +81,7 @@ def fit_without(record: pd.DataFrame, table: pd.DataFrame) -> tuple[Reference, l
 def diagnose_all(metrics: pd.DataFrame, reference: Reference) -> pd.DataFrame:
     """Return the metrics with the diagnosis of every row beside: `cause`, `abstains` and a probability per cause."""
     drop = ["configuration", "images", "is_all", "seconds", "test_error"]
-    found = diagnose_metrics(metrics.drop(columns=drop), reference, units="percent")
+    found = diagnose_metrics(metrics.drop(columns=drop), reference, "percent", evidence="landscape")
     answers = [{"cause": d.cause, "abstains": d.abstains} | {f"p_{c}": d.ranking[c] for c in CAUSES} for d in found]
     return metrics.join(pd.DataFrame(answers, index=metrics.index))
 

@@ -1,7 +1,6 @@
 """The command line: every mistake is one sentence and exit code 2, before anything is written."""
 
 import contextlib
-import os
 import re
 import signal
 import subprocess
@@ -15,7 +14,9 @@ import pytest
 from mdtree_jax import load_collection, sweep
 from mdtree_jax.cli import compose, run
 from mdtree_jax.cli import conf_dir as conf
+from tests.commands import environment
 from tests.conftest import ROOT
+from tests.numerics import unoptimized
 
 GRIDS = ", ".join(sorted(path.stem for path in (ROOT / "conf" / "grid").glob("*.yaml")))
 
@@ -27,8 +28,10 @@ def call(capsys, *overrides):
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+def _quickly_in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    with unoptimized():
+        yield
 
 
 @pytest.mark.parametrize(
@@ -103,8 +106,7 @@ def test_every_grid_composes_and_opens_as_a_lab_note(path):
 
 def test_help_names_every_grid_and_imports_nothing_slow(tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", "mdtree_jax.sweep", "--help"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     out = done.stdout
     assert done.returncode == 0, done.stderr
@@ -121,10 +123,9 @@ SMALL = [
 
 
 def process(folder, *overrides, **options):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
     command = [sys.executable, "-m", "mdtree_jax.sweep", *overrides]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, **pipes, **options)
+    return subprocess.Popen(command, cwd=folder, env=environment(), **pipes, **options)
 
 
 def finish(folder, *overrides):
@@ -232,8 +233,8 @@ def test_parts_move_to_another_folder(small_run, capsys, monkeypatch):
     assert not (folder / "nothing").exists()
 
 
-def test_diverged_networks_are_rows_and_the_exit_code_says_so(tmp_path):
-    code, out, err = finish(tmp_path, *SMALL, "grid.learning_rate=[0.05,1e25]", "grid.batch_size=[64]")
+def test_diverged_networks_are_rows_and_the_exit_code_says_so(capsys, tmp_path):
+    code, out, err = call(capsys, *SMALL, "grid.learning_rate=[0.05,1e25]", "grid.batch_size=[64]")
     assert code == 3, err
     assert "4 diverged" in out
     members, collection = tables(tmp_path / "run")
@@ -308,7 +309,7 @@ def test_interrupted_inside_a_cohort_it_goes_on_from_the_state_on_disk(tmp_path,
     assert_same_tables(tmp_path / "run", tmp_path / "whole")
 
 
-def test_trained_and_measured_the_table_serves_transfer(tmp_path):
+def test_trained_and_measured_the_table_serves_transfer(capsys, tmp_path):
     fast = ["stages=[train,measure]", "grid.measure.effort=fast", "grid.measure.curve_steps=20", "grid.batch_size=[32]"]
     code, out, err = finish(tmp_path, *SMALL, *fast)
     assert code == 0, err
@@ -324,19 +325,19 @@ def test_trained_and_measured_the_table_serves_transfer(tmp_path):
         assert np.isfinite(collection[metric]).all()
     assert (collection["mode_connectivity_peak"] <= 0).all()
     assert set(pd.read_parquet(tmp_path / "run/layers.parquet")["layer"]) >= {"head/kernel", "head/bias"}
-    again = finish(tmp_path, *SMALL, *fast)
+    again = call(capsys, *SMALL, *fast)
     assert "0 cohorts trained and 0 measured" in again[1]
-    code, _, err = finish(tmp_path, *SMALL, *fast, "grid.measure.seed=1")
+    code, _, err = call(capsys, *SMALL, *fast, "grid.measure.seed=1")
     assert code == 2
     assert "seed is 0 there, 1 here" in err
     assert load_collection(tmp_path / "run")["label_size"].notna().all()
 
 
-def test_one_seed_and_metrics_of_pairs_are_refused_before_training(tmp_path):
-    code, _, err = finish(tmp_path, *SMALL, "stages=[train,measure]", "grid.num_seeds=1")
+def test_one_seed_and_metrics_of_pairs_are_refused_before_training(capsys, tmp_path):
+    code, _, err = call(capsys, *SMALL, "stages=[train,measure]", "grid.num_seeds=1")
     assert code == 2
     assert "grid.num_seeds=1 trains one network a configuration" in err
     assert not (tmp_path / "run").exists()
-    code, _, err = finish(tmp_path, *SMALL, "grid.measure.metrics=[cka]", "stages=[measure]")
+    code, _, err = call(capsys, *SMALL, "grid.measure.metrics=[cka]", "stages=[measure]")
     assert code == 2
     assert "unknown metric 'cka'; available: hessian, sharpness, similarity, barrier, connectivity" in err

@@ -6,16 +6,109 @@ Probabilities are shares of draws (`gain_model.GainModel.draw`). A remedy whose 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+from scipy.special import ndtri
 
+from mdtree_jax.causes.gain_model import INTERVAL, GainModel
 from mdtree_jax.registry.causes import NONE
+from mdtree_jax.registry.probes import CHECKPOINT
 from mdtree_jax.registry.remedies import REMEDIES, Comparison
 
 #: Gain below which nothing is said to be gained, points.
 LEAST_GAIN = 1.0
 #: Share of the best gain with which a remedy that costs nothing wins.
 FREE_SHARE = 2 / 3
+
+
+class Assessed(NamedTuple):
+    """What is known of the gains of some networks, (rows, remedies); NaN where a remedy cannot be made.
+
+    Attributes:
+        remedies: their names.
+        gain, low, high, chance: as of `gain_model.Predicted`; a race has no part in them.
+        scores: by which remedies are ordered: the gains, and the outcome of a race.
+        draws: gains that the networks may have, what a race says included, (rows, number, remedies).
+    """
+
+    remedies: tuple[str, ...]
+    gain: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    chance: np.ndarray
+    scores: np.ndarray
+    draws: np.ndarray
+
+
+def remedies_of(model: GainModel) -> tuple[str, ...]:
+    """Return the remedies that can be assessed: those whose gain the model predicts or a probe shows."""
+    return (*model.remedies, *(name for name, remedy in REMEDIES.items() if remedy.probe))
+
+
+def assess(
+    model: GainModel,
+    networks: pd.DataFrame,
+    *,
+    features: Sequence[str] | None = None,
+    possible: np.ndarray | None = None,
+    raced: np.ndarray | None = None,
+    weight: float = 1.0,
+    narrowing: float = 1.0,
+    number: int = 400,
+) -> Assessed:
+    """Return the gains of networks, from their evidence, probes and a race.
+
+    Args:
+        model: of gains.
+        networks: one row per network, as for `GainModel.predict`.
+        features: those that may be used; None for all.
+        possible: whether a remedy of `remedies_of` can be made, (rows, remedies) bool; None for all.
+        raced: validation errors (%) of racers, (rows, remedies), NaN for a remedy that did not race.
+        weight: points of predicted gain that a point of the race counts.
+        narrowing: spread of the gains of racers relative to that without a race.
+        number: of draws.
+    """
+    remedies = remedies_of(model)
+    found, draws = model.predict(networks, features), [model.draw(networks, features, number)]
+    columns = [list(array) for array in (found.mean.T, found.low.T, found.high.T, found.chance.T)]
+    for name in remedies[len(model.remedies) :]:
+        shown = _shown(networks, REMEDIES[name].probe, number)
+        draws.append(shown[:, :, None])
+        edges = ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2)
+        for column, value in zip(columns, (shown.mean(axis=1), *np.quantile(shown, edges, axis=1)), strict=False):
+            column.append(value)
+        columns[3].append((shown >= LEAST_GAIN).mean(axis=1))
+    gain, low, high, chance = (np.stack(column, axis=1) for column in columns)
+    may = np.isfinite(gain) if possible is None else possible & np.isfinite(gain)
+    gain, low, high, chance = (np.where(may, array, np.nan) for array in (gain, low, high, chance))
+    drawn = np.where(may[:, None], np.concatenate(draws, axis=2), np.nan)
+    if raced is None:
+        return Assessed(remedies, gain, low, high, chance, gain, drawn)
+    lead = weight * ahead_in_race(raced)
+    middle, shift = gain[:, None], lead[:, None]
+    drawn = np.where(np.isfinite(shift), middle + narrowing * (drawn - middle) + shift, drawn)
+    return Assessed(remedies, gain, low, high, chance, gain + np.nan_to_num(lead), drawn)
+
+
+def _shown(networks: pd.DataFrame, probe: str, number: int) -> np.ndarray:
+    """Return gains that a probe shows on the held-out examples, (rows, number), NaN where it changes nothing at all."""
+    missing = np.full(len(networks), np.nan)
+    names = (f"{CHECKPOINT}_validation_error", f"{probe}_validation_error", f"{probe}_validation_error_change_se")
+    before, after, error = (np.asarray(networks.get(name, missing), float) for name in names)
+    losses = (np.asarray(networks.get(f"{one}_train_loss", missing), float) for one in (CHECKPOINT, probe))
+    changes = ~np.isclose(*losses, rtol=1e-6)
+    level = (np.arange(number) + 0.5) / number
+    gain = (before - after)[:, None] + np.nan_to_num(error)[:, None] * ndtri(level)
+    return np.where(changes[:, None], gain, np.nan)
+
+
+def ahead_in_race(raced: np.ndarray) -> np.ndarray:
+    """Return by how many points each racer is better than the mean of the row's, (rows, remedies), NaN for none."""
+    ran = np.isfinite(raced)
+    number = np.maximum(ran.sum(axis=1, keepdims=True), 1)
+    return np.where(ran, np.where(ran, raced, 0).sum(axis=1, keepdims=True) / number - raced, np.nan)
 
 
 def weighed(gains: np.ndarray, remedies: Sequence[str]) -> np.ndarray:
@@ -53,3 +146,10 @@ def lead(gains: np.ndarray, remedies: Sequence[str], comparison: Comparison) -> 
     with np.errstate(invalid="ignore"):
         difference = best[1] - best[0]
     return np.where(np.isfinite(difference), difference, np.nan)
+
+
+def answer_chance(draws: np.ndarray, remedies: Sequence[str], comparison: Comparison) -> np.ndarray:
+    """Return the probability of the second answer of a comparison, (rows,), NaN where one of both cannot be made."""
+    found = lead(draws, remedies, comparison)
+    known = np.isfinite(found).any(axis=1)
+    return np.where(known, (found > 0).mean(axis=1), np.nan)

@@ -139,8 +139,11 @@ class GainModel:
 
     @property
     def remedies(self) -> tuple[str, ...]:
-        """The remedies of which gains are known."""
-        return tuple(name for name in REMEDIES if f"gain_{name}" in self.table)
+        """The remedies whose gains are predicted: known in two groups at least."""
+        known = {
+            name: self.table["group"][self.table[f"gain_{name}"].notna()].nunique() for name in _predicted(self.table)
+        }
+        return tuple(name for name, groups in known.items() if groups > 1)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -240,6 +243,10 @@ class GainModel:
         whole = moments.solve(np.ones(len(moments.families), bool), chosen, self.ridge)
         residuals = _residuals(left_out, gain, error, family)
         return _Fitted(whole, residuals, (gain - left_out) / residuals.size(error))
+
+
+def _predicted(table: pd.DataFrame) -> list[str]:
+    return [name for name, remedy in REMEDIES.items() if f"gain_{name}" in table and not remedy.probe]
 
 
 class _Residuals(NamedTuple):

@@ -61,6 +61,27 @@ def read_history(path: str | os.PathLike) -> pd.DataFrame:
     return _table(path, _from_json(path, text) if text.lstrip()[:1] in ("{", "[") else _from_csv(path, text))
 
 
+def as_history(history: str | os.PathLike | pd.DataFrame | Mapping[str, Any]) -> pd.DataFrame:
+    """Return the training history that a user gives: the path of one, or a table with a row per point.
+
+    A table, or a mapping of names to equally long lists, has the columns of a file that `read_history` reads.
+
+    Raises:
+        UserError: as `read_history`, and for another type.
+    """
+    if isinstance(history, (str, os.PathLike)):
+        return read_history(history)
+    if isinstance(history, Mapping):
+        lengths = {len(values) for values in history.values() if hasattr(values, "__len__")}
+        if len(lengths) != 1:
+            raise UserError("the history is a mapping; give equally long lists of values by name, or a path")
+        history = pd.DataFrame(dict(history))
+    if not isinstance(history, pd.DataFrame):
+        raise UserError(f"the history is a {type(history).__name__}; give a path or a DataFrame, or a list of them")
+    rows = [{str(k): v for k, v in row.items() if not pd.isna(v)} for row in history.to_dict("records")]
+    return _table(Path("DataFrame"), Log([row for row in rows if row]))
+
+
 def _events(path: Path) -> Log:
     rows, counts_from_zero = read_events(path)
     return Log(rows, counts_from_zero)

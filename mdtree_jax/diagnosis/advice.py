@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from mdtree_jax.causes.labels import LEAST_GAIN
 from mdtree_jax.collection.moves import Move
@@ -12,6 +12,7 @@ from mdtree_jax.diagnosis.gains import best_step, capped, typical_factor
 from mdtree_jax.diagnosis.reference import Reference
 from mdtree_jax.registry.causes import NONE
 from mdtree_jax.registry.knobs import KNOBS, Knob
+from mdtree_jax.registry.remedies import REMEDIES
 
 
 def choose_action(
@@ -63,13 +64,32 @@ def direction_only(action: Action) -> Action:
     return replace(action, kind="direction", grounds="settings_unknown") if action.kind == "step" else action
 
 
+def remedy_action(
+    remedy: str, *, is_tentative: bool = False, training: Training | None = None, num_images: float | None = None
+) -> Action:
+    """Return the action that makes a remedy, with the new settings where the old ones are known.
+
+    Args:
+        remedy: a name of `registry.remedies`.
+        is_tentative: the diagnosis abstains.
+        training: known settings.
+        num_images: size of the training set, if it is known; no batch is larger.
+    """
+    entry = REMEDIES[remedy]
+    if entry.knob not in KNOBS:
+        return Action("remedy", remedy=remedy, is_tentative=is_tentative)
+    up = entry.factor > 1 if entry.factor else bool(entry.value)
+    action = Action("remedy", entry.knob, "up" if up else "down", remedy=remedy, is_tentative=is_tentative)
+    return in_settings(action, training or Training(), num_images)
+
+
 def in_settings(action: Action, training: Training, num_images: float | None = None) -> Action:
     """Return the action with the new settings, if the old ones are known.
 
     The knob to change is that of the reference; if it acts on the temperature, another temperature knob is given as an
     alternative. The batch size never exceeds the size of the training set, `num_images`, if that is known.
     """
-    known = {KNOB_OF_TRAINING[name]: value for name, value in asdict(training).items() if value is not None}
+    known = {knob: value for name, knob in KNOB_OF_TRAINING.items() if (value := getattr(training, name)) is not None}
     if action.knob is None or action.factor is None:
         return action
     knob = KNOBS[action.knob]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
+from typing import Any
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.words.notes import sentence
+from mdtree_jax.registry.knobs import KNOBS
 
 #: Training setting -> its knob.
 KNOB_OF_TRAINING = {"batch_size": "batch_size", "learning_rate": "learning_rate", "epochs": "train_epochs"}
@@ -19,20 +21,61 @@ GRID_SEARCH_TRAININGS = 27
 
 @dataclass(frozen=True)
 class Training:
-    """Known training settings of the model; None if unknown."""
+    """Known training settings of the model; None if unknown.
+
+    Attributes:
+        batch_size: examples of a step.
+        learning_rate: the peak of the schedule; probes are multiples of it.
+        epochs: passes over the training set.
+        optimizer: a name of the knob `optimizer`, or an optax gradient transformation made at `learning_rate`,
+            constant; None counts as `sgd`.
+        schedule: of the learning rate, a name of the knob `schedule`; None counts as `constant`.
+        weight_decay: on every parameter; where `optimizer` is a transformation, the one that it holds.
+        momentum: as of the knob `momentum`; of a transformation it is not used.
+        steps: of the whole training; with `epochs` given, it is not needed.
+        augment: whether images were cropped and mirrored at random.
+        label_smoothing: share of the target's probability that was spread over all classes.
+        opt_state: state of the optimizer at the end of training, as the transformation made it for the parameters; a
+            list holds one for each network.
+
+    Raises:
+        UserError: a setting of another type or out of range.
+    """
 
     batch_size: int | None = None
     learning_rate: float | None = None
     epochs: float | None = None
+    optimizer: Any = None
+    schedule: str | None = None
+    weight_decay: float | None = None
+    momentum: float | None = None
+    steps: int | None = None
+    augment: bool | None = None
+    label_smoothing: float | None = None
+    opt_state: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self):
-        for name, value in asdict(self).items():
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, Real):
-                raise UserError(f"training.{name}={value!r} is not a number; it must be above 0")
-            if value <= 0 or not value < math.inf:
-                raise UserError(f"training.{name}={value:g} is out of range; it must be finite and above 0")
+        for name in ("batch_size", "learning_rate", "epochs", "steps"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_number(name, value, "above 0")
+                if value <= 0 or not value < math.inf:
+                    raise UserError(f"training.{name}={value:g} is out of range; it must be finite and above 0")
+        for name in ("weight_decay", "momentum", "label_smoothing"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_number(name, value, KNOBS[name].wanted)
+                KNOBS[name].check(value)
+        for name in ("optimizer", "schedule"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                KNOBS[name].check(value)
+            elif value is not None and (name == "schedule" or not _is_transform(value)):
+                also = "" if name == "schedule" else ", or an optax gradient transformation"
+                listed = ", ".join(KNOBS[name].choices)
+                raise UserError(f"training.{name} is a {type(value).__name__}; it must be one of {listed}{also}")
+        if not isinstance(self.augment, bool | None):
+            raise UserError(f"training.augment={self.augment!r} is out of range; it must be true or false")
 
     @classmethod
     def of(cls, known: Training | Mapping | None) -> Training:
@@ -45,6 +88,30 @@ class Training:
         for name in known:
             check_choice("training setting", name, [field.name for field in fields(cls)])
         return cls(**known)
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """The settings that are known, by name."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
+    def with_length(self, num_examples: int) -> Training:
+        """Return the settings with epochs made from steps, or steps from epochs, of a training set of this size."""
+        if self.batch_size is None or (self.epochs is None) == (self.steps is None):
+            return self
+        per_epoch = max(1, num_examples // round(self.batch_size))
+        if self.epochs is None:
+            assert self.steps is not None  # one of the two is known
+            return replace(self, epochs=self.steps / per_epoch)
+        return replace(self, steps=max(1, round(self.epochs * per_epoch)))
+
+
+def _check_number(name: str, value: Any, wanted: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UserError(f"training.{name}={value!r} is not a number; it must be {wanted}")
+
+
+def _is_transform(value: Any) -> bool:
+    return callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ REASONS = {
     "too_few_metrics": ("missing",),
     "contradicted": ("cause", "probability", "question", "answer", "against"),
     "unlikely": ("cause", "probability", "least"),
+    "no_clear_gain": ("cause", "probability", "least"),
     "nothing_given": ("wanted",),
     "not_measured": ("error",),
     "diverged": (),
@@ -41,9 +42,18 @@ NOTES = {
     "no_apply_train": ("kernels",),
     "no_averages": ("kernels", "state"),
     "no_held_out": (),
+    "test_as_validation": (),
+    "chance_unknown": ("columns",),
     "halved": ("side",),
     "taken_in": ("sentence",),
     "objective": ("loss", "unit", "error"),
+    "no_experiments": ("missing",),
+    "no_training_mode": (),
+    "no_start": (),
+    "own_schedule": (),
+    "state_unfit": (),
+    "networks_probed": ("number", "of"),
+    "time_over": ("seconds", "left_out"),
 }
 #: How a cost was estimated, or why it is unknown.
 COSTS = {

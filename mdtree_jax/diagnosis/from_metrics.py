@@ -3,7 +3,8 @@
 The joint model gives the probabilities of the causes (`mdtree_jax.causes.joint`); the evidence is the path through the
 tree of the published question behind the most likely cause; the advice is derived from similar models of the reference
 (`mdtree_jax.diagnosis.advice`). `mdtree_jax.diagnosis.probabilities` integrates over standard errors, and
-`mdtree_jax.diagnosis.abstain` decides when to say "I can't tell".
+`mdtree_jax.diagnosis.abstain` decides when to say "I can't tell". All of this is what the landscape says; where the
+held-out error is known, too, `mdtree_jax.diagnosis.table_outlook` says what can be gained, and `combine` joins both.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from mdtree_jax.causes import joint
+from mdtree_jax.checks import check_choice
 from mdtree_jax.collection.columns import feature_values, numeric_column, sources
 from mdtree_jax.collection.moves import Move
 from mdtree_jax.collection.tasks import TASKS
 from mdtree_jax.diagnosis.abstain import outside_reference, too_few_metrics, weak_or_contradicted
 from mdtree_jax.diagnosis.action import Action, Edge, Gain
 from mdtree_jax.diagnosis.advice import choose_action, in_settings, withheld
+from mdtree_jax.diagnosis.combine import with_outlook
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.gains import best_moves, capped, edge_of_neighbours
-from mdtree_jax.diagnosis.metrics_table import note_on_units, read_metrics, standard_errors, training_of
+from mdtree_jax.diagnosis.metrics_table import EVIDENCE, note_on_units, read_metrics, standard_errors, training_of
 from mdtree_jax.diagnosis.probabilities import all_chances
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Diagnosis
+from mdtree_jax.diagnosis.table_outlook import table_outlooks
 from mdtree_jax.registry.causes import NONE
 from mdtree_jax.registry.questions import question_behind
 from mdtree_jax.trees.decision_path import EvidenceStep, feature_error, tree_path
@@ -43,6 +47,7 @@ def diagnose_metrics(
     reference: Reference | str | os.PathLike | None = None,
     units: str | None = None,
     training: Training | Mapping | None = None,
+    evidence: str = "all",
 ) -> list[Diagnosis]:
     """Diagnose every row of a table of metrics.
 
@@ -50,12 +55,16 @@ def diagnose_metrics(
         table: a DataFrame, a row as a mapping, or a list of rows, with columns of `joint.COLUMNS` (published names are
             understood) and optional standard errors `<name>_se`. Not all metrics are needed: a row with a missing or
             non-finite metric is diagnosed without it, and a note says so. Traces and eigenvalues may be given instead
-            of their logarithms. A `test_error` limits the gains.
+            of their logarithms. With `train_error` and `validation_error` (or `test_error`, which then stands for it)
+            a row gets an error budget, expected gains and an answer per question, to which every column of a sweep's
+            tables contributes, and so do `num_classes`, or `chance_error` (%) and `chance_loss`, of guessing.
         reference: the reference to compare with: a `Reference`, its file, or a name of `reference_names()`; None is
             `published_F`.
         units: of the error columns, `fraction` or `percent`; None infers them from all error columns together.
         training: known training settings of the models, `batch_size`, `learning_rate` and `epochs`: the action then
             gives the new settings. Settings that are not given are read from columns of these names, if present.
+        evidence: `all`, or `landscape` to answer from the loss landscape alone: held-out errors then only limit the
+            gains, and settings and history are not used.
 
     Returns:
         One `Diagnosis` per row, in order.
@@ -63,6 +72,7 @@ def diagnose_metrics(
     Raises:
         UserError: as `metrics_table.read_metrics`: no known metric, ambiguous units, values out of range.
     """
+    check_choice("evidence", evidence, EVIDENCE)
     reference = as_reference(reference)
     frame = read_metrics(table, units)
     unit_note = () if units else note_on_units(frame)
@@ -82,7 +92,13 @@ def diagnose_metrics(
                 action = in_settings(diagnosis.action, trainings[row], num_images[row])
                 found_here = {"action": action, "metrics": metrics[row], "test_error": test_errors[row]}
                 out[row] = replace(diagnosis, **found_here, remarks=(*diagnosis.remarks, *unit_note))
-    return [out[row] for row in range(len(frame))]
+    if evidence == "landscape":
+        return [out[row] for row in range(len(frame))]
+    found = []
+    for row, (outlook, notes) in enumerate(table_outlooks(frame, trainings)):
+        combined = with_outlook(out[row], outlook, training=trainings[row], num_images=num_images[row])
+        found.append(replace(combined, remarks=(*combined.remarks, *notes)))
+    return found
 
 
 def withhold(diagnosis: Diagnosis, reason: Fact) -> Diagnosis:

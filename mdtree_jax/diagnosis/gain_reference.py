@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pandas as pd
-
-from mdtree_jax.causes.evidence import evidence_frame
+from mdtree_jax.causes.evidence import EVIDENCE, Evidence
 from mdtree_jax.causes.gain_model import GainModel
+from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED
 
 FILE = "gains.parquet"
 #: Groups of evidence that cost no training.
@@ -48,6 +46,16 @@ class Policy(NamedTuple):
     narrowing: float = 1.0
     cost: float = 0.0
 
+    def features(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some features that the policy measures."""
+        measured = {*self.probes, CHECKPOINT, REFRESHED}
+
+        def is_used(entry: Evidence) -> bool:
+            asked = {need.split("_")[0] for need in entry.needs} & {CHECKPOINT, *PROBES}
+            return asked <= measured if entry.group == "probes" else entry.group in self.groups
+
+        return tuple(name for name in names if is_used(EVIDENCE[name]))
+
 
 @dataclass(frozen=True, eq=False)
 class GainReference:
@@ -73,10 +81,9 @@ class GainReference:
         """Return the probability from which a question's answer is given."""
         return self.sureness.get(question, 0.8)
 
-    def known(self, frame: pd.DataFrame) -> tuple[str, ...]:
-        """Return the names of the features that the one row of a frame has."""
-        found = evidence_frame(frame, self.model.features)
-        return tuple(str(name) for name in found if np.isfinite(found[name].iloc[0]))
+    def features(self, policy: Policy) -> tuple[str, ...]:
+        """Return the features that a policy uses; those of pairs of networks are used wherever they are known."""
+        return policy._replace(groups=(*policy.groups, "pair")).features(self.model.features)
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,13 @@ from mdtree_jax.checks import UserError, check_choice, nearest
 from mdtree_jax.collection.columns import ALIASES, COLUMN, canonical_name, canonicalize
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.facts import Fact, fact
+from mdtree_jax.diagnosis.table_outlook import used_columns
 from mdtree_jax.registry.measurements import MEASUREMENTS, percent_complement
 from mdtree_jax.registry.views import ListView, MappingView
 
 UNITS = ("fraction", "percent")
+#: What the answer to a table may use.
+EVIDENCE = ("all", "landscape")
 ERRORS: Sequence[str] = ListView(
     lambda: [m.name for m in MEASUREMENTS.values() if m.unit in ("%", "-%") and not m.is_derived], MEASUREMENTS
 )
@@ -55,7 +58,9 @@ _WITHOUT_LOGARITHM: Mapping[str, str] = MappingView(
     MEASUREMENTS,
 )
 #: Columns that a diagnosis looks at.
-_USED: Sequence[str] = ListView(lambda: [*joint.COLUMNS, *joint.SHOWN, "test_error", *_WITHOUT_LOGARITHM], MEASUREMENTS)
+_USED: Sequence[str] = ListView(
+    lambda: [*joint.COLUMNS, *joint.SHOWN, "test_error", "validation_error", *_WITHOUT_LOGARITHM], MEASUREMENTS
+)
 #: Common spellings of missing values, in addition to those of pandas.
 _EMPTY = {"", "-", "–", "?", "nan", "none", "null", "na", "n/a", "inf", "-inf"}
 
@@ -147,7 +152,7 @@ def standard_errors(frame: pd.DataFrame, column: str) -> np.ndarray:
 
 def training_of(frame: pd.DataFrame, known: Training) -> list[Training]:
     """Return the training settings of each row of a `read_metrics` table: those given, or else from its columns."""
-    given = {name: value for name, value in asdict(known).items() if value is not None}
+    given = known.known
     columns = {"batch_size": "batch_size", "learning_rate": "learning_rate"}
     columns["epochs"] = "epochs" if "epochs" in frame else "train_epochs"
     values = {
@@ -166,9 +171,10 @@ def training_of(frame: pd.DataFrame, known: Training) -> list[Training]:
     return found
 
 
-def unused_columns(table: pd.DataFrame) -> list[str]:
-    """Return the columns of a user's table that a diagnosis does not use."""
-    used = {*_USED, *(f.name for f in fields(Training)), "train_epochs", "num_samples"}
+def unused_columns(table: pd.DataFrame, evidence: str = "all") -> list[str]:
+    """Return the columns of a user's table that a diagnosis with this evidence does not use."""
+    more = used_columns() if evidence == "all" else set()
+    used = {*_USED, *more, *(f.name for f in fields(Training)), "train_epochs", "num_samples"}
     errors = {f"{name}{suffix}" for name in {*_USED} - {"test_error"} for suffix in SUFFIXES}
     names = [str(c) for c in table.columns if str(c) not in NAMES]
     return [c for c in names if canonical_name(c) not in used and f"{_metric_of(c)}_se" not in errors]

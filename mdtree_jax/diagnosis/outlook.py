@@ -14,14 +14,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.causes.gain_answers import best_remedy, cause_chances, lead, weighed
+from mdtree_jax.causes.evidence import evidence_frame
+from mdtree_jax.causes.gain_answers import (
+    Assessed,
+    answer_chance,
+    assess,
+    best_remedy,
+    cause_chances,
+    remedies_of,
+    weighed,
+)
 from mdtree_jax.causes.gain_model import INTERVAL
-from mdtree_jax.diagnosis.gain_reference import GainReference, gain_reference
+from mdtree_jax.diagnosis.gain_reference import GainReference, Policy, gain_reference
 from mdtree_jax.registry.causes import NONE
+from mdtree_jax.registry.probes import PROBES
 from mdtree_jax.registry.remedies import COMPARISONS, REMEDIES
 
-#: Draws from which probabilities are counted.
-_DRAWS = 1000
+#: Draws from which probabilities are counted, and rows of a table that are drawn at a time.
+_DRAWS, _BLOCK = 1000, 256
 
 
 class Term(NamedTuple):
@@ -112,6 +122,8 @@ class Outlook:
         spent: steps trained, in units of one training.
         probes: that were run.
         evidence: names of the features that were known.
+        error: held-out error, percent.
+        networks, families: of the reference of gains.
     """
 
     budget: tuple[Term, ...]
@@ -123,6 +135,8 @@ class Outlook:
     probes: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
     error: float = field(default=float("nan"))
+    networks: int = 0
+    families: int = 0
 
     @property
     def move(self) -> Move | None:
@@ -138,7 +152,8 @@ class Outlook:
         """Return plain values, as JSON holds them."""
         return {
             "budget": [
-                term._asdict() | {"joined": list(term.joined), "interval": term.interval} for term in self.budget
+                term._asdict() | {"joined": list(term.joined), "interval": term.interval and list(term.interval)}
+                for term in self.budget
             ],
             "moves": [move._asdict() | {"cause": move.cause} for move in self.moves],
             "answers": {one.question: one._asdict() for one in self.answers},
@@ -155,7 +170,9 @@ def error_budget(row: Mapping[str, float]) -> tuple[Term, ...]:
 
     Args:
         row: `validation_error`, `train_error` (percent), and of the probes that were run `<probe>_validation_error`,
-            `<probe>_train_error`, `<probe>_validation_error_change_se`.
+            `<probe>_train_error`, `<probe>_validation_error_change_se`. Standard errors of the errors themselves,
+            `train_error_se` and `validation_error_se` (or with the prefix of a probe or `checkpoint_`), give the last
+            two terms an interval.
 
     The terms add up to the error of the network. A term whose probe was not run is part of the next one.
     """
@@ -174,9 +191,18 @@ def error_budget(row: Mapping[str, float]) -> tuple[Term, ...]:
         terms.append(Term(name, error - after, spread, tuple(joined)))
         joined, error, at = [], after, f"{probe}_"
     fitted = _value(row, f"{at}train_error")
+    held_out_spread, fitted_spread = (_spread(row, at, side) for side in ("validation", "train"))
     if fitted is None:
-        return (*terms, Term("gap", error, None, (*joined, "not_fitted")))
-    return (*terms, Term("not_fitted", fitted, None, tuple(joined)), Term("gap", error - fitted, None))
+        return (*terms, Term("gap", error, held_out_spread, (*joined, "not_fitted")))
+    both = held_out_spread is not None and fitted_spread is not None
+    spread = float(np.hypot(held_out_spread, fitted_spread)) if both else None
+    return (*terms, Term("not_fitted", fitted, fitted_spread, tuple(joined)), Term("gap", error - fitted, spread))
+
+
+def _spread(row: Mapping[str, Any], at: str, side: str) -> float | None:
+    """Return the standard error of an error; that of the network as it is where a probe has none of its own."""
+    known = (_value(row, f"{prefix}{side}_error_se") for prefix in dict.fromkeys((at, "checkpoint_", "")))
+    return next((value for value in known if value is not None), None)
 
 
 def _value(row: Mapping[str, Any], name: str) -> float | None:
@@ -209,60 +235,111 @@ def outlook_of(
     if _value(row, "validation_error") is None:
         return None
     reference = reference or gain_reference()
-    model, policy = reference.model, reference.policy(cost)
+    raced, policy, remedies = dict(raced or {}), reference.policy(cost), remedies_of(reference.model)
     frame = pd.DataFrame([dict(row)])
-    found, raced = model.predict(frame), dict(raced or {})
-    draws = model.draw(frame, number=_DRAWS)
-    may = np.array([name in raced or possible is None or name in possible for name in model.remedies])
-    gain, low, high, chance = (np.where(may, array[0], np.nan) for array in found[1:])
-    scores, draws = gain.copy(), np.where(may, draws, np.nan)
-    if raced:
-        shift = policy.weight * _leads(raced, model.remedies)
-        is_raced = np.isfinite(shift)
-        narrowed = gain + policy.narrowing * (draws - gain)
-        draws = np.where(is_raced, narrowed + np.where(is_raced, shift, 0), draws)
-        scores = scores + np.where(is_raced, shift, 0)
-    shares = cause_chances(draws, model.remedies)
-    ranking = dict(sorted(((cause, float(share[0])) for cause, share in shares.items()), key=lambda one: -one[1]))
-    order = [place for place in np.argsort(-weighed(scores, model.remedies), kind="stable") if may[place]]
-    best = int(best_remedy(scores, model.remedies))
-    moves = tuple(
-        Move(
-            model.remedies[place],
-            *(float(array[place]) for array in (gain, low, high, chance, scores)),
-            raced=raced.get(model.remedies[place]),
+    racers = np.array([[raced.get(name, np.nan) for name in remedies]], float) if raced else None
+    may = [None if possible is None else (*possible, *raced)]
+    found = _assessed(frame, may, policy, reference, racers)
+    (made,) = _outlooks(found, [row], frame, reference, [raced], [spent])
+    return made
+
+
+def outlooks_of(
+    table: pd.DataFrame,
+    possible: Sequence[Sequence[str] | None] | None = None,
+    reference: GainReference | None = None,
+) -> list[Outlook | None]:
+    """Return the outlook of every row of a table: as `outlook_of` of each without a race, in a fraction of the time.
+
+    Probes count as run where their columns are there.
+
+    Args:
+        table: columns as of `outlook_of`.
+        possible: remedies that can be made, of every row; None for all.
+        reference: as of `outlook_of`.
+    """
+    reference = reference or gain_reference()
+    if "validation_error" not in table:
+        return [None] * len(table)
+    known = np.flatnonzero(np.isfinite(table["validation_error"].to_numpy(float)))
+    out: list[Outlook | None] = [None] * len(table)
+    probes = tuple(name for name in PROBES if f"{name}_validation_error" in table)
+    policy = reference.policy(0.0)._replace(probes=probes)
+    for start in range(0, len(known), _BLOCK):
+        rows = known[start : start + _BLOCK]
+        part = table.iloc[rows].reset_index(drop=True)
+        records = [{str(name): value for name, value in row.items()} for row in part.to_dict("records")]
+        may = [None if possible is None else possible[place] for place in rows]
+        found = _assessed(part, may, policy, reference)
+        ran = [[name for name in probes if _value(row, f"{name}_validation_error") is not None] for row in records]
+        spent = [sum(PROBES[name].share for name in names) for names in ran]
+        made = _outlooks(found, records, part, reference, [{}] * len(rows), spent)
+        for place, one, names in zip(rows, made, ran, strict=True):
+            out[place] = with_experiments(one, names)
+    return out
+
+
+def _assessed(
+    frame: pd.DataFrame,
+    possible: Sequence[Sequence[str] | None],
+    policy: Policy,
+    reference: GainReference,
+    raced: np.ndarray | None = None,
+) -> Assessed:
+    remedies = remedies_of(reference.model)
+    may = np.array([[names is None or name in names for name in remedies] for names in possible])
+    features = reference.features(policy)
+    weights = {"weight": policy.weight, "narrowing": policy.narrowing}
+    return assess(reference.model, frame, features=features, possible=may, raced=raced, **weights, number=_DRAWS)
+
+
+def _outlooks(
+    found: Assessed,
+    rows: Sequence[Mapping[str, Any]],
+    frame: pd.DataFrame,
+    reference: GainReference,
+    raced: Sequence[Mapping[str, float]],
+    spent: Sequence[float],
+) -> list[Outlook]:
+    """Return the outlooks of networks whose gains are assessed."""
+    remedies, model = found.remedies, reference.model
+    shares = cause_chances(found.draws, remedies)
+    best = best_remedy(found.scores, remedies)
+    orders = np.argsort(-weighed(found.scores, remedies), axis=1, kind="stable")
+    numbers = np.stack([found.gain, found.low, found.high, found.chance, found.scores], axis=-1)
+    features = evidence_frame(frame, model.features)
+    there, names = np.isfinite(features.to_numpy(float)), np.array([str(name) for name in features])
+    out = []
+    for row, known in enumerate(rows):
+        ranking = sorted(((cause, float(share[row])) for cause, share in shares.items()), key=lambda one: -one[1])
+        order = [place for place in orders[row] if np.isfinite(found.gain[row, place])]
+        out.append(
+            Outlook(
+                budget=error_budget(known),
+                moves=tuple(
+                    Move(remedies[place], *map(float, numbers[row, place]), raced[row].get(remedies[place]))
+                    for place in order
+                ),
+                answers=tuple(_answers(found.draws[row], remedies, reference)),
+                ranking=dict(ranking),
+                cause=NONE if best[row] < 0 else REMEDIES[remedies[best[row]]].cause,
+                spent=spent[row],
+                evidence=tuple(names[there[row]].tolist()),
+                error=float(known["validation_error"]),
+                networks=len(model.table),
+                families=model.table["family"].nunique(),
+            )
         )
-        for place in order
-    )
-    return Outlook(
-        budget=error_budget(row),
-        moves=moves,
-        answers=tuple(_answers(scores, draws[0], reference)),
-        ranking=ranking,
-        cause=NONE if best < 0 else REMEDIES[model.remedies[best]].cause,
-        spent=spent,
-        evidence=reference.known(frame),
-        error=float(row["validation_error"]),
-    )
+    return out
 
 
-def _leads(raced: Mapping[str, float], remedies: Sequence[str]) -> np.ndarray:
-    """Return by how many points each racer is better than their mean, (remedies,), NaN for those that are none."""
-    errors = np.array([raced.get(name, np.nan) for name in remedies], float)
-    return np.nanmean(errors) - errors
-
-
-def _answers(scores: np.ndarray, draws: np.ndarray, reference: GainReference) -> list[Answered]:
+def _answers(draws: np.ndarray, remedies: Sequence[str], reference: GainReference) -> list[Answered]:
     found = []
     for name, comparison in COMPARISONS.items():
-        names = tuple(comparison.answers)
-        leads = lead(draws, reference.model.remedies, comparison)
-        leads = leads[np.isfinite(leads)]
-        if not len(leads):
-            continue
-        second = float((leads > 0).mean())
-        probability = max(second, 1 - second)
-        found.append(Answered(name, names[int(second > 0.5)], probability, probability < reference.sure(name)))
+        second = float(answer_chance(draws[None], remedies, comparison)[0])
+        if np.isfinite(second):
+            probability, answer = max(second, 1 - second), tuple(comparison.answers)[int(second > 0.5)]
+            found.append(Answered(name, answer, probability, probability < reference.sure(name)))
     return found
 
 

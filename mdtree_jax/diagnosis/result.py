@@ -12,8 +12,12 @@ from mdtree_jax.diagnosis import page
 from mdtree_jax.diagnosis.action import Action, Gain
 from mdtree_jax.diagnosis.cost import Cost
 from mdtree_jax.diagnosis.facts import Fact
+from mdtree_jax.diagnosis.findings import Finding
+from mdtree_jax.diagnosis.improved import Improved
+from mdtree_jax.diagnosis.outlook import Outlook
 from mdtree_jax.diagnosis.reference import Reference, as_reference
-from mdtree_jax.diagnosis.words import causes, evidence, notes
+from mdtree_jax.diagnosis.words import causes as words_of_causes
+from mdtree_jax.diagnosis.words import evidence, notes
 from mdtree_jax.diagnosis.words.answer import answer_text
 from mdtree_jax.trees.decision_path import EvidenceStep
 
@@ -21,6 +25,10 @@ from mdtree_jax.trees.decision_path import EvidenceStep
 @dataclass(frozen=True)
 class Diagnosis:
     """The diagnosis of one model.
+
+    With an `outlook`, or a fault that a finding tells, `cause`, `probability`, `ranking`, `abstention`, `action` and
+    `expected_gain` come from them (`combine.with_outlook`), else from the loss landscape. `evidence`, `questions`,
+    `trees`, `position`, `gains` and `accuracy` are always those of the landscape.
 
     Attributes, and the keys of `to_dict` (plain JSON values; numbers are floats, missing ones null):
 
@@ -56,6 +64,20 @@ class Diagnosis:
     knobs            [knob], the knobs that the reference collection varies, which determine the causes
     metrics          {metric: value, metric_se: standard error}, the metrics used, in our units
     cost             of the diagnosis, of one retraining and of a grid search, keys as in `cost.Cost`; or null
+    budget           [{name, points, standard_error, interval: [low, high] | null, joined: [name]}], the error budget:
+                     terms that add up to the held-out error, in points (`outlook.TERMS`); empty without an outlook
+    moves            [{remedy, gain, low, high, chance, score, raced, cause}], what can be changed, the best first
+                     (`outlook.Move`)
+    answers          {question: {question, answer, probability, abstains}}, one per question, each with its own
+                     abstention (`outlook.Answered`)
+    findings         [{kind, strength, cause, ...}], what the preflight saw (`findings.Finding`), told or not
+    causes           [[cause, probability]], the causes that hold at once, the one to mend first at the front; the
+                     `cause` is the first of them. Empty if only the landscape answers
+    landscape        {cause, probability, ranking, abstains, abstention, is_known}: what the landscape alone says,
+                     where findings or expected gains decide; else null
+    improved         bool, whether `improved` holds a better network that a probe found
+    spent            steps that probes and racers trained, in units of one training
+    probes           [probe], those that were run
     ===============  ====================================================================================
     """
 
@@ -78,11 +100,16 @@ class Diagnosis:
     test_error: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     cost: Cost | None = None
+    outlook: Outlook | None = None
+    findings: tuple[Finding, ...] = ()
+    improved: Improved | None = None
+    landscape: dict[str, Any] | None = None
+    causes: tuple[tuple[str, float], ...] = ()
 
     @property
     def sentence(self) -> str:
         """The cause in words."""
-        return causes.cause_sentence(self.cause, self.knobs)
+        return words_of_causes.cause_sentence(self.cause, self.knobs)
 
     @property
     def abstains(self) -> bool:
@@ -132,7 +159,7 @@ class Diagnosis:
 
     def to_dict(self) -> dict:
         """Return the diagnosis as plain values, with the keys in the table of the class."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "outlook"}
         said = {name: getattr(self, name) for name in ("sentence", "abstains", "reason", "notes")}
         data = {"answer": None if self.abstains else self.cause} | own | said
         data["abstention"] = self.abstention and self.abstention.to_dict()
@@ -143,9 +170,19 @@ class Diagnosis:
         data["remarks"] = [remark.to_dict() for remark in self.remarks]
         data["knobs"] = list(self.knobs)
         data["cost"] = self.cost.to_dict() if self.cost else None
-        return data
+        data["findings"] = [finding.to_dict() for finding in self.findings]
+        data["causes"] = [list(pair) for pair in self.causes]
+        data["improved"] = self.improved is not None
+        return data | _outlook_dict(self.outlook)
 
 
 def _step_dict(step: EvidenceStep) -> dict:
     interval = None if step.interval is None else list(step.interval)
     return asdict(step) | {"interval": interval, "sentence": evidence.sentence(step)}
+
+
+def _outlook_dict(outlook: Outlook | None) -> dict[str, Any]:
+    if outlook is None:
+        return {"budget": [], "moves": [], "answers": {}, "spent": 0.0, "probes": []}
+    known = outlook.to_dict()
+    return {name: known[name] for name in ("budget", "moves", "answers", "spent", "probes")}

@@ -96,6 +96,7 @@ def measure_cohort(
         UserError: a model whose outputs depend on the rest of the batch or change from call to call.
         StaleState: a `resume` of another cohort.
     """
+    settings = settings.of_cohort(cohort)
     run = _Measurement(recipe, cohort, data, variables, is_finite, settings, memory_budget_bytes, dtype, model, known)
     run.adopt(recorded or {})
     run.take_up(resume or {})

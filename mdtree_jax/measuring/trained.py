@@ -46,6 +46,7 @@ class TrainedItem(NamedTuple):
         initial: its variables before training.
         hparams: settings of its training; `hparams.key` is that of all its randomness.
         num_epochs: of a whole training, int32.
+        opt_state: of the optimizer at the end of training; None where it was not kept.
     """
 
     variables: Any
@@ -54,6 +55,7 @@ class TrainedItem(NamedTuple):
     initial: Any
     hparams: Hyperparameters
     num_epochs: AnyArray
+    opt_state: Any = None
 
 
 def make_norms(
@@ -111,15 +113,41 @@ def make_probes(
     side_by_side: bool,
 ) -> Callable[..., Results]:
     """Return the measurement of the probes `settings.probes`: outcomes, changes, movement of the weights."""
+    probing = make_probing(model, settings, objective, training, side_by_side)
+    return lambda item, data: probing(item, data).results
 
-    def measure(item: TrainedItem, data: Data) -> Results:
+
+class Probing(NamedTuple):
+    """What the probes of one network gave.
+
+    Attributes:
+        results: as the kernel `probes` has them.
+        variables: of all networks, stacked in the order of `order_of`.
+        outcomes: side -> losses and errors, (networks, examples).
+    """
+
+    results: Results
+    variables: Any
+    outcomes: dict[str, Outcome]
+
+
+def make_probing(
+    model: Model,
+    settings: MeasureSettings,
+    objective: ObjectiveFunctions,
+    training: TrainingSettings,
+    side_by_side: bool,
+) -> Callable[[TrainedItem, Data], Probing]:
+    """Return the probes `settings.probes` of one network, with the networks that they end with."""
+
+    def probe(item: TrainedItem, data: Data) -> Probing:
         names = applicable(settings.probes, training, data.x_train)
         probed = run_probes(
             model,
             training,
             names,
             item.variables,
-            None,
+            item.opt_state,
             item.hparams,
             item.num_epochs,
             data.x_train,
@@ -128,7 +156,7 @@ def make_probes(
             statistics_batch_size=settings.statistics_batch_size,
             statistics_examples=settings.probe_images,
         )
-        outcomes = _outcomes(model, settings, objective, probed.variables, item.num_samples, data, side_by_side)
+        outcomes = outcomes_of(model, settings, objective, probed.variables, item.num_samples, data, side_by_side)
         one = {name: place for place, name in enumerate(order_of(names))}
         found: Results = {"probes_steps": probed.num_steps}
         for side, of_side in outcomes.items():
@@ -144,9 +172,9 @@ def make_probes(
             params = jax.tree.map(lambda leaf, place=one[name]: leaf[place], probed.variables["params"])
             found[f"{name}_movement"] = movement(params, item.variables["params"])
             found[f"{name}_diverged"] = 1 - is_finite(params).astype(item.hparams.learning_rate.dtype)
-        return found
+        return Probing(found, probed.variables, outcomes)
 
-    return measure
+    return probe
 
 
 def make_short_runs(
@@ -167,7 +195,7 @@ def make_short_runs(
             return refreshed(model, variables, data.x_train, item.num_samples, size, most), num_steps
 
         variables, num_steps = lax.map(run, jnp.array([*SHORT_RUNS.values()], jnp.float32))
-        outcomes = _outcomes(model, settings, objective, variables, item.num_samples, data, side_by_side)
+        outcomes = outcomes_of(model, settings, objective, variables, item.num_samples, data, side_by_side)
         found: Results = {"short_runs_steps": num_steps.sum(dtype=num_steps.dtype)}
         for side, of_side in outcomes.items():
             for place, name in enumerate(SHORT_RUNS):
@@ -178,7 +206,7 @@ def make_short_runs(
     return measure
 
 
-def _outcomes(
+def outcomes_of(
     model: Model,
     settings: MeasureSettings,
     objective: ObjectiveFunctions,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.recipe.cohort import Cohort
 from mdtree_jax.recipe.setting import setting
 from mdtree_jax.registry.kernels import CHOICES, KERNELS
 from mdtree_jax.registry.probes import DEFAULT_PROBES, PROBES
@@ -19,6 +20,9 @@ from mdtree_jax.registry.probes import DEFAULT_PROBES, PROBES
 METRICS = CHOICES
 PAIRS = ("first", "ring", "all")
 CURVE_INITS = ("linear", "published")
+CURVE_BUDGETS = ("steps", "training", "published")
+#: Settings of the published curves (Garipov et al., as in MD tree).
+PUBLISHED_CURVE = {"curve_steps": 19_000, "curve_batch_size": 128, "curve_learning_rate": 0.01}
 CURVE_SCHEDULES = ("published", "constant", "cosine")
 TRACE_METHODS = ("xtrace", "hutchinson")
 EIGENVALUE_METHODS = ("lanczos", "power")
@@ -26,6 +30,7 @@ EIGENVALUE_STARTS = ("trace", "random")
 #: Settings added after collections had been recorded, with the values used for those collections.
 ADDED_LATER = {
     "curve_schedule": "published",
+    "curve_budget": "steps",
     "similarity_features": "softmax",
     "similarity_debiased": False,
     "trace_method": "xtrace",
@@ -106,6 +111,11 @@ class MeasureConfig:
         "number of equally spaced points on the straight line, including the ends", None
     )
     statistics_batch_size: int = setting("batch size for BatchNorm statistics between two networks", 128)
+    curve_budget: str = setting(
+        "steps | training | published: length of a curve's training: curve_steps, that of the longest training of the "
+        "cohort with its batch size, or the paper's 19000 steps of 128 images",
+        "steps",
+    )
     curve_steps: int = setting(
         "training steps of a curve; effort=fast uses half of them, effort=exact four times as many", 19_000
     )
@@ -160,6 +170,7 @@ class MeasureSettings:
     mixup_alpha: float
     barrier_points: int
     statistics_batch_size: int
+    curve_budget: str
     curve_steps: int
     curve_batch_size: int
     curve_learning_rate: float
@@ -184,6 +195,14 @@ class MeasureSettings:
         """
         values = dataclasses.asdict(self)
         return {name: value for name, value in values.items() if name not in ADDED_LATER or value != ADDED_LATER[name]}
+
+    def of_cohort(self, cohort: Cohort) -> MeasureSettings:
+        """Return the settings for a cohort: with `curve_budget=training`, curves train for as long as its networks."""
+        if self.curve_budget != "training":
+            return self
+        most = max(member.num_samples for member in cohort.members)
+        steps = cohort.train_epochs * max(1, most // cohort.batch_size)
+        return dataclasses.replace(self, curve_steps=steps, curve_batch_size=min(cohort.batch_size, most))
 
     def with_metrics(self, metrics: tuple[str, ...]) -> MeasureSettings:
         """Return the same settings for other groups of metrics."""
@@ -210,7 +229,9 @@ def resolve(config: MeasureConfig) -> MeasureSettings:
     for probe in config.probes:
         check_choice("probe", probe, PROBES)
     values["probes"] = tuple(probe for probe in PROBES if probe in config.probes)
+    check_choice("curve_budget", config.curve_budget, CURVE_BUDGETS)
     values["curve_steps"] = max(1, round(config.curve_steps * preset.pop("curve_share")))
+    values |= PUBLISHED_CURVE if config.curve_budget == "published" else {}
     values |= {name: number for name, number in preset.items() if values[name] is None}
     settings = MeasureSettings(**values)
     _check_ranges(settings)

@@ -31,6 +31,8 @@ class FindingKind:
             and makes no cause.
         yields_to: causes that explain it: where a finding of one of them is sure, this one is too weak to be told. So
             a history says nothing of the rate where the last activation cannot give out what the loss wants.
+        decides: whether its cause comes before that of the expected gains, which weigh training and held-out error
+            themselves.
 
     Raises:
         UserError: an unknown cause.
@@ -43,6 +45,7 @@ class FindingKind:
     change: str = ""
     cause: str | None = None
     yields_to: tuple[str, ...] = ()
+    decides: bool = True
 
     def __post_init__(self) -> None:
         for cause in (self.cause, *self.yields_to):
@@ -299,6 +302,7 @@ FINDINGS: Table[FindingKind] = Table(
             "get more training data, or augment them; weight decay or an earlier stop take off a part",
             "too_little_data",
             ("wrong_labels", "wrong_preprocessing"),
+            decides=False,
         ),
         # --- the list of networks ---
         FindingKind(

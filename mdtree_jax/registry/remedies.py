@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mdtree_jax.registry.probes import REFRESHED
 from mdtree_jax.registry.register import BINDERS, in_table
 from mdtree_jax.registry.table import Table
 
@@ -26,6 +27,7 @@ class Remedy:
         is_free: whether the training costs no more and needs nothing new.
         steps: training steps of a racer, relative to the network's own training at the same share.
         races: whether a short training shows its gain; more steps always look best at an equal share.
+        probe: that shows its gain as it is, on the held-out examples; '' where the gain is predicted.
         meaning: one line for help and tables.
         words: what to do, an imperative that follows "To gain most, …".
     """
@@ -38,6 +40,7 @@ class Remedy:
     is_free: bool = False
     steps: float = 1.0
     races: bool = True
+    probe: str = ""
     meaning: str = ""
     words: str = ""
 
@@ -145,6 +148,7 @@ REMEDIES: Table[Remedy] = Table(
             is_free=True,
             steps=0.0,
             races=False,
+            probe=REFRESHED,
             meaning="statistics of BatchNorm computed anew",
             words="recompute the BatchNorm statistics over the training data, with the weights as they are",
         ),

@@ -65,12 +65,22 @@ def _recipe(config: SweepConfig, shape: DatasetShape) -> Recipe:
 
 def set_up_devices(num_devices: int | None = None) -> None:
     """Set devices (None: all there are) and the compilation cache before the first computation."""
+    configure_devices(num_devices, _cache_folder())
+
+
+def keep_programs() -> None:
+    """Keep compiled programs from now on where a sweep does, unless the user has chosen a folder; no device is set."""
+    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_compilation_cache_dir", os.fspath(_cache_folder()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _cache_folder() -> str | os.PathLike:
     import pooch
 
     # The stub of JAX does not list this setting.
     given = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    cache = given or pooch.os_cache("mdtree_jax") / "compiled"
-    configure_devices(num_devices, cache)
+    return given or pooch.os_cache("mdtree_jax") / "compiled"
 
 
 def memory_budget_bytes(config: SweepConfig) -> int:

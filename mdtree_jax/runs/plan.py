@@ -135,7 +135,8 @@ def make_plan(
     rows = []
     for cohort in cohorts:
         cost, to_do = model_cost(cohort), left.get(cohort.key, Left())
-        each = [] if measure is None else [measure.with_metrics((metric,)) for metric in measure.metrics]
+        of_cohort = None if measure is None else measure.of_cohort(cohort)
+        each = [] if of_cohort is None else [of_cohort.with_metrics((metric,)) for metric in of_cohort.metrics]
         training = cohort.batch_size, cohort.train_epochs
         costs = [MeasureCost(s, cost.forward_flops, num_test, *training) for s in each]
         passes = {one.settings.metrics[0]: one.cohort_passes(cohort) for one in costs}

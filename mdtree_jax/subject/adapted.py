@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.landscape.batch_norm import check_averages
@@ -78,6 +80,21 @@ def unlike_averages(subject: Subject, x: Any) -> list[str]:
     if not subject.can_recompute or not jax.tree.leaves(variables["batch_stats"]):
         return []
     return check_averages(jax.jit(apply_train), variables, x)
+
+
+def check_different(subject: Subject) -> None:
+    """Raise `UserError` if two networks of a subject are the same: nothing can be said of a pair of them."""
+    for i, j in same_networks(subject):
+        raise UserError(
+            f"networks {i} and {j} have the same parameters; give networks that were trained from different seeds"
+        )
+
+
+def same_networks(subject: Subject) -> list[tuple[int, int]]:
+    """Return the pairs of networks, numbered from 1, that have the same parameters."""
+    leaves = [jax.tree.leaves(network["params"]) for network in subject.variables]
+    pairs = itertools.combinations(enumerate(leaves, 1), 2)
+    return [(i, j) for (i, a), (j, b) in pairs if all(map(np.array_equal, a, b))]
 
 
 def _listed(networks: Any, framework: str) -> list[Any]:

@@ -7,20 +7,24 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
-from mdtree_jax.checks import UserError, nearest
+from mdtree_jax.checks import UserError, check_choice, nearest
 from mdtree_jax.diagnosis.advice import direction_only
+from mdtree_jax.diagnosis.combine import with_outlook
 from mdtree_jax.diagnosis.cost import Training, make_cost, retraining
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.from_metrics import diagnose_metrics, withhold
+from mdtree_jax.diagnosis.metrics_table import EVIDENCE
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.recipe.measure_settings import MeasureConfig, MeasureSettings, resolve
 from mdtree_jax.registry.kernels import CHOICES
 from mdtree_jax.registry.measurements import kernels_of
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective, find_objective
-from mdtree_jax.subject.adapted import subject_of
+from mdtree_jax.runs.jax_backend import keep_programs
+from mdtree_jax.subject.adapted import check_different, subject_of
+from mdtree_jax.subject.evidence import beside_of, findings_of, outlook_from, with_more_cost, without_copies
 from mdtree_jax.subject.frozen import freeze
 from mdtree_jax.subject.held_out import examples_of
 from mdtree_jax.subject.limits import NO_LIMITS, Limits
@@ -46,6 +50,10 @@ def diagnose_model(
     frozen: str | Sequence[str] = (),
     objective: str | Objective = DEFAULT_OBJECTIVE,
     training: Training | Mapping | None = None,
+    history: Any = None,
+    cost: float | str | None = None,
+    evidence: str = "all",
+    initial: Any = None,
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
     memory_gb: float | None = None,
@@ -56,10 +64,11 @@ def diagnose_model(
     params: Any = None,
     x_train: Any = None,
 ) -> Diagnosis:
-    """Measure the loss landscape of a trained model and say why it is not better.
+    """Say why a trained model is not better, from its training history, its weights and small experiments.
 
-        d = diagnose_model(model, [a, b], train, test=test)
-        d.cause, d.probability, d.evidence, d.action, d.expected_gain, d.cost
+        settings = Training(optimizer=optax.adam(1e-3), learning_rate=1e-3, batch_size=64, epochs=20)
+        d = diagnose_model(model, [a, b], train, test=test, training=settings, history="history.csv")
+        d.cause, d.probability, d.outlook.moves, d.findings, d.improved, d.action, d.cost
         d.report("report.html")
 
     Args:
@@ -75,8 +84,8 @@ def diagnose_model(
             mapping or tuple of them. Targets are (n,) integers from 0 for classes, see `registry.objectives.TARGETS`.
         y_train: the targets, if `train` holds the inputs alone.
         validation, test: held-out data, in the same forms. With both, evidence is read on the first and errors are of
-            the second; one of them is split in halves with a fixed seed. They do not affect the answer now.
-        x_test, y_test: the test set as two arrays, not split.
+            the second; one of them is split in halves with a fixed seed.
+        x_test, y_test: the test set as two arrays; errors are of all of it, evidence of a half.
         apply_train: `apply_train(variables, x[, key]) -> (logits, variables)` in training mode, for a function and
             networks with running averages; without it, their connectivity is not measured, and a note says so.
         init: `init(key) -> variables`, fresh ones, for a function.
@@ -85,9 +94,17 @@ def diagnose_model(
         frozen: names of parameters that were not trained, or of layers that hold them, see `frozen.freeze`.
         objective: what the networks were trained for: `cross_entropy` (classes), `lm` (a token at every place of a
             sequence), `binary`, `multilabel`, `regression`, `huber`, or `Objective(loss=…, error=…)` of your own.
-        training: `batch_size`, `learning_rate` and `epochs`, if known, for the new settings and for the cost of a
-            retraining. Without it, the action gives only the direction, and the cost is unknown.
-        measure: what to measure and how precisely, see `measure_settings.MeasureConfig`; None is `default_measure`.
+        training: the settings, as far as they are known, see `Training`: for experiments, for the new settings and for
+            the cost of a retraining. Without it, the action gives only the direction, and the cost is unknown.
+        history: the training history: a path that `history.read_history` takes, a DataFrame, or a list with one for
+            each network.
+        cost: what experiments may train: a share of one training, such as 0.1, or wall time, such as `60s`. None is 0.1
+            where `training` has learning rate, batch size and epochs or steps, else 0; with 0 nothing is trained.
+        evidence: `all`, or `landscape`: then history, settings and held-out data have no part in the answer, and
+            nothing is trained.
+        initial: the networks before their training, in the form of `networks`, if they are known.
+        measure: what to measure of the landscape and how precisely, see `measure_settings.MeasureConfig`; None is
+            `default_measure`, and with all evidence the cheap metrics without a trained curve.
         max_images: size of the random sample (with a fixed seed) of each set on which errors and points between
             networks are evaluated; curves are trained on all training images that fit into memory.
         memory_gb, max_minutes: what measuring may take; a plan beyond it is refused, with what would fit.
@@ -101,13 +118,22 @@ def diagnose_model(
     """
     given = {"model": (model, apply), "networks": (networks, params), "train": (train, x_train)}
     model, networks, train = (_one_of(name, *pair) for name, pair in given.items())
+    check_choice("evidence", evidence, EVIDENCE)
+    keep_programs()
     data, notes = examples_of(train, y_train, validation, test, x_test, y_test, objective=objective)
     options = {"apply_train": apply_train, "init": init, "build": build, "step": step, "weights": weights}
     subject = freeze(subject_of(model, networks, data.x_train, **options)._replace(objective=objective), frozen)
+    start = None
+    if initial is not None:
+        start = freeze(subject_of(model, initial, data.x_train, **options), frozen).variables
     diagnosis = diagnose_subject(
         subject,
         data,
         training=Training.of(training),
+        history=history,
+        cost=cost,
+        evidence=evidence,
+        initial=start,
         measure=measure,
         max_images=max_images,
         limits=Limits(memory_gb, max_minutes),
@@ -178,6 +204,7 @@ def measure_row(
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
     """Return a row of a collection: how the networks were trained, as far as it is known, and what was measured."""
+    check_different(subject)
     settings = settings_of(measure, as_reference(None))
     measured = measure_subject(subject, data, settings, max_images=max_images, limits=limits, progress=progress)
     counts = {"num_samples": len(data.y_train), "num_finite": len(subject.variables)}
@@ -195,6 +222,10 @@ def diagnose_subject(
     data: Examples,
     *,
     training: Training | None = None,
+    history: Any = None,
+    cost: float | str | None = None,
+    evidence: str = "landscape",
+    initial: tuple[Any, ...] | None = None,
     measure: MeasureConfig | Mapping | None = None,
     max_images: int = 10_000,
     in_random_order: bool = False,
@@ -202,22 +233,60 @@ def diagnose_subject(
     reference: Reference | str | os.PathLike | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Diagnosis:
-    """Diagnose networks that are already wrapped; arguments as for `diagnose_model` and `measure_subject`."""
+    """Diagnose networks that are already wrapped; arguments as for `diagnose_model` and `measure_subject`.
+
+    `initial` are in the form of `subject.variables`.
+    """
     training, reference = training or Training(), as_reference(reference)
-    settings = settings_of(measure, reference)
     options = {"max_images": max_images, "in_random_order": in_random_order, "limits": limits}
+    if evidence == "landscape":
+        check_different(subject)
+        settings = settings_of(measure, reference)
+        return _of_landscape(subject, data, training, settings, reference, options, progress).diagnosis
+    beside = beside_of(subject, training, history, cost, initial)
+    begin = time.perf_counter()
+    findings = findings_of(subject, data, training, beside)
+    seconds = time.perf_counter() - begin
+    subject, beside = without_copies(subject, beside)
+    asks_curve = isinstance(measure, Mapping) and any(name.startswith("curve_") for name in measure)
+    settings = settings_of(measure, reference, default=cheap_measure(len(subject.variables), asks_curve))
+    whole = _of_landscape(subject, data, training, settings, reference, options, progress)
+    outlook, gathered = outlook_from(subject, data, training, beside, whole.row, max_images=max_images)
+    diagnosis = with_more_cost(whole.diagnosis, seconds + gathered.seconds, gathered.compile_seconds)
+    diagnosis = dataclasses.replace(diagnosis, remarks=(*diagnosis.remarks, *gathered.notes))
+    return with_outlook(
+        diagnosis, outlook, findings, gathered.improved, training=training, num_images=len(data.y_train)
+    )
+
+
+class _Whole(NamedTuple):
+    """The diagnosis from the landscape, and the columns that it is made from."""
+
+    diagnosis: Diagnosis
+    row: dict[str, float]
+
+
+def _of_landscape(
+    subject: Subject,
+    data: Examples,
+    training: Training,
+    settings: MeasureSettings,
+    reference: Reference,
+    options: Mapping[str, Any],
+    progress: Callable[[float, str], None] | None,
+) -> _Whole:
     measured = measure_subject(subject, data, settings, **options, progress=progress)
     start = time.perf_counter()
     row = measured.row | {"num_samples": len(data.y_train)}
-    diagnosis = diagnose_metrics(row, reference, units="percent", training=training)[0]
+    diagnosis = diagnose_metrics(row, reference, "percent", training, evidence="landscape")[0]
     seconds = measured.seconds + time.perf_counter() - start
     rate = measured.flops / measured.seconds
-    again = retraining(training, len(data.y_train), measured.forward_flops, rate)
+    again = retraining(training.with_length(len(data.y_train)), len(data.y_train), measured.forward_flops, rate)
     cost = make_cost(seconds, measured.flops, measured.compile_seconds, *again)
     action = direction_only(diagnosis.action) if training == Training() else diagnosis.action
     remarks = (*measured.notes, *_of_objective(subject), *diagnosis.remarks)
     diagnosis = dataclasses.replace(diagnosis, action=action, cost=cost, remarks=remarks)
-    return withhold(diagnosis, measured.doubt) if measured.doubt else diagnosis
+    return _Whole(withhold(diagnosis, measured.doubt) if measured.doubt else diagnosis, measured.row)
 
 
 def _of_objective(subject: Subject) -> list[Fact]:
@@ -239,9 +308,21 @@ def default_measure(columns: Sequence[str]) -> MeasureConfig:
     return MeasureConfig(metrics=metrics or ["hessian"], curve_steps=2000, curve_batch_size=32, curve_learning_rate=0.1)
 
 
-def settings_of(measure: MeasureConfig | Mapping | None, reference: Reference) -> MeasureSettings:
-    """Return what is measured, every number decided; raises `UserError` for a setting that does not exist or fit."""
-    config = default_measure(reference.columns)
+def cheap_measure(num_networks: int, with_curve: bool = False) -> MeasureConfig:
+    """Return the settings to measure what costs less than a training: no trained curve, unless it is asked for."""
+    metrics = ["hessian", *(["similarity", "barrier"] if num_networks > 1 else [])]
+    metrics += ["connectivity"] if num_networks > 1 and with_curve else []
+    return dataclasses.replace(default_measure(()), metrics=metrics)
+
+
+def settings_of(
+    measure: MeasureConfig | Mapping | None, reference: Reference, default: MeasureConfig | None = None
+) -> MeasureSettings:
+    """Return what is measured, every number decided; raises `UserError` for a setting that does not exist or fit.
+
+    `default` is what holds where `measure` does not say; None is `default_measure` of the reference.
+    """
+    config = default or default_measure(reference.columns)
     if isinstance(measure, Mapping):
         known = [field.name for field in dataclasses.fields(MeasureConfig)]
         for name in measure:

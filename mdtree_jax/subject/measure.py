@@ -20,6 +20,7 @@ import pandas as pd
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.measuring.measure import measure_cohort
+from mdtree_jax.measuring.tables import MeasuredCohort
 from mdtree_jax.models import count_flops
 from mdtree_jax.population.executor import compiler_options
 from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
@@ -104,39 +105,19 @@ def measure_subject(
     if strange := unlike_averages(subject, tried_inputs(data)):
         subject = subject._replace(can_recompute=False)
     settings = _possible(subject, settings, notes, strange)
-    num_all, num_networks = len(data.y_train), len(subject.variables)
-    num_held = min(num_all, max(max_images, _num_that_fit(data.x_train, budget)))
-    num_images = min(num_all, max_images)
-    if num_images < num_all:
-        notes.append(fact("sampled_errors", side="training", images=num_images, of=num_all))
-    if num_held < num_all and any("curve" in KERNELS[metric].needs for metric in settings.metrics):
-        notes.append(fact("sampled_curves", images=num_held, of=num_all))
-    used = Examples(
-        *_sample(data.x_train, data.y_train, num_held, shuffle=not in_random_order),
-        *_sample(data.x_test, data.y_test, max_images),
-    )
-    if len(used.y_test) < len(data.y_test):
-        notes.append(fact("sampled_errors", side="test", images=max_images, of=len(data.y_test)))
-    settings = _no_image_twice(settings, num_images)
-    if num_images < len(used.y_train):
-        most = num_images if settings.evaluation_images is None else min(num_images, settings.evaluation_images)
-        settings = dataclasses.replace(settings, evaluation_images=most)
+    used, num_images = _used(data, settings, max_images, notes, budget, shuffle=not in_random_order)
+    settings = _for_images(settings, num_images, len(used.y_train))
     evaluated = used._replace(x_train=take_rows(used.x_train, slice(num_images)), y_train=used.y_train[:num_images])
-    members = tuple(Member(0, seed, len(used.y_train), 1.0, 0.0, 0.0) for seed in range(num_networks))
-    cohort = Cohort(0, 1, 1, members)
-    # Without a test set the curve is looked at on a single image: the kernel wants one.
-    test = (used.x_test, used.y_test) if len(used.y_test) else take_rows((used.x_train, used.y_train), slice(1))
-    measured_on = Examples(used.x_train, used.y_train, *test)
+    cohort, measured_on = _as_cohort(subject, used)
     check_plan(subject, measured_on, cohort, settings, limits)
     errors, evaluation_compile = _evaluate(subject, evaluated)
     recipe = Recipe("", subject.architecture, num_outputs, (), objective=subject.objective)
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *subject.variables)
     found = measure_cohort(
         recipe,
         cohort,
         measured_on,
-        stacked,
-        [True] * num_networks,
+        jax.tree.map(lambda *leaves: np.stack(leaves), *subject.variables),
+        [True] * len(cohort.members),
         settings,
         memory_budget_bytes=budget,
         model=subject.model,
@@ -144,19 +125,64 @@ def measure_subject(
     )
     if len(errors) == 2 and (pair_metrics := [name for name in settings.metrics if name in PAIR_CHOICES]):
         notes.append(fact("one_pair", kernels=pair_metrics))
-    table = _with_training_columns(found.members, errors)
-    means = collect(table, found.pairs).iloc[0]
-    row = {str(name): float(value) for name, value in means.items() if np.isfinite(value)}
-    row = {name: value for name, value in row.items() if not name.endswith(("_seconds", "_flops"))}
+    row = _row_of(found, errors)
     if find_objective(subject.objective).targets in COUNTED:
-        _add_sampling_error(row, num_images, num_all)
+        _add_sampling_error(row, num_images, len(data.y_train))
     compile_seconds = found.compile_seconds + evaluation_compile + checking
     forward = float(count_flops(subject.model, one_row(used.x_train)))
     flops = sum(float(t[c].sum()) for t in (found.members, found.pairs) for c in t if str(c).endswith("_flops"))
-    flops += forward * num_networks * (num_images + len(used.y_test))
+    flops += forward * len(subject.variables) * (num_images + len(used.y_test))
     seconds = time.perf_counter() - start - compile_seconds
     doubt = _doubt(errors, chance_error(subject.objective, used.y_train))
     return Measured(row, notes, seconds, compile_seconds, flops, forward, doubt)
+
+
+def _used(
+    data: Examples, settings: MeasureSettings, max_images: int, notes: list[Fact], budget: int, shuffle: bool
+) -> tuple[Examples, int]:
+    """Return the examples that are held, and on how many of the training ones errors are evaluated, the first ones.
+
+    What is a sample is said in `notes`.
+    """
+    num_all = len(data.y_train)
+    num_held = min(num_all, max(max_images, _num_that_fit(data.x_train, budget)))
+    num_images = min(num_all, max_images)
+    if num_images < num_all:
+        notes.append(fact("sampled_errors", side="training", images=num_images, of=num_all))
+    if num_held < num_all and any("curve" in KERNELS[metric].needs for metric in settings.metrics):
+        notes.append(fact("sampled_curves", images=num_held, of=num_all))
+    used = Examples(
+        *_sample(data.x_train, data.y_train, num_held, shuffle),
+        *_sample(data.x_test, data.y_test, max_images),
+    )
+    if len(used.y_test) < len(data.y_test):
+        notes.append(fact("sampled_errors", side="test", images=max_images, of=len(data.y_test)))
+    return used, num_images
+
+
+def _for_images(settings: MeasureSettings, num_images: int, num_held: int) -> MeasureSettings:
+    """Return the settings for `num_images` images to evaluate errors on, of `num_held` that curves are trained on."""
+    settings = _no_image_twice(settings, num_images)
+    if num_images < num_held:
+        most = num_images if settings.evaluation_images is None else min(num_images, settings.evaluation_images)
+        settings = dataclasses.replace(settings, evaluation_images=most)
+    return settings
+
+
+def _as_cohort(subject: Subject, used: Examples) -> tuple[Cohort, Examples]:
+    """Return the networks as a cohort of one configuration, whose seeds are their positions, and its examples."""
+    seeds = range(len(subject.variables))
+    members = tuple(Member(0, seed, len(used.y_train), 1.0, 0.0, 0.0) for seed in seeds)
+    # Without a test set the curve is looked at on a single image: the kernel wants one.
+    test = (used.x_test, used.y_test) if len(used.y_test) else take_rows((used.x_train, used.y_train), slice(1))
+    return Cohort(0, 1, 1, members), Examples(used.x_train, used.y_train, *test)
+
+
+def _row_of(found: MeasuredCohort, errors: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the finite means and standard errors of what was measured, without seconds and operations."""
+    means = collect(_with_training_columns(found.members, errors), found.pairs).iloc[0]
+    row = {str(name): float(value) for name, value in means.items() if np.isfinite(value)}
+    return {name: value for name, value in row.items() if not name.endswith(("_seconds", "_flops"))}
 
 
 def _named(progress: Callable[[float, str], None] | None) -> Callable[[float, str], None] | None:

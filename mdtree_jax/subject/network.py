@@ -6,7 +6,6 @@ Flax has it, whose other collections (running averages) are its *state*.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -44,6 +43,8 @@ class Subject(NamedTuple):
         apply_train: `apply_train({"params", "batch_stats"}, x, key) -> (outputs, batch_stats)` in training mode, the
             key that of dropout; None where there is no such mode.
         notes: sentences on what was assumed or changed to take the networks in.
+        given_form: `given_form({"params", "batch_stats"})`, a network in the form in which the given ones came, where
+            that is a pytree; None for our own form.
     """
 
     model: Model
@@ -54,6 +55,7 @@ class Subject(NamedTuple):
     init: Callable[[Any], Any] | None = None
     apply_train: Callable[..., tuple[Any, Any]] | None = None
     notes: tuple[str, ...] = ()
+    given_form: Callable[[Any], Any] | None = None
 
 
 _NONE = np.empty((0,), np.float32)
@@ -97,7 +99,6 @@ def wrap(
     halves: set[str] = set()
     variables = tuple(_ours(network, halves) for network in networks)
     _check_alike(variables)
-    _check_different(variables)
     for number, one in enumerate(variables):
         _check_numbers(one, number)
 
@@ -127,6 +128,7 @@ def wrap(
         init=None if init is None else lambda key: _ours(init(key), set()),
         apply_train=None if in_training is None else trained,
         notes=tuple(f"the weights are of {kind} and are measured in float32" for kind in sorted(halves)),
+        given_form=theirs,
     )
 
 
@@ -291,15 +293,6 @@ def _check_alike(networks: Sequence[Any]) -> None:
         wrong = [f"{name} {first[name]} and {other[name]}" for name in first if first[name] != other[name]]
         if wrong:
             raise UserError(f"networks 1 and {number} differ in shape: {', '.join(wrong[:3])}")
-
-
-def _check_different(networks: Sequence[Any]) -> None:
-    leaves = [jax.tree.leaves(network["params"]) for network in networks]
-    for (i, a), (j, b) in itertools.combinations(enumerate(leaves, 1), 2):
-        if all(map(np.array_equal, a, b)):
-            raise UserError(
-                f"networks {i} and {j} have the same parameters; give networks that were trained from different seeds"
-            )
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

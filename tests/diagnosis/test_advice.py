@@ -73,13 +73,14 @@ def test_temperature_goes_the_way_of_the_gains(reference, cause, way, sentence):
 
 def test_no_gain_is_promised_beyond_the_test_error():
     hot = {"train_error": 28.2, "log_hessian_trace": 5.21, "mode_connectivity_peak": -0.03, "cka": 0.45}
-    free, bound = diagnose_metrics(hot)[0], diagnose_metrics(hot | {"test_error": 6.0})[0]
+    alone = {"evidence": "landscape"}
+    free, bound = (diagnose_metrics(row, **alone)[0] for row in (hot, hot | {"test_error": 6.0}))
     assert free.expected_gain.high > 6
     assert (bound.expected_gain.high, bound.expected_gain.mean <= 6) == (6.0, True)
     assert bound.expected_gain.low <= free.expected_gain.low
     assert (free.test_error, bound.test_error) == (None, 6.0)
     assert bound.ranking == free.ranking
-    tiny = diagnose_metrics(hot | {"test_error": 1.0})[0]
+    tiny = diagnose_metrics(hot | {"test_error": 1.0}, **alone)[0]
     assert (tiny.action.how_far, tiny.expected_gain.cut) == (free.action.how_far, True)
     assert "40 similar models gained more with this step than the test error of this model" in tiny.action.sentence
     with pytest.raises(UserError, match=r"test_error=-5 in row 1; it must be at least 0"):

@@ -95,7 +95,7 @@ def test_of_two_moves_against_a_cause_the_better_one_is_advised():
     moves, steps = best_moves(reference, rows, "too_little_regularization")
     assert {move.knob for move in moves} == {"weight_decay"}
     assert steps[0]["x10"].mean > 2
-    assert diagnose_metrics(rows, reference)[0].action.knob == "weight_decay"
+    assert diagnose_metrics(rows, reference, evidence="landscape")[0].action.knob == "weight_decay"
 
 
 def test_a_saved_reference_of_a_random_search_gives_the_same_answers(tmp_path, found):

@@ -129,7 +129,7 @@ def test_a_cause_that_was_never_named_in_the_test_says_so():
 
 
 def test_weak_answers_abstain_and_others_do_not(F_noise):
-    found = diagnose_metrics(F_noise.iloc[::20])
+    found = diagnose_metrics(F_noise.iloc[::20], evidence="landscape")
     for diagnosis in found:
         assert bool(diagnosis.reason) == diagnosis.abstains
         if diagnosis.probability < 0.5:

@@ -7,6 +7,7 @@ from mdtree_jax.diagnosis.words.findings import advice_sentence, finding_sentenc
 from tests.faults.look import findings_of
 from tests.faults.situations import SITUATIONS
 from tests.faults.training import errors_of, train
+from tests.numerics import unoptimized
 
 #: Situation -> what the sentences must say.
 WORDS = {
@@ -19,10 +20,20 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
+#: Convolutional networks of which nothing need be said, which take the longest.
+LONG = ("rate_too_hot_but_it_learns", "batch_of_a_thousand")
+
+
+def all_findings(name):
+    situation = train(SITUATIONS[name].spec)
+    with unoptimized():
+        return findings_of(situation)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in SITUATIONS])
 def test_findings(name):
     case = SITUATIONS[name]
-    findings = [finding for finding in findings_of(train(case.spec)) if finding.is_told]
+    findings = [finding for finding in all_findings(name) if finding.is_told]
     told = {finding.kind for finding in findings}
     if name in WORDS:
         assert told & set(case.findings)
@@ -34,7 +45,7 @@ def test_findings(name):
 
 
 def test_both_causes_of_a_relu_as_a_probability_are_told():
-    found = causes_of(findings_of(train(SITUATIONS["relu_as_a_probability"].spec)))
+    found = causes_of(all_findings("relu_as_a_probability"))
     assert {"wrong_last_activation", "inputs_not_scaled"} <= set(found)
 
 

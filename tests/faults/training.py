@@ -124,19 +124,20 @@ def error_of(spec: Spec, data: Split) -> Callable:
     return wrong_class if data.y_train.ndim == 1 else wrong_label
 
 
-@functools.cache
-def train(spec: Spec, seeds: tuple[int, ...] = (0, 1), data_seed: int = 0) -> Situation:
-    """Train one network a seed."""
-    data = prepare(spec, data_seed)
-    loss, error = LOSSES[spec.loss], error_of(spec, data)
+def _sides(data: Split) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return inputs and targets by side; the validation set is half of the test set."""
     half = len(data.x_test) // 2
-    sides = {"train": data[:2], "validation": (data.x_test[:half], data.y_test[:half]), "test": data[2:]}
+    return {"train": data[:2], "validation": (data.x_test[:half], data.y_test[:half]), "test": data[2:]}
 
-    def init(key):
-        return spec.net.init(key, jnp.asarray(data.x_train[:2]))
 
-    def apply(variables, x):
-        return spec.net.apply(variables, x)
+def _points(spec: Spec, num_steps: int) -> tuple[int, int]:
+    """Return how many points the history has, and the steps between them."""
+    points = int(min(POINTS, max(spec.epochs, 1), num_steps))
+    return points, num_steps // points
+
+
+def _make_run(spec: Spec, loss: Callable, error: Callable) -> Callable:
+    """Return the training of one network, which gives its variables and the columns of its history, (points,)."""
 
     def batch_loss(params, state, x, y):
         outputs, changed = spec.net.apply({"params": params, **state}, x, True, mutable=list(state))
@@ -152,16 +153,10 @@ def train(spec: Spec, seeds: tuple[int, ...] = (0, 1), data_seed: int = 0) -> Si
     def look(variables, sides):
         found = {}
         for side, (x, y) in sides.items():
-            outputs = apply(variables, x)
+            outputs = spec.net.apply(variables, x)
             found[f"{side}_loss"] = loss(outputs, y).mean()
             found[f"{side}_error"] = 100 * error(outputs, y).mean()
         return found
-
-    batches = np.stack([_batches(spec, len(data.x_train), seed) for seed in seeds])
-    points = int(min(POINTS, max(spec.epochs, 1), batches.shape[1]))
-    ends = np.linspace(0, batches.shape[1], points + 1).round().astype(int)[1:]
-    each = batches.shape[1] // points
-    used = batches[:, : each * points].reshape(len(seeds), points, each, -1)
 
     def run(variables, rows, sides, rate, decay):
         # Rates and data are arguments, so that one program serves all of them.
@@ -175,37 +170,50 @@ def train(spec: Spec, seeds: tuple[int, ...] = (0, 1), data_seed: int = 0) -> Si
         carry, found = jax.lax.scan(segment, carry, rows)
         return carry[0], found
 
-    starts = [init(jax.random.key(seed)) for seed in seeds]
-    initial = jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
-    trained, found = jax.device_get(
-        jax.jit(jax.vmap(run, (0, 0, None, None, None)))(
-            initial, used, sides, np.float32(spec.learning_rate), np.float32(spec.weight_decay)
-        )
-    )
-    nth = lambda tree, i: jax.tree.map(lambda a: a[i], tree)  # noqa: E731
-    epochs = ends / (len(data.x_train) // min(spec.batch_size, len(data.x_train)))
-    histories = [
-        pd.DataFrame({"epoch": epochs, "step": each * np.arange(1, points + 1)} | {k: v[i] for k, v in found.items()})
-        for i in range(len(seeds))
-    ]
-    settings = {
-        "optimizer": spec.optimizer,
-        "learning_rate": spec.learning_rate,
-        "batch_size": spec.batch_size,
-        "epochs": spec.epochs,
-        "weight_decay": spec.weight_decay,
-        "steps": batches.shape[1],
-    }
+    return run
+
+
+def _history(spec: Spec, num_train: int, num_steps: int, columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return the history of a network: `columns` (points,) with its epochs and steps."""
+    points, each = _points(spec, num_steps)
+    ends = np.linspace(0, num_steps, points + 1).round().astype(int)[1:]
+    epochs = ends / (num_train // min(spec.batch_size, num_train))
+    return pd.DataFrame({"epoch": epochs, "step": each * np.arange(1, points + 1), **columns})
+
+
+@functools.cache
+def train(spec: Spec, seeds: tuple[int, ...] = (0, 1), data_seed: int = 0) -> Situation:
+    """Train one network a seed."""
+    data = prepare(spec, data_seed)
+    loss, error = LOSSES[spec.loss], error_of(spec, data)
+
+    def init(key):
+        return spec.net.init(key, jnp.asarray(data.x_train[:2]))
+
+    def apply(variables, x):
+        return spec.net.apply(variables, x)
+
+    batches = np.stack([_batches(spec, len(data.x_train), seed) for seed in seeds])
+    num_steps = batches.shape[1]
+    points, each = _points(spec, num_steps)
+    used = batches[:, : each * points].reshape(len(seeds), points, each, -1)
+    initial = jax.tree.map(lambda *leaves: np.stack(leaves), *(init(jax.random.key(seed)) for seed in seeds))
+    run = jax.jit(jax.vmap(_make_run(spec, loss, error), (0, 0, None, None, None)))
+    rates = np.float32(spec.learning_rate), np.float32(spec.weight_decay)
+    trained, found = jax.device_get(run(initial, used, _sides(data), *rates))
+    nth = lambda tree: [jax.tree.map(lambda a, i=i: a[i], tree) for i in range(len(seeds))]  # noqa: E731
+    histories = [_history(spec, len(data.x_train), num_steps, columns) for columns in nth(found)]
+    settings = ("optimizer", "learning_rate", "batch_size", "epochs", "weight_decay")
     return Situation(
         spec,
         apply,
         init,
-        [nth(trained, i) for i in range(len(seeds))],
-        [nth(initial, i) for i in range(len(seeds))],
+        nth(trained),
+        nth(initial),
         data,
         loss,
         error,
-        settings,
+        {name: getattr(spec, name) for name in settings} | {"steps": num_steps},
         [h.drop(columns=["test_loss", "test_error"]) for h in histories],
         [float(h["test_error"].iloc[-1]) for h in histories],
     )

@@ -3,12 +3,11 @@
 import jax
 import pytest
 
+from tests.numerics import quick_float64
+
 
 @pytest.fixture(autouse=True)
 def strict():
     """Ground truth in float64; the compiler's optimizations take longer than these small programs run."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    with quick_float64(), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
-    jax.config.update("jax_disable_most_optimizations", before)

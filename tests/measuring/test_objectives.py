@@ -16,19 +16,11 @@ from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.training import weighted_cross_entropy
 from tests.landscape.problems import dense, dense_hessian
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 RNG = np.random.default_rng(0)
 N, T, V = 11, 3, 4
 WEIGHTS = np.array([0.5, 1.0, 3.0])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def float64():
-    """The compiler's optimizations take longer than these small programs run."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.enable_x64(True):
-        yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def of_rows(params, x):

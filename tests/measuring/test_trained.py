@@ -25,6 +25,9 @@ from mdtree_jax.registry.measurements import MEASUREMENTS, of_kernel
 from mdtree_jax.registry.probes import DEFAULT_PROBES, PROBES, SHORT_RUNS, Probe
 from mdtree_jax.store.tables import Measured
 from mdtree_jax.training import Hyperparameters, objective_functions
+from tests.measuring.cohorts import without_seconds
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 SHAPE, CLASSES = (3, 3, 1), 3
 RECIPE = Recipe("digits", "mlp", num_classes=CLASSES, image_shape=SHAPE, early_stop=False)
@@ -32,15 +35,6 @@ METRICS = ["ensemble", "norms", "probes", "short_runs"]
 CONFIG = MeasureConfig(metrics=METRICS, hessian_images=20, statistics_batch_size=8, probe_images=30)
 SETTINGS = resolve(CONFIG)
 COHORT = Cohort(4, 8, 20, tuple(Member(i, s, n, n / 40, 0.1, 5e-4) for i, n in enumerate((24, 40)) for s in (0, 1)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def float64():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.enable_x64(True):
-        yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +59,6 @@ def measure(networks, data, cohort=COHORT, rows=slice(None), settings=SETTINGS, 
 @pytest.fixture(scope="module")
 def measured(networks, data):
     return measure(networks, data)
-
-
-def without_seconds(table):
-    return table[[c for c in table if not c.endswith("_seconds")]]
 
 
 def test_every_column_has_its_entry_and_every_entry_its_column(measured):

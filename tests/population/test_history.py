@@ -12,6 +12,7 @@ from mdtree_jax.population.history import recorded_epochs
 from mdtree_jax.population.train import member_key, train_cohort
 from mdtree_jax.training import Hyperparameters, evaluate, make_trainer
 from mdtree_jax.training.train import init_key
+from tests.numerics import quick_float64
 from tests.population.test_train import MLP, RESNET, assert_equal, executor, toy_cohort, toy_data
 
 
@@ -53,7 +54,7 @@ def test_recording_changes_no_bit_of_a_network(recipe, lanes):
 
 
 def test_points_are_those_of_a_plain_loop():
-    with jax.enable_x64(True):
+    with quick_float64():
         recipe = dataclasses.replace(MLP, history_points=3, early_stop=False)
         cohort, data = toy_cohort(epochs=7), data_with_validation(MLP)
         trained = train_cohort(recipe, cohort, data, executor=executor(lanes=2, per_pass=4), dtype="float64")

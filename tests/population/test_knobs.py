@@ -14,6 +14,7 @@ from mdtree_jax.population.train import member_key, train_cohort
 from mdtree_jax.recipe.axes import Grid, make_cohorts
 from mdtree_jax.registry.knobs import KNOBS, Knob, Words, register_knob
 from mdtree_jax.training.train import init_key, random_order
+from tests.numerics import quick_float64
 from tests.population.test_train import MLP, assert_equal, toy_data
 
 RECIPE = dataclasses.replace(MLP, early_stop=False)
@@ -76,11 +77,11 @@ def cohort_of(**axes):
 @pytest.mark.usefixtures("_toys")
 def test_batched_knobs_equal_a_loop_written_out(lanes):
     cohort, data = cohort_of(label_smoothing=(0.0, 0.2), input_noise=(0.0, 0.5), shrink=(1.0,)), toy_data(MLP)
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    with quick_float64(), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         choice = ExecutorChoice("chunks", "cpu", 2, lanes, 100)
         trained = train_cohort(RECIPE, cohort, data, executor=choice, dtype="float64")
     assert len(cohort.members) == 4
-    with jax.enable_x64(True):
+    with quick_float64():
         for row, member in enumerate(cohort.members):
             values = {"smoothing": member.value("label_smoothing"), "input_noise": member.value("input_noise")}
             params = train_by_hand(member, data, **values, shrink=member.value("shrink"))

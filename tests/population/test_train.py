@@ -23,6 +23,7 @@ from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
 from mdtree_jax.training import Hyperparameters, evaluate, make_trainer
 from mdtree_jax.training.train import init_key, train_single
 from tests.conftest import ROOT
+from tests.numerics import quick_float64
 
 MLP = Recipe("toy", "mlp", 3, (3, 3, 1), early_stop_min_epoch=2)
 RESNET = Recipe("toy", "resnet8", 3, (6, 6, 1))
@@ -56,18 +57,12 @@ def assert_equal(a, b, rows=slice(None)):
     jax.tree.map(lambda p, q: np.testing.assert_array_equal(p[rows], q[rows]), a.variables, b.variables)
 
 
-@pytest.fixture
-def strict64():
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        yield
-
-
 @pytest.mark.parametrize("choice", [{"lanes": 1}, {"lanes": 2}, {"lanes": 1, "per_pass": 4}, {"lanes": 3}])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_population_equals_a_loop_over_single_networks(choice, optimizer):
     # The bias correction of optax's Adam mixes integers and floats.
     promotion = "strict" if optimizer == "sgd" else "standard"
-    with jax.enable_x64(True), jax.numpy_dtype_promotion(promotion), jax.numpy_rank_promotion("raise"):
+    with quick_float64(), jax.numpy_dtype_promotion(promotion), jax.numpy_rank_promotion("raise"):
         compare_with_loop(choice, optimizer)
 
 
@@ -106,12 +101,17 @@ def trained_alone(optimizer):
     return found
 
 
-def test_a_members_result_does_not_depend_on_the_others(strict64):
+@pytest.mark.parametrize(
+    "precision", [quick_float64, pytest.param(functools.partial(jax.enable_x64, True), marks=pytest.mark.slow)]
+)
+def test_a_members_result_does_not_depend_on_the_others(precision, monkeypatch):
+    monkeypatch.setattr(executables, "_found", {})  # none that was compiled in another way
     # 20 steps: two epochs of ten batches for the largest subset.
     cohort, data = toy_cohort(epochs=2), toy_data(RESNET)
-    whole = train_cohort(RESNET, cohort, data, executor=executor(), dtype="float64")
     alone = dataclasses.replace(cohort, members=(cohort.members[4],))
-    single = train_cohort(RESNET, alone, data, executor=executor(devices=1), dtype="float64")
+    with precision(), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        whole = train_cohort(RESNET, cohort, data, executor=executor(), dtype="float64")
+        single = train_cohort(RESNET, alone, data, executor=executor(devices=1), dtype="float64")
     for a, b in zip(*map(jax.tree.leaves, (whole.variables, single.variables)), strict=True):
         np.testing.assert_array_equal(a[4], b[0])
 

@@ -18,6 +18,7 @@ from mdtree_jax.registry.objectives import Objective
 from mdtree_jax.registry.probes import PROBES
 from mdtree_jax.training import Hyperparameters, cross_entropy, make_trainer, objective_functions, train_single
 from mdtree_jax.training.train import init_key
+from tests.numerics import quick_float64
 
 SHAPE, CLASSES, NUM = (3, 3, 1), 3, 40
 NAMES = ("refreshed", "same", "heat", "cool", "scorch", "decay", "smooth")
@@ -25,11 +26,8 @@ NAMES = ("refreshed", "same", "heat", "cool", "scorch", "decay", "smooth")
 
 @pytest.fixture(autouse=True)
 def float64():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.enable_x64(True):
+    with quick_float64():
         yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

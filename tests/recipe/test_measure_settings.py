@@ -12,6 +12,7 @@ from mdtree_jax.measuring import programs as measure_programs
 from mdtree_jax.measuring.kernels import Data, NetworkItem, make_hessian
 from mdtree_jax.measuring.programs import choose
 from mdtree_jax.models import build_model
+from mdtree_jax.recipe.cohort import Cohort, Member
 from mdtree_jax.recipe.measure_settings import (
     ADDED_LATER,
     CURVE_INITS,
@@ -124,3 +125,18 @@ def test_memory_is_estimated_from_above_and_not_wildly(name, width, shape, plan)
     taken = jax.jit(measurement).lower(item, data).compile().memory_analysis().temp_size_in_bytes
     estimated = measure_programs._traced_bytes(model, data, measurement, plan[0], item)
     assert taken < estimated < measure_programs.OVERESTIMATE * taken
+
+
+def test_budget_of_curves():
+    """Curves train for as long as the networks of the cohort, as long as the paper's, or as long as is said."""
+    members = tuple(Member(place, 0, number, 1.0, 0.1, 0.0) for place, number in enumerate((100, 400)))
+    cohort = Cohort(8, 32, 20, members)
+    own = resolve(MeasureConfig(curve_budget="training", curve_steps=7)).of_cohort(cohort)
+    assert (own.curve_steps, own.curve_batch_size) == (20 * (400 // 32), 32)
+    published = resolve(MeasureConfig(curve_budget="published", effort="fast", curve_steps=7)).of_cohort(cohort)
+    assert (published.curve_steps, published.curve_batch_size, published.curve_learning_rate) == (19_000, 128, 0.01)
+    given = resolve(MeasureConfig(curve_steps=7))
+    assert given.of_cohort(cohort) is given
+    assert "curve_budget" not in given.recorded()
+    with pytest.raises(UserError, match="curve_budget"):
+        resolve(MeasureConfig(curve_budget="long"))

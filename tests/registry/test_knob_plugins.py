@@ -1,9 +1,7 @@
 """A user's own knobs, each a file of at most 25 lines outside the checkout: in help, tables, names and networks."""
 
+import functools
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -11,7 +9,7 @@ import pytest
 
 from mdtree_jax.models import build_model
 from mdtree_jax.store.checkpoint import load_network
-from tests.conftest import ROOT
+from tests import commands
 
 NOISE = """
 import jax
@@ -61,17 +59,11 @@ GRID = [
 
 @pytest.fixture
 def command(tmp_path):
+    """Return `commands.command` in a folder with the modules."""
     for name, text in (("noise", NOISE), ("depth", DEPTH)):
         assert len(text.strip().splitlines()) <= 25
         (tmp_path / f"{name}.py").write_text(text)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-
-    def run(name, *overrides):
-        command = [sys.executable, "-m", f"mdtree_jax.{name}", *overrides]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
-        return done.returncode, done.stdout, done.stderr
-
-    return run
+    return functools.partial(commands.command, tmp_path)
 
 
 def test_a_knob_on_the_inputs_from_the_help_to_a_diagnosis(command, tmp_path):

@@ -2,9 +2,6 @@
 
 import dataclasses
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +31,7 @@ from mdtree_jax.store.checkpoint import load_network
 from mdtree_jax.store.tables import collect, typed_members
 from mdtree_jax.training import objective_functions
 from mdtree_jax.trees.decision_path import tree_path
-from tests.conftest import ROOT
+from tests.commands import succeed
 
 #: A metric from outside, complete: unit, words, the logarithm as a second column, its kernel.
 PLUGIN = """
@@ -72,12 +69,7 @@ SWEEP = [
 ]
 
 
-def command(folder, name, *arguments):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
-    call = [sys.executable, "-m", f"mdtree_jax.{name}", "plugins=[toy]", *arguments]
-    done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+PLUGGED = "plugins=[toy]"
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +78,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plugin")
     assert len(PLUGIN.strip().splitlines()) <= 25
     (folder / "toy.py").write_text(PLUGIN)
-    command(folder, "sweep", *SWEEP)
+    succeed(folder, "sweep", PLUGGED, *SWEEP)
     return folder
 
 
@@ -124,10 +116,10 @@ def test_a_metric_from_outside_is_measured_by_a_sweep(folder):
 
 def test_a_metric_from_outside_is_in_the_help_and_in_a_diagnosis(folder):
     help_line = "groups: hessian, sharpness, similarity, barrier, connectivity, ensemble, norms, probes, short_runs"
-    assert f"{help_line}, weight_size" in command(folder, "sweep", "--help")
+    assert f"{help_line}, weight_size" in succeed(folder, "sweep", PLUGGED, "--help")
     row = {"train_error": 3.0, "train_loss": 0.1, "log_hessian_trace": 7.0, "weight_size": 0.25, "weight_size_se": 0.01}
     pd.DataFrame([row | {"colour": 1}]).to_csv(folder / "mine.csv", index=False)
-    out = command(folder, "diagnose", "metrics=mine.csv", "units=percent")
+    out = succeed(folder, "diagnose", PLUGGED, "metrics=mine.csv", "units=percent")
     assert "size of the weights: 0.25 ± 0.01, not known" in out
     assert "columns not used: colour" in out
     assert "<td>Size of the weights</td>" in (folder / "runs" / "diagnose" / "report.html").read_text()

@@ -1,9 +1,6 @@
 """A user's own architecture and data set, each a file of at most 25 lines outside the checkout, and their mistakes."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import orbax.checkpoint
@@ -12,7 +9,7 @@ import pytest
 
 from mdtree_jax.data import load_dataset
 from mdtree_jax.store.checkpoint import load_network
-from tests.conftest import ROOT
+from tests.commands import command, succeed
 
 TINY = """
 import flax.linen as nn
@@ -61,20 +58,6 @@ GRID = [
 ]  # fmt: skip
 OWN = ["grid.model=tiny:build", "grid.dataset=rings:load"]
 REGISTERED = ["plugins=[tiny,rings]", "grid.model=tiny", "grid.dataset=rings"]
-
-
-def command(folder, name, *arguments, path=()):
-    search = os.pathsep.join([str(ROOT), *map(str, path)])
-    environment = os.environ | {"PYTHONPATH": search, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
-    call = [sys.executable, "-m", f"mdtree_jax.{name}", *arguments]
-    done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    return done.returncode, done.stdout, done.stderr
-
-
-def succeed(*arguments, **options):
-    code, out, err = command(*arguments, **options)
-    assert code == 0, err
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +151,9 @@ def test_help_shows_what_plugins_register(runs, tmp_path):
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[mdtree_jax.plugins]\nrings = rings\n")
-    assert "three rings in the plane" in succeed(runs, "sweep", "--help", path=[tmp_path])
+    assert "three rings in the plane" in succeed(runs, "sweep", "--help", paths=[tmp_path])
     (metadata / "entry_points.txt").write_text("[mdtree_jax.plugins]\nrings = rungs\n")
-    code, out, err = command(runs, "reference", path=[tmp_path])
+    code, out, err = command(runs, "reference", paths=[tmp_path])
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "the plugin 'rings': the module 'rungs' cannot be imported (ModuleNotFoundError" in err
     assert "it comes with the installed package 'mine'" in err

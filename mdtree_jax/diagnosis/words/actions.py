@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mdtree_jax.diagnosis.words.findings import advice_sentence, finding_sentence
 from mdtree_jax.diagnosis.words.formats import NOT_KNOWN, capital, duration, listed, number, operations, percent, points
 from mdtree_jax.registry.causes import CAUSES
 from mdtree_jax.registry.knobs import KNOBS, Knob
 from mdtree_jax.registry.questions import QUESTIONS, Answer
+from mdtree_jax.registry.remedies import REMEDIES
 
 if TYPE_CHECKING:
     from mdtree_jax.diagnosis.action import Action, Gain
@@ -31,8 +33,13 @@ def headline(action: Action) -> str:
         return "Measure the metrics first."
     if action.kind == "stabilize":
         return f"Stabilize the training first: use {listed(_ways(-1), 'or')}."
+    if action.kind == "repair" and action.finding is not None:
+        return capital(f"{advice_sentence(action.finding)}.")
+    if action.kind == "remedy":
+        return capital(f"{'most promising: ' if action.is_tentative else ''}{_remedy(action)}.")
     if action.knob is None:
-        what = f"keep {listed([KNOBS[name].words.noun for name in action.knobs])} as they are"
+        nouns = [KNOBS[name].words.noun for name in action.knobs]
+        what = f"keep {listed(nouns) if nouns else 'the settings'} as they are"
     else:
         what = _imperative(action, KNOBS[action.knob])
     return capital(f"{_TENTATIVE if action.is_tentative else ''}{what}.")
@@ -41,6 +48,10 @@ def headline(action: Action) -> str:
 def why(action: Action) -> str:
     """Return the evidence for the action, as sentences; '' if there is none."""
     where = f"collection '{action.reference}'"
+    if action.kind == "repair" and action.finding is not None:
+        return capital(f"{finding_sentence(action.finding)}.")
+    if action.kind == "leave" and action.grounds == "outlook":
+        return "Of the changes that were compared, none is expected to gain a point."
     if action.kind == "leave" and not action.grounds:
         said = f"Within the range of {where}, no single step is expected to gain a point."
         if action.edge is not None:
@@ -68,7 +79,7 @@ def rules(action: Action) -> tuple[str, ...]:
     if action.knob is None or action.direction is None:
         return ()
     said, other = KNOBS[action.knob].words.rules.get(action.direction, ()), action.alternative
-    if other is None or other.after == other.before:
+    if other is None or other.after == other.before or (action.kind == "remedy" and action.setting is None):
         return tuple(said)
     instead = f"instead of the {KNOBS[action.knob].words.noun}, change the {_from_to(other)}"
     return (instead, *said)
@@ -95,8 +106,8 @@ def beside(diagnosis: Diagnosis) -> str:
     This covers questions whose two answers change one knob in opposite directions, such as the temperature. Nothing is
     said about a model without an expected gain, because the reference has no similar model.
     """
-    if diagnosis.action.knob is None or not diagnosis.expected_gain:
-        return ""
+    if diagnosis.action.knob is None or not diagnosis.expected_gain or diagnosis.outlook is not None:
+        return ""  # with an outlook every question has a line of its own
     for name, chances in diagnosis.questions.items():
         likelier = max(chances, key=chances.__getitem__)
         found = _turned(diagnosis, name, likelier)
@@ -113,6 +124,8 @@ def beside(diagnosis: Diagnosis) -> str:
 
 def how_far(action: Action) -> str:
     """Return the step of an action as a factor."""
+    if action.factor is None and action.kind == "remedy":
+        return f"to {REMEDIES[action.remedy].value:g}"
     if action.factor is None:
         return "to the next value" if action.kind == "step" else NOT_KNOWN
     return f"{'÷' if action.direction == 'down' else '×'}{number(action.factor)}"
@@ -126,6 +139,10 @@ def gain_text(gain: Gain | None) -> str:
 def todo(diagnosis: Diagnosis) -> str:
     """Return the action in a few words, for a table of many models."""
     action = diagnosis.action
+    if action.kind == "remedy":
+        return REMEDIES[action.remedy].meaning.replace(" x ", " ×").replace(" / ", " ÷")
+    if action.kind == "repair" and action.finding is not None:
+        return advice_sentence(action.finding)
     if action.knob is None:
         short = {"leave": "keep the settings", "measure": "measure the metrics", "stabilize": "stabilize the training"}
         return short[action.kind]
@@ -155,6 +172,20 @@ def _imperative(action: Action, knob: Knob) -> str:
     own = knob.words.do.get(action.direction or "", f"{'increase' if up else 'reduce'} the {knob.words.noun}{{how}}")
     how = "" if action.factor is None else f" by a factor of {number(action.factor)}"
     return f"{_temperature(knob, up)}{own.format(how=how)}{_new_value(action)}"
+
+
+def _remedy(action: Action) -> str:
+    """Return a remedy as an imperative: by the knob that the user has given a value of, if it is one of temperature."""
+    remedy, setting, other = REMEDIES[action.remedy], action.setting, action.alternative
+    if action.knob is None:
+        return remedy.words
+    knob = KNOBS[action.knob]
+    temperature = _temperature(knob, action.direction == "up")
+    if setting is None and other is not None and other.after != other.before:
+        return f"{temperature}change the {_from_to(other)}, or {remedy.words}"
+    if setting is not None and setting.after == setting.before:
+        return f"{temperature}{_stuck(action, knob)}"
+    return f"{temperature}{remedy.words}{_new_value(action)}"
 
 
 def _temperature(knob: Knob, up: bool) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mdtree_jax.diagnosis.facts import Fact
 from mdtree_jax.diagnosis.words.formats import below, listed, number, percent
 from mdtree_jax.diagnosis.words.metrics import named
-from mdtree_jax.registry.causes import CAUSES
+from mdtree_jax.registry.causes import CAUSES, NONE
 from mdtree_jax.registry.questions import QUESTIONS, answer_words
 
 
@@ -49,6 +49,18 @@ def _contradicted(cause: str, probability: float, question: str, answer: str, ag
 def _unlikely(cause: str, probability: float, least: float) -> str:
     shown = below(probability, least)
     return f"no cause is likely enough: the most likely one, {_short(cause)}, has a probability of {shown}"
+
+
+def _no_clear_gain(cause: str, probability: float, least: float) -> str:
+    if cause == NONE:
+        return (
+            "it cannot be told whether anything gains a point: no change is expected to, with a probability of only "
+            f"{below(probability, least)}"
+        )
+    return (
+        f"it cannot be told which change gains most: {_short(cause)} has the largest expected gain, but is the cause "
+        f"with a probability of only {below(probability, least)}"
+    )
 
 
 def _too_few_metrics(missing: Sequence[str]) -> str:
@@ -113,6 +125,7 @@ SENTENCES: dict[str, Callable[..., str]] = {
     "too_few_metrics": _too_few_metrics,
     "contradicted": _contradicted,
     "unlikely": _unlikely,
+    "no_clear_gain": _no_clear_gain,
     "nothing_given": lambda wanted: f"a diagnosis needs at least one of the metrics {', '.join(wanted)}; none is given",
     "not_measured": lambda error: error,
     "diverged": lambda: "every network of this configuration diverged, so nothing was measured",
@@ -140,6 +153,11 @@ SENTENCES: dict[str, Callable[..., str]] = {
     "one_network": _one_network,
     "no_apply_train": _no_apply_train,
     "no_averages": _no_averages,
+    "test_as_validation": lambda: "no validation error is given, so the test error stands for it",
+    "chance_unknown": lambda columns: (
+        f"the error of guessing is not known; with a column {listed([repr(name) for name in columns], 'or')} the "
+        "expected gains would be more certain"
+    ),
     "no_held_out": lambda: (
         "there are no held-out data: with test=, the error on new data is shown and limits the expected gain"
     ),
@@ -148,6 +166,30 @@ SENTENCES: dict[str, Callable[..., str]] = {
     ),
     "taken_in": lambda sentence: sentence,
     "objective": _objective,
+    "no_experiments": lambda missing: (
+        f"no experiment from the checkpoint was run: training= does not say the {listed(missing)}"
+    ),
+    "no_training_mode": lambda: (
+        "no experiment from the checkpoint was run: the networks keep a state (BatchNorm) that training changes, and "
+        "that takes an apply_train which updates it as a running average"
+    ),
+    "no_start": lambda: (
+        "the norm of the weights at initialization is not known, and no short training can start: there is no init="
+    ),
+    "own_schedule": lambda: (
+        "no experiment from the checkpoint was run: the optimizer given holds a schedule of its own; give it at its "
+        "constant peak rate, and the schedule by its name, training.schedule="
+    ),
+    "state_unfit": lambda: (
+        "the state of the optimizer does not fit its transformation and the parameters: its moments were warmed up "
+        "with the weights frozen instead"
+    ),
+    "networks_probed": lambda number, of: (
+        f"experiments were run from {number} of {of} networks, as many as the cost allows"
+    ),
+    "time_over": lambda seconds, left_out: (
+        f"not run, because it would have taken longer than the {seconds:g} s allowed: {listed(left_out)}"
+    ),
     "epochs_unknown": lambda: (
         "the cost of one retraining is not known, because the number of epochs was not given (training.epochs=)"
     ),

@@ -1,0 +1,162 @@
+"""One diagnosis from all that is known: faults of the network, expected gains, the landscape as a witness. No JAX.
+
+Faults that findings tell come first, the surest first, and several can hold at once. Then comes the cause of the
+outlook. What the trees of the landscape say is kept beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mdtree_jax.diagnosis.action import Action, Gain
+from mdtree_jax.diagnosis.advice import remedy_action
+from mdtree_jax.diagnosis.cost import Training
+from mdtree_jax.diagnosis.facts import Fact, fact
+from mdtree_jax.diagnosis.findings import Finding
+from mdtree_jax.diagnosis.outlook import Move, Outlook
+from mdtree_jax.diagnosis.result import Diagnosis
+from mdtree_jax.registry.causes import NONE
+from mdtree_jax.registry.knobs import KNOBS
+from mdtree_jax.registry.remedies import REMEDIES
+
+#: Probability below which the outlook's cause is a first guess.
+SURE_CAUSE = 0.4
+#: Reasons to abstain that are about the measurements, not about the landscape: no expected gain removes them.
+IN_DOUBT = ("diverged", "guessing")
+
+
+def with_outlook(
+    diagnosis: Diagnosis,
+    outlook: Outlook | None,
+    findings: Sequence[Finding] = (),
+    improved: Any = None,
+    *,
+    training: Training | None = None,
+    num_images: float | None = None,
+) -> Diagnosis:
+    """Return a diagnosis of the landscape combined with what findings and expected gains say.
+
+    Args:
+        diagnosis: what the landscape says; it becomes `landscape`, its evidence stays.
+        outlook: error budget and moves; None where the held-out error is not known.
+        findings: of the preflight, told or not.
+        improved: the network that a probe found to be better; None where there is none.
+        training: known settings, for the new ones.
+        num_images: size of the training set, if it is known; no batch is larger.
+    """
+    findings = tuple(findings)
+    faults = _faults(findings, outlook)
+    diagnosis = replace(diagnosis, outlook=outlook, findings=findings, improved=improved)
+    if outlook is None and not faults:
+        return diagnosis
+    own, first = (diagnosis.ranking, diagnosis.cause) if outlook is None else (outlook.ranking, outlook.cause)
+    ranking = _ranking(faults, own)
+    cause = next(iter(faults), first)
+    in_doubt = diagnosis.abstention if diagnosis.abstention and diagnosis.abstention.kind in IN_DOUBT else None
+    abstention = None if faults else in_doubt or _unsure(outlook)
+    move = None if faults or outlook is None else outlook.move
+    if faults:
+        action = _repair(cause, findings, diagnosis.reference)
+    else:
+        action = _advised(outlook, move, abstention is not None, training, num_images)
+    return replace(
+        diagnosis,
+        cause=cause,
+        probability=ranking[cause],
+        ranking=ranking,
+        abstention=abstention,
+        action=action,
+        expected_gain=_gain(outlook, move),
+        causes=_causes(faults, outlook, findings, abstention),
+        knobs=diagnosis.knobs if outlook is None else _knobs(outlook),
+        landscape=_witness(diagnosis),
+    )
+
+
+def _faults(findings: Sequence[Finding], outlook: Outlook | None) -> dict[str, float]:
+    """Return cause -> strength of the findings that come first, the strongest first.
+
+    Without an outlook nothing else weighs what a finding says of the errors, so it decides, too.
+    """
+    found: dict[str, float] = {}
+    for finding in findings:
+        if finding.cause and finding.is_told and (finding.entry.decides or outlook is None):
+            found[finding.cause] = max(finding.strength, found.get(finding.cause, 0.0))
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _ranking(faults: Mapping[str, float], rest: Mapping[str, float]) -> dict[str, float]:
+    """Return cause -> probability that it is the first to be mended, the likeliest first; the sum is 1.
+
+    Faults are independent of each other, and each comes before weaker ones and before every cause of the outlook.
+    """
+    left, ranking = 1.0, {}
+    for cause, strength in faults.items():
+        ranking[cause] = left * strength
+        left *= 1 - strength
+    for cause, probability in rest.items():
+        ranking[cause] = ranking.get(cause, 0.0) + left * probability
+    return dict(sorted(ranking.items(), key=lambda item: -item[1]))
+
+
+def _unsure(outlook: Outlook | None) -> Fact | None:
+    """Return why the outlook's cause is only a guess, None if it is not."""
+    if outlook is None or outlook.probability >= SURE_CAUSE:
+        return None
+    return fact("no_clear_gain", cause=outlook.cause, probability=outlook.probability, least=SURE_CAUSE)
+
+
+def _causes(
+    faults: Mapping[str, float], outlook: Outlook | None, findings: Sequence[Finding], abstention: Fact | None
+) -> tuple[tuple[str, float], ...]:
+    """Return (cause, probability) of the causes that hold at once, the one to mend first at the front."""
+    held = dict(faults)
+    is_sure = outlook is not None and abstention is None and outlook.probability >= SURE_CAUSE
+    if outlook is not None and is_sure and (outlook.cause != NONE or not faults):
+        held.setdefault(outlook.cause, outlook.probability)
+    for cause, strength in _faults(findings, None).items():
+        held.setdefault(cause, strength)
+    return tuple(held.items())
+
+
+def _repair(cause: str, findings: Sequence[Finding], reference: str) -> Action:
+    """Return what the surest finding of a cause says to change."""
+    told = [finding for finding in findings if finding.cause == cause and finding.is_told]
+    return Action("repair", finding=max(told, key=lambda finding: finding.strength), reference=reference)
+
+
+def _advised(
+    outlook: Outlook | None,
+    move: Move | None,
+    is_tentative: bool,
+    training: Training | None,
+    num_images: float | None,
+) -> Action:
+    if move is None:
+        knobs = () if outlook is None else _knobs(outlook)
+        return Action("leave", grounds="outlook", knobs=knobs, is_tentative=is_tentative)
+    return remedy_action(move.remedy, is_tentative=is_tentative, training=training, num_images=num_images)
+
+
+def _knobs(outlook: Outlook) -> tuple[str, ...]:
+    """Return the knobs of the moves that were compared, in the order of the moves."""
+    names = dict.fromkeys(REMEDIES[move.remedy].knob for move in outlook.moves)
+    return tuple(name for name in names if name in KNOBS)
+
+
+def _gain(outlook: Outlook | None, move: Move | None) -> Gain | None:
+    return None if outlook is None or move is None else Gain(move.gain, move.low, move.high, outlook.networks)
+
+
+def _witness(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return what the landscape alone says, as plain values."""
+    return {
+        "cause": diagnosis.cause,
+        "probability": diagnosis.probability,
+        "ranking": dict(diagnosis.ranking),
+        "abstains": diagnosis.abstains,
+        "abstention": diagnosis.abstention and diagnosis.abstention.to_dict(),
+        "is_known": bool(diagnosis.position or diagnosis.evidence) or not diagnosis.abstains,
+    }
