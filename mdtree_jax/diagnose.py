@@ -45,6 +45,9 @@ def main(config: DiagnoseConfig) -> None:
             f"give exactly one of metrics=TABLE, run=FOLDER, or model=NAME with checkpoints=[…]; "
             f"given: {', '.join(given) or 'none'}"
         )
+    for name in ("history", "cost", "improved"):
+        if getattr(config, name) is not None and given != ["checkpoints"]:
+            raise UserError(f"{name}= is for networks from files; give model= and checkpoints=[…] with it")
     from mdtree_jax.files import output_folder
 
     reference = _reference(config)
@@ -316,14 +319,28 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
             subject,
             data,
             training=Training(**dataclasses.asdict(config.training)),
+            history=config.history,
+            cost=config.cost,
+            evidence=config.evidence,
             measure=config.measure,
             max_images=config.max_images,
             limits=Limits(config.memory_gb, config.max_minutes),
             reference=reference,
             progress=progress,
         )
+    if config.improved is not None:
+        _save_improved(config.improved, diagnosis)
     diagnosis = dataclasses.replace(diagnosis, remarks=(*diagnosis.remarks, *facts))
     return [(config.name or config.model, diagnosis)]
+
+
+def _save_improved(path: str, diagnosis) -> None:
+    """Write the best network that an experiment found, and say which it is."""
+    if diagnosis.improved is None:
+        print(f"improved={path} is not written: nothing was run that could give a better network", file=sys.stderr)
+        return
+    what = f"made by '{diagnosis.improved.by}'" if diagnosis.improved.is_better else "the given one: none is better"
+    print(f"improved network, {what}: {diagnosis.improved.save(path)}", file=sys.stderr)
 
 
 def _set_up_jax() -> None:

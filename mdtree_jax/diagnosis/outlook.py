@@ -291,7 +291,8 @@ def _assessed(
     may = np.array([[names is None or name in names for name in remedies] for names in possible])
     features = reference.features(policy)
     weights = {"weight": policy.weight, "narrowing": policy.narrowing}
-    return assess(reference.model, frame, features=features, possible=may, raced=raced, **weights, number=_DRAWS)
+    model = reference.model_of(policy)
+    return assess(model, frame, features=features, possible=may, raced=raced, **weights, number=_DRAWS)
 
 
 def _outlooks(
@@ -318,7 +319,7 @@ def _outlooks(
             Outlook(
                 budget=error_budget(known),
                 moves=tuple(
-                    Move(remedies[place], *map(float, numbers[row, place]), raced=raced[row].get(remedies[place]))
+                    _move(remedies[place], numbers[row, place].tolist(), raced[row].get(remedies[place]))
                     for place in order
                 ),
                 answers=tuple(_answers(found.draws[row], remedies, reference)),
@@ -332,6 +333,11 @@ def _outlooks(
             )
         )
     return out
+
+
+def _move(remedy: str, numbers: Sequence[float], raced: float | None) -> Move:
+    gain, low, high, chance, score = numbers
+    return Move(remedy, gain, low, high, chance, score, raced)
 
 
 def _answers(draws: np.ndarray, remedies: Sequence[str], reference: GainReference) -> list[Answered]:
