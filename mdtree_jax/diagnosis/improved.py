@@ -70,7 +70,7 @@ class Improved:
 
         def write(new: Path) -> None:
             with open(new, "wb") as file:
-                np.savez(file, **self.arrays)
+                np.savez(file, **{str(name): array for name, array in self.arrays.items()})  # pyright: ignore[reportArgumentType]
 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
