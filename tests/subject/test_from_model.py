@@ -17,6 +17,8 @@ from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.network import Examples, examples, wrap
 from tests.subject.networks import QUICK, Normalized, apply, make_data, make_params, normalized_networks
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 @pytest.fixture(scope="module")
 def two_networks():
