@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))  # the package of this checkout, before one that i
 
 import mdtree_jax  # noqa: E402
 from mdtree_jax import cli  # noqa: E402
+from mdtree_jax.causes.evidence import EVIDENCE, GROUPS  # noqa: E402
 from mdtree_jax.collection import columns, curve_features  # noqa: E402
 from mdtree_jax.config import SCHEMAS  # noqa: E402
 from mdtree_jax.registry import measurements  # noqa: E402
@@ -31,6 +32,7 @@ from mdtree_jax.registry.knobs import KNOBS  # noqa: E402
 from mdtree_jax.registry.objectives import OBJECTIVES, TARGETS  # noqa: E402
 from mdtree_jax.registry.probes import PROBES  # noqa: E402
 from mdtree_jax.registry.questions import QUESTIONS  # noqa: E402
+from mdtree_jax.registry.remedies import COMPARISONS, REMEDIES  # noqa: E402
 from mdtree_jax.registry.tree import Tree  # noqa: E402
 
 GENERATED = ROOT / "docs" / "generated"
@@ -119,6 +121,32 @@ def probes() -> str:
     """Return the table of probes."""
     rows = [[code(p.name), code(p.knob), p.meaning, code(p.against), p.tells] for p in PROBES.values()]
     return table(["probe", "moves", "what is done", "compared with", "what its outcome tells"], rows)
+
+
+def evidence() -> str:
+    """Return the table of the features from which gains are expected."""
+    rows = []
+    for entry in sorted(EVIDENCE.values(), key=lambda entry: GROUPS.index(entry.group)):
+        rows.append([entry.group, code(entry.name), entry.meaning, ", ".join(map(code, entry.needs))])
+    return table(["evidence", "feature", "meaning", "computed from"], rows)
+
+
+def remedies() -> str:
+    """Return the table of remedies."""
+    rows = []
+    for remedy in REMEDIES.values():
+        marks = ["yes" if has else "" for has in (remedy.is_free, remedy.races)]
+        rows.append([code(remedy.name), remedy.meaning, code(remedy.knob), code(remedy.cause), *marks])
+    return table(["remedy", "change", "knob", "cause", "free", "races"], rows)
+
+
+def comparisons() -> str:
+    """Return the table of questions that expected gains answer."""
+    rows = []
+    for one in COMPARISONS.values():
+        answers = [f"`{name}`: {one.words[name]} ({', '.join(map(code, one.answers[name]))})" for name in one.answers]
+        rows.append([code(one.name), one.sentence, "; ".join(answers)])
+    return table(["question", "in words", "answers, and the causes whose remedies they compare"], rows)
 
 
 def architectures() -> str:
@@ -351,6 +379,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "questions": questions,
     "kernels": kernels,
     "probes": probes,
+    "evidence": evidence,
+    "remedies": remedies,
+    "comparisons": comparisons,
     "objectives": objectives,
     "trees": trees,
     "settings": settings,

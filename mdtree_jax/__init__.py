@@ -1,4 +1,4 @@
-"""Says why a trained network is not good enough, from its loss landscape, without retraining it.
+"""Says why a trained network is not good enough, from its training and loss landscape, without retraining it in full.
 
     from mdtree_jax import load_collection, MDTreeClassifier
 

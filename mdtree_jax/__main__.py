@@ -1,4 +1,4 @@
-"""Say why a trained network is not good enough, from its loss landscape, without retraining it.
+"""Say why a trained network is not good enough, from its training and loss landscape, without retraining it in full.
 
   mdtree-jax sweep      train and measure every network of a grid
   mdtree-jax diagnose   diagnose networks from checkpoints, metrics, or a run folder of sweep

@@ -1,4 +1,4 @@
-"""Say why a model is not better, from its loss landscape, without retraining it.
+"""Say why a model is not better, from its training and loss landscape, without retraining it in full.
 
   python -m mdtree_jax.diagnose metrics=my_models.csv                                  # measured elsewhere
   python -m mdtree_jax.diagnose run=runs/digits_tiny select.width=8 select.batch_size=64 select.data_fraction=1
@@ -45,6 +45,9 @@ def main(config: DiagnoseConfig) -> None:
             f"give exactly one of metrics=TABLE, run=FOLDER, or model=NAME with checkpoints=[…]; "
             f"given: {', '.join(given) or 'none'}"
         )
+    for name in ("history", "cost", "improved"):
+        if getattr(config, name) is not None and given != ["checkpoints"]:
+            raise UserError(f"{name}= is for networks from files; give model= and checkpoints=[…] with it")
     from mdtree_jax.files import output_folder
 
     reference = _reference(config)
@@ -203,8 +206,9 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
     start = time.perf_counter()
     pairs = ((read_manifest(folder / "manifest.json") or {}).get("measure") or {}).get("pairs", "ring")
     # Settings of a table stand in its columns.
-    known = dataclasses.asdict(config.training)
-    diagnoses = diagnose_metrics([row.to_dict() for row in rows], reference, "percent", known, config.evidence)
+    known, classes = dataclasses.asdict(config.training), _num_classes(folder)
+    table = [classes | row.to_dict() for row in rows]
+    diagnoses = diagnose_metrics(table, reference, "percent", known, config.evidence)
     answered = (time.perf_counter() - start) / len(rows)
     basis = fact("of_sweep")
     out = []
@@ -219,6 +223,18 @@ def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> lis
         cost = make_cost(seconds + answered, flops, None, again[0], again[1], basis)
         out.append(dataclasses.replace(diagnosis, cost=cost))
     return out
+
+
+def _num_classes(folder: Path) -> dict[str, int]:
+    """Return the number of classes of a run's data set as a column, empty where it is not known or not classes."""
+    from mdtree_jax.registry.datasets import DATASETS
+    from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
+    from mdtree_jax.store.manifest import read_manifest
+
+    made = (read_manifest(folder / "manifest.json") or {}).get("config", {})
+    shape = DATASETS[made["dataset"]].shape if made.get("dataset") in DATASETS else None
+    is_of_classes = made.get("objective", DEFAULT_OBJECTIVE) == DEFAULT_OBJECTIVE
+    return {"num_classes": shape.num_classes} if shape is not None and is_of_classes else {}
 
 
 def _measuring(row, which_pairs: str) -> tuple[float, float]:
@@ -303,14 +319,28 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
             subject,
             data,
             training=Training(**dataclasses.asdict(config.training)),
+            history=config.history,
+            cost=config.cost,
+            evidence=config.evidence,
             measure=config.measure,
             max_images=config.max_images,
             limits=Limits(config.memory_gb, config.max_minutes),
             reference=reference,
             progress=progress,
         )
+    if config.improved is not None:
+        _save_improved(config.improved, diagnosis)
     diagnosis = dataclasses.replace(diagnosis, remarks=(*diagnosis.remarks, *facts))
     return [(config.name or config.model, diagnosis)]
+
+
+def _save_improved(path: str, diagnosis) -> None:
+    """Write the best network that an experiment found, and say which it is."""
+    if diagnosis.improved is None:
+        print(f"improved={path} is not written: nothing was run that could give a better network", file=sys.stderr)
+        return
+    what = f"made by '{diagnosis.improved.by}'" if diagnosis.improved.is_better else "the given one: none is better"
+    print(f"improved network, {what}: {diagnosis.improved.save(path)}", file=sys.stderr)
 
 
 def _set_up_jax() -> None:

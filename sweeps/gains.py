@@ -221,7 +221,7 @@ def tables_of(networks: Networks, rows: np.ndarray, found: Sequence[Carried]) ->
 def policy_rows(found: Sequence[Carried]) -> list[list[str]]:
     """Return what was chosen when each source was left out."""
     return [
-        [f"{100 * cost:.0f} %", left_out, ", ".join(p.groups), ", ".join(p.probes) or "–", f"{p.ridge:g}",
+        [f"{100 * cost:.0f} %", left_out, ", ".join(p.groups), ", ".join(p.probes) or "–", f"{p.ridge:g}, {p.within:g}",
          f"{p.racers} for 1/{p.share}, weight {p.weight:g}" if p.racers else "–"]
         for cost, one in zip(LEVELS, found, strict=True) for left_out, p in one.policies.items()
     ]  # fmt: skip
@@ -232,7 +232,7 @@ def package(networks: Networks, names: Sequence[str]) -> None:
     inside = networks[(networks.table["source"] != REPORT).to_numpy()]
     policies = [fitted_policy(inside, cost, "source")._replace(cost=cost) for cost in LEVELS]
     sure = sureness(inside, policies[1], "source")
-    model = GainModel.fit(inside.table, "source", policies[0].ridge)
+    model = GainModel.fit(inside.table, "source", policies[0].ridge, policies[0].within)
     about: dict[str, Any] = {"families": [name for name in names if name in set(inside.table["family"])]}
     reference = gain_reference.GainReference(model, tuple(policies), sure, about)
     path = records_folder().parent / "mdtree_jax" / "diagnosis" / "reference_files" / gain_reference.FILE
@@ -269,7 +269,7 @@ def main() -> None:
         for cost in LEVELS[:2]
     ]
     lines += ["## With a second network", "", markdown(MAIN, extra), ""]
-    chosen = ["cost", "left out", "evidence", "probes", "ridge", "race"]
+    chosen = ["cost", "left out", "evidence", "probes", "ridge, within", "race"]
     lines += ["## What was chosen", "", markdown(chosen, policy_rows(found)), ""]
     asks = "; ".join(f"**{one.name}**: {one.sentence}" for one in COMPARISONS.values())
     lines += [f"Questions: {asks}", ""]

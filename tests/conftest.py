@@ -53,6 +53,15 @@ def F_noise(collections):
     return collections[1]
 
 
+@pytest.fixture(scope="module")
+def quickly_compiled():
+    """Have the small programs of a module compiled without optimizations."""
+    from tests.numerics import unoptimized
+
+    with unoptimized():
+        yield
+
+
 @pytest.fixture
 def small_grid():
     """Return a complete grid of 3 x 3 x 2 configurations with every metric, from a seed."""

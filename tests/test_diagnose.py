@@ -289,3 +289,23 @@ def test_missing_columns_say_what_can_still_be_answered(capsys):
     code, out, _ = call(capsys, "metrics=m.csv")
     assert code == 0
     assert "“Would a larger model gain more than a better temperature?” cannot be answered" in " ".join(out.split())
+
+
+def test_what_the_answer_may_use_is_a_setting(capsys, small_grid, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    small_grid.assign(num_finite=3).iloc[:2].to_parquet(folder / "collection.parquet")
+    (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "config": {"dataset": "digits"}}))
+    whole, alone = (
+        json.loads(call(capsys, f"run={folder}", "format=json", *more)[1]) for more in ([], ["evidence=landscape"])
+    )
+    for both, landscape in zip(whole, alone, strict=True):
+        assert both["budget"]
+        assert both["moves"]
+        assert both["landscape"]["ranking"] == landscape["ranking"]
+        assert (landscape["budget"], landscape["landscape"]) == ([], None)
+        # The classes of the data set say what guessing is.
+        assert not any(remark["kind"] == "chance_unknown" for remark in both["remarks"])
+    code, out, err = call(capsys, f"run={folder}", "evidence=landscap")
+    assert (code, out) == (2, "")
+    assert "unknown evidence 'landscap' (did you mean 'landscape'?)" in err

@@ -15,6 +15,8 @@ from mdtree_jax.cli import run
 from mdtree_jax.store.rows import append_row
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 QUICK = "{metrics: [hessian], effort: fast, hessian_images: 20, trace_products: 8, eigenvalue_steps: 5}"
 RNG = np.random.default_rng(0)
 Y = RNG.integers(0, 3, 60)

@@ -16,7 +16,8 @@ from mdtree_jax.recipe.schema import resolved_config
 from mdtree_jax.store.checkpoint import load_network
 from mdtree_jax.subject.run_folder import load_configuration
 from tests import tiny_lm
-from tests.numerics import unoptimized
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 MEASURE = [
     *("grid.measure.effort=fast", "grid.measure.curve_steps=20", "grid.measure.hessian_images=40"),
@@ -27,10 +28,8 @@ MEASURED = ("log_hessian_trace", "log_hessian_max_eigenvalue", "ball_sharpness",
 
 
 @pytest.fixture(autouse=True)
-def _quickly_in_a_folder_of_its_own(tmp_path, monkeypatch):
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with unoptimized():
-        yield
 
 
 def swept(*overrides):

@@ -16,7 +16,8 @@ from mdtree_jax.cli import compose, run
 from mdtree_jax.cli import conf_dir as conf
 from tests.commands import environment
 from tests.conftest import ROOT
-from tests.numerics import unoptimized
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 GRIDS = ", ".join(sorted(path.stem for path in (ROOT / "conf" / "grid").glob("*.yaml")))
 
@@ -28,10 +29,8 @@ def call(capsys, *overrides):
 
 
 @pytest.fixture(autouse=True)
-def _quickly_in_a_folder_of_its_own(tmp_path, monkeypatch):
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with unoptimized():
-        yield
 
 
 @pytest.mark.parametrize(
@@ -279,8 +278,9 @@ def test_interrupted_inside_a_cohort_it_goes_on_from_the_state_on_disk(tmp_path,
     from mdtree_jax.runs.monitor import Monitor
     from mdtree_jax.store import checkpoint
 
-    long = [*SMALL, "grid.batch_size=[32]", "grid.train_epochs=[40]", "checkpoint_minutes=1e-9"]
-    config = compose("sweep", long)
+    some = [*SMALL, "grid.batch_size=[32]", "grid.data_fraction=[0.1]", "grid.train_epochs=[3]"]
+    often = [*some, "checkpoint_minutes=1e-9"]
+    config = compose("sweep", often)
     progress, load_state, fractions, loaded = Monitor.progress, checkpoint.load_state, [], []
 
     def interrupted(self, fraction, message=""):
@@ -293,7 +293,7 @@ def test_interrupted_inside_a_cohort_it_goes_on_from_the_state_on_disk(tmp_path,
         loaded.append(load_state(path))
         return loaded[-1]
 
-    monkeypatch.setattr("mdtree_jax.population.train.BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("mdtree_jax.population.train.BLOCK_SECONDS", 1e-9)  # blocks of one step
     monkeypatch.setattr(Monitor, "progress", interrupted)
     monkeypatch.setattr(checkpoint, "load_state", load)
     for _ in range(2):
@@ -305,7 +305,7 @@ def test_interrupted_inside_a_cohort_it_goes_on_from_the_state_on_disk(tmp_path,
     assert all("pass_index" in state for state in loaded)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    assert sweep.main(compose("sweep", [*long, "out=whole"])) == 0
+    assert sweep.main(compose("sweep", [*some, "out=whole"])) == 0
     assert_same_tables(tmp_path / "run", tmp_path / "whole")
 
 

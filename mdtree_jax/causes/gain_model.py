@@ -82,10 +82,13 @@ class Moments:
             self._moment[place] = design.T @ (gain[rows] / scale) / len(x)
             self._sums[place] = np.ones(x.shape[1]), x.mean(axis=0), (x**2).mean(axis=0)
 
-    def solve(self, families: np.ndarray, chosen: np.ndarray, strength: float) -> Ridge:
+    def solve(self, families: np.ndarray, chosen: np.ndarray, strength: float, within: float = 0.0) -> Ridge:
         """Return the regression on the families (families,) bool and features (features,) bool that are marked.
 
         The ridge is `strength` times the mean square of a column, so that it is the same for any number of families.
+        `within` in [0, 1) is the share of the differences between families, in features and gains alike, that has no
+        part in the fit: they say more of the few families that there are than of a new one (quasi-demeaning of panel
+        data).
         """
         count, first, second = self._sums[families].sum(axis=0)[:, chosen]
         total = np.maximum(count, 1)
@@ -96,8 +99,14 @@ class Moments:
         turn = np.zeros((len(mean) + 1, len(mean) + 1))
         turn[0, 0], turn[0, 1:] = 1, -mean / scale
         turn[np.arange(1, len(turn)), np.arange(1, len(turn))] = 1 / scale
-        gram = turn.T @ self._gram[families].sum(axis=0)[np.ix_(keep, keep)] @ turn
-        moment = turn.T @ self._moment[families].sum(axis=0)[keep]
+        grams, moments = self._gram[families][:, keep][:, :, keep], self._moment[families][:, keep]
+        size = np.maximum(grams[:, 0, 0], 1e-12)
+        gram = (
+            turn.T
+            @ (grams.sum(axis=0) - within * np.einsum("fi,fj->ij", grams[:, 0] / size[:, None], grams[:, 0]))
+            @ turn
+        )
+        moment = turn.T @ (moments - within * grams[:, 0] * (moments[:, 0] / size)[:, None]).sum(axis=0)
         level = max(strength * np.trace(gram) / len(gram), 1e-12)
         penalty = np.full(len(gram), level)
         penalty[0] = 1e-6 * level
@@ -124,18 +133,20 @@ class GainModel:
         table: one row per network: `family`, `group` (what is left out together), the features, `error` (validation
             error, percent), `gain_<remedy>`.
         ridge: strength of the ridge.
+        within: share of the differences between families that has no part in the fit, see `Moments.solve`.
     """
 
     table: pd.DataFrame
     ridge: float = RIDGE
+    within: float = 0.0
 
     @classmethod
-    def fit(cls, networks: pd.DataFrame, group: str = "source", ridge: float = RIDGE) -> GainModel:
+    def fit(cls, networks: pd.DataFrame, group: str = "source", ridge: float = RIDGE, within: float = 0.0) -> GainModel:
         """Return the model of a table of networks (`mdtree_jax.collection.networks`) with `family` and `group`."""
         features = evidence_frame(networks)
         gains = {f"gain_{name}": networks[f"gain_{name}"] for name in REMEDIES if f"gain_{name}" in networks}
         about = {"family": networks["family"], "group": networks[group], "error": networks["validation_error"]}
-        return cls(pd.DataFrame({**about, **features, **gains}).reset_index(drop=True), ridge)
+        return cls(pd.DataFrame({**about, **features, **gains}).reset_index(drop=True), ridge, within)
 
     @property
     def remedies(self) -> tuple[str, ...]:
@@ -238,9 +249,11 @@ class GainModel:
             rows = group == one
             inside = np.isin(moments.families, family[~rows])
             if inside.any():
-                left_out[rows] = moments.solve(inside, chosen, self.ridge).predict(features[rows], error[rows])
+                left_out[rows] = moments.solve(inside, chosen, self.ridge, self.within).predict(
+                    features[rows], error[rows]
+                )
         left_out[~np.isfinite(gain)] = np.nan
-        whole = moments.solve(np.ones(len(moments.families), bool), chosen, self.ridge)
+        whole = moments.solve(np.ones(len(moments.families), bool), chosen, self.ridge, self.within)
         residuals = _residuals(left_out, gain, error, family)
         return _Fitted(whole, residuals, (gain - left_out) / residuals.size(error))
 

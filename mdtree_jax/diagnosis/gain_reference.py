@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ class Policy(NamedTuple):
         groups: groups of evidence that are used.
         probes: probes that are run.
         ridge: strength of the ridge.
+        within: share of the differences between families that has no part in the fit.
         racers: number of remedies that race; 0 for no race.
         share: 1/n of the steps that they are trained for.
         weight: points of predicted gain that a point of the race counts.
@@ -40,6 +41,7 @@ class Policy(NamedTuple):
     groups: tuple[str, ...] = FREE
     probes: tuple[str, ...] = ()
     ridge: float = 0.3
+    within: float = 0.0
     racers: int = 0
     share: int = 16
     weight: float = 1.0
@@ -77,6 +79,11 @@ class GainReference:
         """Return the policy of the largest cost that is allowed."""
         return [one for one in self.policies if one.cost <= cost + 1e-9 or one is self.policies[0]][-1]
 
+    @functools.cache  # noqa: B019 - of a few policies, as long as the reference lives
+    def model_of(self, policy: Policy) -> GainModel:
+        """Return the model as a policy fits it."""
+        return replace(self.model, ridge=policy.ridge, within=policy.within)
+
     def sure(self, question: str) -> float:
         """Return the probability from which a question's answer is given."""
         return self.sureness.get(question, 0.8)
@@ -101,7 +108,7 @@ def read_gain_reference(path: Path) -> GainReference:
     about = json.loads((table.schema.metadata or {})[_KEY])
     policies = tuple(Policy(**one) for one in about.pop("policies"))
     policies = tuple(one._replace(groups=tuple(one.groups), probes=tuple(one.probes)) for one in policies)
-    model = GainModel(table.to_pandas(), about.pop("ridge"))
+    model = GainModel(table.to_pandas(), about.pop("ridge"), about.pop("within"))
     return GainReference(model, policies, about.pop("sureness"), about)
 
 
@@ -118,6 +125,7 @@ def write_gain_reference(reference: GainReference, path: Path) -> None:
     about = dict(reference.about) | {
         "policies": [one._asdict() for one in reference.policies],
         "ridge": reference.model.ridge,
+        "within": reference.model.within,
         "sureness": dict(reference.sureness),
     }
     table = table.replace_schema_metadata({_KEY: json.dumps(about).encode()})

@@ -194,8 +194,9 @@ def error_budget(row: Mapping[str, float]) -> tuple[Term, ...]:
     held_out_spread, fitted_spread = (_spread(row, at, side) for side in ("validation", "train"))
     if fitted is None:
         return (*terms, Term("gap", error, held_out_spread, (*joined, "not_fitted")))
-    both = held_out_spread is not None and fitted_spread is not None
-    spread = float(np.hypot(held_out_spread, fitted_spread)) if both else None
+    spread = None
+    if held_out_spread is not None and fitted_spread is not None:
+        spread = float(np.hypot(held_out_spread, fitted_spread))
     return (*terms, Term("not_fitted", fitted, fitted_spread, tuple(joined)), Term("gap", error - fitted, spread))
 
 
@@ -290,7 +291,8 @@ def _assessed(
     may = np.array([[names is None or name in names for name in remedies] for names in possible])
     features = reference.features(policy)
     weights = {"weight": policy.weight, "narrowing": policy.narrowing}
-    return assess(reference.model, frame, features=features, possible=may, raced=raced, **weights, number=_DRAWS)
+    model = reference.model_of(policy)
+    return assess(model, frame, features=features, possible=may, raced=raced, **weights, number=_DRAWS)
 
 
 def _outlooks(
@@ -317,7 +319,7 @@ def _outlooks(
             Outlook(
                 budget=error_budget(known),
                 moves=tuple(
-                    Move(remedies[place], *map(float, numbers[row, place]), raced[row].get(remedies[place]))
+                    _move(remedies[place], numbers[row, place].tolist(), raced[row].get(remedies[place]))
                     for place in order
                 ),
                 answers=tuple(_answers(found.draws[row], remedies, reference)),
@@ -331,6 +333,11 @@ def _outlooks(
             )
         )
     return out
+
+
+def _move(remedy: str, numbers: Sequence[float], raced: float | None) -> Move:
+    gain, low, high, chance, score = numbers
+    return Move(remedy, gain, low, high, chance, score, raced)
 
 
 def _answers(draws: np.ndarray, remedies: Sequence[str], reference: GainReference) -> list[Answered]:

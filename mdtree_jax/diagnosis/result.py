@@ -75,7 +75,8 @@ class Diagnosis:
                      `cause` is the first of them. Empty if only the landscape answers
     landscape        {cause, probability, ranking, abstains, abstention, is_known}: what the landscape alone says,
                      where findings or expected gains decide; else null
-    improved         bool, whether `improved` holds a better network that a probe found
+    improved         {by, network, validation_error: [before, after], test_error, change, standard_error} of the better
+                     network that a probe found, see `improved.Improved`; or null
     spent            steps that probes and racers trained, in units of one training
     probes           [probe], those that were run
     ===============  ====================================================================================
@@ -172,7 +173,7 @@ class Diagnosis:
         data["cost"] = self.cost.to_dict() if self.cost else None
         data["findings"] = [finding.to_dict() for finding in self.findings]
         data["causes"] = [list(pair) for pair in self.causes]
-        data["improved"] = self.improved is not None
+        data["improved"] = self.improved.to_dict() if self.improved is not None and self.improved.is_better else None
         return data | _outlook_dict(self.outlook)
 
 

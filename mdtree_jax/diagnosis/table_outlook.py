@@ -53,7 +53,8 @@ def table_outlooks(
         known = [getattr(training, name) for training in trainings]
         if any(value is not None for value in known):
             evidence[name] = pd.Series(known, evidence.index, dtype=float).fillna(_numbers(frame, name))
-    possible = [_possible(row) for row in evidence.to_dict("records")]
+    settings = [str(name) for name in evidence if name in used_columns()]
+    possible = [_possible(dict(zip(settings, row, strict=True))) for row in evidence[settings].to_numpy(object)]
     from_test = _is_missing(frame, "validation_error")
     no_chance = _is_missing(evidence, "chance_error")
     out: list[tuple[Outlook | None, tuple[Fact, ...]]] = []
@@ -80,7 +81,7 @@ def _as_evidence(frame: pd.DataFrame) -> pd.DataFrame:
     values["validation_error"] = values["validation_error"].where(_numbers(frame, "train_error").notna())
     with np.errstate(over="ignore"):
         for name, logarithm in _LOGARITHMS.items():
-            values[name] = _numbers(frame, name).fillna(np.exp(_numbers(frame, logarithm)))
+            values[name] = _numbers(frame, name).fillna(pd.Series(np.exp(_numbers(frame, logarithm)), frame.index))
     return frame.assign(**values)
 
 
@@ -109,16 +110,17 @@ def _possible(row: Mapping[str, Any]) -> list[str]:
 
 def _can_be_made(remedy: Remedy, row: Mapping[str, Any]) -> bool:
     if remedy.name == REFRESHED:
-        return _is_number(row.get(f"{REFRESHED}_validation_error"))
-    value = row.get(remedy.knob)
-    if not _is_number(value):
+        return _number(row.get(f"{REFRESHED}_validation_error")) is not None
+    value = _number(row.get(remedy.knob))
+    if value is None:
         return True
     if not remedy.factor:
-        return float(value) != remedy.value  # pyright: ignore[reportArgumentType]
-    knob, after = KNOBS[remedy.knob], float(value) * remedy.factor
+        return value != remedy.value
+    knob, after = KNOBS[remedy.knob], value * remedy.factor
     # More data than a data set has can still be collected.
     return after > 0 and (after >= knob.low or remedy.factor > 1)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and bool(np.isfinite(value))
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float, np.number)) and bool(np.isfinite(value))
+    return float(value) if is_number else None

@@ -19,7 +19,7 @@ from mdtree_jax.checks import StaleState
 from mdtree_jax.measuring import kernels as measures
 from mdtree_jax.measuring.curves import Curves, curves_in_blocks, takes_long
 from mdtree_jax.measuring.flops import MeasureCost
-from mdtree_jax.measuring.items import Arrays
+from mdtree_jax.measuring.items import Arrays, arrays_of
 from mdtree_jax.measuring.known import Known
 from mdtree_jax.measuring.programs import (
     Program,
@@ -48,7 +48,7 @@ from mdtree_jax.recipe.measure_settings import MeasureSettings, chosen_pairs
 from mdtree_jax.registry.kernels import Kernel, stages
 from mdtree_jax.store.tables import Measured
 from mdtree_jax.training import objective_functions
-from mdtree_jax.training.arrays import in_dtype, num_bytes, one_row, shapes_in
+from mdtree_jax.training.arrays import num_bytes, one_row, shapes_in
 
 
 def measure_cohort(
@@ -140,9 +140,7 @@ class _Measurement:
         stacked = jax.tree.map(np.asarray, variables)
         self.arrays = Arrays(recipe.model, cohort, stacked, settings.seed, model, dtype)
         self.counts = self.arrays.counts
-        sides = [data.x_train, data.y_train, data.x_test, data.y_test]
-        sides += [data.x_validation, data.y_validation] if len(getattr(data, "y_validation", ())) else []
-        arrays = [in_dtype(side, dtype) for side in sides]
+        arrays = arrays_of(data, dtype)
         shapes = measures.Data(*shapes_in(arrays, dtype))
         examples = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), shapes[:2])
         check_kernels(model, settings, examples, self.objective)

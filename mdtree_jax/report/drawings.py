@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from mdtree_jax.causes import joint
+from mdtree_jax.diagnosis.outlook import Move, Term
 from mdtree_jax.diagnosis.words.causes import colour, in_order
 from mdtree_jax.diagnosis.words.evidence import sentence
 from mdtree_jax.diagnosis.words.formats import number, points
 from mdtree_jax.diagnosis.words.metrics import axis as metric_name
+from mdtree_jax.diagnosis.words.outlook import term_row
 from mdtree_jax.registry.measurements import bounds_of
 from mdtree_jax.trees.decision_path import EvidenceStep
 
@@ -82,6 +84,58 @@ def gain_line(gain: Any) -> str:
             taken.append(reach)
             parts.append(_text(at(value), 66, points(value), "strong"))
     return "".join(parts) + "</svg>"
+
+
+def budget_bar(terms: Sequence[Term], error: float) -> str:
+    """Return an error budget as one stacked bar, a colour per term; negative terms lead back from its end, below it.
+
+    Args:
+        terms: of the budget, points.
+        error: what they add up to, percent; marked.
+    """
+    gains = [term for term in terms if term.points > 0]
+    losses = [term for term in terms if term.points < 0]
+    total = sum(term.points for term in gains) or 1.0
+    label = escape(f"error budget: {', '.join(f'{row.name} {row.points}' for row in map(term_row, terms))}")
+    parts = [f'<svg class="line budget" height="{78 if losses else 62}" role="img" aria-label="{label}">']
+    left = 0.0
+    for term in gains:
+        width = 100 * term.points / total
+        parts.append(_piece("part", left, width, 8, 28, term_row(term).colour))
+        shown = f"{term.points:.1f}"
+        if width > 2 * _HALF_LETTER * len(shown) + 1:
+            parts.append(f'<text class="on" x="{left + width / 2:.2f}%" y="27" text-anchor="middle">{shown}</text>')
+        left += width
+    for term in losses:
+        width = 100 * -term.points / total
+        left -= width
+        parts.append(_piece("back", left, width, 39, 10, term_row(term).colour))
+    at = min(max(100 * error / total, 0.0), 100.0)
+    low = 66 if losses else 50
+    parts.append(_upright("threshold", at, 3, low - 10))
+    parts.append(_text(at, low + 4, f"error {number(error)} %", "strong"))
+    return "".join(parts) + "</svg>"
+
+
+def move_lines(moves: Sequence[Move]) -> tuple[list[str], str]:
+    """Return a drawing for every move, expected gain and interval on an axis that they share, and that axis."""
+    at = _Axis(None, [0.0, *(value for move in moves for value in (move.low, move.high, move.gain))])
+    lines = []
+    for move in moves:
+        label = escape(f"expected gain {points(move.gain)} points, from {points(move.low)} to {points(move.high)}")
+        zero, low, high, gain = (at(value) for value in (0.0, move.low, move.high, move.gain))
+        lines.append(
+            f'<svg class="line move" height="26" role="img" aria-label="{label}" style="--c:{colour(move.cause)}">'
+            f"{_upright('threshold', zero, 0, 26)}{_bar('gain', low, high, 7, 12)}"
+            f'<circle class="dot" cx="{gain:.2f}%" cy="13" r="6"/></svg>'
+        )
+    parts = ['<svg class="line move" height="22" aria-hidden="true">', _text(at(0.0), 14, "no change", "strong")]
+    taken = [_reach(at(0.0), "no change")]
+    for value in (at.low, at.high):
+        reach = _reach(at(value), points(value))
+        if _is_free(reach, taken):
+            parts.append(_text(at(value), 14, points(value), "soft"))
+    return lines, "".join(parts) + "</svg>"
 
 
 def strip(ranking: Mapping[str, float]) -> str:
@@ -229,6 +283,10 @@ def _bar(kind: str, left: float, right: float, y: float, height: float) -> str:
     left, right = sorted((left, right))
     width = max(right - left, 0.6)
     return f'<rect class="{kind}" x="{left:.2f}%" y="{y}" width="{width:.2f}%" height="{height}" rx="4"/>'
+
+
+def _piece(kind: str, left: float, width: float, y: float, height: float, fill: str) -> str:
+    return f'<rect class="{kind}" x="{left:.2f}%" y="{y}" width="{width:.2f}%" height="{height}" fill="{fill}"/>'
 
 
 def _upright(kind: str, x: float, top: float, bottom: float) -> str:

@@ -38,8 +38,8 @@ from mdtree_jax.training.loss import chance_loss
 
 #: Targets from which the error and loss of chance are computed.
 _CHANCE_ROWS = 4000
-#: A share of a training's epochs from which probes of a tenth stay comparable with the reference's.
-_LEAST_SHORTENED = 0.8
+#: Share of the epochs of a training from which probes stay comparable with those of the reference.
+_LEAST_SHORTENED = 0.6
 
 
 class Gathered(NamedTuple):
@@ -160,8 +160,9 @@ def _probe(
     if names:
         number = _num_paid(names, spending.share, number)
         states = _states(trained, subject, training, number, notes)
-        planned = number * price_of(names, trained, states is not None)
-        trained = _shortened(trained, spending.share / planned) if spending.seconds is None else trained
+        if spending.seconds is None:
+            warming = price_of(names, trained, states is not None) - price_of(names, trained, is_warm=True)
+            trained = _shortened(trained, (spending.share / number - warming) / price_of(names, trained, is_warm=True))
     on, has_test = on_device(data), len(data.y_test) > 0
     program = Probing(subject, on, has_test, trained, names, initial)
     if names and spending.seconds is not None:

@@ -76,6 +76,7 @@ def freeze(subject: Subject, frozen: str | Sequence[str]) -> Subject:
         architecture="",  # units of a frozen layer cannot be permuted
         init=init and fresh,
         apply_train=subject.apply_train and apply_train,
+        given_form=lambda one: whole(one) if subject.given_form is None else subject.given_form(whole(one)),
         notes=(*subject.notes, _said(subject.variables[0]["params"], names)),
     )
 

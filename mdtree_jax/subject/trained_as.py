@@ -17,6 +17,7 @@ from mdtree_jax.population.executor import CPU_LANE_BYTES
 from mdtree_jax.probes.steps import TrainingSettings, constant_trainer, scaled_transform
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.subject.adapted import unlike_averages
+from mdtree_jax.subject.frameworks.base import is_floating
 from mdtree_jax.subject.network import Examples, Subject, tried_inputs
 from mdtree_jax.training import Hyperparameters, objective_functions
 from mdtree_jax.training.arrays import one_row
@@ -115,15 +116,25 @@ def trained_as(subject: Subject, data: Examples, training: Training) -> tuple[Tr
 
 
 def fitting_state(trained: TrainedAs, params: Any, opt_state: Any) -> Any:
-    """Return an optimizer's state in the structure of the trainer's own for these parameters, None if it is another."""
+    """Return an optimizer's state in the structure of the trainer's own for these parameters, None if it is another.
+
+    Of a named optimizer the moments are taken in order, whatever chain of transformations they come from; where it
+    counted no steps, all of the training's count.
+    """
     trainer = constant_trainer(trained.model, trained.settings)
     variables = {"params": params, "batch_stats": {}}
     wanted = jax.eval_shape(lambda v: trainer.start(v, trained.hparams, 1).opt_state, variables)
-    leaves, shapes = jax.tree.leaves(opt_state), jax.tree.leaves(wanted)
-    if len(leaves) != len(shapes) or any(np.shape(a) != b.shape for a, b in zip(leaves, shapes, strict=True)):
+    moments = [np.asarray(leaf) for leaf in jax.tree.leaves(opt_state) if is_floating(leaf)]
+    counts = [int(np.max(leaf)) for leaf in jax.tree.leaves(opt_state) if not is_floating(leaf)]
+    shapes = jax.tree.leaves(wanted)
+    if [leaf.shape for leaf in moments] != [leaf.shape for leaf in shapes if is_floating(leaf)]:
         return None
-    arrays = [np.asarray(a).astype(b.dtype) for a, b in zip(leaves, shapes, strict=True)]
-    return jax.tree.structure(wanted).unflatten(arrays)
+    left, count = iter(moments), max(counts, default=trained.num_steps)
+    leaves = [
+        next(left).astype(leaf.dtype) if is_floating(leaf) else np.full(leaf.shape, count, leaf.dtype)
+        for leaf in shapes
+    ]
+    return jax.tree.structure(wanted).unflatten(leaves)
 
 
 def _words(name: str) -> str:

@@ -81,7 +81,6 @@ def test_faults_come_first_the_surest_first_and_hold_together(cold):
         ("wrong_last_activation", 0.9),
         ("dead_or_saturated_units", 0.6),
         ("temperature_too_high", 0.6),
-        ("too_little_data", 1.0),
     )
     assert sum(found.ranking.values()) == pytest.approx(1)
     assert found.probability == found.ranking["wrong_last_activation"] == pytest.approx(0.9)

@@ -73,16 +73,17 @@ def curve_alone(member, data, epochs):
     x, y = jnp.array(data.x_train, jnp.float64), jnp.array(data.y_train)
     key, values = member_key(0, member.seed, member.num_samples), (member.learning_rate, member.weight_decay)
     hparams = Hyperparameters(jnp.array(key), jnp.int32(member.num_samples), *map(jnp.float64, values))
-    state, step = trainer.start(model.init(init_key(key)), hparams, len(x)), jax.jit(trainer.step)
-    on_validation = functools.partial(evaluate, model, batch_size=512)
+    state = trainer.start(model.init(init_key(key)), hparams, len(x))
+    step, begin_epoch, end_epoch = map(jax.jit, (trainer.step, trainer.begin_epoch, trainer.end_epoch))
+    on_validation = jax.jit(functools.partial(evaluate, model, batch_size=512))
     x_validation, y_validation = jnp.array(data.x_validation, jnp.float64), jnp.array(data.y_validation)
     rows = []
     for epoch in range(1, 8):
-        state = trainer.begin_epoch(state, hparams)
+        state = begin_epoch(state, hparams)
         for _ in range(member.num_samples // 4):
             state = step(state, hparams, x, y)
         mean = float(state.loss_sum) / (member.num_samples // 4)
-        state = trainer.end_epoch(state, hparams)
+        state = end_epoch(state, hparams)
         loss, wrong = on_validation(state.variables, x_validation, y_validation, jnp.int32(13))
         rows.append([epoch, epoch * (member.num_samples // 4), mean, float(loss), 100 * int(wrong) / 13])
     return [row for row in rows if row[0] in epochs]

@@ -23,10 +23,10 @@ from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
 from mdtree_jax.training import Hyperparameters, evaluate, make_trainer
 from mdtree_jax.training.train import init_key, train_single
 from tests.conftest import ROOT
-from tests.numerics import quick_float64
+from tests.numerics import quick_float64, unoptimized
 
 MLP = Recipe("toy", "mlp", 3, (3, 3, 1), early_stop_min_epoch=2)
-RESNET = Recipe("toy", "resnet8", 3, (6, 6, 1))
+CNN, RESNET = (Recipe("toy", model, 3, (6, 6, 1)) for model in ("cnn_bn", "resnet8"))
 
 
 def toy_data(recipe, num_train=40, num_test=30):
@@ -55,6 +55,19 @@ def assert_equal(a, b, rows=slice(None)):
     for name in ("train_loss", "train_error", "test_loss", "test_error", "stop_epoch", "num_epochs", "is_finite"):
         np.testing.assert_array_equal(getattr(a, name)[rows], getattr(b, name)[rows], err_msg=name)
     jax.tree.map(lambda p, q: np.testing.assert_array_equal(p[rows], q[rows]), a.variables, b.variables)
+
+
+@pytest.fixture
+def strict64():
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture
+def quick():
+    """Have programs that no other test compiles compiled without optimizations, where only their number matters."""
+    with unoptimized():
+        yield
 
 
 @pytest.mark.parametrize("choice", [{"lanes": 1}, {"lanes": 2}, {"lanes": 1, "per_pass": 4}, {"lanes": 3}])
@@ -101,21 +114,18 @@ def trained_alone(optimizer):
     return found
 
 
-@pytest.mark.parametrize(
-    "precision", [quick_float64, pytest.param(functools.partial(jax.enable_x64, True), marks=pytest.mark.slow)]
-)
-def test_a_members_result_does_not_depend_on_the_others(precision, monkeypatch):
-    monkeypatch.setattr(executables, "_found", {})  # none that was compiled in another way
+@pytest.mark.parametrize("recipe", [CNN, pytest.param(RESNET, marks=pytest.mark.slow)], ids=["cnn", "resnet"])
+def test_a_members_result_does_not_depend_on_the_others(strict64, recipe):
     # 20 steps: two epochs of ten batches for the largest subset.
-    cohort, data = toy_cohort(epochs=2), toy_data(RESNET)
+    cohort, data = toy_cohort(epochs=2), toy_data(recipe)
+    whole = train_cohort(recipe, cohort, data, executor=executor(), dtype="float64")
     alone = dataclasses.replace(cohort, members=(cohort.members[4],))
-    with precision(), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        whole = train_cohort(RESNET, cohort, data, executor=executor(), dtype="float64")
-        single = train_cohort(RESNET, alone, data, executor=executor(devices=1), dtype="float64")
+    single = train_cohort(recipe, alone, data, executor=executor(devices=1), dtype="float64")
     for a, b in zip(*map(jax.tree.leaves, (whole.variables, single.variables)), strict=True):
         np.testing.assert_array_equal(a[4], b[0])
 
 
+@pytest.mark.usefixtures("quick")
 def test_one_compilation_and_none_for_the_second_call():
     cohort, data = toy_cohort(momentum=0.8), toy_data(MLP)
     first = train_cohort(MLP, cohort, data, executor=executor(per_pass=4))
@@ -129,6 +139,7 @@ def test_one_compilation_and_none_for_the_second_call():
     assert_equal(first, second)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_program_compiled_ahead_in_another_thread_is_the_one_that_trains(monkeypatch):
     def make_slowly(*args, **kwargs):
         time.sleep(0.5)  # both threads ask for the trainer before either has made it
@@ -195,6 +206,7 @@ def test_every_member_trains_once_and_lanes_are_balanced():
     assert balance(costs, 30) == 0.55
 
 
+@pytest.mark.usefixtures("quick")
 def test_useful_steps_are_reported():
     cohort = toy_cohort(sizes=(4, 8, 12, 16, 20, 24, 28, 32, 36, 40), epochs=3)
     recipe = dataclasses.replace(MLP, early_stop=False)

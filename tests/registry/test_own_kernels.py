@@ -14,6 +14,8 @@ from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.registry.kernels import KERNELS
 from mdtree_jax.registry.measurements import MEASUREMENTS
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SHAPE, WIDTH = (3, 3, 1), 4
 
 

@@ -17,6 +17,8 @@ from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.network import Examples, examples, wrap
 from tests.subject.networks import QUICK, Normalized, apply, make_data, make_params, normalized_networks
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 @pytest.fixture(scope="module")
 def two_networks():
@@ -256,7 +258,8 @@ def test_logits_that_are_not_finite_for_a_late_image_are_refused():
 
 def test_the_same_network_twice_is_no_pair():
     x, y = make_data()
+    landscape = {"evidence": "landscape"}
     with pytest.raises(UserError, match="networks 1 and 3 have the same parameters; give networks that were trained"):
-        diagnose_model(apply, [make_params(0), make_params(1), make_params(0)], x, y)
+        diagnose_model(apply, [make_params(0), make_params(1), make_params(0)], x, y, **landscape)
     with pytest.raises(UserError, match="networks 2 and 3 have the same parameters"):
-        diagnose_model(apply, [make_params(0), make_params(1), make_params(1)], x, y)
+        diagnose_model(apply, [make_params(0), make_params(1), make_params(1)], x, y, **landscape)

@@ -22,6 +22,8 @@ from mdtree_jax.subject.run_folder import load_configuration
 from tests.models.test_convert import random_state_dict
 from tests.subject.networks import Normalized, make_data, normalized_networks, save
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def test_flax_networks_from_orbax_checkpoints(tmp_path):
     images = make_data(64)[0].reshape(-1, 2, 3, 1)

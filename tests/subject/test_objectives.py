@@ -10,6 +10,8 @@ from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.network import check_fit, examples, wrap
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 QUICK = MeasureConfig(["hessian"], "fast", hessian_images=40)
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 3)).astype(np.float32)

@@ -7,15 +7,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mdtree_jax.diagnosis.words import actions, causes, costs, evidence, references
-from mdtree_jax.diagnosis.words.formats import capital, percent, points
+from mdtree_jax.diagnosis.words import actions, causes, costs, evidence, outlook, references
+from mdtree_jax.diagnosis.words.formats import NOT_KNOWN, capital, percent, points
 
 if TYPE_CHECKING:
     from rich.console import JustifyMethod
 
+    from mdtree_jax.diagnosis.outlook import Outlook
     from mdtree_jax.diagnosis.result import Diagnosis
 
-_BAR, _LINE = 36, 52
+_BAR, _LINE, _TRACK = 36, 52, 30
+#: Marks of the terms of an error budget, in their order.
+_MARKS = "░▒█▓▚"
 
 
 def print_answer(console: Any, diagnosis: Diagnosis, name: str = "", cost: Mapping[str, Any] | None = None) -> None:
@@ -30,22 +33,26 @@ def print_answer(console: Any, diagnosis: Diagnosis, name: str = "", cost: Mappi
     say = _Printer(console)
     if name:
         say(name, style="dim")
-    say(causes.answer(diagnosis), style="bold")
-    say(causes.sureness(diagnosis))
-    if causes.errors_line(diagnosis):
-        say(f"{causes.errors_line(diagnosis)}.")
-    _print_advice(say, diagnosis, cost)
-    say.heading("Probabilities")
-    wide = max(17, *(len(causes.short(cause)) for cause in diagnosis.ranking))
-    for cause, probability in diagnosis.ranking.items():
-        say(f"{causes.short(cause):<{wide}} {_bar(probability)} {percent(probability):>6}", 2)
-    if causes.ranking_note(diagnosis):
-        say(causes.ranking_note(diagnosis), 2)
-    say(references.track_record(diagnosis), 2)
+    if diagnosis.landscape is not None:
+        _print_outlook(say, diagnosis, cost)
+    else:
+        say(causes.answer(diagnosis), style="bold")
+        say(causes.sureness(diagnosis))
+        if causes.errors_line(diagnosis):
+            say(f"{causes.errors_line(diagnosis)}.")
+        _print_findings(say, diagnosis)
+        _print_advice(say, diagnosis, cost)
+        say.heading("Probabilities")
+        _print_probabilities(say, diagnosis.ranking)
+        if causes.ranking_note(diagnosis):
+            say(causes.ranking_note(diagnosis), 2)
+        say(references.track_record(diagnosis), 2)
     say.heading("What the diagnosis cost")
+    if outlook.spent(diagnosis):
+        say(outlook.spent(diagnosis), 2)
     say(costs.sentence(cost), 2)
     for what, time, work in costs.rows(cost):
-        say(f"{what:<28} {time:>10}" + (f"  {work:>13}" if work != time else ""), 2)
+        say(f"{what:<28} {time:>10}" + (f"  {work:>13}" if work not in (time, "") else ""), 2)
     if costs.note(cost):
         say(costs.note(cost), 2)
     _print_technical(say, diagnosis)
@@ -116,9 +123,11 @@ def _print_advice(say: _Printer, diagnosis: Diagnosis, cost: Mapping[str, Any] |
     action = diagnosis.action
     say.heading("What to do")
     say(actions.headline(action), 2)
-    if actions.why(action):
+    if actions.why(action) and not outlook.has_faults(diagnosis):  # else it stands among the findings
         say(actions.why(action), 2)
-    if diagnosis.expected_gain:
+    if diagnosis.outlook is not None:
+        _print_moves(say, diagnosis, diagnosis.outlook)
+    elif diagnosis.expected_gain:
         for line in gain_line(diagnosis.expected_gain):
             say(line, 2)
         say(f"The interval is {references.gain_note(diagnosis)}.", 2)
@@ -132,7 +141,65 @@ def _print_advice(say: _Printer, diagnosis: Diagnosis, cost: Mapping[str, Any] |
         say(f"- {rule}", 4, hang=2)
 
 
+def _print_outlook(say: _Printer, diagnosis: Diagnosis, cost: Mapping[str, Any] | None) -> None:
+    """Print findings, error budget, moves, cause and questions."""
+    say(f"{outlook.headline(diagnosis)}.", style="bold")
+    if causes.errors_line(diagnosis):
+        say(f"{causes.errors_line(diagnosis)}.")
+    _print_findings(say, diagnosis)
+    found = diagnosis.outlook
+    if found is not None:
+        say.heading("Error budget")
+        say(_budget_bar([term.points for term in found.budget]), 2)
+        for mark, row in zip(_MARKS, outlook.budget_rows(found), strict=False):
+            joined = f", {row.joined}" if row.joined else ""
+            interval = f" (95 % interval {row.interval})" if row.interval != NOT_KNOWN else ""
+            say(f"{mark} {row.points:>6}  {row.name}{joined}{interval}", 2, hang=10)
+        say(outlook.budget_note(found), 2)
+    _print_advice(say, diagnosis, cost)
+    say.heading("The cause")
+    say(outlook.cause(diagnosis), 2)
+    if outlook.other_causes(diagnosis):
+        say(outlook.other_causes(diagnosis), 2)
+    _print_probabilities(say, diagnosis.ranking)
+    if found is not None and found.answers:
+        say.heading("Question by question")
+        for row in outlook.answer_rows(found):
+            say(f"{row.question} {capital(row.answer)}.", 2, hang=2)
+
+
+def _print_moves(say: _Printer, diagnosis: Diagnosis, found: Outlook) -> None:
+    if outlook.expected(diagnosis):
+        say(outlook.expected(diagnosis), 2)
+    if found.moves:
+        say()
+    for line in move_lines(found.moves):
+        say(line, 2)
+    notes = (outlook.moves_note(diagnosis, found) if found.moves else "", outlook.race(found))
+    for note in (*notes, outlook.improved(diagnosis)):
+        if note:
+            say(note, 2)
+
+
+def _print_findings(say: _Printer, diagnosis: Diagnosis) -> None:
+    told = outlook.findings(diagnosis)
+    if told:
+        say.heading("Found in the network")
+    for seen, change in told:
+        say(f"- {seen}{f' {change}' if change else ''}", 2, hang=2)
+
+
+def _print_probabilities(say: _Printer, ranking: Mapping[str, float]) -> None:
+    wide = max(17, *(len(causes.short(cause)) for cause in ranking))
+    for cause, probability in ranking.items():
+        say(f"{causes.short(cause):<{wide}} {_bar(probability)} {percent(probability):>6}", 2)
+
+
 def _print_technical(say: _Printer, diagnosis: Diagnosis) -> None:
+    if outlook.witness(diagnosis):
+        say.heading("What the loss landscape says")
+        say(outlook.witness(diagnosis), 2)
+        say(references.track_record(diagnosis), 2)
     if diagnosis.evidence:
         say.heading(f"Evidence: {evidence.question_of(diagnosis)}")
     if diagnosis.evidence and evidence.note(diagnosis):
@@ -187,6 +254,37 @@ def gain_line(gain: Any) -> list[str]:
         if all(c == " " for c in labels[max(0, start - 2) : start + len(text) + 2]):
             labels[start : start + len(text)] = text
     return ["".join(line), "".join(labels).rstrip()]
+
+
+def _budget_bar(terms: Sequence[float]) -> str:
+    """Return the error budget as one bar of characters, a mark each; what is negative follows in brackets.
+
+    >>> _budget_bar([-2.0, 10.0, 5.0])[30:]
+    '██████▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓ (− ░░░░░░░)'
+    """
+    largest = sum(value for value in terms if value > 0) or 1.0
+    size = [round(_LINE * abs(value) / largest) for value in terms]
+    bar = "".join(mark * n for mark, n, value in zip(_MARKS, size, terms, strict=False) if value > 0)
+    less = "".join(mark * n for mark, n, value in zip(_MARKS, size, terms, strict=False) if value < 0)
+    return f"{bar} (− {less})" if less else bar
+
+
+def move_lines(moves: Sequence[Any]) -> list[str]:
+    """Return the moves as lines of characters on one axis: name, interval with the expected gain, the numbers."""
+    ends = [0.0, *(value for move in moves for value in (move.low, move.high, move.gain))]
+    low, span = min(ends), (max(ends) - min(ends)) or 1.0
+    wide = max(len(outlook.change(move.remedy)) for move in moves)
+
+    def at(value: float) -> int:
+        return round((_TRACK - 1) * (value - low) / span)
+
+    lines = []
+    for move in moves:
+        track = ["─" if at(move.low) <= place <= at(move.high) else "·" for place in range(_TRACK)]
+        track[at(0.0)], track[at(move.gain)] = "┼", "●"
+        gain = f"{points(move.gain)} ({points(move.low)} to {points(move.high)})"
+        lines.append(f"{outlook.change(move.remedy):<{wide}} {''.join(track)} {gain}")
+    return lines
 
 
 def _bar(share: float) -> str:

@@ -11,14 +11,29 @@ _KINDS = ("diagnosis", "retraining", "grid_search")
 
 
 def rows(cost: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
-    """Return (what, time, operations) of the diagnosis, one retraining and a grid search; none if nothing is known."""
+    """Return (what, time, operations) of the diagnosis, its compilation, one retraining and a grid search.
+
+    None if nothing is known; without the compilation where its time is not known.
+    """
     cost = cost or {}
     if all(cost.get(f"{kind}_{unit}") is None for kind in _KINDS for unit in ("seconds", "flops")):
         return []
     trainings = cost.get("grid_search_trainings")
     search = f"grid search, {trainings} training runs" if trainings else "grid search"
     kinds = zip(("this diagnosis", "one retraining", search), _KINDS, strict=True)
-    return [(n, duration(cost.get(f"{k}_seconds")), operations(cost.get(f"{k}_flops"))) for n, k in kinds]
+    found = [(n, duration(cost.get(f"{k}_seconds")), operations(cost.get(f"{k}_flops"))) for n, k in kinds]
+    if cost.get("compile_seconds") is not None:
+        found.insert(1, ("compiling its programs, once", duration(cost["compile_seconds"]), ""))
+    return found
+
+
+def amount(time: str, work: str) -> str:
+    """Return time and operations of one of `rows` together.
+
+    >>> amount("42 s", "3.2 TFLOP"), amount("31 s", ""), amount("not known", "not known")
+    ('42 s, 3.2 TFLOP', '31 s', 'not known')
+    """
+    return time if time == work or not work else f"{time}, {work}"
 
 
 def bars(cost: Mapping[str, Any] | None) -> list[float | None]:
@@ -27,12 +42,15 @@ def bars(cost: Mapping[str, Any] | None) -> list[float | None]:
     None where it is not known; all None unless the diagnosis and another one can be compared.
     """
     cost = cost or {}
+    compiled = cost.get("compile_seconds")
     for unit in ("seconds", "flops"):
         values = [cost.get(f"{kind}_{unit}") for kind in _KINDS]
+        if compiled is not None:
+            values.insert(1, compiled if unit == "seconds" else None)
         known = [v for v in values if v is not None]
-        if values[0] is not None and len(known) > 1 and max(known) > 0:
+        if values[0] is not None and values[-1] is not None and max(known) > 0:
             return [None if v is None else v / max(known) for v in values]
-    return [None] * 3
+    return [None] * (3 if compiled is None else 4)
 
 
 def sentence(cost: Mapping[str, Any] | None) -> str:
@@ -50,9 +68,6 @@ def sentence(cost: Mapping[str, Any] | None) -> str:
 
 
 def note(cost: Mapping[str, Any] | None) -> str:
-    """Return how the cost was estimated, and the compilation time, as sentences; '' if there is nothing to say."""
-    cost = cost or {}
-    parts = [capital(str(cost["note"]))] if cost.get("note") else []
-    if cost.get("compile_seconds") is not None:
-        parts.append(f"Compiling the programs took another {duration(cost['compile_seconds'])}, once")
-    return " ".join(f"{part.rstrip('.')}." for part in parts)
+    """Return how the cost was estimated, as a sentence; '' if there is nothing to say."""
+    said = str((cost or {}).get("note") or "")
+    return f"{capital(said).rstrip('.')}." if said else ""

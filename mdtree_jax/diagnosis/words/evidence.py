@@ -60,9 +60,10 @@ def question_of(diagnosis: Diagnosis) -> str:
 
 def note(diagnosis: Diagnosis) -> str:
     """Return where the path of the evidence leads, and what it does not say."""
-    if diagnosis.cause == NONE:
+    cause = diagnosis.cause if diagnosis.landscape is None else diagnosis.landscape["cause"]
+    if cause == NONE:
         return "The tree must choose one of its two answers; this does not mean that either of them matters here."
-    end, against = diagnosis.evidence_leads_to, opposition(diagnosis.cause, diagnosis.trees)
+    end, against = diagnosis.evidence_leads_to, opposition(cause, diagnosis.trees)
     if not end:
         return ""
     asked = diagnosis.evidence[0].question
@@ -72,7 +73,7 @@ def note(diagnosis: Diagnosis) -> str:
         said += f"; the average over many such trees gives that answer only {percent(chances[end])}"
     if against is not None and against.probability > 0.5:
         opposite = f"“{answer_words(asked, against.answer)}”, {percent(against.probability)}"
-        said += f". The average of the trees speaks against “{short(diagnosis.cause)}”: {opposite}"
+        said += f". The average of the trees speaks against “{short(cause)}”: {opposite}"
     return f"{said}."
 
 

@@ -58,8 +58,8 @@ def _no_clear_gain(cause: str, probability: float, least: float) -> str:
             f"{below(probability, least)}"
         )
     return (
-        f"it cannot be told which change gains most: {_short(cause)} has the largest expected gain, but is the cause "
-        f"with a probability of only {below(probability, least)}"
+        f"it cannot be told which change gains most: the one that comes first is against {_short(cause)}, which is the "
+        f"cause with a probability of only {below(probability, least)}"
     )
 
 

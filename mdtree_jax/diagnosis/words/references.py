@@ -27,20 +27,23 @@ def track_record(diagnosis: Diagnosis) -> str:
         f"Measured on {found['test']} {with_what}, answers with this reference were right for {worth['all']:.0f} % of "
         f"the models, and for {worth['surest_80_percent']:.0f} % of the 80 % with the highest probabilities."
     )
-    causes = found.get("by_cause", {})
-    named = causes.get(diagnosis.cause)
-    if one or diagnosis.abstains or not causes:
+    causes, landscape = found.get("by_cause", {}), diagnosis.landscape
+    cause = diagnosis.cause if landscape is None else landscape["cause"]
+    named = causes.get(cause)
+    if one or not causes or (diagnosis.abstains if landscape is None else landscape["abstains"]):
         return said
     if not named:
-        return f"{said} “{short(diagnosis.cause)}” was never the first answer there, so its accuracy is not known."
+        return f"{said} “{short(cause)}” was never the first answer there, so its accuracy is not known."
     return (
-        f"{said} The first answer “{short(diagnosis.cause)}” was right for {named['right']:.0f} % of the "
+        f"{said} The first answer “{short(cause)}” was right for {named['right']:.0f} % of the "
         f"{named['answers']} models that got it."
     )
 
 
 def gain_note(diagnosis: Diagnosis) -> str:
     """Return what the interval of the expected gain means, and how often it held."""
+    if diagnosis.outlook is not None:
+        return "intended to contain the gain of 80 % of the networks of families that were not seen"
     held = diagnosis.accuracy.get("gains")
     meant = "intended to contain the gain of nine in ten models"
     if not held:

@@ -18,6 +18,8 @@ from mdtree_jax.registry.remedies import REMEDIES
 #: Cost of one probe, of one training.
 PROBE_COST = 0.1
 RIDGES = (0.03, 0.1, 0.3, 1.0)
+#: Shares of the differences between families that have no part in a fit: none, and what is usual for panel data.
+WITHIN = (0.0, 0.75, 0.91)
 #: How much a percentage point of a race counts beside a point of predicted gain.
 RACE_WEIGHTS = (0.25, 0.5, 1.0, 2.0)
 LEVELS = (0.0, 0.1, 0.25, 1.0)
@@ -58,7 +60,7 @@ def predict(
     features: np.ndarray,
     error: np.ndarray,
     chosen: np.ndarray,
-    ridge: float,
+    policy: Policy,
 ) -> np.ndarray:
     """Return the gains of rows as predicted from the families `train`, (rows, remedies).
 
@@ -68,10 +70,10 @@ def predict(
         features: (rows, features).
         error: (rows,), percent.
         chosen: which features are used, (features,) bool.
-        ridge: its strength.
+        policy: with the strength of the ridge.
     """
     used = features[:, chosen]
-    solved = [one.solve(np.isin(one.families, train), chosen, ridge) for one in moments]
+    solved = [one.solve(np.isin(one.families, train), chosen, policy.ridge, policy.within) for one in moments]
     return np.stack([one.predict(used, error) for one in solved], axis=1)
 
 
@@ -82,7 +84,7 @@ def predict_left_out(moments: Sequence[Moments], networks: Networks, policy: Pol
     for one in pd.unique(groups):
         rows = groups == one
         train = pd.unique(family[~rows])
-        out[rows] = predict(moments, train, networks.features[rows], networks.error[rows], chosen, policy.ridge)
+        out[rows] = predict(moments, train, networks.features[rows], networks.error[rows], chosen, policy)
     return out
 
 
@@ -134,9 +136,9 @@ def choose_policy(networks: Networks, cost: float, by: str = "source", extra: Se
     groups, moments = networks.table[by].to_numpy(), moments_of(networks)
     best, found, most = -np.inf, Policy(), best_gain(networks)
     predicted: dict[tuple, np.ndarray] = {}
-    for policy, ridge in itertools.product(policies(networks, cost, extra), RIDGES):
-        fitted = policy._replace(ridge=ridge)
-        key = (policy.groups, policy.probes, ridge)
+    for policy, ridge, within in itertools.product(policies(networks, cost, extra), RIDGES, WITHIN):
+        fitted = policy._replace(ridge=ridge, within=within)
+        key = (policy.groups, policy.probes, ridge, within)
         if key not in predicted:
             predicted[key] = predict_left_out(moments, networks, fitted, groups)
         for weight in RACE_WEIGHTS if policy.racers else (1.0,):

@@ -56,9 +56,8 @@ def carry(networks: Networks, cost: float, by: str = "source", extra: Sequence[s
     """
     groups = networks.table[by].to_numpy()
     shape = networks.gain.shape
-    out = Carried(
-        *(np.full(shape, np.nan) for _ in range(3)), np.full(shape, -np.inf), np.zeros(len(groups)), {}, {}, {}, {}
-    )
+    predicted, low, high = np.full((3, *shape), np.nan)
+    out = Carried(predicted, low, high, np.full(shape, -np.inf), np.zeros(len(groups)), {}, {}, {}, {})
     for one in pd.unique(groups):
         rows, inside = groups == one, networks[(groups != one) & (groups != REPORT)]
         policy = out.policies[str(one)] = fitted_policy(inside, cost, by, extra)
@@ -90,7 +89,7 @@ def fitted_policy(inside: Networks, cost: float, by: str, extra: Sequence[str] =
 
 def model_of(inside: Networks, policy: Policy, by: str) -> GainModel:
     """Return the model of gains of the training side."""
-    return GainModel.fit(inside.table, by, policy.ridge)
+    return GainModel.fit(inside.table, by, policy.ridge, policy.within)
 
 
 def assessed(inside: Networks, new: Networks, policy: Policy, by: str) -> Assessed:

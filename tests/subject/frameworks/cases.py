@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -100,7 +101,7 @@ def jax_derivatives(
         order = {id(leaf): name for name, leaf in names.items()}
         leaves, structure = jax.tree.flatten(params)
         tangent = structure.unflatten([jnp.asarray(direction[order[id(leaf)]]) for leaf in leaves])
-        gradient, product = jax.jvp(jax.grad(loss), (params,), (tangent,))
+        gradient, product = jax.jit(functools.partial(jax.jvp, jax.grad(loss)))((params,), (tangent,))
         back = dict(zip((order[id(leaf)] for leaf in leaves), range(len(leaves)), strict=True))
         grads, products = jax.tree.leaves(gradient), jax.tree.leaves(product)
         return {n: grads[i] for n, i in back.items()}, {n: products[i] for n, i in back.items()}

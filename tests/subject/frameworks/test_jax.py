@@ -1,5 +1,7 @@
 """Adapters of the frameworks of JAX, against what the frameworks compute themselves."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,9 +18,12 @@ from tests.subject.frameworks.agreement import measure
 from tests.subject.frameworks.cases import vectors
 from tests.subject.frameworks.jax_cases import LinenMlp, NnxMlp, equinox_cases, flax_cases, haiku_cases
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 MAKERS = {"flax": flax_cases, "equinox": equinox_cases, "haiku": haiku_cases}
 
 
+@functools.cache
 def cases(package):
     if package != "flax":
         pytest.importorskip(package, reason=f"needs {package}: pip install 'mdtree-jax[{package}]'")

@@ -3,10 +3,12 @@
 import pytest
 
 from mdtree_jax.subject.preflight import gather
+from tests.numerics import unoptimized
 from tests.subject.preflight.problems import cross_entropy, data, fitted, net
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def healthy():
     x, y = data()
-    return gather(net(), fitted(x, y), x, y, loss=cross_entropy, validation=data(seed=2))
+    with unoptimized():
+        return gather(net(), fitted(x, y), x, y, loss=cross_entropy, validation=data(seed=2))

@@ -11,6 +11,8 @@ from mdtree_jax.diagnosis.words.findings import advice_sentence
 from mdtree_jax.subject.preflight import find_in, gather, preflight
 from tests.subject.preflight.problems import data, fitted, names, net, strength, weights
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def test_scales_of_inputs(healthy):
     x = healthy.inputs

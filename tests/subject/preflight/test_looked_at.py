@@ -19,6 +19,8 @@ from mdtree_jax.subject.preflight.task import chance_of, error_of, rows_of, task
 from mdtree_jax.subject.preflight.units import with_units
 from tests.subject.preflight.problems import LAST, cross_entropy, data, fitted, names, net, weights
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 @pytest.mark.parametrize("last", LAST)
 @pytest.mark.parametrize("outputs", [1, 3])

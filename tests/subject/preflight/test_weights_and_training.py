@@ -9,6 +9,8 @@ from mdtree_jax.diagnosis.findings import TOLD, causes_of
 from mdtree_jax.subject.preflight import find_in, gather, preflight
 from tests.subject.preflight.problems import LAST, cross_entropy, data, fitted, history, names, net, strength, weights
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 @pytest.mark.parametrize("hidden", ["relu", "tanh", "sigmoid"])
 def test_dead_and_saturated_units(hidden):
