@@ -73,6 +73,7 @@ class DiagnoseConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     history: Any = None
     cost: Any = None
+    evidence: str = "all"
     improved: str | None = None
     measure: Any = None
     max_images: int = 10_000

@@ -45,9 +45,9 @@ def main(config: DiagnoseConfig) -> None:
             f"give exactly one of metrics=TABLE, run=FOLDER, or model=NAME with checkpoints=[…]; "
             f"given: {', '.join(given) or 'none'}"
         )
-    for name in ("history", "cost", "improved"):
-        if getattr(config, name) is not None and given != ["checkpoints"]:
-            raise UserError(f"{name}= is for networks from files; give model= and checkpoints=[…] with it")
+    for name, sources in {"history": SOURCES[2:], "cost": SOURCES[1:], "improved": SOURCES[2:]}.items():
+        if getattr(config, name) is not None and given[0] not in sources:
+            raise UserError(f"{name}= is of no use with {given[0]}=; give it with {'= or '.join(sources)}=")
     from mdtree_jax.files import output_folder
 
     reference = _reference(config)
@@ -269,9 +269,11 @@ def _is_measured(row) -> bool:
 
 
 def _training_of(config: DiagnoseConfig, row) -> dict:
-    columns = {"batch_size": "batch_size", "learning_rate": "learning_rate", "epochs": "train_epochs"}
-    known = {name: row[column] for name, column in columns.items() if column in row.index}
-    known = {name: int(value) if name == "batch_size" else float(value) for name, value in known.items()}
+    """Return how a configuration was trained, as its columns say; a knob without a column is at its default."""
+    from mdtree_jax.registry.knobs import KNOBS
+
+    names = {field.name: field.name for field in dataclasses.fields(config.training)} | {"epochs": "train_epochs"}
+    known = {name: KNOBS[knob].kind(row[knob]) for name, knob in names.items() if knob in row.index and knob in KNOBS}
     return known | {k: v for k, v in dataclasses.asdict(config.training).items() if v is not None}
 
 

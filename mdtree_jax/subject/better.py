@@ -58,10 +58,16 @@ def improved_of(subject: Subject, seen: Sequence[Seen], probes: Sequence[str], c
 def _as_given(subject: Subject, seen: Seen, order: Sequence[str], best: _Candidate) -> Improved:
     variables: Any = jax.tree.map(lambda leaf: np.asarray(leaf[order.index(best.name)]), seen.variables)
     network = subject.given_form(variables) if subject.given_form is not None else variables
-    before, after = (
-        [seen.row.get(f"{name}_{side}_error", float("nan")) for side in ("validation", "test")]
-        for name in (CHECKPOINT, best.name)
+    errors = {}
+    for side in ("validation", "test"):
+        before, after = (seen.row.get(f"{name}_{side}_error", float("nan")) for name in (CHECKPOINT, best.name))
+        errors[f"{side}_error"] = (before, after)
+    return Improved(
+        best.name,
+        best.place + 1,
+        network,
+        **errors,
+        change=best.change,
+        standard_error=best.spread,
+        arrays={name: np.asarray(array) for name, array in named_leaves(network).items()},
     )
-    arrays = {name: np.asarray(array) for name, array in named_leaves(network).items()}
-    errors = zip(before, after, strict=True)
-    return Improved(best.name, best.place + 1, network, *errors, best.change, best.spread, arrays)

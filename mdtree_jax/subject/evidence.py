@@ -54,7 +54,7 @@ def histories_of(history: History | Sequence[History] | None, number: int) -> tu
     """
     if history is None:
         return (None,) * number
-    listed = list(history) if isinstance(history, (list, tuple)) else [history]
+    listed: list[Any] = list(history) if isinstance(history, (list, tuple)) else [history]
     if len(listed) not in (1, number):
         raise UserError(f"there are {len(listed)} histories of {number} networks; give one of each")
     found = [as_history(one) for one in listed]

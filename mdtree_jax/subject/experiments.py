@@ -111,7 +111,7 @@ def gather(
     possible = possible_remedies(trained, data)
     raced, cost = Raced({}, [], 0.0), spending.allowed
     if spending.trains and subject.init is not None:
-        outlook = outlook_of((known or {}) | row, possible=possible, cost=cost)
+        outlook = outlook_of({**(known or {}), **row}, possible=possible, cost=cost)
         moves = [move.remedy for move in outlook.moves] if outlook is not None else []
         raced = race(subject, probed.program.data, trained, moves, gain_reference().policy(cost), spending)
     compiling = probed.program.compile_seconds + raced.compile_seconds
@@ -220,7 +220,7 @@ def _used(data: Examples, max_images: int) -> Examples:
         order = rng.permutation(len(test[1]))
         held, test = take_rows(test, order[::2]), take_rows(test, order[1::2])
     train = drawn(data.x_train, data.y_train, len(data.y_train))
-    return Examples(*train, *drawn(*test, max_images), *drawn(*held, max_images))
+    return Examples(*train, *drawn(test[0], test[1], max_images), *drawn(held[0], held[1], max_images))
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

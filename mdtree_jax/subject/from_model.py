@@ -24,6 +24,7 @@ from mdtree_jax.registry.measurements import kernels_of
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective, find_objective
 from mdtree_jax.runs.jax_backend import keep_programs
 from mdtree_jax.subject.adapted import check_different, subject_of
+from mdtree_jax.subject.convolutions import quick_in_loops
 from mdtree_jax.subject.evidence import beside_of, findings_of, outlook_from, with_more_cost, without_copies
 from mdtree_jax.subject.frozen import freeze
 from mdtree_jax.subject.held_out import examples_of
@@ -247,7 +248,7 @@ def diagnose_subject(
     begin = time.perf_counter()
     findings = findings_of(subject, data, training, beside)
     seconds = time.perf_counter() - begin
-    subject, beside = without_copies(subject, beside)
+    subject, beside = without_copies(quick_in_loops(subject), beside)
     asks_curve = isinstance(measure, Mapping) and any(name.startswith("curve_") for name in measure)
     settings = settings_of(measure, reference, default=cheap_measure(len(subject.variables), asks_curve))
     whole = _of_landscape(subject, data, training, settings, reference, options, progress)

@@ -145,7 +145,7 @@ def wrap_model(model: Model, networks: Sequence[Any], architecture: str = "") ->
         logits, _, state = model.apply(variables, x, True)
         return logits, {"batch_stats": state}
 
-    return wrap(apply, networks, apply_train)._replace(architecture=architecture)
+    return wrap(apply, networks, apply_train, model.init)._replace(architecture=architecture)
 
 
 def examples(

@@ -44,9 +44,11 @@ class Seen(NamedTuple):
 def on_device(data: Examples) -> Data:
     """Return data as kernels take them; a side that is missing is one training example, which tells nothing."""
     one = take_rows((data.x_train, data.y_train), slice(1))
-    test = (data.x_test, data.y_test) if len(data.y_test) else one
-    held = (data.x_validation, data.y_validation) if len(data.y_validation) else ((), ())
-    return jax.tree.map(jnp.asarray, Data(data.x_train, data.y_train, *test, *held))
+    x_test, y_test = (data.x_test, data.y_test) if len(data.y_test) else one
+    whole = Data(data.x_train, data.y_train, x_test, y_test)
+    if len(data.y_validation):
+        whole = whole._replace(x_validation=data.x_validation, y_validation=data.y_validation)
+    return jax.tree.map(jnp.asarray, whole)
 
 
 def price_of(names: Sequence[str], trained: TrainedAs, is_warm: bool = False) -> float:
@@ -102,7 +104,7 @@ class Probing:
 
     def try_price(self, opt_state: Any, spending: Spending) -> None:
         """Learn what a training takes from the fewest steps of every probe, at most; they are counted."""
-        hparams = self.trained.hparams._replace(num_samples=np.int32(self.trained.settings.batch_size))
+        hparams = self.trained.hparams._replace(num_samples=np.asarray(self.trained.settings.batch_size, np.int32))
         item = self._item(0, opt_state, self.trained._replace(hparams=hparams, num_epochs=np.int32(1)))
         program = self._compiled(item)
         begin = time.perf_counter()

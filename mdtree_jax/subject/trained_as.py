@@ -21,6 +21,7 @@ from mdtree_jax.subject.frameworks.base import is_floating
 from mdtree_jax.subject.network import Examples, Subject, tried_inputs
 from mdtree_jax.training import Hyperparameters, objective_functions
 from mdtree_jax.training.arrays import one_row
+from mdtree_jax.training.train import Array
 
 #: What must be known of a training before a step of it can be taken.
 NEEDED = ("learning_rate", "batch_size", "epochs")
@@ -57,12 +58,12 @@ class TrainedAs(NamedTuple):
     def moved(self, knob: str, value: Any) -> TrainedAs:
         """Return the same training with one knob at another value."""
         if knob == "learning_rate":
-            return self._replace(hparams=self.hparams._replace(learning_rate=np.float32(value)))
+            return self._replace(hparams=self.hparams._replace(learning_rate=_number(value)))
         if knob == "weight_decay":
             inside = self.weight_decay if callable(self.settings.optimizer) else 0.0  # it stays in the transformation
-            return self._replace(hparams=self.hparams._replace(weight_decay=np.float32(value - inside)))
+            return self._replace(hparams=self.hparams._replace(weight_decay=_number(value - inside)))
         if knob == "label_smoothing":
-            knobs = self.hparams.knobs | {knob: np.float32(value)}
+            knobs = self.hparams.knobs | {knob: _number(value)}
             return self._replace(hparams=self.hparams._replace(knobs=knobs))
         if knob == "batch_size":
             size = int(np.clip(round(value), 1, int(self.hparams.num_samples)))
@@ -100,13 +101,15 @@ def trained_as(subject: Subject, data: Examples, training: Training) -> tuple[Tr
     used = num if epochs >= 1 else max(batch, round(epochs * num))
     num_epochs = max(1, round(epochs))
     settings, decay = _settings(subject, training, batch)
-    model, dtype = _training_model(subject) if can_train else _evaluation_model(subject), np.float32
-    smoothing = {} if not training.label_smoothing else {"label_smoothing": dtype(training.label_smoothing)}
+    model = _training_model(subject) if can_train else _evaluation_model(subject)
+    smoothing: dict[str, Array] = (
+        {} if not training.label_smoothing else {"label_smoothing": _number(training.label_smoothing)}
+    )
     hparams = Hyperparameters(
         key=np.asarray(jax.random.key_data(jax.random.key(_SEED, impl="threefry2x32"))),
-        num_samples=np.int32(used),
-        learning_rate=dtype(training.learning_rate or 1.0),
-        weight_decay=dtype(0.0 if callable(settings.optimizer) else decay),
+        num_samples=np.asarray(used, np.int32),
+        learning_rate=_number(training.learning_rate or 1.0),
+        weight_decay=_number(0.0 if callable(settings.optimizer) else decay),
         knobs=smoothing,
     )
     is_small = jax.default_backend() != "cpu" or _step_bytes(subject, data, batch) <= CPU_LANE_BYTES
@@ -135,6 +138,10 @@ def fitting_state(trained: TrainedAs, params: Any, opt_state: Any) -> Any:
         for leaf in shapes
     ]
     return jax.tree.structure(wanted).unflatten(leaves)
+
+
+def _number(value: float) -> np.ndarray:
+    return np.asarray(value, np.float32)
 
 
 def _words(name: str) -> str:
