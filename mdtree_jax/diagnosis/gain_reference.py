@@ -108,7 +108,7 @@ def read_gain_reference(path: Path) -> GainReference:
     about = json.loads((table.schema.metadata or {})[_KEY])
     policies = tuple(Policy(**one) for one in about.pop("policies"))
     policies = tuple(one._replace(groups=tuple(one.groups), probes=tuple(one.probes)) for one in policies)
-    model = GainModel(table.to_pandas(), about.pop("ridge"), about.pop("within"))
+    model = GainModel(table.to_pandas(), about.pop("ridge"), about.pop("within", 0.0))
     return GainReference(model, policies, about.pop("sureness"), about)
 
 
