@@ -245,14 +245,15 @@ def diagnose_subject(
         settings = settings_of(measure, reference)
         return _of_landscape(subject, data, training, settings, reference, options, progress).diagnosis
     beside = beside_of(subject, training, history, cost, initial)
+    distinct, own = without_copies(quick_in_loops(subject), beside)
+    asks_curve = isinstance(measure, Mapping) and any(name.startswith("curve_") for name in measure)
+    settings = settings_of(measure, reference, default=cheap_measure(asks_curve))
+    # It comes first because it refuses at once what does not fit.
+    whole = _of_landscape(distinct, data, training, settings, reference, options, progress)
     begin = time.perf_counter()
     findings = findings_of(subject, data, training, beside)
     seconds = time.perf_counter() - begin
-    subject, beside = without_copies(quick_in_loops(subject), beside)
-    asks_curve = isinstance(measure, Mapping) and any(name.startswith("curve_") for name in measure)
-    settings = settings_of(measure, reference, default=cheap_measure(len(subject.variables), asks_curve))
-    whole = _of_landscape(subject, data, training, settings, reference, options, progress)
-    outlook, gathered = outlook_from(subject, data, training, beside, whole.row, max_images=max_images)
+    outlook, gathered = outlook_from(distinct, data, training, own, whole.row, max_images=max_images)
     diagnosis = with_more_cost(whole.diagnosis, seconds + gathered.seconds, gathered.compile_seconds)
     diagnosis = dataclasses.replace(diagnosis, remarks=(*diagnosis.remarks, *gathered.notes))
     return with_outlook(
@@ -309,10 +310,9 @@ def default_measure(columns: Sequence[str]) -> MeasureConfig:
     return MeasureConfig(metrics=metrics or ["hessian"], curve_steps=2000, curve_batch_size=32, curve_learning_rate=0.1)
 
 
-def cheap_measure(num_networks: int, with_curve: bool = False) -> MeasureConfig:
+def cheap_measure(with_curve: bool = False) -> MeasureConfig:
     """Return the settings to measure what costs less than a training: no trained curve, unless it is asked for."""
-    metrics = ["hessian", *(["similarity", "barrier"] if num_networks > 1 else [])]
-    metrics += ["connectivity"] if num_networks > 1 and with_curve else []
+    metrics = ["hessian", "similarity", "barrier", *(["connectivity"] if with_curve else [])]
     return dataclasses.replace(default_measure(()), metrics=metrics)
 
 
