@@ -26,7 +26,7 @@ from mdtree_jax.experiments.carry import networks as of
 from mdtree_jax.experiments.carry import rivals, scores
 from mdtree_jax.experiments.carry.networks import Networks
 from mdtree_jax.experiments.carry.policies import LEVELS, advised
-from mdtree_jax.experiments.carry.predict import REPORT, Carried, carry, fitted_policy, sureness
+from mdtree_jax.experiments.carry.predict import REPORT, Carried, carry, fitted_policy
 from mdtree_jax.files import record_names, records_folder, write_text
 from mdtree_jax.registry.causes import CAUSES
 from mdtree_jax.registry.remedies import COMPARISONS
@@ -231,13 +231,12 @@ def package(networks: Networks, names: Sequence[str]) -> None:
     """Write the model that a diagnosis comes with, from the families that are not kept for the report."""
     inside = networks[(networks.table["source"] != REPORT).to_numpy()]
     policies = [fitted_policy(inside, cost, "source")._replace(cost=cost) for cost in LEVELS]
-    sure = sureness(inside, policies[1], "source")
     model = GainModel.fit(inside.table, "source", policies[0].ridge, policies[0].within)
     about: dict[str, Any] = {"families": [name for name in names if name in set(inside.table["family"])]}
-    reference = gain_reference.GainReference(model, tuple(policies), sure, about)
+    reference = gain_reference.GainReference(model, tuple(policies), about)
     path = records_folder().parent / "mdtree_jax" / "diagnosis" / "reference_files" / gain_reference.FILE
     gain_reference.write_gain_reference(reference, path)
-    print(f"{path.name}: {len(model.table)} networks, {path.stat().st_size / 1e6:.2f} MB, {sure}, {policies}")
+    print(f"{path.name}: {len(model.table)} networks, {path.stat().st_size / 1e6:.2f} MB, {policies}")
 
 
 def main() -> None:

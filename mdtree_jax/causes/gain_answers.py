@@ -15,12 +15,16 @@ from scipy.special import ndtri
 from mdtree_jax.causes.gain_model import INTERVAL, GainModel
 from mdtree_jax.registry.causes import NONE
 from mdtree_jax.registry.probes import CHECKPOINT
-from mdtree_jax.registry.remedies import REMEDIES, Comparison
+from mdtree_jax.registry.remedies import COMPARISONS, REMEDIES, Comparison
 
 #: Gain below which nothing is said to be gained, points.
 LEAST_GAIN = 1.0
 #: Share of the best gain with which a remedy that costs nothing wins.
 FREE_SHARE = 2 / 3
+#: Share of answers that are to be right for groups that were left out, and the least probability of one that is given.
+RIGHT, LEAST_SURE = 0.9, 0.6
+#: Points by which one side is ahead in a network by which answers are judged.
+_CLEAR = 2.0
 
 
 class Assessed(NamedTuple):
@@ -153,3 +157,41 @@ def answer_chance(draws: np.ndarray, remedies: Sequence[str], comparison: Compar
     found = lead(draws, remedies, comparison)
     known = np.isfinite(found).any(axis=1)
     return np.where(known, (found > 0).mean(axis=1), np.nan)
+
+
+def sure_levels(model: GainModel, features: Sequence[str]) -> dict[str, float]:
+    """Return for each question the probability from which answers from these features are right often enough.
+
+    They are judged on the model's own networks, each predicted without its group.
+    """
+    draws, family = model.draw_left_out(features), model.table["family"].to_numpy(str)
+    gains = np.stack([model.table[f"gain_{name}"].to_numpy(float) for name in model.remedies], axis=1)
+    out = {}
+    for name, comparison in COMPARISONS.items():
+        ahead = lead(gains, model.remedies, comparison)
+        with np.errstate(invalid="ignore"):
+            is_clear, second = np.abs(ahead) >= _CLEAR, ahead > 0
+        out[name] = sure_from(answer_chance(draws, model.remedies, comparison), is_clear, second, family)
+    return out
+
+
+def sure_from(chance: np.ndarray, known: np.ndarray, second: np.ndarray, family: np.ndarray) -> float:
+    """Return the least probability from which answers are right in `RIGHT` of the rows, families counting the same.
+
+    Args:
+        chance: probability of the second answer, (rows,), NaN where the question is not asked.
+        known, second: whether a row can be judged, and whether its second answer is right, (rows,) bool.
+        family: (rows,), names.
+
+    Returns:
+        Above 1 where no probability is enough.
+    """
+    asked = known & np.isfinite(chance)
+    probability = np.maximum(chance, 1 - chance)[asked]
+    right = ((chance > 0.5) == second)[asked]
+    _, places, sizes = np.unique(family[asked], return_inverse=True, return_counts=True)
+    weight = 1 / sizes[places]
+    order = np.argsort(-probability, kind="stable")
+    share = np.cumsum((right * weight)[order]) / np.cumsum(weight[order])
+    enough = (share >= RIGHT) & (probability[order] >= LEAST_SURE)
+    return float(probability[order][np.flatnonzero(enough)[-1]]) if enough.any() else 1.01

@@ -217,6 +217,25 @@ class GainModel:
                 out[rows, :, place] = np.minimum(sample, error[rows, None])
         return out
 
+    def draw_left_out(self, features: Sequence[str], number: int = 100, seed: int = 0) -> np.ndarray:
+        """Return gains that the model's own networks may have, predicted without their groups (rows, number, remedies).
+
+        NaN where a gain was not measured.
+        """
+        error = self.table["error"].to_numpy(float)
+        out = np.full((len(error), number, len(self.remedies)), np.nan)
+        rng = np.random.default_rng(seed)
+        level = rng.uniform(size=(number, len(self.remedies)))
+        chosen = rng.choice(len(error), size=number, p=self._row_weights)
+        for place, remedy in enumerate(self.remedies):
+            fitted = self._fitted(remedy, tuple(features))
+            size = fitted.residuals.size(error)
+            own = fitted.by_row[chosen]
+            own = np.where(np.isfinite(own), own, fitted.residuals.quantiles(level[:, place]))
+            mean = self.table[f"gain_{remedy}"].to_numpy(float) - size * fitted.by_row
+            out[:, :, place] = np.minimum(mean[:, None] + size[:, None] * own, error[:, None])
+        return out
+
     def weights(self, remedy: str, features: Sequence[str]) -> pd.Series:
         """Return the weights of a remedy's regression, of standardized features; the constant is named `1`."""
         ridge = self._fitted(remedy, tuple(features)).ridge

@@ -10,16 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mdtree_jax.causes.evidence import EVIDENCE
 from mdtree_jax.diagnosis.action import Action, Gain
 from mdtree_jax.diagnosis.advice import remedy_action
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.findings import Finding
-from mdtree_jax.diagnosis.outlook import Move, Outlook
+from mdtree_jax.diagnosis.outlook import Answered, Move, Outlook
 from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.registry.causes import NONE
 from mdtree_jax.registry.knobs import KNOBS
-from mdtree_jax.registry.remedies import REMEDIES
+from mdtree_jax.registry.questions import QUESTIONS
+from mdtree_jax.registry.remedies import COMPARISONS, REMEDIES
 
 #: Probability below which the outlook's cause is a first guess. On families that were left out of the reference, causes
 #: above it were right for some 60 %, those below for 40 %.
@@ -50,6 +52,7 @@ def with_outlook(
         num_images: size of the training set, if it is known; no batch is larger.
     """
     findings = tuple(findings)
+    outlook = outlook and _with_witness(outlook, diagnosis.trees)
     faults = _faults(findings, outlook)
     diagnosis = replace(diagnosis, outlook=outlook, findings=findings, improved=improved)
     if outlook is None and not faults:
@@ -161,3 +164,27 @@ def _witness(diagnosis: Diagnosis) -> dict[str, Any]:
         "abstention": diagnosis.abstention and diagnosis.abstention.to_dict(),
         "is_known": bool(diagnosis.position or diagnosis.evidence) or not diagnosis.abstains,
     }
+
+
+def _with_witness(outlook: Outlook, trees: Mapping[str, Mapping[str, float]]) -> Outlook:
+    """Return an outlook whose answers are withheld where errors and landscape alone say so and the trees contradict.
+
+    Expected gains from errors and landscape alone do not carry to every family, nor do the trees (sweeps/zoos.md,
+    sweeps/gains.md): an answer needs both where neither history, norms nor probes are known.
+    """
+    groups = {EVIDENCE[name].group for name in outlook.evidence}
+    if groups & {"history", "norms", "probes"}:
+        return outlook
+    answers = tuple(
+        one._replace(abstains=one.abstains or _contradicts(one, trees.get(one.question, {}))) for one in outlook.answers
+    )
+    return replace(outlook, answers=answers)
+
+
+def _contradicts(answered: Answered, chances: Mapping[str, float]) -> bool:
+    """Say whether the trees of a question favour another answer than the one with the same causes."""
+    if answered.question not in QUESTIONS or not chances:
+        return False
+    causes = COMPARISONS[answered.question].answers[answered.answer]
+    same = [one.name for one in QUESTIONS[answered.question].answers if set(one.causes) == set(causes)]
+    return any(chances.get(name, 0.0) < 0.5 for name in same)

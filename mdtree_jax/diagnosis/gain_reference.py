@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdtree_jax.causes.evidence import EVIDENCE, Evidence
+from mdtree_jax.causes.gain_answers import sure_levels
 from mdtree_jax.causes.gain_model import GainModel
 from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED
 
@@ -66,13 +67,11 @@ class GainReference:
     Attributes:
         model: of gains.
         policies: in the order of their cost.
-        sureness: question -> probability from which its answer is given.
         about: commit, families and date.
     """
 
     model: GainModel
     policies: tuple[Policy, ...] = (Policy(),)
-    sureness: Mapping[str, float] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def policy(self, cost: float) -> Policy:
@@ -84,9 +83,10 @@ class GainReference:
         """Return the model as a policy fits it."""
         return replace(self.model, ridge=policy.ridge, within=policy.within)
 
-    def sure(self, question: str) -> float:
-        """Return the probability from which a question's answer is given."""
-        return self.sureness.get(question, 0.8)
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - as long as the reference lives
+    def sure(self, policy: Policy, features: tuple[str, ...]) -> Mapping[str, float]:
+        """Return question -> the probability from which its answer is given, where these features are known."""
+        return sure_levels(self.model_of(policy), features)
 
     def features(self, policy: Policy) -> tuple[str, ...]:
         """Return the features that a policy uses; those of pairs of networks are used wherever they are known."""
@@ -109,7 +109,7 @@ def read_gain_reference(path: Path) -> GainReference:
     policies = tuple(Policy(**one) for one in about.pop("policies"))
     policies = tuple(one._replace(groups=tuple(one.groups), probes=tuple(one.probes)) for one in policies)
     model = GainModel(table.to_pandas(), about.pop("ridge"), about.pop("within", 0.0))
-    return GainReference(model, policies, about.pop("sureness"), about)
+    return GainReference(model, policies, about)
 
 
 def write_gain_reference(reference: GainReference, path: Path) -> None:
@@ -126,7 +126,6 @@ def write_gain_reference(reference: GainReference, path: Path) -> None:
         "policies": [one._asdict() for one in reference.policies],
         "ridge": reference.model.ridge,
         "within": reference.model.within,
-        "sureness": dict(reference.sureness),
     }
     table = table.replace_schema_metadata({_KEY: json.dumps(about).encode()})
     write_atomically(path, lambda new: parquet.write_table(table, new, compression="zstd"))

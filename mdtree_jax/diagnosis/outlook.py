@@ -241,7 +241,7 @@ def outlook_of(
     racers = np.array([[raced.get(name, np.nan) for name in remedies]], float) if raced else None
     may = [None if possible is None else (*possible, *raced)]
     found = _assessed(frame, may, policy, reference, racers)
-    (made,) = _outlooks(found, [row], frame, reference, [raced], [spent])
+    (made,) = _outlooks(found, [row], frame, reference, policy, [raced], [spent])
     return made
 
 
@@ -274,7 +274,7 @@ def outlooks_of(
         found = _assessed(part, may, policy, reference)
         ran = [[name for name in probes if _value(row, f"{name}_validation_error") is not None] for row in records]
         spent = [sum(PROBES[name].share for name in names) for names in ran]
-        made = _outlooks(found, records, part, reference, [{}] * len(rows), spent)
+        made = _outlooks(found, records, part, reference, policy, [{}] * len(rows), spent)
         for place, one, names in zip(rows, made, ran, strict=True):
             out[place] = with_experiments(one, names)
     return out
@@ -300,6 +300,7 @@ def _outlooks(
     rows: Sequence[Mapping[str, Any]],
     frame: pd.DataFrame,
     reference: GainReference,
+    policy: Policy,
     raced: Sequence[Mapping[str, float]],
     spent: Sequence[float],
 ) -> list[Outlook]:
@@ -309,10 +310,11 @@ def _outlooks(
     best = best_remedy(found.scores, remedies)
     orders = np.argsort(-weighed(found.scores, remedies), axis=1, kind="stable")
     numbers = np.stack([found.gain, found.low, found.high, found.chance, found.scores], axis=-1)
-    features = evidence_frame(frame, model.features)
+    features = evidence_frame(frame, reference.features(policy))
     there, names = np.isfinite(features.to_numpy(float)), np.array([str(name) for name in features])
     out = []
     for row, known in enumerate(rows):
+        evidence = tuple(names[there[row]].tolist())
         ranking = sorted(((cause, float(share[row])) for cause, share in shares.items()), key=lambda one: -one[1])
         order = [place for place in orders[row] if np.isfinite(found.gain[row, place])]
         out.append(
@@ -322,11 +324,11 @@ def _outlooks(
                     _move(remedies[place], numbers[row, place].tolist(), raced[row].get(remedies[place]))
                     for place in order
                 ),
-                answers=tuple(_answers(found.draws[row], remedies, reference)),
+                answers=tuple(_answers(found.draws[row], remedies, reference.sure(policy, evidence))),
                 ranking=dict(ranking),
                 cause=NONE if best[row] < 0 else REMEDIES[remedies[best[row]]].cause,
                 spent=spent[row],
-                evidence=tuple(names[there[row]].tolist()),
+                evidence=evidence,
                 error=float(known["validation_error"]),
                 networks=len(model.table),
                 families=model.table["family"].nunique(),
@@ -340,13 +342,13 @@ def _move(remedy: str, numbers: Sequence[float], raced: float | None) -> Move:
     return Move(remedy, gain, low, high, chance, score, raced)
 
 
-def _answers(draws: np.ndarray, remedies: Sequence[str], reference: GainReference) -> list[Answered]:
+def _answers(draws: np.ndarray, remedies: Sequence[str], sure: Mapping[str, float]) -> list[Answered]:
     found = []
     for name, comparison in COMPARISONS.items():
         second = float(answer_chance(draws[None], remedies, comparison)[0])
         if np.isfinite(second):
             probability, answer = max(second, 1 - second), tuple(comparison.answers)[int(second > 0.5)]
-            found.append(Answered(name, answer, probability, probability < reference.sure(name)))
+            found.append(Answered(name, answer, probability, probability < sure[name]))
     return found
 
 

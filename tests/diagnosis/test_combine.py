@@ -1,5 +1,6 @@
 """Findings, expected gains and the landscape in one diagnosis."""
 
+import dataclasses
 import json
 import re
 
@@ -8,7 +9,7 @@ import pytest
 from mdtree_jax import diagnose_metrics
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis.advice import remedy_action
-from mdtree_jax.diagnosis.combine import SURE_CAUSE, SUREST, with_outlook
+from mdtree_jax.diagnosis.combine import SURE_CAUSE, SUREST, _with_witness, with_outlook
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.facts import fact
 from mdtree_jax.diagnosis.findings import Finding
@@ -194,3 +195,15 @@ def test_a_move_that_the_settings_rule_out_is_not_advised():
     first, second = ({move.remedy for move in found.outlook.moves} for found in diagnose_metrics(rows, units="percent"))
     assert second - first >= {"batch_down"}
     assert not {"decay_up", "decay_down", "smoothing_on", "refreshed"} & first
+
+
+def test_errors_and_landscape_alone_answer_only_what_the_trees_do_not_contradict():
+    """Where history, norms or probes are known, the trees have no say."""
+    answers = (Answered("optimizer", "too_low", 0.9, False), Answered("time", "time", 0.9, False))
+    base = Outlook((), (), answers, {"none": 1.0}, "none", evidence=("fitted_share", "log_trace"))
+    against, with_it = {"temperature_too_high": 0.7, "temperature_too_low": 0.3}, {"temperature_too_low": 0.7}
+    assert [one.abstains for one in _with_witness(base, {"optimizer": against}).answers] == [True, False]
+    assert [one.abstains for one in _with_witness(base, {"optimizer": with_it}).answers] == [False, False]
+    assert not _with_witness(base, {}).answers[0].abstains
+    known = dataclasses.replace(base, evidence=("fitted_share", "weight_growth"))
+    assert not _with_witness(known, {"optimizer": against}).answers[0].abstains

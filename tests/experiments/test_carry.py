@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mdtree_jax.causes.gain_answers import sure_from
 from mdtree_jax.collection.networks import with_gains
 from mdtree_jax.experiments.carry import networks as of
 from mdtree_jax.experiments.carry import rivals, scores
@@ -128,9 +129,9 @@ def test_probability_from_which_answers_are_given():
     chance = np.linspace(1.0, 0.505, 100)
     right = np.where(np.arange(100) < 50, True, np.arange(100) % 2 == 0)
     known, family = np.ones(100, bool), np.array(["f"] * 100)
-    level = scores.sure_from(chance, known, right, family)
+    level = sure_from(chance, known, right, family)
     assert level == pytest.approx(max(chance[np.cumsum(right) / np.arange(1, 101) >= 0.9].min(), 0.6), abs=0.006)
-    assert scores.sure_from(chance, known, np.zeros(100, bool), family) > 1
+    assert sure_from(chance, known, np.zeros(100, bool), family) > 1
 
 
 def test_rivals(networks):

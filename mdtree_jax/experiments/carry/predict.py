@@ -8,12 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.causes.gain_answers import Assessed, answer_chance, assess, cause_chances, remedies_of
+from mdtree_jax.causes.gain_answers import Assessed, answer_chance, assess, cause_chances, remedies_of, sure_levels
 from mdtree_jax.causes.gain_model import GainModel
 from mdtree_jax.diagnosis.gain_reference import Policy
 from mdtree_jax.experiments.carry.networks import Networks
 from mdtree_jax.experiments.carry.policies import choose_policy, moments_of, predict_left_out, racers_of, scores_of
-from mdtree_jax.experiments.carry.scores import decided, sure_from
 from mdtree_jax.registry.remedies import COMPARISONS
 
 #: Group that stands for the families that are kept for the report: predicted, and never learned from.
@@ -121,13 +120,8 @@ def assessed(inside: Networks, new: Networks, policy: Policy, by: str) -> Assess
 
 def sureness(inside: Networks, policy: Policy, by: str) -> dict[str, float]:
     """Return for each question the probability from which its answers are right often enough on the training side."""
-    groups, chances = inside.table[by].to_numpy(), {}
-    for one in pd.unique(groups):
-        rows = groups == one
-        found = assessed(inside[~rows], inside[rows], policy, by)
-        _put(chances, rows, _answers(found, inside.remedies))
-    family = inside.table["family"].to_numpy()
-    return {name: sure_from(chance, *decided(inside, name), family) for name, chance in chances.items()}
+    model = model_of(inside, policy, by)
+    return sure_levels(model, policy.features(model.features))
 
 
 def _answers(found: Assessed, remedies: Sequence[str]) -> dict[str, np.ndarray]:

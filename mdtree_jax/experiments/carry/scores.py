@@ -12,9 +12,6 @@ from mdtree_jax.causes.gain_answers import LEAST_GAIN, lead
 from mdtree_jax.experiments.carry.networks import Networks, best_gain, causes, standard_errors
 from mdtree_jax.registry.remedies import COMPARISONS
 
-#: Share of answers that are to be right on the training side, and the least probability from which one is given.
-RIGHT, LEAST_SURE = 0.9, 0.6
-
 
 def balanced(truth: np.ndarray, told: np.ndarray) -> float:
     """Return the balanced accuracy of two classes, NaN where one is empty."""
@@ -69,28 +66,6 @@ def decided(networks: Networks, question: str) -> tuple[np.ndarray, np.ndarray]:
     far = np.maximum(LEAST_GAIN, 2 * standard_errors(networks))
     with np.errstate(invalid="ignore"):
         return np.isfinite(found) & (np.abs(found) >= far), found > 0
-
-
-def sure_from(chance: np.ndarray, known: np.ndarray, second: np.ndarray, family: np.ndarray) -> float:
-    """Return the least probability from which answers are right in `RIGHT` of the rows, families counting the same.
-
-    Args:
-        chance: probability of the second answer, (rows,), NaN where the question is not asked.
-        known, second: see `decided`.
-        family: (rows,), names.
-
-    Returns:
-        Above 1 where no probability is enough.
-    """
-    asked = known & np.isfinite(chance)
-    probability = np.maximum(chance, 1 - chance)[asked]
-    right = ((chance > 0.5) == second)[asked]
-    _, places, sizes = np.unique(family[asked], return_inverse=True, return_counts=True)
-    weight = 1 / sizes[places]
-    order = np.argsort(-probability, kind="stable")
-    share = np.cumsum((right * weight)[order]) / np.cumsum(weight[order])
-    enough = (share >= RIGHT) & (probability[order] >= LEAST_SURE)
-    return float(probability[order][np.flatnonzero(enough)[-1]]) if enough.any() else 1.01
 
 
 class Answering(NamedTuple):
