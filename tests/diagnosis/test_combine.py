@@ -31,7 +31,18 @@ def outlook(cause="temperature_too_high", sure=0.6, **settings):
     ranking = dict(sorted(rest.items(), key=lambda item: -item[1]))
     answers = (Answered("optimizer", "too_high", 0.9, False), Answered("data", "data", 0.6, True))
     budget = error_budget({"validation_error": 20.0, "train_error": 5.0})
-    return Outlook(budget, moves, answers, ranking, cause, error=20.0, networks=1440, families=5, **settings)
+    return Outlook(
+        budget,
+        moves,
+        answers,
+        ranking,
+        cause,
+        error=20.0,
+        evidence=("weight_growth",),
+        networks=1440,
+        families=5,
+        **settings,
+    )
 
 
 @pytest.fixture(scope="module")
