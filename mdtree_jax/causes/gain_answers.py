@@ -15,7 +15,7 @@ from scipy.special import ndtri
 from mdtree_jax.causes.gain_model import INTERVAL, GainModel
 from mdtree_jax.registry.causes import NONE
 from mdtree_jax.registry.probes import CHECKPOINT
-from mdtree_jax.registry.remedies import COMPARISONS, REMEDIES, Comparison
+from mdtree_jax.registry.remedies import COMPARISONS, REMEDIES, Comparison, Remedy
 
 #: Gain below which nothing is said to be gained, points.
 LEAST_GAIN = 1.0
@@ -25,6 +25,8 @@ FREE_SHARE = 2 / 3
 RIGHT, LEAST_SURE = 0.9, 0.6
 #: Points by which one side is ahead in a network by which answers are judged.
 _CLEAR = 2.0
+#: More than any gain, points.
+_FIRST = 1e3
 
 
 class Assessed(NamedTuple):
@@ -116,10 +118,23 @@ def ahead_in_race(raced: np.ndarray) -> np.ndarray:
 
 
 def weighed(gains: np.ndarray, remedies: Sequence[str]) -> np.ndarray:
-    """Return gains (…, remedies) by which remedies are chosen: free ones count for 3/2, unknown ones not at all."""
-    free = np.array([REMEDIES[name].is_free for name in remedies])
+    """Return gains (…, remedies) by which remedies are chosen: free ones count for 3/2, unknown ones not at all.
+
+    One that trains nothing comes first wherever it gains `LEAST_GAIN` points: it can be made at once, and the others
+    afterwards.
+    """
+    free, at_once = (np.array([test(REMEDIES[name]) for name in remedies]) for test in (_is_free, _is_made_at_once))
     known = np.where(np.isfinite(gains), gains, -np.inf)
-    return np.where(free & (known > 0), known / FREE_SHARE, known)
+    known = np.where(free & (known > 0), known / FREE_SHARE, known)
+    return np.where(at_once & (gains >= LEAST_GAIN), known + _FIRST, known)
+
+
+def _is_free(remedy: Remedy) -> bool:
+    return remedy.is_free
+
+
+def _is_made_at_once(remedy: Remedy) -> bool:
+    return remedy.steps == 0
 
 
 def best_remedy(gains: np.ndarray, remedies: Sequence[str]) -> np.ndarray:

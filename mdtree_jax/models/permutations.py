@@ -46,7 +46,8 @@ def permutation_spec(model_name: str, variables: Mapping[str, Any]) -> Spec:
     layers = rule(variables["params"])
     spec: Spec = {}
     for path, leaf in _arrays(variables, ()):
-        inputs, units = layers["/".join(path[1:-1])]
+        # The state of a user's network holds its collections by name.
+        inputs, units = layers["/".join(name for name in path[1:-1] if name != "batch_stats")]
         spec[path] = (*(None,) * (leaf.ndim - 2), inputs, units) if leaf.ndim > 1 else (units,)
     return spec
 

@@ -260,7 +260,7 @@ def _budget_bar(terms: Sequence[float]) -> str:
     """Return the error budget as one bar of characters, a mark each; what is negative follows in brackets.
 
     >>> _budget_bar([-2.0, 10.0, 5.0])[30:]
-    '██████▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓ (− ░░░░░░░)'
+    '▒▒▒▒▒█████████████████ (− ░░░░░░░)'
     """
     largest = sum(value for value in terms if value > 0) or 1.0
     size = [round(_LINE * abs(value) / largest) for value in terms]
