@@ -31,7 +31,7 @@ from mdtree_jax.subject.network import Examples, Subject
 from mdtree_jax.subject.probing import Probing, Seen, on_device, price_of
 from mdtree_jax.subject.race import Raced, race
 from mdtree_jax.subject.spending import DEFAULT_SHARE, Spending
-from mdtree_jax.subject.trained_as import TrainedAs, fitting_state, trained_as
+from mdtree_jax.subject.trained_as import TrainedAs, fitting_state, fresh_state, trained_as
 from mdtree_jax.training import chance_error
 from mdtree_jax.training.arrays import take_rows
 from mdtree_jax.training.loss import chance_loss
@@ -161,8 +161,10 @@ def _probe(
         number = _num_paid(names, spending.share, number)
         states = _states(trained, subject, training, number, notes)
         if spending.seconds is None:
-            warming = price_of(names, trained, states is not None) - price_of(names, trained, is_warm=True)
-            trained = _shortened(trained, (spending.share / number - warming) / price_of(names, trained, is_warm=True))
+            warm, whole = price_of(names, trained, is_warm=True), price_of(names, trained, states is not None)
+            if spending.share / number - (whole - warm) < _LEAST_SHORTENED * warm:  # the warm-up would take most of it
+                states, whole = [fresh_state(trained, one) for one in subject.variables[:number]], warm
+            trained = _shortened(trained, (spending.share / number - (whole - warm)) / warm)
     on, has_test = on_device(data), len(data.y_test) > 0
     program = Probing(subject, on, has_test, trained, names, initial)
     if names and spending.seconds is not None:

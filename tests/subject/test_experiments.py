@@ -237,6 +237,12 @@ def test_the_state_of_the_optimizer_goes_on_or_is_warmed_up(monkeypatch):
     assert named.row["same_train_loss"] == pytest.approx(given.row["same_train_loss"], rel=1e-3)
 
 
+def test_a_warm_up_that_is_longer_than_the_probe_is_left_out():
+    found = seen(trained(1.0)[0], Spending(0.1), settings(1.0, epochs=2))  # 40 steps, 4 of them for the probe
+    assert found.probes == gain_reference().policy(0.1).probes
+    assert found.spent == pytest.approx(0.1)
+
+
 def test_moments_keep_their_places_in_another_chain():
     params, state, _ = trained(0.1, "adam")
     data = examples_of(TRAIN, test=HELD_OUT)[0]
