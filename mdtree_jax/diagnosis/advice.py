@@ -80,7 +80,11 @@ def remedy_action(
         return Action("remedy", remedy=remedy, is_tentative=is_tentative)
     up = entry.factor > 1 if entry.factor else bool(entry.value)
     action = Action("remedy", entry.knob, "up" if up else "down", remedy=remedy, is_tentative=is_tentative)
-    return in_settings(action, training or Training(), num_images)
+    training = training or Training()
+    value = getattr(training, entry.knob, None)
+    if entry.factor and value is not None and entry.knob not in KNOB_OF_TRAINING.values():
+        return replace(action, setting=_moved(KNOBS[entry.knob], value, entry.factor, num_images))
+    return in_settings(action, training, num_images)
 
 
 def in_settings(action: Action, training: Training, num_images: float | None = None) -> Action:

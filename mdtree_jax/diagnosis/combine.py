@@ -24,6 +24,8 @@ from mdtree_jax.registry.remedies import REMEDIES
 #: Probability below which the outlook's cause is a first guess. On families that were left out of the reference, causes
 #: above it were right for some 60 %, those below for 40 %.
 SURE_CAUSE = 1 / 3
+#: Probability of a cause that a finding tells, at most: no look at a network is surer of what training it would do.
+SUREST = 0.95
 #: Reasons to abstain that are about the measurements, not about the landscape: no expected gain removes them.
 IN_DOUBT = ("diverged", "guessing")
 
@@ -77,14 +79,14 @@ def with_outlook(
 
 
 def _faults(findings: Sequence[Finding], outlook: Outlook | None) -> dict[str, float]:
-    """Return cause -> strength of the findings that come first, the strongest first.
+    """Return cause -> probability by the findings that come first, their strength, the strongest first.
 
     Without an outlook nothing else weighs what a finding says of the errors, so it decides, too.
     """
     found: dict[str, float] = {}
     for finding in findings:
         if finding.cause and finding.is_told and (finding.entry.decides or outlook is None):
-            found[finding.cause] = max(finding.strength, found.get(finding.cause, 0.0))
+            found[finding.cause] = max(min(finding.strength, SUREST), found.get(finding.cause, 0.0))
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class Improved:
 
         def write(new: Path) -> None:
             with open(new, "wb") as file:
-                np.savez(file, **{str(name): array for name, array in self.arrays.items()})  # pyright: ignore[reportArgumentType]
+                np.savez(file, **cast(Any, dict(self.arrays)))
 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

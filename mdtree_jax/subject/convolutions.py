@@ -82,7 +82,8 @@ def _evaluate(jaxpr: Any, consts: Any, arguments: list[Any]) -> list[Any]:
     for equation in jaxpr.eqns:
         inputs, called = [read(atom) for atom in equation.invars], equation.params.get("jaxpr")
         if _is_replaced(equation):
-            outputs = [_convolve(inputs[0], inputs[1], equation.params)]
+            left, right = inputs
+            outputs = [_convolve(left, right, equation.params)]
         elif equation.primitive.name in _CALLS and _convolves(called.jaxpr):
             outputs = _evaluate(called.jaxpr, called.consts, inputs)
         else:

@@ -1,16 +1,20 @@
 """Findings, expected gains and the landscape in one diagnosis."""
 
 import json
+import re
 
 import pytest
 
 from mdtree_jax import diagnose_metrics
 from mdtree_jax.checks import UserError
-from mdtree_jax.diagnosis.combine import SURE_CAUSE, with_outlook
+from mdtree_jax.diagnosis.advice import remedy_action
+from mdtree_jax.diagnosis.combine import SURE_CAUSE, SUREST, with_outlook
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.facts import fact
 from mdtree_jax.diagnosis.findings import Finding
 from mdtree_jax.diagnosis.outlook import Answered, Move, Outlook, error_budget
+from mdtree_jax.diagnosis.words import actions
+from mdtree_jax.registry.remedies import REMEDIES
 from tests.diagnosis.test_from_metrics import COLD
 
 SOFTMAX = Finding("softmax_over_one_unit", 0.9, {})
@@ -63,6 +67,21 @@ def test_temperature_is_moved_by_the_knob_whose_value_is_known(cold):
     assert any("a larger batch" in rule for rule in unknown.rules)
 
 
+def test_a_setting_that_is_known_gets_a_new_value():
+    decay = remedy_action("decay_up", training=Training(weight_decay=5e-4))
+    assert decay.sentence == "Raise the weight decay by a factor of 10 (from 0.0005 to 0.005)."
+    longer = remedy_action("longer", training=Training(epochs=30))
+    assert longer.sentence == "Train for four times as many epochs (from 30 to 120)."
+    assert remedy_action("refreshed").sentence.startswith("Recompute the BatchNorm statistics over the training data")
+    smooth = remedy_action("smoothing_on", is_tentative=True)
+    assert (smooth.sentence, smooth.direction) == ("Most promising: smooth the labels by 0.1.", "up")
+    for name in REMEDIES:
+        action = remedy_action(name, training=Training(batch_size=64, learning_rate=0.1, epochs=10))
+        said = " ".join([action.sentence, *action.rules, *(text for _, text in actions.facts(action, None))])
+        assert re.findall(r"\w+_\w+|[{}]|None|\s\s|\.\.", said) == []
+        assert action.to_dict()["remedy"] == name
+
+
 def test_an_unsure_cause_is_a_guess_and_its_questions_answer_for_themselves(cold):
     found = with_outlook(cold, outlook(sure=SURE_CAUSE - 0.01))
     assert found.abstention == fact(
@@ -95,7 +114,11 @@ def test_faults_come_first_the_surest_first_and_hold_together(cold):
 
 def test_a_gap_decides_only_where_no_gains_are_known(cold):
     assert with_outlook(cold, outlook(), [GAP]).cause == "temperature_too_high"
-    assert with_outlook(cold, None, [GAP]).cause == "too_little_data"
+    alone = with_outlook(cold, None, [GAP])
+    assert (alone.cause, alone.probability) == (
+        "too_little_data",
+        pytest.approx(SUREST + 0.05 * cold.ranking[GAP.cause]),
+    )
     assert with_outlook(cold, None, [WEAK]).cause == cold.cause
     assert with_outlook(cold, None, [WEAK]).landscape is None
 

@@ -43,6 +43,9 @@ VALUES = {
     "unit": "1",
     "state": "count",
     "sentence": "the weights are of half precision",
+    "number": 1,
+    "seconds": 60.0,
+    "left_out": ["a race"],
 }
 
 

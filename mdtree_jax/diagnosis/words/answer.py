@@ -150,7 +150,7 @@ def _print_outlook(say: _Printer, diagnosis: Diagnosis, cost: Mapping[str, Any] 
     found = diagnosis.outlook
     if found is not None:
         say.heading("Error budget")
-        say(_budget_bar([term.points for term in found.budget]), 2)
+        say(_budget_bar([term.points for term in outlook.terms(found)]), 2)
         for mark, row in zip(_MARKS, outlook.budget_rows(found), strict=False):
             joined = f", {row.joined}" if row.joined else ""
             interval = f" (95 % interval {row.interval})" if row.interval != NOT_KNOWN else ""

@@ -90,9 +90,14 @@ def findings(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     return [(f"{capital(finding_sentence(one))}.", _ended(advice_sentence(one))) for one in told]
 
 
+def terms(outlook: Outlook) -> list[Term]:
+    """Return the terms of the error budget, without one that is exactly nothing: statistics that there are none of."""
+    return [term for term in outlook.budget if term.points != 0 or term.standard_error != 0]
+
+
 def budget_rows(outlook: Outlook) -> list[TermRow]:
-    """Return the terms of the error budget."""
-    return [term_row(term) for term in outlook.budget]
+    """Return the terms of the error budget in words."""
+    return [term_row(term) for term in terms(outlook)]
 
 
 def term_row(term: Term) -> TermRow:
@@ -155,7 +160,7 @@ def moves_note(diagnosis: Diagnosis, outlook: Outlook) -> str:
         f". Fitted on {outlook.networks} networks of {outlook.families} families; the interval is "
         f"{references.gain_note(diagnosis)}. Of changes that gain about as much, one that costs nothing comes first."
     )
-    return f"{said} Those networks had no such fault: mend it first." if has_faults(diagnosis) else said
+    return f"{said} Those networks had no such fault: mend it first." if CAUSES[diagnosis.cause].is_fault else said
 
 
 def expected(diagnosis: Diagnosis) -> str:
