@@ -28,6 +28,9 @@ GROUPS = ("errors", "history", "norms", "landscape", "pair", "probes")
 #: Added to errors (percent) before a ratio is taken: an error of 0 of a few hundred examples is one below a half.
 _LEAST_ERROR = 0.5
 _TINY = 1e-12
+#: Features of a history that are only defined where the loss falls, and one that is wherever losses are known.
+_OF_A_FALL = ("history_early", "history_half_at", "history_curvature", "history_straightness", "history_end_pace")
+_SLOPE = "history_slope_30"
 
 Columns = Mapping[str, np.ndarray]
 
@@ -69,6 +72,11 @@ def _log_ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
 
 def _log(column: str, absolute: bool = False) -> Callable[[Columns], np.ndarray]:
     return lambda c: _log_ratio(np.abs(c[column]) if absolute else c[column], np.ones_like(c[column]))
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    """Return values, those of 0 and below as a tiny one: a trace that is not positive is small, not unknown."""
+    return np.where(values <= 0, _TINY, values)
 
 
 def _floored(columns: Columns, name: str) -> np.ndarray:
@@ -159,6 +167,19 @@ def _from_errors() -> Iterator[Evidence]:
     )
 
 
+def _from_history() -> Iterator[Evidence]:
+    for name, feature in CURVE_FEATURES.items():
+        if name in _OF_A_FALL:
+            yield Evidence(name, feature.meaning, "history", (name, _SLOPE), _defined(name), -6.0, 6.0)
+        else:
+            yield Evidence(name, feature.meaning, "history", (name,), lambda c, name=name: c[name], -6.0, 6.0)
+
+
+def _defined(name: str) -> Callable[[Columns], np.ndarray]:
+    """Return a feature of a loss that falls, 0 where the history is known and its loss does not fall."""
+    return lambda c: np.where(np.isnan(c[name]) & np.isfinite(c[_SLOPE]), 0.0, c[name])
+
+
 def _from_norms() -> Iterator[Evidence]:
     for name, words, low, high in (
         ("weight_growth", "log ratio of the norm of the weights to that at initialization", -2.0, 3.0),
@@ -192,7 +213,7 @@ def _from_landscape() -> Iterator[Evidence]:
         "log ratio of the scale-invariant trace of the Hessian to the training loss",
         "landscape",
         ("scale_invariant_trace", "train_loss", "chance_loss"),
-        lambda c: _log_ratio(c["scale_invariant_trace"], _floored(c, "train_loss")),
+        lambda c: _log_ratio(_positive(c["scale_invariant_trace"]), _floored(c, "train_loss")),
         -4.0,
         8.0,
     )
@@ -201,7 +222,7 @@ def _from_landscape() -> Iterator[Evidence]:
         "log of the trace of the Hessian",
         "landscape",
         ("hessian_trace",),
-        _log("hessian_trace"),
+        lambda c: np.log(_positive(c["hessian_trace"])),
         -8.0,
         14.0,
     )
@@ -279,10 +300,7 @@ EVIDENCE: Table[Evidence] = Table(
     "evidence",
     [
         *_from_errors(),
-        *(
-            Evidence(name, feature.meaning, "history", (name,), lambda c, name=name: c[name], -6.0, 6.0)
-            for name, feature in CURVE_FEATURES.items()
-        ),
+        *_from_history(),
         *_from_norms(),
         *_from_landscape(),
         *_from_pairs(),

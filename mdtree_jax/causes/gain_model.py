@@ -236,18 +236,18 @@ class GainModel:
     @functools.cache  # noqa: B019 - of a few remedies, as long as the model lives
     def _moments(self, remedy: str) -> Moments:
         gain = self.table[f"gain_{remedy}"].to_numpy(float)
-        return Moments(self._rows, self.table["error"].to_numpy(float), gain, self.table["family"].to_numpy())
+        return Moments(self._rows, self.table["error"].to_numpy(float), gain, self.table["family"].to_numpy(str))
 
     @functools.cache  # noqa: B019 - of a few patterns, as long as the model lives
     def _fitted(self, remedy: str, names: tuple[str, ...]) -> _Fitted:
         moments, chosen = self._moments(remedy), np.isin(self.features, names)
         features, error = self._rows[:, chosen], self.table["error"].to_numpy(float)
-        gain, family = self.table[f"gain_{remedy}"].to_numpy(float), self.table["family"].to_numpy()
-        group = self.table["group"].to_numpy()
+        gain, family = self.table[f"gain_{remedy}"].to_numpy(float), self.table["family"].to_numpy(str)
+        group = self.table["group"].to_numpy(str)
         left_out = np.full(len(gain), np.nan)
         for one in np.unique(group):
             rows = group == one
-            inside = np.isin(moments.families, family[~rows])
+            inside = ~np.isin(moments.families, np.unique(family[rows]))
             if inside.any():
                 left_out[rows] = moments.solve(inside, chosen, self.ridge, self.within).predict(
                     features[rows], error[rows]

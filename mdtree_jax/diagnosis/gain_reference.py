@@ -96,7 +96,7 @@ class GainReference:
 @functools.cache
 def gain_reference() -> GainReference:
     """Return the packaged reference."""
-    with resources.as_file(resources.files("mdtree_jax.diagnosis") / "reference_files" / FILE) as path:
+    with resources.as_file(resources.files(__name__.rpartition(".")[0]) / "reference_files" / FILE) as path:
         return read_gain_reference(path)
 
 
