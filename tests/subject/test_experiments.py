@@ -198,6 +198,7 @@ def test_stale_statistics_are_the_cause_and_improved_has_the_right_ones(tmp_path
     diagnosis = diagnose_model(Normalized(), [bad], TRAIN, test=HELD_OUT, measure=HESSIAN)
     assert diagnosis.cause == "stale_statistics"
     assert diagnosis.outlook.spent == 0
+    assert sum(term.points for term in diagnosis.outlook.budget) == pytest.approx(diagnosis.outlook.error, abs=1e-3)
     improved = diagnosis.improved
     assert (improved.by, improved.is_better) == ("refreshed", True)
     assert error(bad) - error(good) > 10
