@@ -140,6 +140,12 @@ def fitting_state(trained: TrainedAs, params: Any, opt_state: Any) -> Any:
     return jax.tree.structure(wanted).unflatten(leaves)
 
 
+def fresh_state(trained: TrainedAs, variables: Any) -> Any:
+    """Return an optimizer's state before its first step, on the host."""
+    trainer = constant_trainer(trained.model, trained.settings)
+    return jax.device_get(trainer.start(variables, trained.hparams, 1).opt_state)
+
+
 def _number(value: float) -> np.ndarray:
     return np.asarray(value, np.float32)
 

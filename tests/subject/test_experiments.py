@@ -198,6 +198,7 @@ def test_stale_statistics_are_the_cause_and_improved_has_the_right_ones(tmp_path
     diagnosis = diagnose_model(Normalized(), [bad], TRAIN, test=HELD_OUT, measure=HESSIAN)
     assert diagnosis.cause == "stale_statistics"
     assert diagnosis.outlook.spent == 0
+    assert sum(term.points for term in diagnosis.outlook.budget) == pytest.approx(diagnosis.outlook.error, abs=1e-3)
     improved = diagnosis.improved
     assert (improved.by, improved.is_better) == ("refreshed", True)
     assert error(bad) - error(good) > 10
@@ -235,6 +236,12 @@ def test_the_state_of_the_optimizer_goes_on_or_is_warmed_up(monkeypatch):
     # The same optimizer by its name takes the same steps from the same state.
     named = seen(params, Spending(0.2), settings(0.1, optimizer="adam", opt_state=state))
     assert named.row["same_train_loss"] == pytest.approx(given.row["same_train_loss"], rel=1e-3)
+
+
+def test_a_warm_up_that_is_longer_than_the_probe_is_left_out():
+    found = seen(trained(1.0)[0], Spending(0.1), settings(1.0, epochs=2))  # 40 steps, 4 of them for the probe
+    assert found.probes == gain_reference().policy(0.1).probes
+    assert found.spent == pytest.approx(0.1)
 
 
 def test_moments_keep_their_places_in_another_chain():
