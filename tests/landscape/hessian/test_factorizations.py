@@ -18,7 +18,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("function", "arrays", "expected", "routine"), CASES, ids=lambda case: str(case)[:20])
+@pytest.mark.parametrize(("function", "arrays", "expected", "routine"), CASES, ids=[case[3] for case in CASES])
 def test_a_batch_is_each_alone(function, arrays, expected, routine):
     mapped = jax.jit(jax.vmap(jax.vmap(function)))
     for found, wanted in zip(jax.tree.leaves(mapped(arrays)), jax.tree.leaves(expected(arrays)), strict=True):
