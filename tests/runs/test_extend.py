@@ -101,8 +101,9 @@ def test_a_run_of_before_there_were_histories_goes_on_with_those_of_what_is_adde
     record = write_record(tmp_path / "fresh", tmp_path / "record", "fake")
     pd.testing.assert_frame_equal(record.history, every)
     (tmp_path / "parts" / "history" / f"{large.cohorts[0].key}.parquet").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="delete it to go on without these learning curves"):
-        Lab().run(tmp_path, large)
+    lines = Lab().run(tmp_path, large)  # all of the cohort is trained again
+    assert "w2-b16-e3.parquet is damaged and was set aside as w2-b16-e3.parquet.damaged; cohort" in lines[0]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "history.parquet"), every, check_exact=True)
 
 
 def test_networks_that_are_gone_stop_what_needs_them_and_nothing_else(pickled, tmp_path):

@@ -108,13 +108,12 @@ def test_manifest_says_what_ran_where(tmp_path):
     with run_folder(tmp_path) as folder:
         folder.begin_session(describe_session(["cpu:0"]))
         folder.record_executor("w2-b16-e3", "w2-b16-e3", {"chunk": 4})
-        with pytest.raises(
-            UserError, match=r"w2-b16-e3.parquet has the name of a file of this run, but no record says"
-        ):
-            (tmp_path / "parts").mkdir()
-            (tmp_path / "parts" / "w2-b16-e3.parquet").write_text("mine")
+        path = tmp_path / "parts" / "w2-b16-e3.parquet"
+        path.parent.mkdir()
+        path.write_text("mine")
+        with pytest.raises(UserError, match=r"w2-b16-e3.parquet has the name of a file of this run, but no record"):
             finish(folder, COHORTS[:1])
-        (tmp_path / "parts" / "w2-b16-e3.parquet").unlink()
+        path.unlink()
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["config"] == CONFIG
     session = manifest["sessions"][0]
@@ -216,7 +215,7 @@ def test_a_full_disk_leaves_earlier_results_intact(tmp_path, monkeypatch, code):
         with pytest.raises(UserError, match=r"cannot write to .*; finished work is intact, and the same"):
             finish(folder, COHORTS[1:2])
         with pytest.raises(UserError, match="cannot write to"):
-            export_parts(folder, tmp_path / "parts")
+            export_parts(folder, tmp_path / "exported")
         monkeypatch.undo()
     assert read_part(tmp_path / "parts" / f"{COHORTS[0].key}.parquet")[1]["cohort"] == COHORTS[0].key
     with run_folder(tmp_path) as folder:
