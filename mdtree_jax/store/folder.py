@@ -363,12 +363,9 @@ class RunFolder:
     def check_networks(self, keys: Iterable[str]) -> None:
         """Set damaged networks of cohorts aside; such a cohort is to be trained again."""
         for key in keys:
-            for path in self.ledger.files(key, CHECKPOINTS):
-                try:
-                    self.ledger.check(key, path)
-                except DamagedFile:
-                    self._repair(key, "networks", path)
-                    break
+            damaged = (path for path in self.ledger.files(key, CHECKPOINTS) if self.ledger.is_damaged(key, path))
+            if (path := next(damaged, None)) is not None:
+                self._repair(key, "networks", path)
 
     def _repair(self, key: str, kind: str, path: Path) -> None:
         """Set a damaged part or damaged networks aside, and forget what is made of them, so that it is made again."""

@@ -146,6 +146,14 @@ class Ledger:
         """Raise `DamagedFile` if a file or folder of a cohort is not what was written."""
         self._accept(key, path, digest_of(path))
 
+    def is_damaged(self, key: str, path: Path) -> bool:
+        """Return whether a file or folder of a cohort is not what was written."""
+        try:
+            self.check(key, path)
+        except DamagedFile:
+            return True
+        return False
+
     def files(self, key: str, folder: str = "") -> list[Path]:
         """Return what was written of a cohort, in one of the folders if one is given."""
         names = [name for name in self[key].files if not folder or name.startswith(f"{folder}/")]

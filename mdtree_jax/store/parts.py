@@ -102,6 +102,11 @@ class Parts:
         folder = self._folder / "parts" if kind == "trained" else self._folder / "parts" / kind
         return folder / f"{key}.parquet"
 
+    def damaged_networks(self) -> list[Path]:
+        """Return the networks on disk that are not as they were written; reads all of them."""
+        found = [(key, path) for key in self._cohorts for path in self._ledger.files(key, "checkpoints")]
+        return [path for key, path in found if self._ledger.is_damaged(key, path)]
+
     def forget(self, key: str, kind: str = "trained") -> None:
         """Take a cohort that was set aside or removed for not trained or, with another kind, not measured."""
         self.measured.pop(key, None)

@@ -175,7 +175,9 @@ class Lab:
         self.measured.append((metric, *named(cohort, members[0]), *(m.seed for m in members)))
         return float(w[list(rows)].sum() * (1 + METRICS.index(metric)))
 
-    def run(self, path, wanted, *, keep="all", stages=("train", "measure"), choose=lambda *_: {"name": "map"}):
+    def run(
+        self, path, wanted, *, keep="all", stages=("train", "measure"), choose=lambda *_: {"name": "map"}, **options
+    ):
         self.settings = wanted.measure
         cohorts, output = wanted.cohorts, io.StringIO()
         members = {c.key: [(m.index, m.seed) for m in c.members] for c in cohorts}
@@ -185,7 +187,7 @@ class Lab:
             fake = trainer(self.train, choose) if "train" in stages else None
             measurer = Measurer(wanted.measure, self.measure) if "measure" in stages else None
             with monitor:
-                run_sweep(RECIPE, cohorts, None, folder, fake, monitor, measurer=measurer, keep=keep)
+                run_sweep(RECIPE, cohorts, None, folder, fake, monitor, measurer=measurer, keep=keep, **options)
         return output.getvalue().splitlines()
 
 
