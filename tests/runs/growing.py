@@ -176,11 +176,19 @@ class Lab:
         return float(w[list(rows)].sum() * (1 + METRICS.index(metric)))
 
     def run(
-        self, path, wanted, *, keep="all", stages=("train", "measure"), choose=lambda *_: {"name": "map"}, **options
+        self,
+        path,
+        wanted,
+        *,
+        keep="all",
+        stages=("train", "measure"),
+        choose=lambda *_: {"name": "map"},
+        only=None,
+        **options,
     ):
         self.settings = wanted.measure
-        cohorts, output = wanted.cohorts, io.StringIO()
-        members = {c.key: [(m.index, m.seed) for m in c.members] for c in cohorts}
+        cohorts, output = wanted.cohorts if only is None else only, io.StringIO()
+        members = {c.key: [(m.index, m.seed) for m in c.members] for c in wanted.cohorts}
         with RunFolder(path, wanted.config, members) as folder:
             folder.begin_session(SESSION)
             monitor = Monitor(Console(file=output, width=300), {c.key: 1.0 for c in cohorts}, 0)
