@@ -526,7 +526,7 @@ def read_parts(
     `config` may lack what is only known with the data. What is damaged counts as not there. Raises `UserError` as
     `check_folder`.
     """
-    path = Path(path).expanduser().absolute()
+    path = Path(path).expanduser()
     manifest = read_manifest(path / "manifest.json")
     config = config if manifest is None else manifest["config"] | config
     check_folder(path, config)
