@@ -118,7 +118,7 @@ def _show_plan(config: SweepConfig, cohorts, shape, console) -> int:
     from mdtree_jax.runs.jax_backend import plan_here
     from mdtree_jax.runs.monitor import plan_table
     from mdtree_jax.runs.shards import chosen_cohorts
-    from mdtree_jax.store.folder import read_parts
+    from mdtree_jax.store.opening import read_parts
 
     chosen = chosen_cohorts(cohorts, config.shard, config.cohorts)
     parts = read_parts(config.out, resolved_config(config.grid), members_by_key(cohorts))

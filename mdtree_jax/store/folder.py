@@ -27,54 +27,29 @@ config before in `extended_from`; parts and checkpoints say in which grid their 
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
-from mdtree_jax.checks import DamagedFile, UserError
+from mdtree_jax.checks import DamagedFile
 from mdtree_jax.files import (
-    digest_of,
-    free_damaged_name,
     is_temporary,
     one_sentence_on_write_failure,
     remove,
-    write_atomically,
 )
 from mdtree_jax.recipe.extension import Extension
 from mdtree_jax.store.grids import Grids, extension_from
 from mdtree_jax.store.joined import Joined
-from mdtree_jax.store.ledger import (
-    CHECKPOINTS,
-    PARTS,
-    RECORDS,
-    UNFINISHED,
-    CohortRecord,
-    Ledger,
-    check_links,
-    read_record,
-)
+from mdtree_jax.store.ledger import CHECKPOINTS, RECORDS, UNFINISHED, Ledger
 from mdtree_jax.store.lock import FolderLock
-from mdtree_jax.store.manifest import (
-    FORMAT,
-    check_names,
-    check_same_config,
-    config_hash,
-    new_manifest,
-    read_manifest,
-    write_manifest,
-)
+from mdtree_jax.store.manifest import FORMAT, check_names, check_same_config, config_hash, write_manifest
+from mdtree_jax.store.opening import adopt_earlier_format, check_folder, made_with, open_manifest, tables_there
 from mdtree_jax.store.parts import HISTORY, MEASURED, Parts, check_more_metrics, metrics_of
-from mdtree_jax.store.tables import Measured, collect, networks_of, write_table
-
-#: The tables of a run, made from its parts.
-TABLES = ("members", "collection", "pairs", "layers", HISTORY)
+from mdtree_jax.store.run_tables import write_run_tables
+from mdtree_jax.store.tables import Measured, networks_of
 
 
 class RunFolder:
@@ -84,7 +59,8 @@ class RunFolder:
 
     Use it as a context manager: entering takes the folder's lock, refuses a folder made with a config that this one
     does not extend, makes a new one, and clears what a killed process left behind. Where the config extends that of
-    the folder, `extension` says how, and `extend` makes it so. All methods raise `UserError` on a full disk.
+    the folder, `extension` says how, and `extend` makes it so. `damage` are sentences on what was damaged and is to be
+    made again. All methods raise `UserError` on a full disk.
     """
 
     def __init__(self, path: str | Path, config: dict[str, Any], cohorts: Mapping[str, Iterable[tuple[int, int]]]):
@@ -109,7 +85,7 @@ class RunFolder:
         self._lock.__enter__()
         try:
             with self.writing():
-                self._manifest = self._open_manifest()
+                self._manifest = open_manifest(self.path, self.config, self.damage)
                 self.extension = extension_from(self.path, self._manifest["config"], self.config)
                 self._open_records()
                 self.read_parts()
@@ -302,34 +278,10 @@ class RunFolder:
         Only final ones have their digests in the manifest. Raises `UserError` where a file of such a name was not
         written by a run here.
         """
-        members = self.members
-        pairs = self.pairs
-        tables = {"members": members, "collection": collect(members, pairs)}
-        tables |= {"pairs": pairs, "layers": self.parts.joined("layers")} if self.parts.measured else {}
-        tables |= {"history": self.parts.joined_history()} if self.parts.history else {}
-        names = [f"{name}.{ending}" for name in tables for ending in ("parquet", *(("csv",) if csv else ()))]
         with self.writing():
-            self._claim_tables(names)
-            for name, table in tables.items():
-                grid = {"config_hash": self.parts.grids.here} if name == "members" else None
-                write_table(self.path / f"{name}.parquet", table, grid)
-                if csv:
-                    write_atomically(
-                        self.path / f"{name}.csv", lambda temporary, table=table: table.to_csv(temporary, index=False)
-                    )
-            if is_final:
-                self._manifest["tables"] |= {name: digest_of(self.path / name) for name in names}
-                self.save_manifest()
-
-    def _claim_tables(self, names: Sequence[str]) -> None:
-        """Take tables of these names for the run's own; what their content is is not known from now on."""
-        known = self._manifest["tables"]
-        for name in names:
-            if name not in known and os.path.lexists(self.path / name):
-                raise UserError(f"{self.path / name} was not written by a run in this folder; move it away")
-        if any(known.get(name, "") is not None for name in names):
-            known |= dict.fromkeys(names)
-            self.save_manifest()
+            write_run_tables(
+                self.path, self.parts, self._manifest["tables"], self.save_manifest, csv=csv, is_final=is_final
+            )
 
     def read_parts(self) -> None:
         """Read and check all parts that are there, counted as in the grid of the folder; set damaged ones aside."""
@@ -397,48 +349,17 @@ class RunFolder:
         """Return a context in which a full disk becomes a `UserError`."""
         return one_sentence_on_write_failure(self.path)
 
-    def _open_manifest(self) -> dict[str, Any]:
-        """Return the manifest; a new one where there is none, and in the place of a damaged one."""
-        path = self.path / "manifest.json"
-        try:
-            manifest = read_manifest(path)
-        except DamagedFile:
-            aside = free_damaged_name(path)
-            shutil.copyfile(path, aside)
-            self.damage.append(f"{path} is damaged and was set aside as {aside.name}; it is made anew from the records")
-            manifest = new_manifest(self.config) | sessions_and_tables(self.path)
-            write_manifest(path, manifest)
-        if manifest is None:
-            manifest = new_manifest(self.config)
-            write_manifest(path, manifest)
-        return manifest
-
     def _open_records(self) -> None:
         """Read the records of the cohorts; in a folder of a version without them, make them of what is there."""
         self.ledger.grid = self._manifest["config_hash"]
         self.ledger.read(self.cohorts)
         if self._manifest["format"] < FORMAT:
-            self._adopt_earlier_format()
+            with_records = adopt_earlier_format(self._manifest, self.ledger, self.cohorts)
+            self._manifest = with_records | {"tables": tables_there(self.path)}
+            self.save_manifest()
         for key in self.ledger.damaged:
             self.damage.append(f"{self.ledger.set_record_aside(key)}; cohort {key} is made again")
         self.ledger.check_foreign(self.cohorts)
-
-    def _adopt_earlier_format(self) -> None:
-        manifest = dict(self._manifest)
-        executors, choices = manifest.pop("executors", {}), manifest.pop("choices", {})
-        self.ledger.adopt(self.cohorts)
-        for key in self.cohorts:
-            record = self.ledger[key]
-            own = {name: one for name, one in executors.items() if name == key or _addition_to(key, name)}
-            record.executors = own
-            if key in choices:
-                record.choices = {"measure_hash": config_hash(manifest["measure"]), "choices": choices[key]}
-            if own or record.files or record.states or record.choices:
-                self.ledger.save(key)
-        names = [f"{name}.{ending}" for name in TABLES for ending in ("parquet", "csv")]
-        manifest["tables"] = {name: None for name in names if (self.path / name).is_file()}
-        self._manifest = manifest | {"format": FORMAT}
-        self.save_manifest()
 
     def _forget_begun_measurements(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -467,80 +388,3 @@ class RunFolder:
 
 def _named(key: str, addition: int) -> str:
     return f"{key}+{addition}" if addition else key
-
-
-def _addition_to(key: str, name: str) -> bool:
-    head, _, number = name.rpartition("+")
-    return head == key and number.isdigit()
-
-
-def check_folder(path: Path, config: dict[str, Any]) -> None:
-    """Raise `UserError` unless a run of `config` can start or go on at `path`.
-
-    That is: nothing there, an empty folder, or a run folder made with the same config or one that this extends, in
-    which nothing that a run writes to is a link. Raises `DamagedFile` for a damaged manifest.
-    """
-    if path.exists() and not path.is_dir():
-        raise UserError(f"out={path} is a file; expected a folder")
-    parts = (f"{PARTS}/{kind}" for kind in (HISTORY, *MEASURED))
-    tables = (f"{name}.{ending}" for name in TABLES for ending in ("parquet", "csv"))
-    check_links(path, ("manifest.json", "run.lock", *parts, *tables))
-    manifest = read_manifest(path / "manifest.json")
-    if manifest is not None:
-        extension_from(path, manifest["config"], config)
-        return
-    found = sorted(entry.name for entry in path.iterdir() if not _may_be_alone(entry.name)) if path.is_dir() else []
-    if found:
-        shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-        raise UserError(
-            f"{path} is not empty and has no manifest.json, so it is not a run folder (it holds {shown}); choose "
-            "another out="
-        )
-
-
-def made_with(path: Path, config: dict[str, Any]) -> bool:
-    """Return whether all records of cohorts of which something is there are of this config, and there are any."""
-    records = [record for record in _readable_records(path) if record.files]
-    return bool(records) and all(record.config_hash == config_hash(config) for record in records)
-
-
-def sessions_and_tables(path: Path) -> dict[str, Any]:
-    """Return what of a lost manifest the records and the tables that are there can tell."""
-    sessions = {json.dumps(one, sort_keys=True): one for record in _readable_records(path) for one in record.sessions}
-    names = [f"{name}.{ending}" for name in TABLES for ending in ("parquet", "csv")]
-    tables = {name: None for name in names if (path / name).is_file()}
-    return {"sessions": sorted(sessions.values(), key=lambda one: one["started"]), "tables": tables}
-
-
-def _readable_records(path: Path) -> Iterator[CohortRecord]:
-    for one in sorted((path / RECORDS).glob("*.json")):
-        with contextlib.suppress(DamagedFile):
-            yield read_record(one)
-
-
-def read_parts(
-    path: str | Path, config: dict[str, Any], cohorts: Mapping[str, Sequence[tuple[int, int]]]
-) -> Parts | None:
-    """Return the parts of the run folder at `path`, None if no run was begun there; takes no lock, changes nothing.
-
-    `config` may lack what is only known with the data. What is damaged counts as not there. Raises `UserError` as
-    `check_folder`.
-    """
-    path = Path(path).expanduser()
-    manifest = read_manifest(path / "manifest.json")
-    config = config if manifest is None else manifest["config"] | config
-    check_folder(path, config)
-    if manifest is None:
-        return None
-    ledger = Ledger(path)
-    ledger.read(cohorts)
-    if manifest["format"] < FORMAT:
-        ledger.adopt(cohorts)
-    parts = Parts(path, manifest, Grids(path, manifest, config), cohorts, ledger)
-    parts.read(rewrite=False)
-    return parts
-
-
-def _may_be_alone(name: str) -> bool:
-    """Whether a process killed before it wrote the manifest may have left a file of this name."""
-    return name == "run.lock" or is_temporary(name)

@@ -11,7 +11,8 @@ from mdtree_jax.checks import DamagedFile, UserError
 from mdtree_jax.collection.load import load_collection
 from mdtree_jax.store.checkpoint import load_network
 from mdtree_jax.store.exchange import import_parts
-from mdtree_jax.store.folder import RunFolder, read_parts
+from mdtree_jax.store.folder import RunFolder
+from mdtree_jax.store.opening import read_parts
 from mdtree_jax.store.tables import read_part
 from tests.runs.earlier import make_earlier
 from tests.runs.growing import Lab, assert_same_tables, plan, tables

@@ -53,5 +53,5 @@ def test_tables_are_written_as_often_as_takes_a_share_of_the_time(monkeypatch):
         cohorts.append(number)
         clock[0] += 0.01
         tables.write_if_time()
-    assert len(writes) > 10
+    assert len(writes) > 5
     assert clock[0] < 1.2 * 0.01 * 10_000  # where every cohort wrote them, 500 times
