@@ -33,8 +33,13 @@ FORMATS = ("text", "json")
 SOURCES = ("metrics", "run", "checkpoints")
 
 
-def main(config: DiagnoseConfig) -> None:
-    """Diagnose what the configuration names, print the answer, write the report."""
+def main(config: DiagnoseConfig) -> int:
+    """Diagnose what the configuration names, print the answer, write the report.
+
+    Returns:
+        The exit code: 1 if a diagnosis has a cause of `fail_on`, else 0.
+    """
+    from mdtree_jax.diagnosis.failing import parse_fail_on
     from mdtree_jax.diagnosis.metrics_table import EVIDENCE
 
     check_choice("format", config.format, FORMATS)
@@ -45,8 +50,10 @@ def main(config: DiagnoseConfig) -> None:
             f"give exactly one of metrics=TABLE, run=FOLDER, or model=NAME with checkpoints=[…]; "
             f"given: {', '.join(given) or 'none'}"
         )
-    for name, sources in {"history": SOURCES[2:], "cost": SOURCES[1:], "improved": SOURCES[2:]}.items():
-        if getattr(config, name) is not None and given[0] not in sources:
+    parse_fail_on(config.fail_on)  # a mistake there is found before anything is measured
+    of_checkpoints = dict.fromkeys(("history", "improved", "initial", "frozen"), SOURCES[2:])
+    for name, sources in {"cost": SOURCES[1:], **of_checkpoints}.items():
+        if getattr(config, name) not in (None, []) and given[0] not in sources:
             raise UserError(f"{name}= is of no use with {given[0]}=; give it with {'= or '.join(sources)}=")
     from mdtree_jax.files import output_folder
 
@@ -55,6 +62,22 @@ def main(config: DiagnoseConfig) -> None:
     with output_folder(config.out or "runs/diagnose") as out:
         items = answer(config, reference)
         _write(config, items, reference, out)
+    return _exit_code(config, items)
+
+
+def _exit_code(config: DiagnoseConfig, items: list[Item]) -> int:
+    """Return 1 if a diagnosis has a cause of `fail_on`, and say which, else 0."""
+    from mdtree_jax.diagnosis.failing import CANNOT_TELL
+    from mdtree_jax.diagnosis.words import causes as words
+    from mdtree_jax.diagnosis.words.formats import percent
+
+    failed = 0
+    for name, diagnosis in items:
+        for cause, probability in diagnosis.failures(config.fail_on).items():
+            failed = 1
+            shown = f"{words.short(cause)}, probability {percent(probability)}" if cause != CANNOT_TELL else words.CANNOT_TELL
+            print(f"fail_on: {name}: {shown}", file=sys.stderr)
+    return failed
 
 
 def _reference(config: DiagnoseConfig):
@@ -315,7 +338,7 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
     from mdtree_jax.subject.load import load_both
 
     _set_up_jax()
-    subject, data, facts = load_both(config)
+    subject, data, facts, initial = load_both(config, config.initial)
     with _progress() as progress:
         diagnosis = diagnose_subject(
             subject,
@@ -324,6 +347,7 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
             history=config.history,
             cost=config.cost,
             evidence=config.evidence,
+            initial=initial,
             measure=config.measure,
             max_images=config.max_images,
             limits=Limits(config.memory_gb, config.max_minutes),

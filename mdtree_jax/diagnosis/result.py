@@ -12,6 +12,7 @@ from mdtree_jax.diagnosis import page
 from mdtree_jax.diagnosis.action import Action, Gain
 from mdtree_jax.diagnosis.cost import Cost
 from mdtree_jax.diagnosis.facts import Fact
+from mdtree_jax.diagnosis.failing import failures
 from mdtree_jax.diagnosis.findings import Finding
 from mdtree_jax.diagnosis.improved import Improved
 from mdtree_jax.diagnosis.outlook import Outlook
@@ -126,6 +127,19 @@ class Diagnosis:
     def notes(self) -> list[str]:
         """What was missing, and how that was handled, in words."""
         return [notes.sentence(remark) for remark in self.remarks]
+
+    def failures(self, fail_on: Any) -> dict[str, float]:
+        """Return the causes on which a check fails, with their probabilities; empty if it passes.
+
+            assert not diagnosis.failures({"temperature_too_high": 0.6, "any": 0.9})
+
+        Args:
+            fail_on: causes, as for `fail_on=` of the command line (`failing.parse_fail_on`).
+
+        Raises:
+            UserError: an unknown cause, a probability outside [0, 1].
+        """
+        return failures(self, fail_on)
 
     def report(
         self, path: str | os.PathLike, *, name: str = "", reference: Reference | str | os.PathLike | None = None
