@@ -10,7 +10,6 @@ from mdtree_jax.recipe.schema import SweepConfig, sweep_schema
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
 
-
 #: Of classes that are made here: where they are looked up.
 _HERE = {"__module__": __name__}
 

@@ -75,7 +75,11 @@ def _exit_code(config: DiagnoseConfig, items: list[Item]) -> int:
     for name, diagnosis in items:
         for cause, probability in diagnosis.failures(config.fail_on).items():
             failed = 1
-            shown = f"{words.short(cause)}, probability {percent(probability)}" if cause != CANNOT_TELL else words.CANNOT_TELL
+            shown = (
+                f"{words.short(cause)}, probability {percent(probability)}"
+                if cause != CANNOT_TELL
+                else words.CANNOT_TELL
+            )
             print(f"fail_on: {name}: {shown}", file=sys.stderr)
     return failed
 
@@ -378,7 +382,7 @@ def _set_up_jax() -> None:
 def _progress():
     from mdtree_jax.report.terminal import stages
 
-    return stages("measuring")
+    return stages("diagnosing")
 
 
 def _write(config: DiagnoseConfig, items: list[Item], reference, out: Path) -> None:

@@ -22,10 +22,11 @@ from mdtree_jax.diagnosis.outlook import Outlook, error_budget, outlook_of, with
 from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.registry.objectives import find_objective
 from mdtree_jax.subject.adapted import same_networks
-from mdtree_jax.subject.experiments import Gathered, as_refreshed, gather
+from mdtree_jax.subject.experiments.gather import Gathered, as_refreshed, gather
+from mdtree_jax.subject.experiments.plan import Plan, plan_experiments
+from mdtree_jax.subject.experiments.spending import Spending, spending_of
 from mdtree_jax.subject.network import Examples, Subject
 from mdtree_jax.subject.preflight import preflight
-from mdtree_jax.subject.spending import Spending, spending_of
 from mdtree_jax.training import objective_functions
 
 History = str | os.PathLike | pd.DataFrame | Mapping[str, Any]
@@ -120,27 +121,24 @@ def _apply_train(subject: Subject) -> Callable[..., tuple[Any, Any]] | None:
     return apply
 
 
+def planned(subject: Subject, data: Examples, training: Training, beside: Beside, max_images: int) -> Plan:
+    """Return the experiments that will be run of a subject; raises `UserError` as `plan_experiments`."""
+    spending, initial = beside.spending, beside.initial
+    return plan_experiments(subject, data, training, spending=spending, initial=initial, max_images=max_images)
+
+
 def outlook_from(
-    subject: Subject, data: Examples, training: Training, beside: Beside, measured: Mapping[str, float], **options: Any
+    plan: Plan, beside: Beside, measured: Mapping[str, float], **options: Any
 ) -> tuple[Outlook | None, Gathered]:
     """Return the outlook of a subject, None without held-out data, and the evidence that was gathered for it.
 
     Args:
-        subject, data, training: as of `gather`.
+        plan: of experiments.
         beside: what else is given.
         measured: columns of the landscape.
         options: of `gather`.
     """
-    gathered = gather(
-        subject,
-        data,
-        training,
-        spending=beside.spending,
-        histories=beside.histories,
-        initial=beside.initial,
-        known=measured,
-        **options,
-    )
+    gathered = gather(plan, histories=beside.histories, known=measured, **options)
     row = {**measured, **gathered.row}
     outlook = outlook_of(
         as_refreshed(row), possible=gathered.possible, raced=gathered.raced, cost=gathered.cost, spent=gathered.spent

@@ -25,11 +25,12 @@ from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective, find_ob
 from mdtree_jax.runs.jax_backend import keep_programs
 from mdtree_jax.subject.adapted import check_different, subject_of
 from mdtree_jax.subject.convolutions import quick_in_loops
-from mdtree_jax.subject.evidence import beside_of, findings_of, outlook_from, with_more_cost, without_copies
+from mdtree_jax.subject.evidence import beside_of, findings_of, outlook_from, planned, with_more_cost, without_copies
+from mdtree_jax.subject.experiments.plan import check_experiments
 from mdtree_jax.subject.frozen import freeze
 from mdtree_jax.subject.held_out import examples_of
 from mdtree_jax.subject.limits import NO_LIMITS, Limits
-from mdtree_jax.subject.measure import measure_subject
+from mdtree_jax.subject.measure import Prepared, measure_prepared, measure_subject, prepare
 from mdtree_jax.subject.network import Examples, Subject
 
 
@@ -242,18 +243,26 @@ def diagnose_subject(
     options = {"max_images": max_images, "in_random_order": in_random_order, "limits": limits}
     if evidence == "landscape":
         check_different(subject)
-        settings = settings_of(measure, reference)
-        return _of_landscape(subject, data, training, settings, reference, options, progress).diagnosis
+        prepared = prepare(subject, data, settings_of(measure, reference), **options)
+        return _of_landscape(prepared, data, training, reference, progress).diagnosis
     beside = beside_of(subject, training, history, cost, initial)
     distinct, own = without_copies(quick_in_loops(subject), beside)
     asks_curve = isinstance(measure, Mapping) and any(name.startswith("curve_") for name in measure)
     settings = settings_of(measure, reference, default=cheap_measure(asks_curve))
-    # It comes first because it refuses at once what does not fit.
-    whole = _of_landscape(distinct, data, training, settings, reference, options, progress)
+    # All that is refused is refused before anything is measured.
+    prepared = prepare(distinct, data, settings, **options)
+    plan = planned(distinct, data, training, own, max_images)
+    check_experiments(plan, limits, prepared.minutes)
+    # What experiments take of the time is not known before; where they train, that is about half.
+    measuring = 0.5 if own.spending.trains else 0.8
+    whole = _of_landscape(prepared, data, training, reference, part_of(progress, 0.0, measuring))
     begin = time.perf_counter()
+    tell = part_of(progress, measuring, 1.0)
+    tell(0.0, "looking for faults")
     findings = findings_of(subject, data, training, beside)
     seconds = time.perf_counter() - begin
-    outlook, gathered = outlook_from(distinct, data, training, own, whole.row, max_images=max_images)
+    memory = None if limits.memory_gb is None else limits.memory_bytes()
+    outlook, gathered = outlook_from(plan, own, whole.row, memory_bytes=memory, progress=tell)
     diagnosis = with_more_cost(whole.diagnosis, seconds + gathered.seconds, gathered.compile_seconds)
     diagnosis = dataclasses.replace(diagnosis, remarks=(*diagnosis.remarks, *gathered.notes))
     return with_outlook(
@@ -269,15 +278,13 @@ class _Whole(NamedTuple):
 
 
 def _of_landscape(
-    subject: Subject,
+    prepared: Prepared,
     data: Examples,
     training: Training,
-    settings: MeasureSettings,
     reference: Reference,
-    options: Mapping[str, Any],
     progress: Callable[[float, str], None] | None,
 ) -> _Whole:
-    measured = measure_subject(subject, data, settings, **options, progress=progress)
+    measured = measure_prepared(prepared, progress)
     start = time.perf_counter()
     row = measured.row | {"num_samples": len(data.y_train)}
     diagnosis = diagnose_metrics(row, reference, "percent", training, evidence="landscape")[0]
@@ -286,9 +293,16 @@ def _of_landscape(
     again = retraining(training.with_length(len(data.y_train)), len(data.y_train), measured.forward_flops, rate)
     cost = make_cost(seconds, measured.flops, measured.compile_seconds, *again)
     action = direction_only(diagnosis.action) if training == Training() else diagnosis.action
-    remarks = (*measured.notes, *_of_objective(subject), *diagnosis.remarks)
+    remarks = (*measured.notes, *_of_objective(prepared.subject), *diagnosis.remarks)
     diagnosis = dataclasses.replace(diagnosis, action=action, cost=cost, remarks=remarks)
     return _Whole(withhold(diagnosis, measured.doubt) if measured.doubt else diagnosis, measured.row)
+
+
+def part_of(progress: Callable[[float, str], None] | None, begin: float, end: float) -> Callable[[float, str], None]:
+    """Return the progress of a part of the work, which is done between two fractions of it."""
+    if progress is None:
+        return lambda fraction, message: None
+    return lambda fraction, message: progress(begin + (end - begin) * fraction, message)
 
 
 def _of_objective(subject: Subject) -> list[Fact]:
