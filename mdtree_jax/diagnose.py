@@ -37,6 +37,7 @@ def main(config: DiagnoseConfig) -> int:
     Returns:
         The exit code: 1 if a diagnosis has a cause of `fail_on`, else 0.
     """
+    from mdtree_jax.diagnosis.cost import Training
     from mdtree_jax.diagnosis.failing import parse_fail_on
     from mdtree_jax.diagnosis.metrics_table import EVIDENCE
 
@@ -48,7 +49,8 @@ def main(config: DiagnoseConfig) -> int:
             f"give exactly one of metrics=TABLE, run=FOLDER, or model=NAME with checkpoints=[…]; "
             f"given: {', '.join(given) or 'none'}"
         )
-    parse_fail_on(config.fail_on)  # a mistake there is found before anything is measured
+    parse_fail_on(config.fail_on)  # a mistake there, or in the next line, is found before anything is read
+    Training(**dataclasses.asdict(config.training))
     of_checkpoints = dict.fromkeys(("history", "improved", "initial", "frozen"), SOURCES[2:])
     for name, sources in {"cost": SOURCES[1:], **of_checkpoints}.items():
         if getattr(config, name) not in (None, []) and given[0] not in sources:
