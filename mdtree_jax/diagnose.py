@@ -13,6 +13,7 @@ page for each); format=json prints the diagnosis as JSON, with the keys of mdtre
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -59,7 +60,8 @@ def main(config: DiagnoseConfig) -> int:
 
     reference = _reference(config)
     answer = {"metrics": _of_table, "run": _of_run, "checkpoints": _of_checkpoints}[given[0]]
-    with output_folder(config.out or "runs/diagnose") as out:
+    beside = contextlib.nullcontext() if config.improved is None else output_folder(Path(config.improved).parent)
+    with output_folder(config.out or "runs/diagnose") as out, beside:
         items = answer(config, reference)
         _write(config, items, reference, out)
     return _exit_code(config, items)

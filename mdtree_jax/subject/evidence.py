@@ -12,7 +12,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import pandas as pd
+from jax.tree_util import tree_leaves_with_path
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.history import as_history
@@ -25,6 +27,7 @@ from mdtree_jax.subject.adapted import same_networks
 from mdtree_jax.subject.experiments.gather import Gathered, as_refreshed, gather
 from mdtree_jax.subject.experiments.plan import Plan, plan_experiments
 from mdtree_jax.subject.experiments.spending import Spending, spending_of
+from mdtree_jax.subject.frameworks.base import leaf_name
 from mdtree_jax.subject.network import Examples, Subject
 from mdtree_jax.subject.preflight import preflight
 from mdtree_jax.training import objective_functions
@@ -69,7 +72,21 @@ def beside_of(
     number = len(subject.variables)
     if initial is not None and len(initial) != number:
         raise UserError(f"initial= holds {len(initial)} networks, and there are {number}; give one for each, in order")
+    for place, (start, own) in enumerate(zip(initial or (), subject.variables, strict=False), 1):
+        _check_same_shapes(place, start["params"], own["params"])
     return Beside(histories_of(history, number), initial, spending_of(cost, training))
+
+
+def _check_same_shapes(place: int, start: Any, own: Any) -> None:
+    """Raise `UserError`, which names the first that differs, for parameters that a network cannot have started from."""
+    shapes = [{leaf_name(path): np.shape(leaf) for path, leaf in tree_leaves_with_path(tree)} for tree in (start, own)]
+    for name in {**shapes[1], **shapes[0]}:
+        there, now = (one.get(name, "none") for one in shapes)
+        if there != now:
+            raise UserError(
+                f"initial= network {place} is no network that number {place} started from: '{name}' has shape {there}, "
+                f"and {now} after training"
+            )
 
 
 def without_copies(subject: Subject, beside: Beside) -> tuple[Subject, Beside]:
