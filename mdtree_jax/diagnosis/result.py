@@ -10,6 +10,7 @@ from typing import Any
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis import page
 from mdtree_jax.diagnosis.action import Action, Gain
+from mdtree_jax.diagnosis.by_class import ClassError
 from mdtree_jax.diagnosis.cost import Cost
 from mdtree_jax.diagnosis.facts import Fact
 from mdtree_jax.diagnosis.failing import failures
@@ -78,6 +79,8 @@ class Diagnosis:
                      where findings or expected gains decide; else null
     improved         {by, network, validation_error: [before, after], test_error, change, standard_error} of the better
                      network that a probe found, see `improved.Improved`; or null
+    by_class         [{label, examples, error, standard_error}], the held-out error of every class of a classifier, in
+                     percent (`by_class.ClassError`); empty where it was not measured
     spent            steps that probes and racers trained, in units of one training
     probes           [probe], those that were run
     ===============  ====================================================================================
@@ -107,6 +110,7 @@ class Diagnosis:
     improved: Improved | None = None
     landscape: dict[str, Any] | None = None
     causes: tuple[tuple[str, float], ...] = ()
+    by_class: tuple[ClassError, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -186,6 +190,7 @@ class Diagnosis:
         data["knobs"] = list(self.knobs)
         data["cost"] = self.cost.to_dict() if self.cost else None
         data["findings"] = [finding.to_dict() for finding in self.findings]
+        data["by_class"] = [one._asdict() for one in self.by_class]
         data["causes"] = [list(pair) for pair in self.causes]
         data["improved"] = self.improved.to_dict() if self.improved is not None and self.improved.is_better else None
         return data | _outlook_dict(self.outlook)

@@ -264,7 +264,8 @@ def diagnose_subject(
     memory = None if limits.memory_gb is None else limits.memory_bytes()
     outlook, gathered = outlook_from(plan, own, whole.row, memory_bytes=memory, progress=tell)
     diagnosis = with_more_cost(whole.diagnosis, seconds + gathered.seconds, gathered.compile_seconds)
-    diagnosis = dataclasses.replace(diagnosis, remarks=(*diagnosis.remarks, *gathered.notes))
+    remarks = (*diagnosis.remarks, *gathered.notes)
+    diagnosis = dataclasses.replace(diagnosis, remarks=remarks, by_class=gathered.by_class)
     return with_outlook(
         diagnosis, outlook, findings, gathered.improved, training=training, num_images=len(data.y_train)
     )

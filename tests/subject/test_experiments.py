@@ -125,6 +125,13 @@ def test_without_cost_nothing_is_trained_and_the_columns_are_those_of_the_networ
     assert found.row["weight_growth"] == pytest.approx(growth, rel=1e-4)
     moved = np.linalg.norm(flat - flat_start) / np.linalg.norm(flat_start)
     assert found.row["distance_from_initial"] == pytest.approx(moved, rel=1e-4)
+    wrong = np.asarray(apply(params, HELD_OUT[0])).argmax(1) != HELD_OUT[1]
+    by_class = {label: (wrong[HELD_OUT[1] == label], np.sum(HELD_OUT[1] == label)) for label in range(4)}
+    assert [one.label for one in found.by_class] == [0, 1, 2, 3]
+    for one in found.by_class:
+        of_class, number = by_class[one.label]
+        assert (one.examples, one.error) == (number, pytest.approx(100 * of_class.mean()))
+        assert one.standard_error == pytest.approx(100 * of_class.std(ddof=1) / number**0.5)
     chance = {name: found.row[name] for name in ("chance_loss", "chance_error")}
     assert found.row["history_slope_30"] == pytest.approx(curve_features(history, **chance)["history_slope_30"][0])
 
@@ -147,6 +154,9 @@ def test_a_temperature_that_is_far_off_is_told(factor, answer):
     )
     optimizer = next(one for one in diagnosis.outlook.answers if one.question == "optimizer")
     assert (optimizer.answer, optimizer.probability > 0.7) == (answer, True)
+    worst = max(diagnosis.by_class, key=lambda one: one.error)
+    assert sum(one.examples for one in diagnosis.by_class) == 200
+    assert f"Errors by class:\n     {worst.label}  " in str(diagnosis)
     assert diagnosis.outlook.probes == gain_reference().policy(0.1).probes
     assert 0 < diagnosis.outlook.spent <= 0.1 + 1 / (EPOCHS * 400 / BATCH)
 
@@ -299,6 +309,7 @@ def test_a_regression_from_its_checkpoint(monkeypatch):
         measure=HESSIAN,
     )
     outlook = diagnosis.outlook
+    assert diagnosis.by_class == ()
     assert outlook.probes == ("heat", "cool")
     assert outlook.error == pytest.approx(25, abs=5)  # half of the weights: a quarter of the variance
     assert sum(term.points for term in outlook.budget) == pytest.approx(outlook.error, abs=1e-3)

@@ -17,11 +17,13 @@ import pandas as pd
 
 from mdtree_jax.collection.curve_features import curve_features
 from mdtree_jax.collection.learning_curve import VALUES
+from mdtree_jax.diagnosis.by_class import ClassError, errors_by_class
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.gain_reference import gain_reference
 from mdtree_jax.diagnosis.improved import SURE_BY, Improved
 from mdtree_jax.diagnosis.outlook import outlook_of
 from mdtree_jax.probes.run import applicable
+from mdtree_jax.registry.objectives import find_objective
 from mdtree_jax.registry.probes import REFRESHED
 from mdtree_jax.registry.remedies import REMEDIES
 from mdtree_jax.subject.experiments.better import improved_of
@@ -51,6 +53,7 @@ class Gathered(NamedTuple):
         possible: remedies that can be made.
         improved: the best network that was found; None where nothing was compared.
         notes: what was missing, and how that was handled.
+        by_class: the held-out error of every class; empty where targets are no classes.
         seconds, compile_seconds: of the wall, compilation apart.
     """
 
@@ -62,6 +65,7 @@ class Gathered(NamedTuple):
     possible: tuple[str, ...]
     improved: Improved | None
     notes: list[Fact]
+    by_class: tuple[ClassError, ...]
     seconds: float
     compile_seconds: float
 
@@ -123,6 +127,7 @@ def _gathered(
         possible,
         improved_of(subject, seen, names, trained.can_refresh),
         [*plan.notes, *raced.notes],
+        _by_class(subject, data, seen),
         time.perf_counter() - begin - compiling,
         compiling,
     )
@@ -169,6 +174,15 @@ def _probed(plan: Plan, progress: Callable[[float, str], None]) -> tuple[Plan, l
         progress(spending.done(place / plan.number), f"{what} of network {place + 1} of {plan.number}")
         seen.append(plan.program(place, plan.states and plan.states[place], spending))
     return plan._replace(notes=notes), seen
+
+
+def _by_class(subject: Subject, data: Examples, seen: Sequence[Seen]) -> tuple[ClassError, ...]:
+    """Return the error of every class on the validation examples, which the checkpoint comes first of."""
+    labels = data.y_validation
+    is_classes = find_objective(subject.objective).targets == "class" and labels.dtype.kind in "iu"  # no soft labels
+    if not is_classes or not len(labels):
+        return ()
+    return errors_by_class(labels, np.stack([one.errors[0] for one in seen]))
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
