@@ -160,7 +160,7 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
             file=sys.stderr,
         )
     if len(known) < len(rows):
-        from mdtree_jax.subject.from_model import settings_of
+        from mdtree_jax.subject.settings import settings_of
 
         settings_of(config.measure, reference)  # a mistake there is no configuration's
     items, noise, failed = [], note_on_label_noise(folder, config.reference), []

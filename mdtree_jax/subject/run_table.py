@@ -79,7 +79,7 @@ def diagnose_rows(
     start = time.perf_counter()
     pairs = ((read_manifest(folder / "manifest.json") or {}).get("measure") or {}).get("pairs", "ring")
     classes = _num_classes(folder)
-    table = [classes | row.to_dict() for row in rows]
+    table: list[Mapping] = [classes | row.to_dict() for row in rows]
     diagnoses = diagnose_metrics(table, reference, "percent", training, evidence)
     answered = (time.perf_counter() - start) / len(rows)
     basis = fact("of_sweep")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -95,17 +96,14 @@ class Probing:
         self.subject, self.data, self.trained, self.names, self.initial = subject, data, trained, names, initial
         self.sides = ("train", *(["validation"] if data.has_validation else []), *(["test"] if has_test else []))
         self.compile_seconds, self._program, self._fresh = 0.0, None, None
-        self._on_device: Data | None = None
         if initial is None and subject.init is not None:
             self._fresh = subject.init(jax.random.key(_SEED))
             _check_like(self._fresh, subject.variables[0])
 
-    @property
+    @functools.cached_property
     def on_device(self) -> Data:
         """The data on the device."""
-        if self._on_device is None:
-            self._on_device = jax.tree.map(jnp.asarray, self.data)
-        return self._on_device
+        return jax.tree.map(jnp.asarray, self.data)
 
     def memory_bytes(self, opt_state: Any) -> int:
         """Return what the program takes of the device; it is compiled for that."""
