@@ -18,7 +18,7 @@ from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.findings import Finding
 from mdtree_jax.diagnosis.outlook import Answered, Move, Outlook
 from mdtree_jax.diagnosis.result import Diagnosis
-from mdtree_jax.registry.causes import NONE
+from mdtree_jax.registry.causes import CAUSES, NONE
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.questions import QUESTIONS
 from mdtree_jax.registry.remedies import COMPARISONS, REMEDIES
@@ -54,6 +54,9 @@ def with_outlook(
     findings = tuple(findings)
     outlook = outlook and _with_witness(outlook, diagnosis.trees)
     faults = _faults(findings, outlook)
+    left = 1 - _of_the_model(faults)
+    if outlook is not None and left < 1:
+        outlook = replace(outlook, answers=())
     diagnosis = replace(diagnosis, outlook=outlook, findings=findings, improved=improved)
     if outlook is None and not faults:
         return diagnosis
@@ -75,7 +78,7 @@ def with_outlook(
         abstention=abstention,
         action=action,
         expected_gain=_gain(outlook, move),
-        causes=_causes(faults, outlook, abstention),
+        causes=_causes(faults, outlook, abstention, left),
         knobs=diagnosis.knobs if outlook is None else _knobs(outlook),
         landscape=_witness(diagnosis),
     )
@@ -114,14 +117,25 @@ def _unsure(outlook: Outlook | None) -> Fact | None:
     return fact("no_clear_gain", cause=outlook.cause, probability=outlook.probability, least=SURE_CAUSE)
 
 
+def _of_the_model(faults: Mapping[str, float]) -> float:
+    """Return the probability of the surest fault of the model, its data or its loss, 0 for none.
+
+    The networks on which gains are fitted had none, so that nothing is said of one that has.
+    """
+    return max((probability for cause, probability in faults.items() if CAUSES[cause].is_fault), default=0.0)
+
+
 def _causes(
-    faults: Mapping[str, float], outlook: Outlook | None, abstention: Fact | None
+    faults: Mapping[str, float], outlook: Outlook | None, abstention: Fact | None, left: float
 ) -> tuple[tuple[str, float], ...]:
-    """Return (cause, probability) of the causes that hold at once, the one to mend first at the front."""
+    """Return (cause, probability) of the causes that hold at once, the one to mend first at the front.
+
+    `left` is the probability that expected gains say something of the network.
+    """
     held = dict(faults)
-    is_sure = outlook is not None and abstention is None and outlook.probability >= SURE_CAUSE
+    is_sure = outlook is not None and abstention is None and left * outlook.probability >= SURE_CAUSE
     if outlook is not None and is_sure and (outlook.cause != NONE or not faults):
-        held.setdefault(outlook.cause, outlook.probability)
+        held.setdefault(outlook.cause, left * outlook.probability)
     return tuple(held.items())
 
 

@@ -55,7 +55,7 @@ class FindingKind:
 
 
 _CANNOT_LEARN = ("wrong_last_activation", "wrong_loss", "bad_initialization", "wrong_labels")
-_BREAK_UNITS = (*_CANNOT_LEARN, "temperature_too_high")
+_BREAK_UNITS = (*_CANNOT_LEARN, "not_shuffled", "temperature_too_high")
 
 FINDINGS: Table[FindingKind] = Table(
     "finding",
@@ -220,7 +220,7 @@ FINDINGS: Table[FindingKind] = Table(
             "weights_grown",
             "weights that training blew up",
             "the weights of the layers are above 4 times their initial norm and the training error is high",
-            ("ratio",),
+            ("ratio", "is_known"),
             "lower the learning rate, or enlarge the batch",
             "temperature_too_high",
             (*_CANNOT_LEARN, "inputs_not_scaled"),
@@ -228,10 +228,12 @@ FINDINGS: Table[FindingKind] = Table(
         FindingKind(
             "weights_shrunk",
             "weights that decayed away",
-            "the weights of the layers are below 30 % of their initial norm and the training error is high",
-            ("ratio",),
+            "there is weight decay, the weights of the layers are below 30 % of their initial norm and the training "
+            "error is high",
+            ("ratio", "is_known"),
             "use a weaker weight decay",
             "too_much_regularization",
+            ("bad_initialization",),
         ),
         FindingKind(
             "no_gradient",

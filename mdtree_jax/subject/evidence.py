@@ -22,7 +22,7 @@ from mdtree_jax.diagnosis.outlook import Outlook, error_budget, outlook_of, with
 from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.registry.objectives import find_objective
 from mdtree_jax.subject.adapted import same_networks
-from mdtree_jax.subject.experiments import Gathered, as_refreshed, gather
+from mdtree_jax.subject.experiments import Gathered, as_refreshed, gather, of_evidence
 from mdtree_jax.subject.network import Examples, Subject
 from mdtree_jax.subject.preflight import preflight
 from mdtree_jax.subject.spending import Spending, spending_of
@@ -101,7 +101,7 @@ def findings_of(subject: Subject, data: Examples, training: Training, beside: Be
             apply_train=_apply_train(subject),
             initial=beside.initial,
             fresh=fresh,
-            validation=(data.x_validation, data.y_validation) if len(data.y_validation) else None,
+            validation=of_evidence(data),
             histories=beside.histories if any(one is not None for one in beside.histories) else None,
             training={name: value for name, value in known.items() if isinstance(value, (int, float, str))},
         )

@@ -8,8 +8,11 @@ import numpy as np
 
 from mdtree_jax.registry.findings import FINDINGS
 from mdtree_jax.subject.preflight.evidence import Evidence
-from mdtree_jax.subject.preflight.seen import Seen, gains_of, kernels_of, ramp, root_mean_square
+from mdtree_jax.subject.preflight.seen import Seen, gains_of, kernels_of, ramp, randomness_of, root_mean_square
 from mdtree_jax.subject.preflight.units import Units
+
+#: Root mean square × root of the inputs of usual initializations, between LeCun's 1 and He's 1.4.
+_USUAL_GAIN = 1.2
 
 
 def dead_units(evidence: Evidence) -> Seen | None:
@@ -77,31 +80,47 @@ def identical_units(evidence: Evidence) -> Seen | None:
 
 
 def weights_too_large(evidence: Evidence) -> Seen | None:
-    """Return kernels that enlarge what passes through them, from the initialization on where that is known."""
+    """Return kernels that enlarge what passes through them, from the initialization on.
+
+    Where that is not known, they must look as if they were drawn so large, and not made so by training.
+    """
     initial = _initial(evidence)
     gains = gains_of(evidence.params if initial is None else initial, evidence.outputs.shape[1])
     if not gains:
         return None
     gain = float(np.median(gains))
-    return Seen(ramp(np.log(max(gain, 1e-30)), np.log(4), np.log(9)), {"gain": gain})
+    drawn = 1.0 if initial is not None else randomness_of(evidence.params, evidence.outputs.shape[1])
+    return Seen(ramp(np.log(max(gain, 1e-30)), np.log(4), np.log(9)) * drawn, {"gain": gain})
 
 
 def weights_grown(evidence: Evidence) -> Seen | None:
-    """Return kernels that a training blew up: many times as large as at initialization, and the network does badly."""
-    ratio = _growth(evidence)
-    if ratio is None or evidence.chance <= 0 or evidence.train_error < 0.5 * evidence.chance:
+    """Return kernels that a training blew up: many times as large as at initialization, and the network does badly.
+
+    Without the initialization: large ones that do not look as if they were drawn so.
+    """
+    if evidence.chance <= 0 or evidence.train_error < 0.5 * evidence.chance:
         return None
-    return Seen(ramp(np.log(ratio), np.log(3), np.log(6)), {"ratio": ratio})
+    ratio, trained = _growth(evidence), 1.0
+    if ratio is None:
+        gains = gains_of(evidence.params, evidence.outputs.shape[1])
+        if _initial(evidence) is not None or not gains:
+            return None
+        ratio = float(np.median(gains)) / _USUAL_GAIN
+        trained = 1 - randomness_of(evidence.params, evidence.outputs.shape[1])
+    strength = ramp(np.log(max(ratio, 1e-30)), np.log(3), np.log(6)) * trained
+    return Seen(strength, {"ratio": ratio, "is_known": _initial(evidence) is not None})
 
 
 def weights_shrunk(evidence: Evidence) -> Seen | None:
-    """Return kernels far smaller than at initialization, of a network that does badly.
+    """Return kernels far smaller than at initialization, of a network that does badly and has weight decay.
 
-    Without the initialization: far below the gain of 1 that usual initializations have.
+    Without the initialization: far below the gain of 1 that usual initializations have; then the decay must be known.
     """
     if evidence.chance <= 0 or evidence.train_error < 0.3 * evidence.chance:
         return None
-    ratio = _growth(evidence)
+    decay, ratio = evidence.setting("weight_decay"), _growth(evidence)
+    if decay == 0 or (decay is None and ratio is None):
+        return None
     if ratio is None:
         if _initial(evidence) is not None:
             return None
@@ -109,7 +128,7 @@ def weights_shrunk(evidence: Evidence) -> Seen | None:
         if not gains:
             return None
         ratio = float(np.median(gains)) / 2  # trained networks of a gain of 1 and 2 are healthy
-    return Seen(ramp(ratio, 0.5, 0.1), {"ratio": ratio})
+    return Seen(ramp(ratio, 0.5, 0.1), {"ratio": ratio, "is_known": _initial(evidence) is not None})
 
 
 def _initial(evidence: Evidence) -> Mapping[str, np.ndarray] | None:
