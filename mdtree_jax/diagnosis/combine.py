@@ -40,6 +40,7 @@ def with_outlook(
     *,
     training: Training | None = None,
     num_images: float | None = None,
+    is_confirmed: bool = False,
 ) -> Diagnosis:
     """Return a diagnosis of the landscape combined with what findings and expected gains say.
 
@@ -50,6 +51,8 @@ def with_outlook(
         improved: the best network that an experiment found; None where none was run.
         training: known settings, for the new ones.
         num_images: size of the training set, if it is known; no batch is larger.
+        is_confirmed: whether a history shows that networks and data belong together, so that a training error like that
+            of guessing is the training's own.
     """
     findings = tuple(findings)
     outlook = outlook and _with_witness(outlook, diagnosis.trees)
@@ -63,7 +66,8 @@ def with_outlook(
     own, first = (diagnosis.ranking, diagnosis.cause) if outlook is None else (outlook.ranking, outlook.cause)
     ranking = _ranking(faults, own)
     cause = next(iter(faults), first)
-    in_doubt = diagnosis.abstention if diagnosis.abstention and diagnosis.abstention.kind in IN_DOUBT else None
+    doubts = IN_DOUBT[:1] if is_confirmed else IN_DOUBT
+    in_doubt = diagnosis.abstention if diagnosis.abstention and diagnosis.abstention.kind in doubts else None
     abstention = None if faults else in_doubt or _unsure(outlook)
     move = None if faults or outlook is None else outlook.move
     if faults:

@@ -55,7 +55,7 @@ class FindingKind:
 
 
 _CANNOT_LEARN = ("wrong_last_activation", "wrong_loss", "bad_initialization", "wrong_labels")
-_BREAK_UNITS = (*_CANNOT_LEARN, "not_shuffled", "temperature_too_high")
+_BREAK_UNITS = (*_CANNOT_LEARN, "inputs_not_scaled", "not_shuffled", "temperature_too_high")
 
 FINDINGS: Table[FindingKind] = Table(
     "finding",
@@ -142,7 +142,7 @@ FINDINGS: Table[FindingKind] = Table(
         FindingKind(
             "bounded_logits",
             "logits that the last activation confines",
-            "outputs lie in (0, 1) or (−1, 1) whatever the parameters, where the objective wants logits",
+            "outputs lie in (0, 1) or (−1, 1) whatever the parameters, where the loss takes logits",
             ("activation",),
             "remove the last activation, or use a loss that takes probabilities",
             "wrong_last_activation",
@@ -192,8 +192,8 @@ FINDINGS: Table[FindingKind] = Table(
         FindingKind(
             "vanishing_gradient",
             "a gradient that does not reach all layers",
-            "relative to its weights, the gradient of one layer is less than 1e-4 of that of another, and the training "
-            "error is near chance",
+            "relative to its weights, the gradient of one layer is less than 6e-4 of that of another, and the training "
+            "error is high",
             ("ratio",),
             "use ReLU or GELU in place of sigmoid, normalization or skip connections, or fewer layers",
             "dead_or_saturated_units",
@@ -219,9 +219,10 @@ FINDINGS: Table[FindingKind] = Table(
         FindingKind(
             "weights_grown",
             "weights that training blew up",
-            "the weights of the layers are above 4 times their initial norm and the training error is high",
+            "the weights of the layers are above 4 times their initial norm, and the training error is high or the loss "
+            "jumps",
             ("ratio", "is_known"),
-            "lower the learning rate, or enlarge the batch",
+            "lower the learning rate by a factor of 3 to 10, or enlarge the batch",
             "temperature_too_high",
             (*_CANNOT_LEARN, "inputs_not_scaled"),
         ),
@@ -287,10 +288,20 @@ FINDINGS: Table[FindingKind] = Table(
             "a training loss that jumps",
             "it is not finite, or rises again and again by more than a tenth of where it started",
             ("rises", "points"),
-            "lower the learning rate, or enlarge the batch",
+            "lower the learning rate by a factor of 3 to 10, or enlarge the batch",
             "temperature_too_high",
             _CANNOT_LEARN,
             decides=False,
+        ),
+        FindingKind(
+            "unstable_error",
+            "an error that jumps with the loss",
+            "the loss jumps, and the error of the last half is above the best of the history by a fifth of itself and a "
+            "point",
+            ("usual", "best"),
+            "lower the learning rate by a factor of 3 to 10, or enlarge the batch",
+            "temperature_too_high",
+            _CANNOT_LEARN,
         ),
         FindingKind(
             "flat_loss",

@@ -6,12 +6,14 @@ model of gains.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import pandas as pd
 
 from mdtree_jax.checks import UserError
@@ -30,6 +32,8 @@ from mdtree_jax.training import objective_functions
 
 History = str | os.PathLike | pd.DataFrame | Mapping[str, Any]
 _SEED = 0
+#: Most that the last loss of a history and the measured one differ, ln: the first is often a mean over an epoch.
+_SAME_LOSS = math.log(1.5)
 
 
 class Beside(NamedTuple):
@@ -150,6 +154,22 @@ def outlook_from(
     # The error and its budget are those of the network as it is.
     outlook = replace(outlook, budget=error_budget(row), error=row["validation_error"])
     return with_experiments(outlook, gathered.probes), gathered
+
+
+def is_confirmed(histories: Sequence[pd.DataFrame | None], row: Mapping[str, float]) -> bool:
+    """Return whether a history ends with the loss that was measured, within a factor: data and network belong together.
+
+    Args:
+        histories: of each network; None where there is none.
+        row: with `train_loss` or `validation_loss`.
+    """
+    for history in histories:
+        for name in ("train_loss", "validation_loss"):
+            known = np.array([]) if history is None or name not in history else history[name].dropna().to_numpy(float)
+            measured = row.get(name, math.nan)
+            if len(known) and known[-1] > 0 and measured > 0:
+                return bool(abs(math.log(known[-1] / measured)) < _SAME_LOSS)
+    return False
 
 
 def with_more_cost(diagnosis: Diagnosis, seconds: float, compile_seconds: float) -> Diagnosis:

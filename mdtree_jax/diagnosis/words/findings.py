@@ -183,7 +183,7 @@ SENTENCES: dict[str, Callable[..., str]] = {
         f"the weights are large: a layer multiplies what passes through it by about {number(gain)} (1 to 2 is usual)"
     ),
     "weights_grown": lambda ratio, is_known: (
-        f"training blew up the weights to {number(ratio)} times {_start(is_known)}, and the training error is high"
+        f"training blew up the weights to {number(ratio)} times {_start(is_known)}"
     ),
     "weights_shrunk": lambda ratio, is_known: (
         f"the weights have decayed to {percent(ratio)} of {_start(is_known)}, and the training error is high"
@@ -200,6 +200,10 @@ SENTENCES: dict[str, Callable[..., str]] = {
     "few_steps": _few_steps,
     "unstable_loss": lambda rises, points: (
         f"the training loss jumps: it rises steeply, or is not finite, at {rises} of {points} points of the history"
+    ),
+    "unstable_error": lambda usual, best: (
+        f"the error jumps with the loss: it had been {number(best)} % before, and is {number(usual)} % on most points of "
+        "the last half"
     ),
     "flat_loss": lambda fall: f"the training loss does not fall (by {percent(max(fall, 0.0))} in the whole history)",
     "wide_gap": lambda train_error, validation_error: (

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mdtree_jax.registry.findings import FINDINGS
+from mdtree_jax.subject.preflight.curves import unstable_loss
 from mdtree_jax.subject.preflight.evidence import Evidence
 from mdtree_jax.subject.preflight.seen import Seen, gains_of, kernels_of, ramp, randomness_of, root_mean_square
 from mdtree_jax.subject.preflight.units import Units
@@ -26,11 +27,16 @@ def dead_units(evidence: Evidence) -> Seen | None:
     if not shares:
         return None
     layer = max(shares, key=lambda name: shares[name])
-    return Seen(ramp(shares[layer], 0.4, 0.8), {"layer": layer, "share": shares[layer]})
+    # A network that fits its examples has enough units that live.
+    harm = ramp(evidence.train_error / max(evidence.chance, 1e-30), 0.02, 0.1)
+    return Seen(harm * ramp(shares[layer], 0.4, 0.8), {"layer": layer, "share": shares[layer]})
 
 
 def saturated_units(evidence: Evidence) -> Seen | None:
-    """Return the layer whose bounded units are at the ends of their range most often."""
+    """Return the layer whose bounded units are at the ends of their range most often, of a network that does badly.
+
+    Training itself drives units there, which then decide like switches; a network that has learned much is not held up.
+    """
     shares = {
         f"{function} {number}": units.saturated
         for function in ("tanh", "sigmoid")
@@ -39,7 +45,8 @@ def saturated_units(evidence: Evidence) -> Seen | None:
     if not shares:
         return None
     layer = max(shares, key=lambda name: shares[name])
-    return Seen(ramp(shares[layer], 0.4, 0.7), {"layer": layer, "share": shares[layer]})
+    harm = ramp(evidence.train_error / max(evidence.chance, 1e-30), 0.5, 0.8)
+    return Seen(harm * ramp(shares[layer], 0.4, 0.7), {"layer": layer, "share": shares[layer]})
 
 
 def _hidden(evidence: Evidence, function: str) -> list[Units]:
@@ -49,15 +56,17 @@ def _hidden(evidence: Evidence, function: str) -> list[Units]:
 
 
 def vanishing_gradient(evidence: Evidence) -> Seen | None:
-    """Return layers whose gradients, relative to their weights, differ by orders of magnitude."""
-    if evidence.gradient is None or evidence.chance <= 0 or evidence.train_error < 0.8 * evidence.chance:
+    """Return layers whose gradients, relative to their weights, differ by orders of magnitude, of a bad network."""
+    if evidence.gradient is None or evidence.chance <= 0:
         return None
     kernels = kernels_of(evidence.params)
     sizes = [_norm_of(evidence.gradient[name]) / max(_norm_of(leaf), 1e-30) for name, leaf in kernels.items()]
     if len(sizes) < 3 or min(sizes) == 0:
         return None
     ratio = min(sizes) / max(sizes)
-    return Seen(ramp(np.log10(ratio), -3.0, -5.0), {"ratio": ratio})
+    # Of healthy networks it is 0.01 and more.
+    harm = ramp(evidence.train_error / evidence.chance, 0.4, 0.6)
+    return Seen(harm * ramp(np.log10(ratio), -2.5, -4.0), {"ratio": ratio})
 
 
 def identical_units(evidence: Evidence) -> Seen | None:
@@ -94,12 +103,15 @@ def weights_too_large(evidence: Evidence) -> Seen | None:
 
 
 def weights_grown(evidence: Evidence) -> Seen | None:
-    """Return kernels that a training blew up: many times as large as at initialization, and the network does badly.
+    """Return kernels that a training blew up: many times as large as at initialization, to the network's harm.
 
-    Without the initialization: large ones that do not look as if they were drawn so.
+    Harm is a high training error, or a loss that jumps. Without the initialization, large kernels are blown up where
+    they do not look as if they were drawn so.
     """
-    if evidence.chance <= 0 or evidence.train_error < 0.5 * evidence.chance:
-        return None
+    jumps = unstable_loss(evidence)
+    harm = 0.0 if jumps is None else jumps.strength
+    if evidence.chance > 0 and evidence.train_error >= 0.5 * evidence.chance:
+        harm = 1.0
     ratio, trained = _growth(evidence), 1.0
     if ratio is None:
         gains = gains_of(evidence.params, evidence.outputs.shape[1])
@@ -107,7 +119,7 @@ def weights_grown(evidence: Evidence) -> Seen | None:
             return None
         ratio = float(np.median(gains)) / _USUAL_GAIN
         trained = 1 - randomness_of(evidence.params, evidence.outputs.shape[1])
-    strength = ramp(np.log(max(ratio, 1e-30)), np.log(3), np.log(6)) * trained
+    strength = harm * ramp(np.log(max(ratio, 1e-30)), np.log(3), np.log(6)) * trained
     return Seen(strength, {"ratio": ratio, "is_known": _initial(evidence) is not None})
 
 

@@ -53,7 +53,9 @@ def randomness_of(params: Mapping[str, np.ndarray], outputs: int) -> float:
     found = []
     for leaf in inner:
         matrix = leaf.reshape(-1, leaf.shape[-1]).astype(np.float64)
-        scaled = matrix / max(root_mean_square(matrix), 1e-300)
+        if not (size := root_mean_square(matrix)):
+            return 0.0
+        scaled = matrix / size
         # Few rows or columns have no directions to count.
         if min(matrix.shape) >= 8:
             directions = matrix.size / np.linalg.norm(scaled, 2) ** 2
