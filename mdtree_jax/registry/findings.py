@@ -219,8 +219,8 @@ FINDINGS: Table[FindingKind] = Table(
         FindingKind(
             "weights_grown",
             "weights that training blew up",
-            "the weights of the layers are above 4 times their initial norm, and the training error is high or the loss "
-            "jumps",
+            "the weights of the layers are above 4 times their initial norm, and the training error is high or "
+            "the loss jumps",
             ("ratio", "is_known"),
             "lower the learning rate by a factor of 3 to 10, or enlarge the batch",
             "temperature_too_high",
@@ -296,8 +296,8 @@ FINDINGS: Table[FindingKind] = Table(
         FindingKind(
             "unstable_error",
             "an error that jumps with the loss",
-            "the loss jumps, and the error of the last half is above the best of the history by a fifth of itself and a "
-            "point",
+            "the loss jumps, and the error of the last half is above the best of the history by a fifth of itself and "
+            "a point",
             ("usual", "best"),
             "lower the learning rate by a factor of 3 to 10, or enlarge the batch",
             "temperature_too_high",

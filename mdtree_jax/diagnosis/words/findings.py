@@ -202,8 +202,8 @@ SENTENCES: dict[str, Callable[..., str]] = {
         f"the training loss jumps: it rises steeply, or is not finite, at {rises} of {points} points of the history"
     ),
     "unstable_error": lambda usual, best: (
-        f"the error jumps with the loss: it had been {number(best)} % before, and is {number(usual)} % on most points of "
-        "the last half"
+        f"the error jumps with the loss: it had been {number(best)} % before, and is {number(usual)} % on most points "
+        "of the last half"
     ),
     "flat_loss": lambda fall: f"the training loss does not fall (by {percent(max(fall, 0.0))} in the whole history)",
     "wide_gap": lambda train_error, validation_error: (

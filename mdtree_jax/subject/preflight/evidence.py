@@ -150,7 +150,7 @@ def gather(
 
 
 def _taken(wants: str, task: Task, loss: Callable | None, outputs: np.ndarray, y: np.ndarray) -> str:
-    """Return what a loss takes of labels: probabilities where it is nothing at the labels themselves, as logits never."""
+    """Return what a loss takes of labels: probabilities where it is 0 at the labels themselves, else as it was said."""
     if wants != "logits" or task == "values" or loss is None or outputs.ndim > 2:
         return wants
     _, targets = rows_of(task, outputs, y)
