@@ -26,8 +26,8 @@ from mdtree_jax.registry.remedies import COMPARISONS, REMEDIES
 #: Probability below which the outlook's cause is a first guess. On families that were left out of the reference, causes
 #: above it were right for some 60 %, those below for 40 %.
 SURE_CAUSE = 1 / 3
-#: Probability of a cause that a finding tells, at most: no look at a network is surer of what training it would do.
-SUREST = 0.95
+#: Probability above which a finding that gains weigh better decides where they say nothing.
+LIKELY = 0.5
 #: Reasons to abstain that are about the measurements, not about the landscape: no expected gain removes them.
 IN_DOUBT = ("diverged", "guessing")
 
@@ -57,6 +57,8 @@ def with_outlook(
     findings = tuple(findings)
     outlook = outlook and _with_witness(outlook, diagnosis.trees)
     faults = _faults(findings, outlook)
+    if not faults and _unsure(outlook):
+        faults = _faults(findings, None)
     left = 1 - _of_the_model(faults)
     if outlook is not None and left < 1:
         outlook = replace(outlook, answers=())
@@ -91,12 +93,14 @@ def with_outlook(
 def _faults(findings: Sequence[Finding], outlook: Outlook | None) -> dict[str, float]:
     """Return cause -> probability by the findings that come first, their strength, the strongest first.
 
-    Without an outlook nothing else weighs what a finding says of the errors, so it decides, too.
+    Without an outlook nothing weighs better what a finding says of the errors, so that it decides if it is likely.
     """
     found: dict[str, float] = {}
     for finding in findings:
-        if finding.cause and finding.is_told and (finding.entry.decides or outlook is None):
-            found[finding.cause] = max(min(finding.strength, SUREST), found.get(finding.cause, 0.0))
+        probability = min(finding.strength, finding.entry.sure)
+        is_first = finding.entry.decides or (outlook is None and probability > LIKELY)
+        if finding.cause and finding.is_told and is_first:
+            found[finding.cause] = max(probability, found.get(finding.cause, 0.0))
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 

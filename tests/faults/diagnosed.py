@@ -10,6 +10,7 @@ from mdtree_jax import diagnose_model
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.registry.objectives import Objective
+from tests.faults.hosts import HOSTS
 from tests.faults.training import OPTIMIZERS, Situation
 
 COST = 0.1
@@ -39,8 +40,14 @@ def training_of(situation: Situation) -> Training:
     )
 
 
-def diagnose(situation: Situation, **options: Any) -> Diagnosis:
-    """Return the diagnosis of the two networks; running averages need `apply_train`."""
+def diagnose(situation: Situation, framework: str = "", **options: Any) -> Diagnosis:
+    """Return the diagnosis of the two networks; running averages need `apply_train`.
+
+    Args:
+        situation: that was trained.
+        framework: a name of `HOSTS`, as whose models they are given; '' gives the function that was trained.
+        options: of `diagnose_model`.
+    """
     spec, data = situation.spec, situation.data
     histories: list[pd.DataFrame] = situation.histories
     if spec.net.norm:
@@ -50,10 +57,14 @@ def diagnose(situation: Situation, **options: Any) -> Diagnosis:
             return outputs, {"params": variables["params"], **changed}
 
         options = {"apply_train": apply_train, **options}
+    model, networks = situation.apply, situation.networks
+    if framework:
+        model, networks, own = HOSTS[framework](situation)
+        options = {**own, **options}
     given = {"objective": objective_of(situation), "training": training_of(situation), "history": histories}
     return diagnose_model(
-        situation.apply,
-        situation.networks,
+        model,
+        networks,
         data.x_train,
         data.y_train,
         x_test=data.x_test,
