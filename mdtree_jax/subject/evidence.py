@@ -18,11 +18,11 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.collection.history import as_history
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.findings import Finding
-from mdtree_jax.diagnosis.outlook import Outlook, error_budget, outlook_of, with_experiments
+from mdtree_jax.diagnosis.outlook import Outlook, outlook_of, with_experiments
 from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.registry.objectives import find_objective
 from mdtree_jax.subject.adapted import same_networks
-from mdtree_jax.subject.experiments import Gathered, as_refreshed, gather
+from mdtree_jax.subject.experiments import Gathered, gather
 from mdtree_jax.subject.network import Examples, Subject
 from mdtree_jax.subject.preflight import preflight
 from mdtree_jax.subject.spending import Spending, spending_of
@@ -143,12 +143,10 @@ def outlook_from(
     )
     row = {**measured, **gathered.row}
     outlook = outlook_of(
-        as_refreshed(row), possible=gathered.possible, raced=gathered.raced, cost=gathered.cost, spent=gathered.spent
+        row, possible=gathered.possible, raced=gathered.raced, cost=gathered.cost, spent=gathered.spent
     )
     if outlook is None:
         return None, gathered
-    # The error and its budget are those of the network as it is.
-    outlook = replace(outlook, budget=error_budget(row), error=row["validation_error"])
     return with_experiments(outlook, gathered.probes), gathered
 
 
