@@ -29,6 +29,8 @@ from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, find_objective
 DTYPES = ("float32", "float64")
 KEEP = ("all", "metrics_only")
 STAGES = ("train", "measure")
+#: What runs the cohorts: `local` is this process, one after the other.
+ENGINES = ("local",)
 
 
 #: Settings of a grid that came after runs without them -> the value that those have.
@@ -113,6 +115,7 @@ class SweepConfig:
     num_devices: int | None = None
     csv: bool = False
     tensorboard: bool = False
+    engine: str = "local"
     shard: str | None = None
     cohorts: list[str] | None = None
     merge: list[str] | None = None
@@ -191,6 +194,7 @@ def check_settings(config: SweepConfig) -> None:
     _check_objective(grid)
     check_choice("dtype", grid.dtype, DTYPES)
     check_choice("keep", config.keep, KEEP)
+    check_choice("engine", config.engine, ENGINES)
     for stage in config.stages:
         check_choice("stage", stage, STAGES)
     if not config.stages:
