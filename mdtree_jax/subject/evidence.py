@@ -6,6 +6,7 @@ model of gains.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,12 +21,12 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.collection.history import as_history
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.findings import Finding
-from mdtree_jax.diagnosis.outlook import Outlook, error_budget, outlook_of, with_experiments
+from mdtree_jax.diagnosis.outlook import Outlook, outlook_of, with_experiments
 from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.registry.objectives import find_objective
 from mdtree_jax.subject.adapted import same_networks
-from mdtree_jax.subject.experiments.gather import Gathered, as_refreshed, gather
-from mdtree_jax.subject.experiments.plan import Plan, plan_experiments
+from mdtree_jax.subject.experiments.gather import Gathered, gather
+from mdtree_jax.subject.experiments.plan import Plan, of_evidence, plan_experiments
 from mdtree_jax.subject.experiments.spending import Spending, spending_of
 from mdtree_jax.subject.frameworks.base import leaf_name
 from mdtree_jax.subject.network import Examples, Subject
@@ -34,6 +35,8 @@ from mdtree_jax.training import objective_functions
 
 History = str | os.PathLike | pd.DataFrame | Mapping[str, Any]
 _SEED = 0
+#: Most that the last loss of a history and the measured one differ, ln: the first is often a mean over an epoch.
+_SAME_LOSS = math.log(1.5)
 
 
 class Beside(NamedTuple):
@@ -119,7 +122,7 @@ def findings_of(subject: Subject, data: Examples, training: Training, beside: Be
             apply_train=_apply_train(subject),
             initial=beside.initial,
             fresh=fresh,
-            validation=(data.x_validation, data.y_validation) if len(data.y_validation) else None,
+            validation=of_evidence(data),
             histories=beside.histories if any(one is not None for one in beside.histories) else None,
             training={name: value for name, value in known.items() if isinstance(value, (int, float, str))},
         )
@@ -158,13 +161,27 @@ def outlook_from(
     gathered = gather(plan, histories=beside.histories, known=measured, **options)
     row = {**measured, **gathered.row}
     outlook = outlook_of(
-        as_refreshed(row), possible=gathered.possible, raced=gathered.raced, cost=gathered.cost, spent=gathered.spent
+        row, possible=gathered.possible, raced=gathered.raced, cost=gathered.cost, spent=gathered.spent
     )
     if outlook is None:
         return None, gathered
-    # The error and its budget are those of the network as it is.
-    outlook = replace(outlook, budget=error_budget(row), error=row["validation_error"])
     return with_experiments(outlook, gathered.probes), gathered
+
+
+def is_confirmed(histories: Sequence[pd.DataFrame | None], row: Mapping[str, float]) -> bool:
+    """Return whether a history ends with the loss that was measured, within a factor: data and network belong together.
+
+    Args:
+        histories: of each network; None where there is none.
+        row: with `train_loss` or `validation_loss`.
+    """
+    for history in histories:
+        for name in ("train_loss", "validation_loss"):
+            known = np.array([]) if history is None or name not in history else history[name].dropna().to_numpy(float)
+            measured = row.get(name, math.nan)
+            if len(known) and known[-1] > 0 and measured > 0:
+                return bool(abs(math.log(known[-1] / measured)) < _SAME_LOSS)
+    return False
 
 
 def with_more_cost(diagnosis: Diagnosis, seconds: float, compile_seconds: float) -> Diagnosis:

@@ -22,7 +22,15 @@ from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective, find_ob
 from mdtree_jax.runs.jax_backend import keep_programs
 from mdtree_jax.subject.adapted import check_different, subject_of
 from mdtree_jax.subject.convolutions import quick_in_loops
-from mdtree_jax.subject.evidence import beside_of, findings_of, outlook_from, planned, with_more_cost, without_copies
+from mdtree_jax.subject.evidence import (
+    beside_of,
+    findings_of,
+    is_confirmed,
+    outlook_from,
+    planned,
+    with_more_cost,
+    without_copies,
+)
 from mdtree_jax.subject.experiments.plan import check_experiments
 from mdtree_jax.subject.frozen import freeze
 from mdtree_jax.subject.held_out import examples_of
@@ -273,7 +281,13 @@ def diagnose_subject(
     remarks = (*diagnosis.remarks, *gathered.notes)
     diagnosis = dataclasses.replace(diagnosis, remarks=remarks, by_class=gathered.by_class)
     return with_outlook(
-        diagnosis, outlook, findings, gathered.improved, training=training, num_images=len(data.y_train)
+        diagnosis,
+        outlook,
+        findings,
+        gathered.improved,
+        training=training,
+        num_images=len(data.y_train),
+        is_confirmed=is_confirmed(own.histories, gathered.row),
     )
 
 
