@@ -30,6 +30,8 @@ SURE_CAUSE = 1 / 3
 LIKELY = 0.5
 #: Reasons to abstain that are about the measurements, not about the landscape: no expected gain removes them.
 IN_DOUBT = ("diverged", "guessing")
+#: Notes on how the landscape's model answers, which is of no account where it does not answer.
+OF_LANDSCAPE = ("metrics_missing", "question_not_asked", "question_asked_of", "shares_of_reference")
 
 
 def with_outlook(
@@ -87,6 +89,7 @@ def with_outlook(
         causes=_causes(faults, outlook, abstention, left),
         knobs=diagnosis.knobs if outlook is None else _knobs(outlook),
         landscape=_witness(diagnosis),
+        remarks=tuple(remark for remark in diagnosis.remarks if remark.kind not in OF_LANDSCAPE),
     )
 
 
