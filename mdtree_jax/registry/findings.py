@@ -115,7 +115,7 @@ FINDINGS: Table[FindingKind] = Table(
             "targets that the last activation cannot reach",
             "at least a tenth of the targets of a regression lie outside the range of the last activation",
             ("activation", "share", "lowest_target", "highest_target"),
-            "remove the last activation: a regression wants a linear output",
+            "remove the last activation: a regression wants a linear output (and targets far from 1 want scaling)",
             "wrong_last_activation",
         ),
         FindingKind(
