@@ -3,7 +3,7 @@
     python -m sweeps.faults                        # everything, and what following the advice gains; sweeps/faults.md
     python -m sweeps.faults thirty_examples retrain=false out=some.md    # some, by name
 
-Ten situations that people asked about in public, 37 planted faults and ten healthy networks (`tests.faults`) are
+Ten situations that people asked about in public, 35 planted faults and ten healthy networks (`tests.faults`) are
 trained and diagnosed through `diagnose_model`, as a user would: the function, two networks, data, loss, settings and
 history, `cost=0.1`, without the initial weights. Run it in the folder of the repository.
 """
@@ -30,7 +30,7 @@ from tests.faults.training import Spec, train
 GROUPS = {
     "Ten situations that people asked about": SITUATIONS,
     "Planted faults that rules were made on": DEVELOPMENT | HELD_OUT,
-    "Planted faults that were named before any rule was run on them": FRESH,
+    "Planted faults that were named before anything was run on them": FRESH,
     "Healthy networks": HEALTHY,
 }
 HEADER = ("network", "test error, %", "planted", "named", "other causes told", "right", "what to do", "gain of it")
@@ -95,8 +95,8 @@ def summary(cases: Sequence[Case]) -> str:
     best, gained = (sum(one(case) for case in known) for one in (lambda c: max(c.cure, c.gain, 0.0), lambda c: c.gain))
     each = [case.gain / max(case.cure, case.gain) for case in known if max(case.cure, case.gain) > 0]
     return (
-        f"{said} Share of the best gain: {gained / best:.2f} of all points together, {sum(each) / len(each):.2f} on the "
-        "average of the networks."
+        f"{said} Share of the best gain: {gained / best:.2f} of all points together, {sum(each) / len(each):.2f} on "
+        "the average of the networks."
     )
 
 

@@ -58,7 +58,13 @@ class FindingKind:
 
 
 _CANNOT_LEARN = ("wrong_last_activation", "wrong_loss", "bad_initialization", "wrong_labels")
-_BREAK_UNITS = (*_CANNOT_LEARN, "inputs_not_scaled", "not_shuffled", "temperature_too_high")
+_BREAK_UNITS = (
+    *_CANNOT_LEARN,
+    "inputs_not_scaled",
+    "not_shuffled",
+    "temperature_too_high",
+    "too_much_regularization",
+)
 
 FINDINGS: Table[FindingKind] = Table(
     "finding",
