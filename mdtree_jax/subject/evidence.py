@@ -21,11 +21,11 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.collection.history import as_history
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.findings import Finding
-from mdtree_jax.diagnosis.outlook import Outlook, error_budget, outlook_of, with_experiments
+from mdtree_jax.diagnosis.outlook import Outlook, outlook_of, with_experiments
 from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.registry.objectives import find_objective
 from mdtree_jax.subject.adapted import same_networks
-from mdtree_jax.subject.experiments.gather import Gathered, as_refreshed, gather
+from mdtree_jax.subject.experiments.gather import Gathered, gather
 from mdtree_jax.subject.experiments.plan import Plan, of_evidence, plan_experiments
 from mdtree_jax.subject.experiments.spending import Spending, spending_of
 from mdtree_jax.subject.frameworks.base import leaf_name
@@ -161,12 +161,10 @@ def outlook_from(
     gathered = gather(plan, histories=beside.histories, known=measured, **options)
     row = {**measured, **gathered.row}
     outlook = outlook_of(
-        as_refreshed(row), possible=gathered.possible, raced=gathered.raced, cost=gathered.cost, spent=gathered.spent
+        row, possible=gathered.possible, raced=gathered.raced, cost=gathered.cost, spent=gathered.spent
     )
     if outlook is None:
         return None, gathered
-    # The error and its budget are those of the network as it is.
-    outlook = replace(outlook, budget=error_budget(row), error=row["validation_error"])
     return with_experiments(outlook, gathered.probes), gathered
 
 

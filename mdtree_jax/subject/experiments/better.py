@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mdtree_jax.diagnosis.improved import SURE_BY, Improved
+from mdtree_jax.causes.repaired import SURE_BY
+from mdtree_jax.diagnosis.improved import Improved
 from mdtree_jax.probes.run import order_of
 from mdtree_jax.registry.probes import CHECKPOINT, REFRESHED
 from mdtree_jax.subject.experiments.probing import Seen

@@ -20,11 +20,10 @@ from mdtree_jax.collection.learning_curve import VALUES
 from mdtree_jax.diagnosis.by_class import ClassError, errors_by_class
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.gain_reference import gain_reference
-from mdtree_jax.diagnosis.improved import SURE_BY, Improved
+from mdtree_jax.diagnosis.improved import Improved
 from mdtree_jax.diagnosis.outlook import outlook_of
 from mdtree_jax.probes.run import applicable
 from mdtree_jax.registry.objectives import find_objective
-from mdtree_jax.registry.probes import REFRESHED
 from mdtree_jax.registry.remedies import REMEDIES
 from mdtree_jax.subject.experiments.better import improved_of
 from mdtree_jax.subject.experiments.plan import Plan
@@ -112,7 +111,7 @@ def _gathered(
     possible = possible_remedies(trained, data)
     raced, cost = Raced({}, [], 0.0), spending.allowed
     if spending.trains and subject.init is not None:
-        outlook = outlook_of({**(known or {}), **as_refreshed(row)}, possible=possible, cost=cost)
+        outlook = outlook_of({**(known or {}), **row}, possible=possible, cost=cost)
         moves = [move.remedy for move in outlook.moves] if outlook is not None else []
         policy, on = gain_reference().policy(cost), plan.program.on_device
         raced = race(subject, on, trained, moves, policy, spending, memory_bytes, progress)
@@ -143,18 +142,6 @@ def possible_remedies(trained: TrainedAs, data: Examples) -> tuple[str, ...]:
         "decay_down": trained.weight_decay > 0,
     }
     return tuple(name for name in REMEDIES if has.get(name, True))
-
-
-def as_refreshed(row: Mapping[str, float]) -> dict[str, float]:
-    """Return a row whose errors and losses are those with statistics recomputed, where these are surely better.
-
-    What retraining gains is told of a network that has had the repair that costs nothing.
-    """
-    change, spread = (row.get(f"{REFRESHED}_validation_error_{name}", 0.0) for name in ("change", "change_se"))
-    if not change < -SURE_BY * spread:
-        return dict(row)
-    names = [f"{side}_{kind}" for side in ("train", "validation") for kind in ("error", "loss")]
-    return {**row, **{name: row[f"{REFRESHED}_{name}"] for name in names}}
 
 
 def _probed(plan: Plan, progress: Callable[[float, str], None]) -> tuple[Plan, list[Seen]]:

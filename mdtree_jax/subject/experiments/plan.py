@@ -192,7 +192,7 @@ def _used(data: Examples, max_images: int) -> Examples:
     Where there is one held-out side only, it is split in halves.
     """
     rng = np.random.default_rng(SAMPLE_SEED)
-    held, test = _held_out(data, rng)
+    held, test = _sides(data, rng)
 
     def drawn(x: Any, y: np.ndarray, most: int) -> tuple[Any, np.ndarray]:
         return take_rows((x, y), rng.permutation(len(y))[:most])
@@ -201,7 +201,7 @@ def _used(data: Examples, max_images: int) -> Examples:
     return Examples(*train, *drawn(test[0], test[1], max_images), *drawn(held[0], held[1], max_images))
 
 
-def _held_out(data: Examples, rng: np.random.Generator) -> tuple[tuple[Any, np.ndarray], tuple[Any, np.ndarray]]:
+def _sides(data: Examples, rng: np.random.Generator) -> tuple[tuple[Any, np.ndarray], tuple[Any, np.ndarray]]:
     """Return inputs and targets on which evidence is read, and those of errors; one side alone is split in halves."""
     held, test = (data.x_validation, data.y_validation), (data.x_test, data.y_test)
     if not len(held[1]) and len(test[1]) > 1:
@@ -212,5 +212,5 @@ def _held_out(data: Examples, rng: np.random.Generator) -> tuple[tuple[Any, np.n
 
 def of_evidence(data: Examples) -> tuple[Any, np.ndarray] | None:
     """Return the held-out inputs and targets on which evidence is read, None where there are none."""
-    held, _ = _held_out(data, np.random.default_rng(SAMPLE_SEED))
+    held, _ = _sides(data, np.random.default_rng(SAMPLE_SEED))
     return held if len(held[1]) else None
