@@ -12,7 +12,6 @@ import numpy as np
 
 from mdtree_jax.checks import DamagedFile, UserError
 from mdtree_jax.files import digest_of, is_temporary, write_atomically
-from mdtree_jax.recipe.schema import ADDED_LATER
 from mdtree_jax.registry.knobs import KNOBS
 
 #: 2: records of cohorts, with digests; in 1 the manifest held how every cohort was executed.
@@ -136,6 +135,8 @@ def check_names(folder: Path, keys: Collection[str]) -> None:
 
 def _setting(config: dict[str, Any], other: dict[str, Any], key: str) -> Any:
     """Return a setting of a config; of one that it lacks the default, in the form that the other config has."""
+    from mdtree_jax.recipe.schema import ADDED_LATER  # reading collections must not load OmegaConf
+
     if key in config or key not in KNOBS:
         return config.get(key, ADDED_LATER.get(key))
     default = KNOBS[key].default
