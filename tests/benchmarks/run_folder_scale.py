@@ -6,6 +6,9 @@
 Prints CPU time per cohort of a whole run, of opening a finished one again, and of merging it into another one. A cost
 that grows with the number of cohorts, so a quadratic run, shows as a ratio in the last column well above 1. The test
 of it, tests/runs/test_scale.py, counts files and bytes instead.
+
+Seen on a busy machine, with Python 3.11: 15, 17 and 20 ms to run each of 100, 1 000 and 10 000 cohorts; 8 and 9 ms to
+open 100 and 1 000 again; 17 and 19 ms to merge them.
 """
 
 from __future__ import annotations
