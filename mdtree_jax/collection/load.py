@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from mdtree_jax.collection.columns import (
     canonical_name,
     canonicalize,
     check_cells,
+    check_spelling,
+    holds_numbers,
     missing_columns,
     missing_message,
     numeric_column,
@@ -26,6 +29,7 @@ from mdtree_jax.files import record_names, records_folder
 from mdtree_jax.registry.knobs import KNOBS, Knob
 from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.registry.questions import label_columns
+from mdtree_jax.text_tables import read_text_table
 
 #: Short names for pairs: train on the first, test on the second. The default needs no download.
 PAIRS = {"digits": ("digits", "digits_noisy"), "published": ("published/F", "published/F_noise")}
@@ -73,6 +77,7 @@ def load_collection(
     absent = missing_columns(frame, [*([] if knobs else AXES), "test_error"])
     if absent:
         raise UserError(missing_message(frame, absent, why=", so it is not a grid of configurations"))
+    check_spelling(table.columns)
     frame = _numeric(frame, allow_missing)
     _check_ranges(frame)
     if allow_missing:
@@ -134,14 +139,9 @@ def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.Path
     return read_table(path, "collection")
 
 
-def read_csv(path: str | os.PathLike) -> pd.DataFrame:
-    """Return the table of a text file, with correctly rounded float64 numbers.
-
-    By default, pandas before 3.1 changed the last bit of one number in ten of the published files; 3.1 warns about the
-    option that prevents this.
-    """
-    exact = tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1)
-    return pd.read_csv(path) if exact else pd.read_csv(path, float_precision="round_trip")
+def read_csv(path: str | os.PathLike | IO[str]) -> pd.DataFrame:
+    """Return the table of a text file, as `mdtree_jax.text_tables` reads it."""
+    return read_text_table(path, holds_numbers)
 
 
 def read_table(path: Path, what: str) -> pd.DataFrame:
