@@ -15,7 +15,20 @@ class UserError(ValueError):
     """Invalid input from the user; the message is one clear sentence on one line."""
 
     def __init__(self, message: str = ""):
-        super().__init__(" ".join(message.splitlines()))  # a value or a library's message may hold line breaks
+        # A value, a path or a library's message may hold line breaks, and what a terminal obeys.
+        super().__init__(printable(" ".join(message.splitlines())))
+
+
+def printable(text: object) -> str:
+    r"""Return a path or a name as text of one line in which no character moves, colours or overwrites anything.
+
+    Control characters, marks that turn the direction of writing, and bytes of a path that are no text are shown as
+    escapes. Everything that is not the program's own words is printed through this.
+
+    >>> printable("a\x1b[2Jb\nc"), printable("café – [bold]")
+    ('a\\x1b[2Jb\\nc', 'café – [bold]')
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 class StaleState(UserError):

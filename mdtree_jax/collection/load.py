@@ -153,8 +153,9 @@ def read_table(path: Path, what: str) -> pd.DataFrame:
         raise UserError(f"the {what} '{path}' ends in '{path.suffix}'; it must be a .csv or .parquet file")
     try:
         return readers[path.suffix.lower()](path)
-    except (ValueError, OSError) as error:  # pandas' and Arrow's parse errors are ValueErrors
-        raise UserError(f"the {what} '{path}' cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged file can raise nearly anything
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(f"the {what} '{path}' cannot be read: {why}") from error
 
 
 def _numeric(frame: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:
