@@ -15,7 +15,7 @@ import sys
 
 from mdtree_jax import diagnose, measure, reference, sweep, transfer
 from mdtree_jax.checks import UserError, check_choice
-from mdtree_jax.cli import EXIT_USER_ERROR, run
+from mdtree_jax.cli import EXIT_USER_ERROR, leave, run
 from mdtree_jax.provenance import __version__
 
 COMMANDS = {
@@ -44,5 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     return run(name, command.__doc__, command.main, rest)
 
 
+def program() -> None:
+    """Run `mdtree-jax` and end."""
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

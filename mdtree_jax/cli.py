@@ -7,9 +7,13 @@ Hydra's compose interface is used instead of `hydra.main`: a run leaves no `outp
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
+import os
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable
@@ -17,7 +21,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from mdtree_jax.checks import UserError, nearest
+from mdtree_jax.checks import UserError, nearest, printable
 from mdtree_jax.config import schema_of
 from mdtree_jax.provenance import __version__
 from mdtree_jax.recipe.setting import meaning_of
@@ -28,6 +32,8 @@ from mdtree_jax.registry.plugins import load_plugins
 from mdtree_jax.registry.table import Table
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 128 + 2
+EXIT_BROKEN_PIPE = 128 + 13
 #: Where the meaning of a setting begins in the help, as in the files of `conf`.
 _HELP_COLUMN = 44
 #: Settings whose values are entries of a table, or `package.module:function`; the help lists the entries.
@@ -262,21 +268,60 @@ def _default_text(one: dataclasses.Field) -> str:
 def run(name: str, what: str | None, main: Callable[[typing.Any], int | None], argv: list[str] | None = None) -> int:
     """Run a command: parse, call `main(config)`, return the exit code.
 
-    A `UserError` becomes one sentence on standard error and exit code 2; an interruption becomes 130.
+    A `UserError`, a file that cannot be used, and too little memory become one sentence on standard error and exit
+    code 2; an interruption becomes 130, and a reader that closed the pipe 141, as of programs that these signals end.
     """
     argv = sys.argv[1:] if argv is None else argv
+    _print_anything()
+    try:
+        code = _answer(name, what, main, argv)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _said(name, str(error), EXIT_USER_ERROR)
+    except BrokenPipeError:
+        # What is still to be flushed at the end goes nowhere, without another error.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except MemoryError:
+        return _said(
+            name, "there is not enough memory for this; give less data, or a machine with more", EXIT_USER_ERROR
+        )
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _said(name, f"'{error.filename}' cannot be used: {error.strerror}", EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        return _said(name, "interrupted", EXIT_INTERRUPTED)
+
+
+def _answer(name: str, what: str | None, main: Callable[[typing.Any], int | None], argv: list[str]) -> int:
     if "--version" in argv:
         print(f"mdtree-jax {__version__}")
         return 0
-    try:
-        if {"-h", "--help"} & set(argv):
-            load_plugins(_listed(argv, "plugins"))
-            print(help_text(name, what or ""))
-            return 0
-        return main(compose(name, argv)) or 0
-    except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
+    if {"-h", "--help"} & set(argv):
+        load_plugins(_listed(argv, "plugins"))
+        print(help_text(name, what or ""))
+        return 0
+    return main(compose(name, argv)) or 0
+
+
+def _said(name: str, sentence: str, code: int) -> int:
+    with contextlib.suppress(OSError):  # nobody may be reading
+        print(f"{name}: {printable(sentence)}", file=sys.stderr)
+    return code
+
+
+def _print_anything() -> None:
+    """Have characters that the terminal's encoding lacks printed as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def leave(code: int) -> typing.NoReturn:
+    """End the program. From here on an interruption would only break off what ends the threads of libraries."""
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)

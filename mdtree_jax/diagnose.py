@@ -21,8 +21,8 @@ from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdtree_jax.checks import UserError, check_choice
-from mdtree_jax.cli import run
+from mdtree_jax.checks import UserError, check_choice, printable
+from mdtree_jax.cli import leave, run
 from mdtree_jax.config import DiagnoseConfig
 from mdtree_jax.registry.architectures import ARCHITECTURES
 
@@ -339,10 +339,13 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
 def _save_improved(path: str, diagnosis) -> None:
     """Write the best network that an experiment found, and say which it is."""
     if diagnosis.improved is None:
-        print(f"improved={path} is not written: nothing was run that could give a better network", file=sys.stderr)
+        print(
+            f"improved={printable(path)} is not written: nothing was run that could give a better network",
+            file=sys.stderr,
+        )
         return
     what = f"made by '{diagnosis.improved.by}'" if diagnosis.improved.is_better else "the given one: none is better"
-    print(f"improved network, {what}: {diagnosis.improved.save(path)}", file=sys.stderr)
+    print(f"improved network, {what}: {printable(diagnosis.improved.save(path))}", file=sys.stderr)
 
 
 def _set_up_jax() -> None:
@@ -391,4 +394,4 @@ def _write(config: DiagnoseConfig, items: list[Item], reference, out: Path) -> N
 
 
 if __name__ == "__main__":
-    sys.exit(run("diagnose", __doc__, main))
+    leave(run("diagnose", __doc__, main))

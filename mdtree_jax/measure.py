@@ -10,13 +10,12 @@ were trained, as it is given, and what was measured; a row with the same checkpo
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.cli import run
+from mdtree_jax.cli import leave, run
 from mdtree_jax.config import MeasureModelConfig
 
 
@@ -81,4 +80,4 @@ def _shown(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run("measure", __doc__, main))
+    leave(run("measure", __doc__, main))

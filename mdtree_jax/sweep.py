@@ -20,11 +20,10 @@ Exit code 4 means that it does not.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mdtree_jax.cli import run
+from mdtree_jax.cli import leave, run
 from mdtree_jax.recipe.schema import SweepConfig
 
 if TYPE_CHECKING:
@@ -183,4 +182,4 @@ def train(config: SweepConfig, prepared: Prepared, folder, console, record=None)
 
 
 if __name__ == "__main__":
-    sys.exit(run("sweep", __doc__, main))
+    leave(run("sweep", __doc__, main))

@@ -13,10 +13,8 @@ Writes results.csv, one_step.csv, thresholds.csv, coverage.csv, tables.md and fi
 
 from __future__ import annotations
 
-import sys
-
 from mdtree_jax.checks import UserError, check_choice
-from mdtree_jax.cli import run
+from mdtree_jax.cli import leave, run
 from mdtree_jax.config import TransferConfig, as_list, parse_seeds
 
 
@@ -94,4 +92,4 @@ def main(config: TransferConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run("transfer", __doc__, main))
+    leave(run("transfer", __doc__, main))
