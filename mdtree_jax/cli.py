@@ -106,6 +106,9 @@ def _check_grammar(overrides: list[str], schema: type) -> None:
     for override in overrides:
         try:
             swept = parser.parse_override(override).is_sweep_override()
+        except (ValueError, RecursionError) as error:  # of numbers of thousands of digits, of lists in lists
+            shown = f"{override[:60]}…" if len(override) > 60 else override
+            raise UserError(f"'{shown}' cannot be read: its value is too long, or nested too deeply") from error
         except HydraException:
             swept = "=" in override
             if not swept:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from mdtree_jax.checks import UserError
 
@@ -48,6 +50,14 @@ def record_names() -> list[str]:
     """Return the names of the recorded sweeps that ship with the package: `<name>.parquet` and its companions."""
     companion = "-networks.parquet"
     return sorted(path.name.removesuffix(companion) for path in records_folder().glob(f"*{companion}"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON says; raises `ValueError` for damage, and for lists in lists deeper than any file needs."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def is_temporary(name: str) -> bool:

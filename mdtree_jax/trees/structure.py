@@ -136,9 +136,10 @@ class Structure:
         import yaml
 
         try:
-            data = yaml.safe_load(Path(path).read_text())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"the tree structure '{path}' cannot be read: {str(error).splitlines()[0]}") from error
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"the tree structure '{path}' cannot be read: {why}") from error
         return cls.from_dict(data)
 
 

@@ -6,7 +6,7 @@ import random
 TOKENS = [
     b"\xff" * 8, b"\x00" * 8, b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\xef\xbb\xbf", b"\xff\xfe", b"NaN",
     b"Infinity", b"1e999", b"-1e308", b"1.8e308", b"18446744073709551616", b"9" * 400, b"null", b"true", b'""', b"[]",
-    b"{}", b"[" * 3000, b'{"a":' * 3000, b"(" * 300, b'"', b",", b";", b"\t", b"\n", b"\r", b"\\", b"../../x",
+    b"{}", b"[" * 100_000, b'{"a":' * 3000, b"(" * 300, b'"', b",", b";", b"\t", b"\n", b"\r", b"\\", b"../../x",
     b"\x1b[31m", b"[bold]", b"<script>", b"!!python/object:os.system", b"&a [*a]", b"U\x02u1", b"cos\nsystem\n",
     b"]" * 300,
 ]  # fmt: skip
