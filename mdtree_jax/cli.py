@@ -34,6 +34,8 @@ from mdtree_jax.registry.table import Table
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 128 + 2
 EXIT_BROKEN_PIPE = 128 + 13
+#: Of a number, and of lists in lists, in a setting.
+_MOST_DIGITS, _MOST_LEVELS = 300, 20
 #: Where the meaning of a setting begins in the help, as in the files of `conf`.
 _HELP_COLUMN = 44
 #: Settings whose values are entries of a table, or `package.module:function`; the help lists the entries.
@@ -105,10 +107,14 @@ def _check_grammar(overrides: list[str], schema: type) -> None:
     texts = {path for path, field in _all_fields(schema) if "str" in str(field.type) and "list" not in str(field.type)}
     for override in overrides:
         try:
-            swept = parser.parse_override(override).is_sweep_override()
+            parsed = parser.parse_override(override)
+            swept = parsed.is_sweep_override()
+            _check_size(override, parsed.value())
         except (ValueError, RecursionError) as error:  # of numbers of thousands of digits, of lists in lists
-            shown = f"{override[:60]}…" if len(override) > 60 else override
-            raise UserError(f"'{shown}' cannot be read: its value is too long, or nested too deeply") from error
+            raise UserError(
+                f"'{override[:60]}{'…' * (len(override) > 60)}' cannot be read: its value has numbers of more than "
+                f"{_MOST_DIGITS} digits, or more than {_MOST_LEVELS} lists in one another"
+            ) from error
         except HydraException:
             swept = "=" in override
             if not swept:
@@ -125,6 +131,15 @@ def _check_grammar(overrides: list[str], schema: type) -> None:
                 f"'{override}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes "
                 f"within the quotes{shown}"
             )
+
+
+def _check_size(override: str, value: typing.Any, levels: int = 0) -> None:
+    """Raise `ValueError` for a number that no float holds, or lists in lists, deeper than any setting."""
+    if levels > _MOST_LEVELS or (isinstance(value, int) and abs(value) >= 10**_MOST_DIGITS):
+        raise ValueError(override)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in inner:
+        _check_size(override, item, levels + 1)
 
 
 def quoted(value: str) -> str:
