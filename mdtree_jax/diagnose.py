@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from mdtree_jax.checks import UserError, check_choice, printable
 from mdtree_jax.cli import leave, run
 from mdtree_jax.config import DiagnoseConfig
+from mdtree_jax.files import user_path
 from mdtree_jax.registry.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _reference(config: DiagnoseConfig):
         return get_reference(config.reference)
     dataset = config.dataset
     if config.run:
-        manifest = read_manifest(Path(config.run).expanduser() / "manifest.json") or {}
+        manifest = read_manifest(user_path(config.run, "run=") / "manifest.json") or {}
         dataset = manifest.get("config", {}).get("dataset")
     return get_reference(dataset if dataset in reference_names() else DEFAULT_REFERENCE)
 
@@ -87,7 +88,7 @@ def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     from mdtree_jax.diagnosis.metrics_table import NAMES, unused_columns
 
     assert config.metrics is not None  # the source that is given
-    table = read_table(Path(config.metrics).expanduser(), "table of metrics")
+    table = read_table(user_path(config.metrics, "metrics="), "table of metrics")
     known = dataclasses.asdict(config.training)
     diagnoses = diagnose_metrics(table, reference, config.units, known, evidence=config.evidence)
     column = next((name for name in NAMES if name in table), None)
@@ -139,7 +140,7 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     from mdtree_jax.registry.knobs import KNOBS
 
     assert config.run is not None  # the source that is given
-    folder = Path(config.run).expanduser()
+    folder = user_path(config.run, "run=")
     table = _selected(config, folder)
     said = ["width", "batch_size", "data_fraction"]
     said += [name for name in KNOBS if name not in said and name in table and table[name].nunique() > 1]

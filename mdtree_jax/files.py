@@ -16,6 +16,38 @@ from mdtree_jax.checks import UserError
 _MARK = ".partial"
 
 
+#: Bytes of a name, of every common file system.
+_LONGEST_NAME = 255
+
+
+def user_path(path: str | os.PathLike, what: str = "the path") -> Path:
+    """Return a path that a user gives, with `~` for the home folder, as one that the system takes.
+
+    Args:
+        path: the path; it need not exist.
+        what: what it is called in messages.
+
+    Raises:
+        UserError: no path, a null character, a name that is too long, a home folder that there is not.
+    """
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
+    if not isinstance(text, str):
+        raise UserError(f"{what} is {text!r:.60}, a {type(text).__name__}; expected the path of a file or folder")
+    if "\0" in text:
+        raise UserError(f"{what} '{text:.60}' holds a null character, which no name can")
+    try:
+        found = Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{what} '{text:.60}' begins with ~, and there is no such home folder") from error
+    try:
+        longest = max(map(len, map(os.fsencode, found.parts)), default=0)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what} '{text:.60}' holds a character that no file name can") from error
+    if longest > _LONGEST_NAME:
+        raise UserError(f"{what} '{text[:60]}…' holds a name of {longest} bytes; expected at most {_LONGEST_NAME}")
+    return found
+
+
 @contextlib.contextmanager
 def output_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Create the folder if needed and yield it; created folders that stay empty are removed again.
@@ -23,7 +55,7 @@ def output_folder(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be created or written to.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path, "the folder")
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,10 +118,11 @@ def written_aside(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
         UserError: the file cannot be written (a full disk, a missing or read-only folder, a path without a file name).
     """
-    if not Path(path).name:
+    place = user_path(path, "the file")
+    if not place.name:
         raise UserError(f"cannot write '{path}': it names a folder, not a file")
     try:
-        with _renamed_at_the_end(Path(path)) as temporary:
+        with _renamed_at_the_end(place) as temporary:
             yield temporary
     except OSError as error:
         raise UserError(f"cannot write '{path}': {_write_failure(error) or error}") from error

@@ -19,7 +19,7 @@ import pandas as pd
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.history_events import read_events
 from mdtree_jax.collection.history_names import COLUMNS, VALUES, chosen_columns
-from mdtree_jax.files import parse_json
+from mdtree_jax.files import parse_json, user_path
 
 _FORMAT = f"one of the columns {', '.join(VALUES)}, as in docs/reference/history.md"
 _IN_FOLDER = ("trainer_state.json", "metrics.csv", "history.csv", "history.jsonl")
@@ -51,7 +51,7 @@ def read_history(path: str | os.PathLike) -> pd.DataFrame:
     Raises:
         UserError: a file that cannot be read, is of another kind, or has no loss and no error; of several networks.
     """
-    path = Path(path).expanduser()
+    path = user_path(path, "history=")
     if path.is_dir():
         inside = next((path / name for name in _IN_FOLDER if (path / name).is_file()), None)
         return _table(path, _events(path)) if inside is None else read_history(inside)

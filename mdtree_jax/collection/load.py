@@ -25,7 +25,7 @@ from mdtree_jax.collection.grid import Grid, compute_labels, make_grid, missing_
 from mdtree_jax.collection.moves import AXES, axes_of, varying_knobs
 from mdtree_jax.collection.published import FILES, published_file
 from mdtree_jax.collection.tasks import OPTIMAL, TASKS
-from mdtree_jax.files import record_names, records_folder
+from mdtree_jax.files import record_names, records_folder, user_path
 from mdtree_jax.registry.knobs import KNOBS, Knob
 from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.registry.questions import label_columns
@@ -116,6 +116,7 @@ def _notes(frame: pd.DataFrame, grid: Grid) -> list[str]:
 def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.PathLike | None) -> pd.DataFrame:
     if isinstance(source, pd.DataFrame):
         return source
+    path = user_path(source, "the collection")
     name = str(source)
     if name in FILES:
         return read_csv(published_file(name, published_dir))
@@ -124,7 +125,6 @@ def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.Path
         return read_table(records_folder() / f"{name}.parquet", "recorded collection")
     if name in PAIRS:
         raise UserError(f"'{name}' is a pair of collections, {' and '.join(PAIRS[name])}; use collection={name}")
-    path = Path(source).expanduser()
     if path.is_dir():
         found = [path / file for file in _TABLE_FILES if (path / file).is_file()]
         if not found:

@@ -173,7 +173,7 @@ def training_of(frame: pd.DataFrame, known: Training) -> list[Training]:
         return [known] * len(frame)
     found = []
     for row in range(len(frame)):
-        own: dict[str, Any] = {name: float(v[row]) for name, v in values.items() if np.isfinite(v[row]) and v[row] > 0}
+        own: dict[str, Any] = {name: float(v[row]) for name, v in values.items() if 0 < v[row] < 2**53}
         if "batch_size" in own:
             own["batch_size"] = max(1, round(own["batch_size"]))
         found.append(Training(**given | own))

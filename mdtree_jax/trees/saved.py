@@ -7,12 +7,11 @@ same, and the file is smaller than the tables of votes.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.files import parse_json
+from mdtree_jax.files import parse_json, user_path
 from mdtree_jax.trees import robust
 from mdtree_jax.trees.members import STRUCTURES
 from mdtree_jax.trees.structure import Structure
@@ -48,7 +47,7 @@ def read_tree(cls, path: str | os.PathLike):
         UserError: the file is missing, is not JSON, or does not hold a tree.
     """
     try:
-        data = parse_json(Path(path).read_text(encoding="utf-8"))
+        data = parse_json(user_path(path, "the saved tree").read_text(encoding="utf-8"))
         if data.get("format") != _FORMAT:
             raise UserError(f"'{path}' is not a saved tree: its format is {data.get('format')!r}, not '{_FORMAT}'")
         tree = _from_dict(cls, data)
