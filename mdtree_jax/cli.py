@@ -123,6 +123,7 @@ def _check_grammar(overrides: list[str], schema: type) -> None:
         key, _, value = override.partition("=")
         if override.startswith("~") or key.lstrip("+").split(".")[0] == "hydra":
             raise UserError(f"'{override}' is not accepted; write key=value; valid keys: {', '.join(keys)}")
+        _check_within(key, schema)
         if key not in texts and re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
             raise UserError(f"'{override}' cannot be read; a list is written '{key}=[{value}]'")
         if swept:
@@ -131,6 +132,19 @@ def _check_grammar(overrides: list[str], schema: type) -> None:
                 f"'{override}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes "
                 f"within the quotes{shown}"
             )
+
+
+def _check_within(key: str, schema: type) -> None:
+    """Raise `UserError` for a key within a setting that has no keys, unless `+` adds it to a mapping."""
+    *parts, last = key.split(".")
+    for place, part in enumerate(parts):
+        if part in _groups(schema):
+            schema = _groups(schema)[part]
+        elif part in _keys(schema):
+            whole = ".".join(parts[: place + 1])
+            is_free = next(one for one in dataclasses.fields(schema) if one.name == part).type in (typing.Any, "Any")
+            how = f"given as a whole: '{whole}={{{last}: …}}'" if is_free else "and takes one value"
+            raise UserError(f"'{key}' is not a setting; '{whole}' is one, {how}")
 
 
 def _check_size(override: str, value: typing.Any, levels: int = 0) -> None:

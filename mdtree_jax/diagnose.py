@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdtree_jax.checks import UserError, check_choice, printable
 from mdtree_jax.cli import leave, run
-from mdtree_jax.config import DiagnoseConfig
+from mdtree_jax.config import DiagnoseConfig, check_of_use
 from mdtree_jax.files import user_path
 from mdtree_jax.registry.architectures import ARCHITECTURES
 
@@ -46,15 +46,15 @@ def main(config: DiagnoseConfig) -> None:
             f"give exactly one of metrics=TABLE, run=FOLDER, or model=NAME with checkpoints=[…]; "
             f"given: {', '.join(given) or 'none'}"
         )
-    for name, sources in {"history": SOURCES[2:], "cost": SOURCES[1:], "improved": SOURCES[2:]}.items():
-        if getattr(config, name) is not None and given[0] not in sources:
-            raise UserError(f"{name}= is of no use with {given[0]}=; give it with {'= or '.join(sources)}=")
+    check_of_use(config, given[0])
     from mdtree_jax.files import output_folder
 
     reference = _reference(config)
     answer = {"metrics": _of_table, "run": _of_run, "checkpoints": _of_checkpoints}[given[0]]
     with output_folder(config.out or "runs/diagnose") as out:
         items = answer(config, reference)
+        if config.name and len(items) > 1:
+            raise UserError(f"name={config.name} is of one model, and {given[0]}= has {len(items)}; leave it out")
         _write(config, items, reference, out)
 
 

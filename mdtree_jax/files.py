@@ -25,26 +25,29 @@ def user_path(path: str | os.PathLike, what: str = "the path") -> Path:
 
     Args:
         path: the path; it need not exist.
-        what: what it is called in messages.
+        what: what it is called in messages, or the setting that gives it, as `run=`.
 
     Raises:
         UserError: no path, a null character, a name that is too long, a home folder that there is not.
     """
+    start = what if what.endswith("=") else f"{what} "
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
     if not isinstance(text, str):
-        raise UserError(f"{what} is {text!r:.60}, a {type(text).__name__}; expected the path of a file or folder")
+        raise UserError(
+            f"{what.rstrip('=')} is {text!r:.60}, a {type(text).__name__}; expected the path of a file or folder"
+        )
     if "\0" in text:
-        raise UserError(f"{what} '{text:.60}' holds a null character, which no name can")
+        raise UserError(f"{start}'{text:.60}' holds a null character, which no name can")
     try:
         found = Path(text).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{what} '{text:.60}' begins with ~, and there is no such home folder") from error
+        raise UserError(f"{start}'{text:.60}' begins with ~, and there is no such home folder") from error
     try:
         longest = max(map(len, map(os.fsencode, found.parts)), default=0)
     except UnicodeEncodeError as error:
-        raise UserError(f"{what} '{text:.60}' holds a character that no file name can") from error
+        raise UserError(f"{start}'{text:.60}' holds a character that no file name can") from error
     if longest > _LONGEST_NAME:
-        raise UserError(f"{what} '{text[:60]}…' holds a name of {longest} bytes; expected at most {_LONGEST_NAME}")
+        raise UserError(f"{start}'{text[:60]}…' holds a name of {longest} bytes; expected at most {_LONGEST_NAME}")
     return found
 
 

@@ -52,6 +52,9 @@ def main(config: TransferConfig) -> None:
 
     mode = check_choice("mode", config.mode, MODES)
     fit = check_choice("fit", config.fit, FITS)
+    if not config.figures and (config.axes is not None or fit != TransferConfig.fit):
+        what = f"fit={fit}" if config.axes is None else "axes="
+        raise UserError(f"{what} is of figures, and figures=false draws none; leave one of them out")
     suite = choose_suite(mode, as_list(config.tasks), as_list(config.methods))
     train, test = load_sides(config)
     sides, axes = [train] if test is None else [train, test], as_list(config.axes)

@@ -209,6 +209,8 @@ def check_settings(config: SweepConfig) -> None:
         )
     if config.verify is not None and set(config.stages) != set(STAGES):
         raise UserError(f"verify={config.verify} needs both stages, and stages={config.stages} leaves one out")
+    if config.verify is None and config.verify_seed != SweepConfig.verify_seed:
+        raise UserError(f"verify_seed={config.verify_seed} is of no use without verify=, the number of configurations")
     _check_files(config)
     points, whole = grid.history_points or 0, "at least 1 and below 2^31"
     for name, value, good, wanted in (

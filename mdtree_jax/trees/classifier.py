@@ -93,7 +93,8 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         classes_: (2,) the classes, sorted.
         leaf_counts_: (leaves, classes) number of training rows by leaf and class; leaves from left to right.
         structure_: the `Structure` in use.
-        n_features_in_: number of columns of X during `fit`.
+        n_features_in_: number of columns of the array that `fit` got; of a collection, of the structure's features.
+        feature_names_in_: the structure's features, if `fit` got a collection; arrays then have them in this order.
 
     X is a collection (a DataFrame in which features are found by name or published name), or an array whose columns are
     the structure's `features` in order; further columns of an array are ignored. Given a collection and no y, `fit` and
@@ -274,6 +275,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             values = feature_values(canonicalize(X), structure.features)
             if reset:
                 self.n_features_in_ = needed
+                self.feature_names_in_ = np.array(structure.features, dtype=object)
             return values
         values = np.asarray(validate_data(self, X, reset=reset, dtype=np.float64))
         if values.shape[1] < needed:

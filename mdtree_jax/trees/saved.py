@@ -33,6 +33,8 @@ def tree_to_dict(tree) -> dict:
         "num_features_in": int(tree.n_features_in_),
         "agreement": tree.agreement_,
     }
+    if hasattr(tree, "feature_names_in_"):
+        data["feature_names_in"] = tree.feature_names_in_.tolist()
     if tree._average is not None:
         data["companions"] = [member.to_dict() for member in tree.members_[1:]]
         data["exponent"] = tree._average.exponent
@@ -104,4 +106,8 @@ def _from_dict(cls, data: dict):
     tree.leaf_counts_ = np.array(data["leaf_counts"], dtype=int)
     tree._set_classes(np.array(data["classes"]))
     tree.n_features_in_ = int(data["num_features_in"])
+    if (names := data.get("feature_names_in")) is not None:
+        if names != list(structure.features):
+            raise ValueError(f"feature_names_in={names!r:.80} are not the features of its structure")
+        tree.feature_names_in_ = np.array(names, dtype=object)
     return tree
