@@ -60,13 +60,13 @@ class Grid:
             _check_axis(name, every[name])
         if num_seeds < 1:
             raise UserError(f"num_seeds={num_seeds} is too few; it must be at least 1")
-        if not 0 <= seed < 2**31 - num_seeds:
-            raise UserError(f"seed={seed} is out of range; it must be 0 to 2^31 - 1")
         if (networks := num_seeds * math.prod(map(len, every.values()))) > MOST_NETWORKS:
             raise UserError(
                 f"the grid has {networks} networks, {num_seeds} seeds of each configuration; expected at most "
                 f"{MOST_NETWORKS} (fewer values on its axes, or a smaller num_seeds)"
             )
+        if not 0 <= seed < 2**31 - num_seeds:
+            raise UserError(f"seed={seed} is out of range; it must be 0 to 2^31 - 1")
         for name, value in (("axes", every), ("num_seeds", num_seeds), ("seed", seed)):
             object.__setattr__(self, name, value)
 
