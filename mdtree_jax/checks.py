@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -28,7 +29,10 @@ def printable(text: object) -> str:
     >>> printable("a\x1b[2Jb\nc"), printable("café – [bold]")
     ('a\\x1b[2Jb\\nc', 'café – [bold]')
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode()
+        for c in str(text)
+    )
 
 
 class StaleState(UserError):

@@ -15,7 +15,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from mdtree_jax.checks import UserError
+from mdtree_jax.checks import UserError, printable
 from tests.robustness.kinds import KINDS
 from tests.robustness.mutations import mutated
 
@@ -35,7 +35,7 @@ def fault_of(read, path) -> str:
         read(path)
     except UserError as error:
         message = str(error)
-        return "" if message.strip() and message.isprintable() else f"a sentence that is no line: {message!r}"
+        return "" if message.strip() and message == printable(message) else f"a sentence that is no line: {message!r}"
     except BaseException:
         return traceback.format_exc()
     finally:
