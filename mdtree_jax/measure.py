@@ -33,7 +33,7 @@ def main(config: MeasureModelConfig) -> None:
     if config.append_to:
         check_appendable(user_path(config.append_to, "append_to="))
     set_up_devices()
-    subject, data, facts = load_both(config)
+    subject, data, facts, _ = load_both(config)
     trained = {
         "width": config.model_width if config.width is None else config.width,
         "batch_size": config.batch_size,
