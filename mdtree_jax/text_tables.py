@@ -24,7 +24,7 @@ import io
 import os
 import re
 from collections.abc import Callable
-from typing import IO
+from typing import IO, Any, cast
 
 import pandas as pd
 
@@ -72,8 +72,8 @@ def read_text_table(
     stream.seek(0)
     # By default pandas before 3.1 changes the last bit of one number in ten; 3.1 warns about the option against it.
     exact = tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1)
-    precision = {} if exact else {"float_precision": "round_trip"}
-    table = pd.read_csv(stream, index_col=False, **precision)
+    options = {"index_col": False} if exact else {"index_col": False, "float_precision": "round_trip"}
+    table = pd.read_csv(stream, **cast("dict[str, Any]", options))
     assert table.shape == (len(rows), len(names)), "what was checked is what is read"
     return table
 
