@@ -77,7 +77,7 @@ def test_rescaled_and_smoothed_networks_keep_their_verdict():
 
 def test_probabilities_where_logits_are_wanted_are_refused():
     x, y = make_data(120)
-    with pytest.raises(UserError, match="the outputs are probabilities .*, and logits are expected"):
+    with pytest.raises(UserError, match=r"the outputs are probabilities .*, and logits are expected"):
         diagnose_model(lambda p, x: jax.nn.softmax(apply(p, x)), [make_params(0)], (x, y), cost=0)
 
 
