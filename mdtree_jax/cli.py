@@ -34,8 +34,8 @@ from mdtree_jax.registry.table import Table
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 128 + 2
 EXIT_BROKEN_PIPE = 128 + 13
-#: Of a number, and of lists in lists, in a setting.
-_MOST_DIGITS, _MOST_LEVELS = 300, 20
+#: Of a number, of lists in lists, and of a list, in a setting.
+_MOST_DIGITS, _MOST_LEVELS, _MOST_ITEMS = 300, 20, 1000
 #: Where the meaning of a setting begins in the help, as in the files of `conf`.
 _HELP_COLUMN = 44
 #: Settings whose values are entries of a table, or `package.module:function`; the help lists the entries.
@@ -106,6 +106,8 @@ def _check_grammar(overrides: list[str], schema: type) -> None:
     parser, keys = OverridesParser.create(), _keys(schema)
     texts = {path for path, field in _all_fields(schema) if "str" in str(field.type) and "list" not in str(field.type)}
     for override in overrides:
+        if (items := override.count(",") + 1) > _MOST_ITEMS:  # the parser takes a time that grows as their square
+            raise UserError(f"'{override[:60]}…' has a list of {items} items; expected at most {_MOST_ITEMS}")
         try:
             parsed = parser.parse_override(override)
             swept = parsed.is_sweep_override()
