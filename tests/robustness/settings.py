@@ -7,7 +7,6 @@ tables; a sweep cuts its grid into cohorts and plans, but trains nothing.
 import contextlib
 import io
 import os
-import signal
 import sys
 import tempfile
 import traceback
@@ -17,7 +16,7 @@ from pathlib import Path
 from mdtree_jax import cli, diagnose, reference, transfer
 from mdtree_jax.config import schema_of
 from tests.robustness.kinds import METRICS, collection
-from tests.robustness.worker import SECONDS, limit_memory, out_of_time
+from tests.robustness.worker import limit_memory, start_clock, stop_clock
 
 #: What a value must not be, for most of the settings.
 HOSTILE = (
@@ -59,14 +58,14 @@ def cases(folder: Path) -> Iterator[tuple[str, object, list[str]]]:
 def fault_of(command: str, main, overrides: list[str]) -> str:
     """Return what is wrong with how a command ends, '' if nothing is."""
     out, err = io.StringIO(), io.StringIO()
-    signal.alarm(SECONDS)
+    start_clock()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = cli.run(command, "", main, overrides)
     except BaseException:
         return traceback.format_exc()
     finally:
-        signal.alarm(0)
+        stop_clock()
     lines = err.getvalue().splitlines()
     if code == 0:
         return ""
@@ -77,7 +76,6 @@ def fault_of(command: str, main, overrides: list[str]) -> str:
 def failures(command: str = "", every: int = 1, first: int = 0) -> tuple[int, list[tuple[str, str]]]:
     """Return how many were tried, and what failed: (override, why); of all values every `every`-th from `first` on."""
     tried, found = 0, []
-    signal.signal(signal.SIGALRM, out_of_time)
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         for own, main, base in cases(Path(name)):
             if command not in ("", own):
