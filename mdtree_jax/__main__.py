@@ -41,13 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"mdtree-jax: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    return run(name, command.__doc__, command.main, rest)
-
-
-def program() -> None:
-    """Run `mdtree-jax` and end."""
-    leave(main())
+    code = run(name, command.__doc__, command.main, rest)
+    return code if argv is not None else leave(code)
 
 
 if __name__ == "__main__":
-    program()
+    main()

@@ -30,10 +30,9 @@ from mdtree_jax.registry.datasets import DATASETS
 from mdtree_jax.registry.objectives import OBJECTIVES
 from mdtree_jax.registry.plugins import load_plugins
 from mdtree_jax.registry.table import Table
+from mdtree_jax.stopping import EXIT_STOPPED, Stopped
 
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 128 + 2
-EXIT_BROKEN_PIPE = 128 + 13
+EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 128 + 2, 128 + 13
 #: Of a number, of lists in lists, and of a list, in a setting.
 _MOST_DIGITS, _MOST_LEVELS, _MOST_ITEMS = 300, 20, 1000
 #: Where the meaning of a setting begins in the help, as in the files of `conf`.
@@ -303,7 +302,7 @@ def run(name: str, what: str | None, main: Callable[[typing.Any], int | None], a
     """Run a command: parse, call `main(config)`, return the exit code.
 
     A `UserError`, a file that cannot be used, and too little memory become one sentence on standard error and exit
-    code 2; an interruption becomes 130, and a reader that closed the pipe 141, as of programs that these signals end.
+    code 2; a signal that asked to stop becomes 75, an interruption 130, and a reader that closed the pipe 141.
     """
     argv = sys.argv[1:] if argv is None else argv
     _print_anything()
@@ -326,6 +325,8 @@ def run(name: str, what: str | None, main: Callable[[typing.Any], int | None], a
         if error.filename is None:
             raise
         return _said(name, f"'{error.filename}' cannot be used: {error.strerror}", EXIT_USER_ERROR)
+    except Stopped as stopped:
+        return _said(name, str(stopped), EXIT_STOPPED)
     except KeyboardInterrupt:
         return _said(name, "interrupted", EXIT_INTERRUPTED)
 
@@ -355,7 +356,14 @@ def _print_anything() -> None:
 
 
 def leave(code: int) -> typing.NoReturn:
-    """End the program. From here on an interruption would only break off what ends the threads of libraries."""
+    """End the process with an exit code; at once where it was stopped, for a thread may compile for minutes.
+
+    Otherwise an interruption would from here on only break off what ends the threads of libraries.
+    """
+    if code in (EXIT_STOPPED, EXIT_INTERRUPTED):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)

@@ -29,6 +29,7 @@ from mdtree_jax.files import record_names, records_folder, user_path
 from mdtree_jax.registry.knobs import KNOBS, Knob
 from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.registry.questions import label_columns
+from mdtree_jax.store.manifest import check_table
 from mdtree_jax.text_tables import read_text_table
 
 #: Short names for pairs: train on the first, test on the second. The default needs no download.
@@ -151,6 +152,7 @@ def read_table(path: Path, what: str) -> pd.DataFrame:
         raise UserError(f"the {what} '{path}' does not exist or is not a file")
     if path.suffix.lower() not in readers:
         raise UserError(f"the {what} '{path}' ends in '{path.suffix}'; it must be a .csv or .parquet file")
+    check_table(path)
     try:
         return readers[path.suffix.lower()](path)
     except Exception as error:  # a damaged file can raise nearly anything
