@@ -7,10 +7,13 @@ Hydra's compose interface is used instead of `hydra.main`: a run leaves no `outp
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable
@@ -18,7 +21,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from mdtree_jax.checks import UserError, nearest
+from mdtree_jax.checks import UserError, nearest, printable
 from mdtree_jax.config import schema_of
 from mdtree_jax.provenance import __version__
 from mdtree_jax.recipe.setting import meaning_of
@@ -29,7 +32,9 @@ from mdtree_jax.registry.plugins import load_plugins
 from mdtree_jax.registry.table import Table
 from mdtree_jax.stopping import EXIT_STOPPED, Stopped
 
-EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 128 + 2, 128 + 13
+#: Of a number, of lists in lists, and of a list, in a setting.
+_MOST_DIGITS, _MOST_LEVELS, _MOST_ITEMS = 300, 20, 1000
 #: Where the meaning of a setting begins in the help, as in the files of `conf`.
 _HELP_COLUMN = 44
 #: Settings whose values are entries of a table, or `package.module:function`; the help lists the entries.
@@ -100,8 +105,17 @@ def _check_grammar(overrides: list[str], schema: type) -> None:
     parser, keys = OverridesParser.create(), _keys(schema)
     texts = {path for path, field in _all_fields(schema) if "str" in str(field.type) and "list" not in str(field.type)}
     for override in overrides:
+        if (items := override.count(",") + 1) > _MOST_ITEMS:  # the parser takes a time that grows as their square
+            raise UserError(f"'{override[:60]}…' has a list of {items} items; expected at most {_MOST_ITEMS}")
         try:
-            swept = parser.parse_override(override).is_sweep_override()
+            parsed = parser.parse_override(override)
+            swept = parsed.is_sweep_override()
+            _check_size(override, parsed.value())
+        except (ValueError, RecursionError) as error:  # of numbers of thousands of digits, of lists in lists
+            raise UserError(
+                f"'{override[:60]}{'…' * (len(override) > 60)}' cannot be read: its value has numbers of more than "
+                f"{_MOST_DIGITS} digits, or more than {_MOST_LEVELS} lists in one another"
+            ) from error
         except HydraException:
             swept = "=" in override
             if not swept:
@@ -110,6 +124,7 @@ def _check_grammar(overrides: list[str], schema: type) -> None:
         key, _, value = override.partition("=")
         if override.startswith("~") or key.lstrip("+").split(".")[0] == "hydra":
             raise UserError(f"'{override}' is not accepted; write key=value; valid keys: {', '.join(keys)}")
+        _check_within(key, schema)
         if key not in texts and re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
             raise UserError(f"'{override}' cannot be read; a list is written '{key}=[{value}]'")
         if swept:
@@ -118,6 +133,28 @@ def _check_grammar(overrides: list[str], schema: type) -> None:
                 f"'{override}' cannot be read; a value with one of = ( ) {{ }} , : or a blank in it needs quotes "
                 f"within the quotes{shown}"
             )
+
+
+def _check_within(key: str, schema: type) -> None:
+    """Raise `UserError` for a key within a setting that has no keys, unless `+` adds it to a mapping."""
+    *parts, last = key.split(".")
+    for place, part in enumerate(parts):
+        if part in _groups(schema):
+            schema = _groups(schema)[part]
+        elif part in _keys(schema):
+            whole = ".".join(parts[: place + 1])
+            is_free = next(one for one in dataclasses.fields(schema) if one.name == part).type in (typing.Any, "Any")
+            how = f"given as a whole: '{whole}={{{last}: …}}'" if is_free else "and takes one value"
+            raise UserError(f"'{key}' is not a setting; '{whole}' is one, {how}")
+
+
+def _check_size(override: str, value: typing.Any, levels: int = 0) -> None:
+    """Raise `ValueError` for a number that no float holds, or lists in lists, deeper than any setting."""
+    if levels > _MOST_LEVELS or (isinstance(value, int) and abs(value) >= 10**_MOST_DIGITS):
+        raise ValueError(override)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in inner:
+        _check_size(override, item, levels + 1)
 
 
 def quoted(value: str) -> str:
@@ -264,34 +301,69 @@ def _default_text(one: dataclasses.Field) -> str:
 def run(name: str, what: str | None, main: Callable[[typing.Any], int | None], argv: list[str] | None = None) -> int:
     """Run a command: parse, call `main(config)`, return the exit code.
 
-    A `UserError` becomes one sentence on standard error and exit code 2; a signal that asked to stop becomes 75, an
-    interruption 130.
+    A `UserError`, a file that cannot be used, and too little memory become one sentence on standard error and exit
+    code 2; a signal that asked to stop becomes 75, an interruption 130, and a reader that closed the pipe 141.
     """
     argv = sys.argv[1:] if argv is None else argv
+    _print_anything()
+    try:
+        code = _answer(name, what, main, argv)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _said(name, str(error), EXIT_USER_ERROR)
+    except BrokenPipeError:
+        # What is still to be flushed at the end goes nowhere, without another error.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except MemoryError:
+        return _said(
+            name, "there is not enough memory for this; give less data, or a machine with more", EXIT_USER_ERROR
+        )
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _said(name, f"'{error.filename}' cannot be used: {error.strerror}", EXIT_USER_ERROR)
+    except Stopped as stopped:
+        return _said(name, str(stopped), EXIT_STOPPED)
+    except KeyboardInterrupt:
+        return _said(name, "interrupted", EXIT_INTERRUPTED)
+
+
+def _answer(name: str, what: str | None, main: Callable[[typing.Any], int | None], argv: list[str]) -> int:
     if "--version" in argv:
         print(f"mdtree-jax {__version__}")
         return 0
-    try:
-        if {"-h", "--help"} & set(argv):
-            load_plugins(_listed(argv, "plugins"))
-            print(help_text(name, what or ""))
-            return 0
-        return main(compose(name, argv)) or 0
-    except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except Stopped as stopped:
-        print(f"{name}: {stopped}", file=sys.stderr)
-        return EXIT_STOPPED
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    if {"-h", "--help"} & set(argv):
+        load_plugins(_listed(argv, "plugins"))
+        print(help_text(name, what or ""))
+        return 0
+    return main(compose(name, argv)) or 0
+
+
+def _said(name: str, sentence: str, code: int) -> int:
+    with contextlib.suppress(OSError):  # nobody may be reading
+        print(f"{name}: {printable(sentence)}", file=sys.stderr)
+    return code
+
+
+def _print_anything() -> None:
+    """Have characters that the terminal's encoding lacks printed as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def leave(code: int) -> typing.NoReturn:
-    """End the process with an exit code; at once where it was stopped, for a thread may compile for minutes."""
+    """End the process with an exit code; at once where it was stopped, for a thread may compile for minutes.
+
+    Otherwise an interruption would from here on only break off what ends the threads of libraries.
+    """
     if code in (EXIT_STOPPED, EXIT_INTERRUPTED):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, get_type_hints
 
 from mdtree_jax.checks import UserError
@@ -114,6 +114,30 @@ class ReferenceConfig:
     plugins: list[str] = field(default_factory=list)
 
 
+#: Settings of a diagnosis that only some of its sources use, with these; the others use every setting.
+_OF_USE_WITH = {
+    "units": ("metrics",),
+    "select": ("run",),
+    "dataset": ("metrics", "checkpoints"),
+    **dict.fromkeys(("data_dir", "data_file", "cost"), ("run", "checkpoints")),
+    **dict.fromkeys(("measure", "max_images", "memory_gb", "max_minutes"), ("run", "checkpoints")),
+    **dict.fromkeys(("model", "model_width", "step", "weights", "frozen", "objective"), ("checkpoints",)),
+    **dict.fromkeys(("history", "improved", "initial"), ("checkpoints",)),
+}
+
+
+def check_of_use(config: DiagnoseConfig, source: str) -> None:
+    """Raise `UserError` for a setting that a diagnosis of this source would ignore."""
+    for one in fields(config):
+        with_these = _OF_USE_WITH.get(one.name, (source,))
+        value = getattr(config, one.name)
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        if source not in with_these and value != default:
+            raise UserError(
+                f"{one.name}= is of no use with {source}=; give it with {'= or '.join(with_these)}=, or leave it out"
+            )
+
+
 def diagnose_schema() -> type[DiagnoseConfig]:
     """Return the schema of a diagnosis, with the knobs that there are now; one that is not given is not asked."""
     from mdtree_jax.diagnosis.cost import Training  # the tables that it needs would slow every other command down
@@ -130,8 +154,8 @@ def diagnose_schema() -> type[DiagnoseConfig]:
         )
         for name, kinds in keys.items()
     }
-    fields = [(name, group, field(default_factory=group)) for name, group in groups.items()]
-    return make_dataclass("DiagnoseConfig", fields, bases=(DiagnoseConfig,), namespace=_HERE)
+    own = [(name, group, field(default_factory=group)) for name, group in groups.items()]
+    return make_dataclass("DiagnoseConfig", own, bases=(DiagnoseConfig,), namespace=_HERE)
 
 
 SCHEMAS = {

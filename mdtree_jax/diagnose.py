@@ -20,9 +20,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdtree_jax.checks import UserError, check_choice
-from mdtree_jax.cli import run
-from mdtree_jax.config import DiagnoseConfig
+from mdtree_jax.checks import UserError, check_choice, printable
+from mdtree_jax.cli import leave, run
+from mdtree_jax.config import DiagnoseConfig, check_of_use
+from mdtree_jax.files import user_path
 from mdtree_jax.registry.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -50,12 +51,9 @@ def main(config: DiagnoseConfig) -> int:
             f"give exactly one of metrics=TABLE, run=FOLDER, or model=NAME with checkpoints=[…]; "
             f"given: {', '.join(given) or 'none'}"
         )
+    check_of_use(config, given[0])
     parse_fail_on(config.fail_on)  # a mistake there, or in the next line, is found before anything is read
     Training(**dataclasses.asdict(config.training))
-    of_checkpoints = dict.fromkeys(("history", "improved", "initial", "frozen"), SOURCES[2:])
-    for name, sources in {"cost": SOURCES[1:], **of_checkpoints}.items():
-        if getattr(config, name) not in (None, []) and given[0] not in sources:
-            raise UserError(f"{name}= is of no use with {given[0]}=; give it with {'= or '.join(sources)}=")
     from mdtree_jax.files import output_folder
 
     reference = _reference(config)
@@ -63,6 +61,8 @@ def main(config: DiagnoseConfig) -> int:
     beside = contextlib.nullcontext() if config.improved is None else output_folder(Path(config.improved).parent)
     with output_folder(config.out or "runs/diagnose") as out, beside:
         items = answer(config, reference)
+        if config.name and len(items) > 1:
+            raise UserError(f"name={config.name} is of one model, and {given[0]}= has {len(items)}; leave it out")
         _write(config, items, reference, out)
     return _exit_code(config, items)
 
@@ -82,7 +82,7 @@ def _exit_code(config: DiagnoseConfig, items: list[Item]) -> int:
                 if cause != CANNOT_TELL
                 else words.CANNOT_TELL
             )
-            print(f"fail_on: {name}: {shown}", file=sys.stderr)
+            print(f"fail_on: {printable(name)}: {shown}", file=sys.stderr)
     return failed
 
 
@@ -95,7 +95,7 @@ def _reference(config: DiagnoseConfig):
         return get_reference(config.reference)
     dataset = config.dataset
     if config.run:
-        manifest = read_manifest(Path(config.run).expanduser() / "manifest.json") or {}
+        manifest = read_manifest(user_path(config.run, "run=") / "manifest.json") or {}
         dataset = manifest.get("config", {}).get("dataset")
     return get_reference(dataset if dataset in reference_names() else DEFAULT_REFERENCE)
 
@@ -114,7 +114,7 @@ def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     from mdtree_jax.diagnosis.metrics_table import NAMES, unused_columns
 
     assert config.metrics is not None  # the source that is given
-    table = read_table(Path(config.metrics).expanduser(), "table of metrics")
+    table = read_table(user_path(config.metrics, "metrics="), "table of metrics")
     known = dataclasses.asdict(config.training)
     diagnoses = diagnose_metrics(table, reference, config.units, known, evidence=config.evidence)
     column = next((name for name in NAMES if name in table), None)
@@ -142,7 +142,7 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     )
 
     assert config.run is not None  # the source that is given
-    folder = Path(config.run).expanduser()
+    folder = user_path(config.run, "run=")
     table = selected(config.run, dataclasses.asdict(config.select))
     said = ["width", "batch_size", "data_fraction"]
     said += [name for name in KNOBS if name not in said and name in table and table[name].nunique() > 1]
@@ -253,10 +253,13 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
 def _save_improved(path: str, diagnosis) -> None:
     """Write the best network that an experiment found, and say which it is."""
     if diagnosis.improved is None:
-        print(f"improved={path} is not written: nothing was run that could give a better network", file=sys.stderr)
+        print(
+            f"improved={printable(path)} is not written: nothing was run that could give a better network",
+            file=sys.stderr,
+        )
         return
     what = f"made by '{diagnosis.improved.by}'" if diagnosis.improved.is_better else "the given one: none is better"
-    print(f"improved network, {what}: {diagnosis.improved.save(path)}", file=sys.stderr)
+    print(f"improved network, {what}: {printable(diagnosis.improved.save(path))}", file=sys.stderr)
 
 
 def _set_up_jax() -> None:
@@ -305,4 +308,4 @@ def _write(config: DiagnoseConfig, items: list[Item], reference, out: Path) -> N
 
 
 if __name__ == "__main__":
-    sys.exit(run("diagnose", __doc__, main))
+    leave(run("diagnose", __doc__, main))

@@ -5,18 +5,55 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from mdtree_jax.checks import UserError
 
 _MARK = ".partial"
 _TEMPORARY = re.compile(r".+\.\d+\.partial(\..*)?", re.DOTALL)
 _PIECE_BYTES = 2**20
+
+
+#: Bytes of a name, of every common file system.
+_LONGEST_NAME = 255
+
+
+def user_path(path: str | os.PathLike, what: str = "the path") -> Path:
+    """Return a path that a user gives, with `~` for the home folder, as one that the system takes.
+
+    Args:
+        path: the path; it need not exist.
+        what: what it is called in messages, or the setting that gives it, as `run=`.
+
+    Raises:
+        UserError: no path, a null character, a name that is too long, a home folder that there is not.
+    """
+    start = what if what.endswith("=") else f"{what} "
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
+    if not isinstance(text, str):
+        raise UserError(
+            f"{what.rstrip('=')} is {text!r:.60}, a {type(text).__name__}; expected the path of a file or folder"
+        )
+    if "\0" in text:
+        raise UserError(f"{start}'{text:.60}' holds a null character, which no name can")
+    try:
+        found = Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{start}'{text:.60}' begins with ~, and there is no such home folder") from error
+    try:
+        longest = max(map(len, map(os.fsencode, found.parts)), default=0)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{start}'{text:.60}' holds a character that no file name can") from error
+    if longest > _LONGEST_NAME:
+        raise UserError(f"{start}'{text[:60]}…' holds a name of {longest} bytes; expected at most {_LONGEST_NAME}")
+    return found
 
 
 @contextlib.contextmanager
@@ -26,7 +63,7 @@ def output_folder(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be created or written to.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path, "the folder")
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,6 +90,14 @@ def record_names() -> list[str]:
     """Return the names of the recorded sweeps that ship with the package: `<name>.parquet` and its companions."""
     companion = "-networks.parquet"
     return sorted(path.name.removesuffix(companion) for path in records_folder().glob(f"*{companion}"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON says; raises `ValueError` for damage, and for lists in lists deeper than any file needs."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def is_temporary(name: str) -> bool:
@@ -136,10 +181,11 @@ def written_aside(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
         UserError: the file cannot be written (a full disk, a missing or read-only folder, a path without a file name).
     """
-    if not Path(path).name:
+    place = user_path(path, "the file")
+    if not place.name:
         raise UserError(f"cannot write '{path}': it names a folder, not a file")
     try:
-        with _renamed_at_the_end(Path(path)) as temporary:
+        with _renamed_at_the_end(place) as temporary:
             yield temporary
     except OSError as error:
         raise UserError(f"cannot write '{path}': {_write_failure(error) or error}") from error

@@ -10,14 +10,13 @@ were trained, as it is given, and what was measured; a row with the same checkpo
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.cli import run
+from mdtree_jax.cli import leave, run
 from mdtree_jax.config import MeasureModelConfig
+from mdtree_jax.files import user_path
 
 
 def main(config: MeasureModelConfig) -> None:
@@ -32,7 +31,7 @@ def main(config: MeasureModelConfig) -> None:
     from mdtree_jax.subject.load import load_both
 
     if config.append_to:
-        check_appendable(Path(config.append_to).expanduser())
+        check_appendable(user_path(config.append_to, "append_to="))
     set_up_devices()
     subject, data, facts, _ = load_both(config)
     trained = {
@@ -59,7 +58,7 @@ def main(config: MeasureModelConfig) -> None:
         for name, value in row.items():
             console.print(f"{name}: {_shown(value)}", highlight=False, soft_wrap=True)
         return
-    count = append_row(Path(config.append_to).expanduser(), row, same=("model", "dataset", "checkpoints"))
+    count = append_row(user_path(config.append_to, "append_to="), row, same=("model", "dataset", "checkpoints"))
     console.print(f"{config.append_to}: {count} rows", highlight=False, soft_wrap=True)
 
 
@@ -81,4 +80,4 @@ def _shown(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run("measure", __doc__, main))
+    leave(run("measure", __doc__, main))

@@ -8,10 +8,8 @@ Prints the accuracy of its answers, measured on half of the collection's cells o
 
 from __future__ import annotations
 
-import sys
-
 from mdtree_jax.checks import UserError
-from mdtree_jax.cli import run
+from mdtree_jax.cli import leave, run
 from mdtree_jax.config import ReferenceConfig
 
 
@@ -41,4 +39,4 @@ def main(config: ReferenceConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run("reference", __doc__, main))
+    leave(run("reference", __doc__, main))

@@ -13,10 +13,8 @@ Writes results.csv, one_step.csv, thresholds.csv, coverage.csv, tables.md and fi
 
 from __future__ import annotations
 
-import sys
-
 from mdtree_jax.checks import UserError, check_choice
-from mdtree_jax.cli import run
+from mdtree_jax.cli import leave, run
 from mdtree_jax.config import TransferConfig, as_list, parse_seeds
 
 
@@ -54,6 +52,9 @@ def main(config: TransferConfig) -> None:
 
     mode = check_choice("mode", config.mode, MODES)
     fit = check_choice("fit", config.fit, FITS)
+    if not config.figures and (config.axes is not None or fit != TransferConfig.fit):
+        what = f"fit={fit}" if config.axes is None else "axes="
+        raise UserError(f"{what} is of figures, and figures=false draws none; leave one of them out")
     suite = choose_suite(mode, as_list(config.tasks), as_list(config.methods))
     train, test = load_sides(config)
     sides, axes = [train] if test is None else [train, test], as_list(config.axes)
@@ -94,4 +95,4 @@ def main(config: TransferConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run("transfer", __doc__, main))
+    leave(run("transfer", __doc__, main))

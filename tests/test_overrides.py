@@ -1,6 +1,7 @@
 """Overrides of the command line: a value reads back as written; any other text ends in one sentence."""
 
 import random
+import re
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from mdtree_jax import cli
 from mdtree_jax.checks import UserError
-from mdtree_jax.config import MOST_SEEDS, parse_seeds, schema_of
+from mdtree_jax.config import MOST_SEEDS, check_of_use, parse_seeds, schema_of
 from mdtree_jax.recipe.schema import check_settings
 from tests.refusals import answer_of
 
@@ -171,6 +172,60 @@ def test_what_once_ended_in_a_traceback(command, override, message):
     with pytest.raises(UserError, match=message) as error:
         cli.compose(command, [*BASE[command], override])
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "message"),
+    [
+        ("sweep", "grid.measure.curve_stepz=1", "unknown setting 'curve_stepz' \\(did you mean 'curve_steps'"),
+        ("sweep", "+grid.widht=1", "unknown setting 'widht' \\(did you mean 'width'"),
+        ("diagnose", "+training.learning_rat=1", "'learning_rat' \\(did you mean 'learning_rate'"),
+        ("diagnose", "select.widht=8", "'widht' \\(did you mean 'width'"),
+        ("diagnose", "metrics.x=1", "'metrics.x' is not a setting; 'metrics' is one, and takes one value"),
+        ("diagnose", "measure.effort=fast", "'measure' is one, given as a whole: 'measure={effort: …}'"),
+        ("diagnose", "name=" + "[" * 50 + "]" * 50, "more than 20 lists in one another"),
+        ("diagnose", "max_images=" + "9" * 4000, "numbers of more than 300 digits"),
+    ],
+)
+def test_a_setting_that_does_not_exist_names_the_nearest(command, override, message):
+    with pytest.raises(UserError, match=message):
+        cli.compose(command, [*BASE[command], override])
+
+
+@pytest.mark.parametrize(
+    ("settings_given", "message"),
+    [
+        ("metrics=a.csv measure={effort: fast}", "measure= is of no use with metrics="),
+        ("metrics=a.csv model=mlp", "model= is of no use with metrics=; give it with checkpoints="),
+        ("metrics=a.csv select.width=8", "select= is of no use with metrics=; give it with run="),
+        ("metrics=a.csv max_images=5", "max_images= is of no use"),
+        ("run=a units=percent", "units= is of no use with run=; give it with metrics="),
+        ("run=a weights=ema", "weights= is of no use"),
+        ("run=a history=h.csv", "history= is of no use with run="),
+    ],
+)
+def test_settings_that_contradict_are_refused(settings_given, message):
+    config = cli.compose("diagnose", re.split(r" (?=\w+[=.])", settings_given))
+    with pytest.raises(UserError, match=message):
+        check_of_use(config, settings_given.partition("=")[0])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("grid.num_seeds=4294967296", "expected at most 1000000"),
+        ("grid.width=[[1]]", "grid.width must be list"),
+        ("grid.width=[9223372036854775808]", "at most 2\\^31 - 1"),
+        ("grid.measure.curve_steps=99999999999", "at most 10000000"),
+        ("grid.eval_batch_size=99999999999", "below 2\\^31"),
+        ("num_devices=100000", "1 to 1024"),
+        ("verify_seed=3", "verify_seed=3 is of no use without verify="),
+    ],
+)
+def test_counts_are_bounded_with_the_limit_in_the_sentence(override, message):
+    config = cli.compose("sweep", ["+grid=digits_tiny", override])
+    with pytest.raises(UserError, match=message):
+        check_settings(config)
 
 
 ranges = st.tuples(st.integers(0, 10**12), st.integers(0, 10**12)).map(lambda ends: f"{ends[0]}:{ends[1]}")

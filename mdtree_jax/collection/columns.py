@@ -6,13 +6,14 @@ follow from `mdtree_jax.registry.measurements`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.checks import UserError, nearest
+from mdtree_jax.checks import UserError, is_misspelt, nearest
+from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.registry.questions import QUESTIONS, Question, label_columns, published_classes
 from mdtree_jax.registry.views import ListView, MappingView
@@ -125,6 +126,49 @@ def canonicalize(frame: pd.DataFrame) -> pd.DataFrame:
     result = pd.DataFrame(out, index=frame.index)
     result.attrs.update(frame.attrs)
     return result
+
+
+#: What the names of a metric's standard errors end in.
+ERROR_SUFFIXES = ("_se", "_standard_error")
+
+
+def metric_of(name: str) -> str:
+    """Return the descriptive name of a column, or of the metric whose standard error it holds."""
+    for suffix in ERROR_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return canonical_name(name)
+
+
+def holds_numbers(name: str) -> bool:
+    """Return whether a column of this name must hold numbers: a metric, its standard error, or a knob with an order.
+
+    >>> holds_numbers("bs"), holds_numbers("cka_se"), holds_numbers("optimizer"), holds_numbers("label_size")
+    (True, True, False, False)
+    """
+    own = metric_of(name)
+    return KNOBS[own].has_order if own in KNOBS else own in COLUMN and COLUMN[own].unit != "class"
+
+
+def check_spelling(columns: Iterable[Hashable], more: Iterable[str] = ()) -> None:
+    """Raise `UserError` for a column that is nearly, but not quite, the name of a known one that the table lacks.
+
+    It would be ignored silently. Columns that are near nothing are the user's own; so is `best_loss` beside
+    `test_loss`.
+
+    Args:
+        columns: names of a table.
+        more: names that are known as well.
+    """
+    names = {name for name in columns if isinstance(name, str)}
+    there = {metric_of(name) for name in names}
+    known = [name for name in (*COLUMN, *ALIASES, *KNOBS, *more) if canonical_name(name) not in there]
+    for name in sorted(names - set(MEASUREMENTS)):
+        if metric_of(name) in (*COLUMN, *KNOBS, *more):
+            continue
+        stem = name.removesuffix(ERROR_SUFFIXES[0])
+        for meant in known:
+            if is_misspelt(stem, meant):
+                raise UserError(f"unknown column '{name}' (did you mean '{meant}'?); rename it, or remove it")
 
 
 def check_cells(frame: pd.DataFrame, names: Iterable[str]) -> None:

@@ -8,7 +8,6 @@ records of numbers; nothing in them is executed, so pickles are refused.
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import pandas as pd
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.history_events import read_events
 from mdtree_jax.collection.history_names import COLUMNS, VALUES, chosen_columns
+from mdtree_jax.files import parse_json, user_path
 
 _FORMAT = f"one of the columns {', '.join(VALUES)}, as in docs/reference/history.md"
 _IN_FOLDER = ("trainer_state.json", "metrics.csv", "history.csv", "history.jsonl")
@@ -51,7 +51,7 @@ def read_history(path: str | os.PathLike) -> pd.DataFrame:
     Raises:
         UserError: a file that cannot be read, is of another kind, or has no loss and no error; of several networks.
     """
-    path = Path(path).expanduser()
+    path = user_path(path, "history=")
     if path.is_dir():
         inside = next((path / name for name in _IN_FOLDER if (path / name).is_file()), None)
         return _table(path, _events(path)) if inside is None else read_history(inside)
@@ -131,9 +131,7 @@ def _from_csv(path: Path, text: str) -> Log:
 
 def _from_json(path: Path, text: str) -> Log:
     try:
-        content = json.loads(text)
-    except RecursionError as error:
-        raise UserError(f"history='{path}' is nested too deeply to be a history; expected {_FORMAT}") from error
+        content = parse_json(text)
     except ValueError:
         content = _json_lines(path, text)
     if isinstance(content, Mapping) and isinstance(content.get("log_history"), list):
@@ -158,8 +156,8 @@ def _json_lines(path: Path, text: str) -> list[Any]:
     rows = []
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            rows += [json.loads(line)] if line.strip() else []
-        except (ValueError, RecursionError) as error:
+            rows += [parse_json(line)] if line.strip() else []
+        except ValueError as error:
             raise UserError(f"line {number} of history='{path}' is not JSON ({error}); expected an object") from error
     return rows
 

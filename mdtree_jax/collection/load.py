@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from mdtree_jax.collection.columns import (
     canonical_name,
     canonicalize,
     check_cells,
+    check_spelling,
+    holds_numbers,
     missing_columns,
     missing_message,
     numeric_column,
@@ -22,11 +25,12 @@ from mdtree_jax.collection.grid import Grid, compute_labels, make_grid, missing_
 from mdtree_jax.collection.moves import AXES, axes_of, varying_knobs
 from mdtree_jax.collection.published import FILES, published_file
 from mdtree_jax.collection.tasks import OPTIMAL, TASKS
-from mdtree_jax.files import record_names, records_folder
+from mdtree_jax.files import record_names, records_folder, user_path
 from mdtree_jax.registry.knobs import KNOBS, Knob
 from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.registry.questions import label_columns
 from mdtree_jax.store.manifest import check_table
+from mdtree_jax.text_tables import read_text_table
 
 #: Short names for pairs: train on the first, test on the second. The default needs no download.
 PAIRS = {"digits": ("digits", "digits_noisy"), "published": ("published/F", "published/F_noise")}
@@ -74,6 +78,7 @@ def load_collection(
     absent = missing_columns(frame, [*([] if knobs else AXES), "test_error"])
     if absent:
         raise UserError(missing_message(frame, absent, why=", so it is not a grid of configurations"))
+    check_spelling(table.columns)
     frame = _numeric(frame, allow_missing)
     _check_ranges(frame)
     if allow_missing:
@@ -112,6 +117,7 @@ def _notes(frame: pd.DataFrame, grid: Grid) -> list[str]:
 def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.PathLike | None) -> pd.DataFrame:
     if isinstance(source, pd.DataFrame):
         return source
+    path = user_path(source, "the collection")
     name = str(source)
     if name in FILES:
         return read_csv(published_file(name, published_dir))
@@ -120,7 +126,6 @@ def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.Path
         return read_table(records_folder() / f"{name}.parquet", "recorded collection")
     if name in PAIRS:
         raise UserError(f"'{name}' is a pair of collections, {' and '.join(PAIRS[name])}; use collection={name}")
-    path = Path(source).expanduser()
     if path.is_dir():
         found = [path / file for file in _TABLE_FILES if (path / file).is_file()]
         if not found:
@@ -135,14 +140,9 @@ def _read(source: str | os.PathLike | pd.DataFrame, published_dir: str | os.Path
     return read_table(path, "collection")
 
 
-def read_csv(path: str | os.PathLike) -> pd.DataFrame:
-    """Return the table of a text file, with correctly rounded float64 numbers.
-
-    By default, pandas before 3.1 changed the last bit of one number in ten of the published files; 3.1 warns about the
-    option that prevents this.
-    """
-    exact = tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1)
-    return pd.read_csv(path) if exact else pd.read_csv(path, float_precision="round_trip")
+def read_csv(path: str | os.PathLike | IO[str]) -> pd.DataFrame:
+    """Return the table of a text file, as `mdtree_jax.text_tables` reads it."""
+    return read_text_table(path, holds_numbers)
 
 
 def read_table(path: Path, what: str) -> pd.DataFrame:
@@ -155,8 +155,9 @@ def read_table(path: Path, what: str) -> pd.DataFrame:
     check_table(path)
     try:
         return readers[path.suffix.lower()](path)
-    except (ValueError, OSError) as error:  # pandas' and Arrow's parse errors are ValueErrors
-        raise UserError(f"the {what} '{path}' cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged file can raise nearly anything
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(f"the {what} '{path}' cannot be read: {why}") from error
 
 
 def _numeric(frame: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.files import user_path
 
 COMMIT = "a212a0a11951e0f72361a0ef76e1b5aaabefc2f8"
 URL = f"https://raw.githubusercontent.com/YefanZhou/ModelDiagnosis/{COMMIT}/model_diagnosis_dataset/dataframe/"
@@ -41,7 +42,7 @@ def published_file(name: str, published_dir: str | os.PathLike | None = None) ->
     folder = published_dir or os.environ.get(ENVIRONMENT_VARIABLE)
     if not folder:
         return _download(file, sha256)
-    path = Path(folder).expanduser() / file
+    path = user_path(folder, "published_dir=") / file
     if not path.is_file():
         raise UserError(
             f"the folder '{folder}' (published_dir= or {ENVIRONMENT_VARIABLE}) has no file {file}; put it there from "

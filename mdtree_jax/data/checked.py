@@ -8,6 +8,9 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.data.source import RawDataset
 from mdtree_jax.registry.objectives import TARGETS, Objective
 
+#: What an int32 holds; larger labels would wrap around.
+_LARGEST_LABEL = 2**31 - 1
+
 
 def check_inputs(name: str, raw: RawDataset) -> tuple[np.ndarray, np.ndarray]:
     """Return both input arrays contiguous, float32, or int32 where they are whole numbers (n, time).
@@ -93,8 +96,9 @@ def targets_for(
         )
     if objective.targets in ("binary", "labels") and not 0 <= lowest <= highest <= 1:
         raise UserError(f"{what} are {lowest:g} to {highest:g}; expected 0 and 1")
-    most = np.inf if num_outputs is None else num_outputs - 1
-    if objective.has_classes and not is_soft and (highest > most or (lowest < 0 and axes == (1,))):
+    most = _LARGEST_LABEL if num_outputs is None else num_outputs - 1
+    least = 0 if axes == (1,) else -_LARGEST_LABEL
+    if objective.has_classes and not is_soft and not (highest <= most and lowest >= least):
         bad = highest if highest > most else lowest
         raise UserError(f"{single} is {bad}; expected 0 to {most}")
     return targets.astype(np.float32 if is_float or objective.targets == "values" else np.int32)

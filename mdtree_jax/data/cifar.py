@@ -4,21 +4,20 @@ Format: a gzipped tar of pickled dictionaries, each with `data` (n, 3072) uint8,
 32 × 32, row by row, and `labels` (CIFAR-10, five training batches) or `fine_labels` (CIFAR-100, one).
 Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 
-A pickle can run code when it is read, and the archive may come from anywhere, so the reader resolves nothing but
-what an array is made of.
+A pickle can run code when it is read, and the archive may come from anywhere, so it is read by
+`mdtree_jax.data.plain_pickle`, which calls nothing.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
 import tarfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.data.plain_pickle import read_plain
 from mdtree_jax.data.source import RawDataset, RemoteFile, Source, download, find_in_folder, standardise
 
 _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -117,50 +116,19 @@ def _read_archive(path: Path, names: tuple[str, ...], layout: _Layout) -> list[t
     return [_read_batch(path / name, content[name], layout) for name in names]
 
 
-_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
-
-
-def _empty_array(*_: Any) -> np.ndarray:
-    """Return an empty array, whose state follows in the file, whatever size a damaged file states."""
-    return _RECONSTRUCT(np.ndarray, (0,), b"b")
-
-
-def _dtype(code: Any, *_: Any) -> np.dtype:
-    """Return the type of a code such as `u1`; the other arguments, alignment and copying, do not matter."""
-    return np.dtype(code)
-
-
-# The unpickler in Python: the one in C allocates a memo of the size that a damaged file states, up to gigabytes.
-class _ArrayUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
-    """Reads dictionaries, lists, bytes, numbers and NumPy arrays, and resolves no other name."""
-
-    _ALLOWED: dict[tuple[str, str], Any] = {  # noqa: RUF012 - a constant
-        ("numpy", "ndarray"): "ndarray",  # only an argument of `_reconstruct`
-        ("numpy", "dtype"): _dtype,
-        ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-        ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-    }
-
-    def find_class(self, module: str, name: str):
-        """Return the NumPy type asked for; anything else is refused."""
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no data file needs")
-        return self._ALLOWED[module, name]
-
-
 def _read_batch(path: Path, content: bytes, layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
     """Return the images (n, 32, 32, 3) uint8 and the labels (n,) of one pickled batch; `path` is for messages."""
     try:
-        batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+        batch = read_plain(content)
         batch = {key.encode() if isinstance(key, str) else key: value for key, value in batch.items()}
         planes, labels = batch[b"data"], batch[layout.labels_key]
-    except Exception as error:  # a damaged pickle can raise nearly anything
+    except (ValueError, AttributeError, KeyError) as error:
         raise UserError(f"{path} is damaged or not in the official format ({error})") from error
-    if not isinstance(planes, np.ndarray) or planes.dtype != np.uint8 or planes.ndim != 2 or planes.shape[1] != 3072:
+    planes = getattr(planes, "values", None)
+    if not isinstance(planes, np.ndarray) or planes.ndim != 2 or planes.shape[1] != 3072:
         shape = getattr(planes, "shape", None)
         raise UserError(f"{path} holds images of shape {shape}; expected (number, 3072) in uint8")
     images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    try:
-        return images, np.array(labels).astype(np.int64, casting="safe")
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} holds labels that are not integers") from error
+    if not (isinstance(labels, list) and all(type(label) is int and abs(label) < 2**63 for label in labels)):
+        raise UserError(f"{path} holds labels that are not integers")
+    return images, np.array(labels, np.int64)

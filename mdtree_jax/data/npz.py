@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.data.source import RawDataset, Source
+from mdtree_jax.files import user_path
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, Objective
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -20,7 +20,7 @@ def load_npz(source: Source, objective: Objective = OBJECTIVES[DEFAULT_OBJECTIVE
     """Read `x_train, y_train, x_test, y_test` from `data_file`, without pickled data. See `own_arrays`."""
     if not source.data_file:
         raise UserError("dataset 'npz' needs data_file=PATH, an .npz file with x_train, y_train, x_test, y_test")
-    path = Path(source.data_file).expanduser()
+    path = user_path(source.data_file, "data_file=")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in _KEYS if key in archive}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.files import user_path
 
 
 class RawDataset(NamedTuple):
@@ -48,7 +49,7 @@ def find_in_folder(source: Source, names: tuple[str, ...]) -> Path | None:
     """
     if source.data_dir is None:
         return None
-    folder = Path(source.data_dir).expanduser()
+    folder = user_path(source.data_dir, "data_dir=")
     if not folder.is_dir():
         raise UserError(f"data_dir='{source.data_dir}' is not a folder; expected one with {names[0]}")
     for candidate in (base / name for base in (folder, folder / source.name) for name in names):

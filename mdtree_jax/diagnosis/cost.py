@@ -61,6 +61,8 @@ class Training:
                 _check_number(name, value, "above 0")
                 if value <= 0 or not value < math.inf:
                     raise UserError(f"training.{name}={value:g} is out of range; it must be finite and above 0")
+                if value >= 2**53:
+                    raise UserError(f"training.{name}={value:g} is out of range; it must be below 2^53")
         for name in ("weight_decay", "momentum", "label_smoothing"):
             value = getattr(self, name)
             if value is not None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.files import write_atomically
+from mdtree_jax.files import user_path, write_atomically
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class Improved:
         Raises:
             UserError: the file cannot be written.
         """
-        path = Path(path).expanduser()
+        path = user_path(path, "improved=")
         path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
 
         def write(new: Path) -> None:

@@ -26,10 +26,18 @@ import pandas as pd
 
 from mdtree_jax.causes import joint
 from mdtree_jax.checks import UserError, check_choice, nearest
-from mdtree_jax.collection.columns import ALIASES, COLUMN, canonical_name, canonicalize
+from mdtree_jax.collection.columns import (
+    ALIASES,
+    COLUMN,
+    ERROR_SUFFIXES,
+    canonical_name,
+    canonicalize,
+    check_spelling,
+    metric_of,
+)
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.facts import Fact, fact
-from mdtree_jax.diagnosis.table_outlook import used_columns
+from mdtree_jax.diagnosis.table_outlook import CHANCE, used_columns
 from mdtree_jax.registry.measurements import MEASUREMENTS, percent_complement
 from mdtree_jax.registry.views import ListView, MappingView
 
@@ -43,7 +51,6 @@ ACCURACIES: Sequence[str] = ListView(
     lambda: [a for m in MEASUREMENTS.values() for a, turn in m.aliases.items() if turn is percent_complement],
     MEASUREMENTS,
 )
-SUFFIXES = ("_se", "_standard_error")
 #: Two names of one metric may differ by rounding: this share of the value, or of 1.
 SAME = 0.01
 #: Rows needed to detect a pattern, and an error that is not a rounded fraction.
@@ -82,15 +89,16 @@ def read_metrics(table: pd.DataFrame | Mapping | list[Mapping], units: str | Non
     if units is not None:
         check_choice("units", units, UNITS)
     frame = _as_frame(table)
-    numbers = [c for c in frame.columns if isinstance(c, str) and _metric_of(c) in COLUMN]
-    numeric = {c: _numbers(frame, c) for c in numbers if COLUMN[_metric_of(c)].unit != "class"}
+    given = frame.columns
+    numbers = [c for c in frame.columns if isinstance(c, str) and metric_of(c) in COLUMN]
+    numeric = {c: _numbers(frame, c) for c in numbers if COLUMN[metric_of(c)].unit != "class"}
     frame = frame.assign(**numeric)
     decided = units or detect_units(frame)
     factor = 100.0 if decided == "fraction" else 1.0
     scaled = {c: frame[c] * factor for c in frame.columns if _is_error(c)}
     frame = _one_name_each(_rename_errors(frame.assign(**scaled)))
     if units or decided == "fraction":  # else an accuracy of at most 1 beside errors in percent is refused below
-        frame = frame.assign(**{_metric_of(c): 100.0 - frame[c] for c in ACCURACIES if c in frame}).drop(
+        frame = frame.assign(**{metric_of(c): 100.0 - frame[c] for c in ACCURACIES if c in frame}).drop(
             columns=[c for c in ACCURACIES if c in frame]
         )
     frame = canonicalize(frame)
@@ -99,6 +107,7 @@ def read_metrics(table: pd.DataFrame | Mapping | list[Mapping], units: str | Non
     frame = frame.assign(**_logarithms(frame))
     if not any(column in frame for column in joint.COLUMNS):
         raise UserError(_nothing_known(frame))
+    check_spelling(given, CHANCE)
     _check_values(frame)
     return frame
 
@@ -164,7 +173,7 @@ def training_of(frame: pd.DataFrame, known: Training) -> list[Training]:
         return [known] * len(frame)
     found = []
     for row in range(len(frame)):
-        own: dict[str, Any] = {name: float(v[row]) for name, v in values.items() if np.isfinite(v[row]) and v[row] > 0}
+        own: dict[str, Any] = {name: float(v[row]) for name, v in values.items() if 0 < v[row] < 2**53}
         if "batch_size" in own:
             own["batch_size"] = max(1, round(own["batch_size"]))
         found.append(Training(**given | own))
@@ -175,9 +184,9 @@ def unused_columns(table: pd.DataFrame, evidence: str = "all") -> list[str]:
     """Return the columns of a user's table that a diagnosis with this evidence does not use."""
     more = used_columns() if evidence == "all" else set()
     used = {*_USED, *more, *(f.name for f in fields(Training)), "train_epochs", "num_samples"}
-    errors = {f"{name}{suffix}" for name in {*_USED} - {"test_error"} for suffix in SUFFIXES}
+    errors = {f"{name}{suffix}" for name in {*_USED} - {"test_error"} for suffix in ERROR_SUFFIXES}
     names = [str(c) for c in table.columns if str(c) not in NAMES]
-    return [c for c in names if canonical_name(c) not in used and f"{_metric_of(c)}_se" not in errors]
+    return [c for c in names if canonical_name(c) not in used and f"{metric_of(c)}_se" not in errors]
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:
@@ -186,7 +195,7 @@ def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:
     Raises `UserError` for a cell that holds text, of a column that a diagnosis looks at.
     """
     values = pd.to_numeric(frame[column], errors="coerce").astype(float)
-    if _metric_of(column) not in _USED:
+    if metric_of(column) not in _USED:
         return values
     for row in np.flatnonzero(values.isna() & frame[column].notna()):
         cell = frame[column].iloc[row]
@@ -222,7 +231,7 @@ def _as_frame(table) -> pd.DataFrame:
     frame = pd.DataFrame([table]) if isinstance(table, Mapping) else pd.DataFrame(table)
     # pandas reads the second of two equal names of a file as NAME.1.
     names = set(map(str, frame.columns))
-    again = [c[:-2] for c in sorted(names) if c.endswith(".1") and c[:-2] in names and _metric_of(c[:-2]) in _USED]
+    again = [c[:-2] for c in sorted(names) if c.endswith(".1") and c[:-2] in names and metric_of(c[:-2]) in _USED]
     if frame.columns.has_duplicates or again:
         twice = again[0] if again else frame.columns[frame.columns.duplicated()][0]
         raise UserError(f"the table of metrics has two columns '{twice}'; keep one of them")
@@ -231,23 +240,16 @@ def _as_frame(table) -> pd.DataFrame:
     return frame.reset_index(drop=True)
 
 
-def _metric_of(column: str) -> str:
-    """Return the descriptive name of a column or of the metric whose standard error it holds."""
-    for suffix in SUFFIXES:
-        column = column.removesuffix(suffix)
-    return canonical_name(column)
-
-
 def _is_error(column) -> bool:
     if not isinstance(column, str):
         return False
-    name = next((column.removesuffix(s) for s in SUFFIXES if column.endswith(s)), column)
+    name = next((column.removesuffix(s) for s in ERROR_SUFFIXES if column.endswith(s)), column)
     return canonical_name(name) in ERRORS
 
 
 def _rename_errors(frame: pd.DataFrame) -> pd.DataFrame:
     """Give standard errors the descriptive name of their metric and the suffix `_se`."""
-    names = {c: f"{_metric_of(c)}_se" for c in frame.columns if isinstance(c, str) and c.endswith(SUFFIXES)}
+    names = {c: f"{metric_of(c)}_se" for c in frame.columns if isinstance(c, str) and c.endswith(ERROR_SUFFIXES)}
     return frame.rename(columns={old: new for old, new in names.items() if new == old or new not in frame})
 
 
@@ -273,7 +275,7 @@ def _one_name_each(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _nothing_known(frame: pd.DataFrame) -> str:
     known = [n for n in (*COLUMN, *ALIASES) if canonical_name(n) in {*joint.COLUMNS, *_WITHOUT_LOGARITHM}]
-    strangers = [str(column) for column in frame.columns if _metric_of(str(column)) not in COLUMN]
+    strangers = [str(column) for column in frame.columns if metric_of(str(column)) not in COLUMN]
     hints = {column: hint for column in strangers if (hint := nearest(column, known))}
     there = ", ".join(map(str, frame.columns))
     text = f"the table has none of the metrics {', '.join(joint.COLUMNS)}; it has {there}"

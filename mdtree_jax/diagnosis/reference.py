@@ -33,7 +33,7 @@ from mdtree_jax.collection.grid import Grid, compute_labels, make_grid
 from mdtree_jax.collection.load import load_collection
 from mdtree_jax.collection.moves import knobs_of_moves
 from mdtree_jax.collection.tasks import OPTIMAL, TASKS, Task, brought_labels, task_rows
-from mdtree_jax.files import write_text
+from mdtree_jax.files import parse_json, user_path, write_text
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.trees.classifier import MDTreeClassifier
 from mdtree_jax.trees.members import MEMBERS, ONE_CHECKPOINT
@@ -226,7 +226,7 @@ class Reference:
             UserError: the file is missing, is not JSON, or does not hold a reference.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = parse_json(user_path(path, "the reference").read_text(encoding="utf-8"))
             if not isinstance(data, dict) or data.get("format") != _FORMAT:
                 found = data.get("format") if isinstance(data, dict) else type(data).__name__
                 raise UserError(f"'{path}' is not a reference: its format is {found!r}, not '{_FORMAT}'")
@@ -280,11 +280,11 @@ def get_reference(source: str | os.PathLike) -> Reference:
     """Return a packaged reference by name, or one from a file; raises `UserError` as `Reference.load`."""
     if str(source) in reference_names():
         return packaged_reference(str(source))
-    if not Path(source).expanduser().is_file():
+    if not user_path(source, "reference=").is_file():
         raise UserError(
             f"reference={source} is neither a file nor a reference of the package: {', '.join(reference_names())}"
         )
-    return Reference.load(Path(source).expanduser())
+    return Reference.load(source)
 
 
 def phase_bins(table: pd.DataFrame, pair: tuple[str, str], places: np.ndarray, causes: Sequence[str]) -> dict:

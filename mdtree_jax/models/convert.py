@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdtree_jax.checks import UserError, check_choice
+from mdtree_jax.files import user_path
 from mdtree_jax.models.base import build_model
 from mdtree_jax.models.weight_files import as_numpy, read_pickle, read_safetensors
 
@@ -108,7 +109,7 @@ def load_torch_file(path: str | Path) -> dict[str, np.ndarray]:
         UserError: the file does not exist, is of another kind or damaged, or holds more than tensors; or PyTorch is not
             installed.
     """
-    path = Path(path).expanduser()
+    path = user_path(path, "the weights")
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise UserError(f"weights '{path}' are of an unknown kind; give a .safetensors, .pt or .pth file")
     if not path.is_file():

@@ -7,7 +7,6 @@ NumPy's side of it lacks bfloat16 and 8-bit floats. Of a pickle only tensors and
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.files import parse_json
 
 _TYPES = {
     "BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16, "U32": np.uint32,
@@ -33,7 +33,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > path.stat().st_size:
                 raise ValueError("the header is longer than the file")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
         header.pop("__metadata__", None)
         data = np.memmap(path, np.uint8, "r", 8 + length) if header else np.empty(0, np.uint8)
         return {name: _array(data, **about) for name, about in header.items()}

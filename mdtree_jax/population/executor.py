@@ -61,12 +61,22 @@ def configure_devices(num_cpu_devices: int | None = None, cache_dir: str | os.Pa
     """Give JAX one CPU device a core, or `num_cpu_devices`, and a persistent compilation cache.
 
     To be called before JAX is first used; later, the devices stay as they are.
+
+    Raises:
+        UserError: JAX is told to use devices that are not there.
     """
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", num_cpu_devices or available_cores())
     if cache_dir is not None:
         jax.config.update("jax_compilation_cache_dir", os.fspath(cache_dir))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if told := os.environ.get("JAX_PLATFORMS"):
+        try:
+            jax.devices()
+        except (RuntimeError, AssertionError) as error:  # which of them depends on the name and the version
+            raise UserError(
+                f"JAX_PLATFORMS={told}: JAX finds no such device here; unset it, or set it to cpu"
+            ) from error
 
 
 def step_bytes(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> int:

@@ -21,6 +21,9 @@ from mdtree_jax.registry.knobs import KNOBS
 #: Knobs that every grid has, in the order in which its configurations are counted.
 AXES = ("width", "batch_size", "data_fraction", "learning_rate", "weight_decay", "train_epochs")
 
+#: Networks of a grid; each has an entry in memory before the first is trained.
+MOST_NETWORKS = 1_000_000
+
 
 @dataclass(frozen=True, init=False)
 class Grid:
@@ -41,7 +44,7 @@ class Grid:
 
         Raises:
             UserError: an unknown knob, one without a default that is not given, an axis that is empty, a value given
-                twice or out of range.
+                twice or out of range, more than `MOST_NETWORKS` networks.
 
         >>> Grid((2, 4), (16,), optimizer=("sgd", "adamw")).num_configurations
         4
@@ -57,6 +60,11 @@ class Grid:
             _check_axis(name, every[name])
         if num_seeds < 1:
             raise UserError(f"num_seeds={num_seeds} is too few; it must be at least 1")
+        if (networks := num_seeds * math.prod(map(len, every.values()))) > MOST_NETWORKS:
+            raise UserError(
+                f"the grid has {networks} networks, {num_seeds} seeds of each configuration; expected at most "
+                f"{MOST_NETWORKS} (fewer values on its axes, or a smaller num_seeds)"
+            )
         if not 0 <= seed < 2**31 - num_seeds:
             raise UserError(f"seed={seed} is out of range; it must be 0 to 2^31 - 1")
         for name, value in (("axes", every), ("num_seeds", num_seeds), ("seed", seed)):

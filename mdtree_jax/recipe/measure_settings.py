@@ -247,6 +247,8 @@ def resolve(config: MeasureConfig) -> MeasureSettings:
     return settings
 
 
+#: Of any count: steps, products, images, points.
+MOST_STEPS = 10_000_000
 #: Least values of numbers that are not merely above 0; the second says whether the least itself is out.
 _LEAST: dict[str, tuple[float, bool]] = {
     "seed": (0, False),
@@ -280,6 +282,8 @@ def _check_ranges(settings: MeasureSettings) -> None:
         if not math.isfinite(value) or value < least or (is_strict and value == least):
             wanted = f"{'above' if is_strict else 'at least'} {least:g}"
             raise UserError(f"grid.measure.{name}={value:g} is out of range; it must be {wanted}")
+        if isinstance(value, int) and name != "seed" and value > MOST_STEPS:
+            raise UserError(f"grid.measure.{name}={value} is out of range; it must be at most {MOST_STEPS}")
     if settings.seed >= 2**31:
         raise UserError(f"grid.measure.seed={settings.seed} is out of range; it must be 0 to 2^31 - 1")
     if settings.curve_momentum >= 1.0:

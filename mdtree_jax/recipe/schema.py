@@ -29,6 +29,8 @@ from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, find_objective
 DTYPES = ("float32", "float64")
 KEEP = ("all", "metrics_only")
 STAGES = ("train", "measure")
+#: Devices of one process.
+MOST_DEVICES = 1024
 #: What runs the cohorts: `local` is this process, one after the other.
 ENGINES = ("local",)
 
@@ -221,21 +223,28 @@ def check_settings(config: SweepConfig) -> None:
         raise UserError("merge=[] joins nothing; write merge=[folder,folder]")
     if config.verify is not None and set(config.stages) != set(STAGES):
         raise UserError(f"verify={config.verify} needs both stages, and stages={config.stages} leaves one out")
+    if config.verify is None and config.verify_seed != SweepConfig.verify_seed:
+        raise UserError(f"verify_seed={config.verify_seed} is of no use without verify=, the number of configurations")
     _check_files(config)
-    points = grid.history_points or 0
+    points, whole = grid.history_points or 0, "at least 1 and below 2^31"
     for name, value, good, wanted in (
-        ("grid.early_stop_min_epoch", grid.early_stop_min_epoch, grid.early_stop_min_epoch >= 1, "at least 1"),
-        ("grid.early_stop_patience", grid.early_stop_patience, grid.early_stop_patience >= 1, "at least 1"),
+        ("grid.early_stop_min_epoch", grid.early_stop_min_epoch, 1 <= grid.early_stop_min_epoch < 2**31, whole),
+        ("grid.early_stop_patience", grid.early_stop_patience, 1 <= grid.early_stop_patience < 2**31, whole),
         ("grid.early_stop_tolerance", grid.early_stop_tolerance, grid.early_stop_tolerance >= 0.0, "0 or above"),
         ("grid.label_noise_fraction", grid.label_noise_fraction, 0.0 <= grid.label_noise_fraction <= 1.0, "in [0, 1]"),
-        ("grid.label_noise_seed", grid.label_noise_seed, grid.label_noise_seed >= 0, "0 or above"),
+        ("grid.label_noise_seed", grid.label_noise_seed, 0 <= grid.label_noise_seed < 2**32, "0 to 2^32 - 1"),
         ("grid.validation_fraction", grid.validation_fraction, 0.0 <= grid.validation_fraction < 1.0, "in [0, 1)"),
         ("grid.history_points", points, 0 <= points <= MOST_HISTORY_POINTS, f"0 to {MOST_HISTORY_POINTS}"),
-        ("grid.eval_batch_size", grid.eval_batch_size, grid.eval_batch_size >= 1, "at least 1"),
+        ("grid.eval_batch_size", grid.eval_batch_size, 1 <= grid.eval_batch_size < 2**31, whole),
         ("checkpoint_minutes", config.checkpoint_minutes, config.checkpoint_minutes > 0.0, "above 0"),
         ("memory_gb", config.memory_gb, config.memory_gb is None or 0.0 < config.memory_gb < inf, "above 0, finite"),
-        ("verify_seed", config.verify_seed, config.verify_seed >= 0, "0 or above"),
-        ("num_devices", config.num_devices, config.num_devices is None or config.num_devices >= 1, "at least 1"),
+        ("verify_seed", config.verify_seed, 0 <= config.verify_seed < 2**32, "0 to 2^32 - 1"),
+        (
+            "num_devices",
+            config.num_devices,
+            config.num_devices is None or 1 <= config.num_devices <= MOST_DEVICES,
+            f"1 to {MOST_DEVICES}",
+        ),
     ):
         if not good:
             raise UserError(f"{name}={value:g} is out of range; it must be {wanted}")

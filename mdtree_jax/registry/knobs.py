@@ -150,6 +150,8 @@ class Knob:
         is_low_enough = value < self.high if self.excludes_high else value <= self.high
         if not (math.isfinite(value) and is_high_enough and is_low_enough):
             raise UserError(f"{self.name}={value:g} is out of range; it must be {self.wanted}")
+        if self.kind is int and value >= 2**31:
+            raise UserError(f"{self.name}={value:g} is out of range; it must be at most 2^31 - 1")
 
 
 RETUNE = "tune the learning rate again after changing the batch size"

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mdtree_jax.checks import printable
 from mdtree_jax.collection.columns import feature_values, missing_columns
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Diagnosis
@@ -195,8 +196,11 @@ def _template(name: str):
 
 
 def _hold_together(value: Any) -> Any:
-    """Keep a number and its percent sign on one line; drawings, which are marked as safe, stay as they are."""
-    return re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", value) if type(value) is str else value
+    """Keep a number and its percent sign on one line, and show control characters, which HTML must not hold.
+
+    Drawings, which are marked as safe, stay as they are.
+    """
+    return re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", printable(value)) if type(value) is str else value
 
 
 def _slug(name: str) -> str:

@@ -84,10 +84,10 @@ class Monitor:
         self._current: tuple[str, float] | None = None
         self._fraction = 0.0
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[left]}", markup=False),
         )
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._cohorts = self._bar.add_task("cohorts", total=self._total, completed=num_finished, left="")

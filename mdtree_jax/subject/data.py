@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.files import user_path
 from mdtree_jax.registry.resolve import call_with, is_own, resolve
 
 SAMPLE_SEED = 0
@@ -118,7 +119,7 @@ def _of_path(path: str, what: str, side: str) -> Side:
         if side not in sides:
             raise UserError(f"{what}={path}: the function gives no {side} set, but {', '.join(sides)}")
         return read_side(sides[side], what, side)
-    place = Path(path).expanduser()
+    place = user_path(path, what)
     if not place.exists():
         raise UserError(f"{what}: '{path}' does not exist")
     if place.is_dir():

@@ -20,6 +20,7 @@ from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.from_metrics import diagnose_metrics
 from mdtree_jax.diagnosis.reference import Reference, reference_names
 from mdtree_jax.diagnosis.result import Diagnosis
+from mdtree_jax.files import user_path
 from mdtree_jax.recipe.measure_settings import chosen_pairs
 from mdtree_jax.registry.datasets import DATASETS
 from mdtree_jax.registry.kernels import KERNELS
@@ -37,7 +38,7 @@ def selected(run: str, select: Mapping[str, Any]) -> pd.DataFrame:
     Raises:
         UserError: no collection, one that no sweep made, one without rows, a selection that it has no row of.
     """
-    folder = Path(run).expanduser()
+    folder = user_path(run, "run=")
     if not (folder / "collection.parquet").is_file():
         raise UserError(f"run={run} is not a run folder with finished networks: it has no collection.parquet")
     table = read_table(folder / "collection.parquet", "collection")

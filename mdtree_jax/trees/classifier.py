@@ -93,7 +93,8 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         classes_: (2,) the classes, sorted.
         leaf_counts_: (leaves, classes) number of training rows by leaf and class; leaves from left to right.
         structure_: the `Structure` in use.
-        n_features_in_: number of columns of X during `fit`.
+        n_features_in_: number of columns of the array that `fit` got; of a collection, of the structure's features.
+        feature_names_in_: the structure's features, if `fit` got a collection; arrays then have them in this order.
 
     X is a collection (a DataFrame in which features are found by name or published name), or an array whose columns are
     the structure's `features` in order; further columns of an array are ignored. Given a collection and no y, `fit` and
@@ -144,8 +145,8 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         members = [structure]
         if fit == "robust" and isinstance(rows, pd.DataFrame):
             frame = canonicalize(rows)
-            members = choose_members(structure, lambda name: bool(finite_rows_of(frame, [name]).all()))
-        values = [self._values(rows, member, reset=number == 0) for number, member in enumerate(members)]
+            members = choose_members(structure, lambda features: bool(finite_rows_of(frame, features).any()))
+        values = [self._values(rows, structure, reset=True), *self._companion_values(rows, members[1:])]
         codes = self._learn_classes(y, structure)
         if len(codes) != len(values[0]):
             raise UserError(f"X has {len(values[0])} rows and y has {len(codes)}; they must be equal")
@@ -251,12 +252,21 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "thresholds_")
 
     def _member_values(self, X, members) -> list[np.ndarray | None]:
-        """Return each member's features; None for a companion whose features are missing, or incomplete."""
-        values: list[np.ndarray | None] = [self._values(X, members[0])]
-        for member in members[1:]:
-            there = isinstance(X, pd.DataFrame) and finite_rows_of(canonicalize(X), member.features).all()
-            values.append(self._values(X, member) if there else None)
-        return values
+        """Return each member's features; None for a companion that no row has the features of."""
+        return [self._values(X, members[0]), *self._companion_values(X, members[1:])]
+
+    def _companion_values(self, X, companions) -> list[np.ndarray | None]:
+        """Return each companion's features, NaN in the rows that lack one, or None if all do."""
+        if not companions or not isinstance(X, pd.DataFrame):
+            return [None] * len(companions)
+        frame, out = canonicalize(X), []
+        for member in companions:
+            there = finite_rows_of(frame, member.features)
+            values = np.full((len(frame), len(member.features)), np.nan)
+            if there.any():
+                values[there] = feature_values(frame[there], member.features)
+            out.append(values if there.any() else None)
+        return out
 
     def _values(self, X, structure: Structure, *, reset: bool = False) -> np.ndarray:
         """Return the structure's features as float64 (rows, features)."""
@@ -265,6 +275,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             values = feature_values(canonicalize(X), structure.features)
             if reset:
                 self.n_features_in_ = needed
+                self.feature_names_in_ = np.array(structure.features, dtype=object)
             return values
         values = np.asarray(validate_data(self, X, reset=reset, dtype=np.float64))
         if values.shape[1] < needed:

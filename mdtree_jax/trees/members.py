@@ -41,10 +41,10 @@ RELATIVE_MEMBERS: Mapping[str, tuple[Structure, ...]] = MappingView(lambda: _of(
 ONE_CHECKPOINT: Mapping[str, Structure] = MappingView(lambda: _first(lambda q: q.one_checkpoint), QUESTIONS)
 
 
-def choose_members(structure: Structure, has: Callable[[str], bool]) -> list[Structure]:
+def choose_members(structure: Structure, has: Callable[[tuple[str, ...]], bool]) -> list[Structure]:
     """Return the members of the robust fit of a structure: its companions too if it is a task's shown one.
 
-    A companion takes part if `has(feature)` is true for all its features; the structure itself always does.
+    A companion takes part if `has(features)` is true of its features; the structure itself always does.
     """
     companions = next((members[1:] for members in MEMBERS.values() if members[0] == structure), ())
-    return [structure, *(tree for tree in companions if all(has(feature) for feature in tree.features))]
+    return [structure, *(tree for tree in companions if has(tree.features))]

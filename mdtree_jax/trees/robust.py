@@ -295,7 +295,7 @@ def fit_robust(
 
     Args:
         structures: the members; all have the same classes in the same order.
-        X: for each member its features in order, (rows, features).
+        X: for each member its features in order, (rows, features); a member learns from the rows that have all of its.
         y: (rows,) int, the place of each row's class among the classes.
         options: of prior and evidence.
 
@@ -320,7 +320,11 @@ def fit_members(
         raise UserError(f"fit='robust' needs at least one tree and one row, got {len(structures)} and {len(y)}")
     if any(s.classes != structures[0].classes for s in structures):
         raise UserError(f"the trees of a robust fit must have the same classes: {[s.classes for s in structures]}")
-    return tuple(fit_posterior(s, values, y, options) for s, values in zip(structures, X, strict=True))
+    known = [np.isfinite(values).all(axis=1) for values in X]
+    return tuple(
+        fit_posterior(s, values, y, options) if there.all() else fit_posterior(s, values[there], y[there], options)
+        for s, values, there in zip(structures, X, known, strict=True)
+    )
 
 
 def predict_proba(fit: RobustFit, X: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -328,16 +332,24 @@ def predict_proba(fit: RobustFit, X: Sequence[np.ndarray | None]) -> np.ndarray:
 
     Args:
         fit: the fitted average.
-        X: for each member its features in order, (rows, features); None leaves out a member that lacks some.
+        X: for each member its features in order, (rows, features); a member has no vote in a row that lacks some, and
+            None stands for one that has none in any.
     """
     return _sharpen(_mean_vote(fit.members, X), fit.exponent)
 
 
 def _mean_vote(members: Sequence[TreePosterior], X: Sequence[np.ndarray | None]) -> np.ndarray:
-    votes = [verdict_shares(m, values) for m, values in zip(members, X, strict=True) if values is not None]
-    if not votes:
+    """Return the mean of the votes of those members that have their features, row by row, (rows, classes)."""
+    given = [(member, values) for member, values in zip(members, X, strict=True) if values is not None]
+    if not given:
         raise UserError("no tree of the robust fit has its features in the table")
-    return np.mean(votes, axis=0)
+    votes = np.array([verdict_shares(member, values) for member, values in given])
+    known = np.array([np.isfinite(values).all(axis=1) for _, values in given])
+    if known.all():
+        return np.mean(votes, axis=0)
+    if not known.any(axis=0).all():
+        raise UserError(f"no tree of the robust fit has its features in row {np.argmin(known.any(axis=0)) + 1}")
+    return np.where(known[..., None], votes, 0.0).sum(axis=0) / known.sum(axis=0)[:, None]
 
 
 def _sharpen(votes: np.ndarray, exponent: float) -> np.ndarray:
@@ -360,11 +372,17 @@ def _fit_exponent(votes: np.ndarray, y: np.ndarray, options: Options) -> float:
 def snap_rows(structures: Sequence[Structure], X: Sequence[np.ndarray], y: np.ndarray) -> dict:
     """Return the training rows as plain lists, as coarse as the candidates are, so that a fit can be repeated.
 
-    A value is kept as its place among all candidates of its feature; rows that fall together are counted.
+    A value is kept as its place among all candidates of its feature, a missing one as -1; rows that fall together are
+    counted.
     """
-    values = {name: x[:, i] for s, x in zip(structures, X, strict=True) for i, name in enumerate(s.features)}
+    values: dict[str, np.ndarray] = {}
+    for structure, x in zip(structures, X, strict=True):
+        for name, column in zip(structure.features, x.T, strict=True):
+            # A companion lacks all of a row in which it lacks one.
+            values[name] = np.where(np.isnan(values[name]), column, values[name]) if name in values else column
     steps = _steps(structures)
-    codes = np.stack([*(np.searchsorted(steps[name], values[name]) for name in steps), y], axis=1)
+    places = {name: np.where(np.isnan(v), -1, np.searchsorted(steps[name], v)) for name, v in values.items()}
+    codes = np.stack([*(places[name] for name in steps), y], axis=1)
     rows, counts = np.unique(codes, axis=0, return_counts=True)
     lines = [f"{' '.join(map(str, row[:-1]))} : {row[-1]} x {count}" for row, count in zip(rows, counts, strict=True)]
     return {"features": list(steps), "rows": lines}
@@ -376,8 +394,11 @@ def unsnap_rows(structures: Sequence[Structure], data: dict) -> tuple[list[np.nd
     parsed = [(*map(int, line.replace(":", "").replace("x", "").split()),) for line in data["rows"]]
     table = np.array(parsed)
     table = np.repeat(table[:, :-1], table[:, -1], axis=0)
-    # A value equal to a candidate has that candidate's place; one beyond the last has the last place.
-    values = {name: np.append(s, s[-1] + 1)[table[:, data["features"].index(name)]] for name, s in steps.items()}
+    # A value equal to a candidate has that candidate's place; one beyond the last has the last place but for the end,
+    # which stands for a missing one.
+    values = {
+        name: np.append(s, [s[-1] + 1, np.nan])[table[:, data["features"].index(name)]] for name, s in steps.items()
+    }
     return [np.stack([values[name] for name in s.features], axis=1) for s in structures], table[:, -1]
 
 

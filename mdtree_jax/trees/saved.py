@@ -6,13 +6,12 @@ same, and the file is smaller than the tables of votes.
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
 
 import numpy as np
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.files import parse_json, user_path
 from mdtree_jax.trees import robust
 from mdtree_jax.trees.members import STRUCTURES
 from mdtree_jax.trees.structure import Structure
@@ -34,6 +33,8 @@ def tree_to_dict(tree) -> dict:
         "num_features_in": int(tree.n_features_in_),
         "agreement": tree.agreement_,
     }
+    if hasattr(tree, "feature_names_in_"):
+        data["feature_names_in"] = tree.feature_names_in_.tolist()
     if tree._average is not None:
         data["companions"] = [member.to_dict() for member in tree.members_[1:]]
         data["exponent"] = tree._average.exponent
@@ -48,7 +49,7 @@ def read_tree(cls, path: str | os.PathLike):
         UserError: the file is missing, is not JSON, or does not hold a tree.
     """
     try:
-        data = json.loads(Path(path).read_text())
+        data = parse_json(user_path(path, "the saved tree").read_text(encoding="utf-8"))
         if data.get("format") != _FORMAT:
             raise UserError(f"'{path}' is not a saved tree: its format is {data.get('format')!r}, not '{_FORMAT}'")
         tree = _from_dict(cls, data)
@@ -105,4 +106,8 @@ def _from_dict(cls, data: dict):
     tree.leaf_counts_ = np.array(data["leaf_counts"], dtype=int)
     tree._set_classes(np.array(data["classes"]))
     tree.n_features_in_ = int(data["num_features_in"])
+    if (names := data.get("feature_names_in")) is not None:
+        if names != list(structure.features):
+            raise ValueError(f"feature_names_in={names!r:.80} are not the features of its structure")
+        tree.feature_names_in_ = np.array(names, dtype=object)
     return tree

@@ -17,12 +17,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.columns import canonical_name
+from mdtree_jax.files import user_path
 from mdtree_jax.registry.questions import published_classes
 from mdtree_jax.registry.tree import Node, Tree, check_tree
 
@@ -136,9 +136,10 @@ class Structure:
         import yaml
 
         try:
-            data = yaml.safe_load(Path(path).read_text())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"the tree structure '{path}' cannot be read: {str(error).splitlines()[0]}") from error
+            data = yaml.safe_load(user_path(path, "the tree structure").read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"the tree structure '{path}' cannot be read: {why}") from error
         return cls.from_dict(data)
 
 

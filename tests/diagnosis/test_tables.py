@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdtree_jax import diagnose_metrics
+from mdtree_jax.collection.columns import ERROR_SUFFIXES
 from mdtree_jax.collection.load import read_csv
-from mdtree_jax.diagnosis.metrics_table import SUFFIXES, read_metrics, standard_errors, unused_columns
+from mdtree_jax.diagnosis.metrics_table import read_metrics, standard_errors, unused_columns
 from mdtree_jax.registry.measurements import MEASUREMENTS
 from tests.refusals import answer_of
 
@@ -68,7 +69,7 @@ def written(draw):
         as_text = draw(st.booleans())
         columns[name] = [repr(c) if as_text and isinstance(c, float) and np.isfinite(c) else c for c in cells]
         if draw(st.booleans()):
-            columns[name + draw(st.sampled_from(SUFFIXES))] = spread.tolist()
+            columns[name + draw(st.sampled_from(ERROR_SUFFIXES))] = spread.tolist()
         else:
             errors[metric][:] = np.nan
     for name, options in EXTRA.items():
@@ -105,7 +106,7 @@ def test_a_table_reads_back_as_what_was_measured(case):
         for metric in set(RANGES) - set(values):
             assert metric not in frame or frame[metric].isna().all()
     spread_of_test = {
-        f"test_{what}{suffix}" for what in ("error", "acc") for suffix in SUFFIXES
+        f"test_{what}{suffix}" for what in ("error", "acc") for suffix in ERROR_SUFFIXES
     }  # no diagnosis asks it
     assert set(unused_columns(table, "landscape")) == {
         str(name) for name in table if name in EXTRA or name in spread_of_test

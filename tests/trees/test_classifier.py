@@ -222,3 +222,32 @@ def test_structures_that_are_no_tree(change, message):
 def test_bad_input(action, message, F):
     with pytest.raises(UserError, match=message):
         action(F)
+
+
+def test_the_contract_of_scikit_learn(small_grid, tmp_path):
+    """Names of features, pickles, clones; weights of rows are refused, as an estimator without them refuses them."""
+    from sklearn.utils.validation import has_fit_parameter
+
+    y = np.where(small_grid.width > 4, "temperature", "size")
+    tree = MDTreeClassifier("size", fit="exact").fit(small_grid, y)
+    assert tree.feature_names_in_.tolist() == list(tree.structure_.features)
+    assert tree.n_features_in_ == len(tree.feature_names_in_)
+    X = small_grid[list(tree.feature_names_in_)].to_numpy()
+    with pytest.warns(UserWarning, match="feature names"):
+        np.testing.assert_array_equal(tree.predict(X), tree.predict(small_grid))
+    assert not hasattr(MDTreeClassifier("size", fit="exact").fit(X, y), "feature_names_in_")
+    assert not hasattr(tree.fit(X, y), "feature_names_in_")  # that of the fit before does not stay
+    for fit in ("robust", "published", "exact"):
+        tree = MDTreeClassifier("size", fit=fit, min_width=0)
+        assert clone(tree).get_params() == pickle.loads(pickle.dumps(tree)).get_params() == tree.get_params()
+        again = pickle.loads(pickle.dumps(tree.fit(small_grid, y)))
+        np.testing.assert_array_equal(again.predict_proba(small_grid), tree.predict_proba(small_grid))
+        assert not hasattr(clone(tree), "thresholds_")
+        tree.save(tmp_path / "tree.json")
+        assert (
+            MDTreeClassifier.load(tmp_path / "tree.json").feature_names_in_.tolist() == tree.feature_names_in_.tolist()
+        )
+    assert not has_fit_parameter(tree, "sample_weight")
+    with pytest.raises(TypeError, match="sample_weight"):
+        tree.fit(small_grid, y, sample_weight=np.ones(len(y)))
+    assert not hasattr(tree, "set_output")  # of transformers

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mdtree_jax.checks import printable
 from mdtree_jax.diagnosis.words import actions, by_class, causes, costs, evidence, outlook, references
 from mdtree_jax.diagnosis.words.formats import NOT_KNOWN, capital, percent, points
 
@@ -299,4 +300,4 @@ def _bar(share: float) -> str:
 def _plain(text: str, style: str = "") -> Any:
     from rich.text import Text
 
-    return Text(text, style=style)
+    return Text(printable(text), style=style)

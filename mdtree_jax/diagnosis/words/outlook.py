@@ -75,6 +75,8 @@ def headline(diagnosis: Diagnosis) -> str:
     if has_faults(diagnosis) or diagnosis.outlook is None:
         told = [cause for cause, _ in diagnosis.causes if _is_told(diagnosis, cause)]
         return capital("; ".join(cause_sentence(cause, diagnosis.knobs) for cause in told or [diagnosis.cause]))
+    if diagnosis.outlook.error == 0:
+        return "Held-out error 0 %: there is nothing to gain"
     budget = diagnosis.outlook.budget
     largest = max(budget, key=lambda term: term.points)
     part = "mostly" if largest.points >= 0.5 * diagnosis.outlook.error else "the largest part is"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.files import user_path
 from mdtree_jax.subject.checkpoints import (
     equinox_files,
     keras_files,
@@ -76,7 +77,7 @@ def load_checkpoint(
     Raises:
         UserError: no such path, an unknown format, a damaged file, a package that is not installed, no such part.
     """
-    path = Path(path).expanduser()
+    path = user_path(path, "the checkpoint")
     found = format_of(path)
     if found is None:
         endings = ", ".join(suffix for one in FORMATS for suffix in one.suffixes)

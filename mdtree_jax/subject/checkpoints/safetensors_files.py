@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mdtree_jax.checks import UserError
+from mdtree_jax.files import parse_json
 from mdtree_jax.models.weight_files import read_safetensors
 
 INDEX = ".index.json"
@@ -35,7 +35,7 @@ def read(path: Path, model: Any, step: int | None) -> dict[str, np.ndarray]:
 def parts_of(index: Path) -> list[Path]:
     """Return the files that an index names; raises `UserError` for a damaged index, or a file that is not there."""
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
         parts = [index.parent / Path(name).name for name in names]
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"the index '{index}' is damaged: expected JSON with 'weight_map'") from error
