@@ -14,7 +14,7 @@ SMALL = {"name": "mlp", "width": 4, "image_shape": (4, 4, 1), "num_train": 200}
 def test_programs_lower_for_the_device_that_is_here(stage):
     mesh = Mesh(np.array(jax.devices()[:1]), (tool.AXIS,))
     lowered = tool.train(mesh, batch_size=16, **SMALL) if stage == "train" else tool.measure(mesh, stage, **SMALL)
-    assert "dot" in lowered.as_text()
+    assert "dot" in lowered.lowered.as_text()
 
 
 # A loop of unknown length; in each turn a product in full precision and seven turns of another product at the default.

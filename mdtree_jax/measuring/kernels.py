@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdtree_jax import landscape
+from mdtree_jax import landscape, lowering
 from mdtree_jax.measuring.similarity import make_outputs, similarities
 from mdtree_jax.models import Model
+from mdtree_jax.population.assignment import block_length
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
 from mdtree_jax.training import ObjectiveLike, evaluate, objective_functions
@@ -268,6 +269,7 @@ def make_curve_parts(
         schedule=settings.curve_schedule,
     )
     functions = objective_functions(objective)
+    block = block_length([settings.curve_steps]) if lowering.here().has_known_loops else None
 
     def start(item: PairItem, data: Data) -> landscape.CurveState:
         del data
@@ -287,7 +289,7 @@ def make_curve_parts(
             return functions.mean_loss(logits, data.y_train[rows])
 
         state = state._replace(key=jax.random.wrap_key_data(state.key), step=jnp.int32(first))
-        return training.advance(state, loss, num_steps)._replace(key=item.key)
+        return training.advance(state, loss, num_steps, block=block)._replace(key=item.key)
 
     def finish(pair: tuple[PairItem, landscape.CurveState], data: Data) -> Results:
         item, state = pair

@@ -72,3 +72,23 @@ def plan_passes(
         queue = np.where(members >= 0, np.tile(slots, (num_devices, 1)), -1).astype(np.int32)
         passes.append(Pass(members.reshape(-1), queue))
     return tuple(passes)
+
+
+def block_length(steps_per_epoch: Sequence[int] | np.ndarray, most: int = 512, pause: float = 0.1) -> int:
+    """Return how many steps a loop of known length has, so that the epochs of a cohort's members lose least.
+
+    An epoch takes as many of these loops as it needs; steps of the last one that are beyond its end are idle. After a
+    loop the device waits for the host, for the time of `pause` steps: 30 microseconds of a small network's 300.
+
+    Args:
+        steps_per_epoch: of every member.
+        most: steps.
+        pause: in steps.
+
+    >>> block_length([390, 390]), block_length([40, 80, 120]), block_length([7])
+    (390, 40, 7)
+    """
+    steps, times = np.unique(np.maximum(steps_per_epoch, 1), return_counts=True)
+    lengths = np.arange(1, min(most, int(steps.max())) + 1)
+    cost = (-(-steps[:, None] // lengths) * (lengths + pause) * times[:, None]).sum(0)
+    return int(lengths[np.flatnonzero(cost == cost.min())[-1]])

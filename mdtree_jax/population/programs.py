@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mdtree_jax.models import Model, build_knobs, build_model
+from mdtree_jax.models import Model, at_precision, build_knobs, build_model
 from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.objectives import find_objective
@@ -22,7 +22,8 @@ def model_of(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> Model:
     sizes, knobs = (cohort.width, recipe.num_classes, recipe.image_shape), dict(cohort.knobs)
     outputs = find_objective(recipe.objective).output_shape(tuple(recipe.target_shape), recipe.num_classes)
     kinds = {"input_kind": recipe.input_kind, "output_shape": outputs}
-    return build_model(recipe.model, *sizes, dtype, build_knobs(recipe.model, knobs), **kinds)
+    model = build_model(recipe.model, *sizes, dtype, build_knobs(recipe.model, knobs), **kinds)
+    return at_precision(model, recipe.precision) if dtype == "float32" else model
 
 
 def input_of(recipe: Recipe, dtype: str) -> jax.ShapeDtypeStruct:

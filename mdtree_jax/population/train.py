@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mdtree_jax import lowering
 from mdtree_jax.checks import StaleState, UserError
 from mdtree_jax.models import Model, count_flops
-from mdtree_jax.population.assignment import Pass, plan_passes
+from mdtree_jax.population.assignment import Pass, block_length, plan_passes
 from mdtree_jax.population.compiled import executables, jit_over_members
-from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options
+from mdtree_jax.population.executor import ExecutorChoice, choose_executor
 from mdtree_jax.population.history import History, Recorder, curves, make_recorder
 from mdtree_jax.population.loop import AXIS, PopulationState, make_run, start_population
 from mdtree_jax.population.programs import hyperparameters_of, input_of, model_of, trainer_of
@@ -153,15 +154,15 @@ def _make_trainer(
 
 
 @functools.lru_cache(maxsize=4)
-def _jit_run(trainer: Trainer, mesh: Mesh, recorder: Recorder | None) -> Any:
-    options = compiler_options(mesh.devices.flat[0].platform)
-    return jax.jit(make_run(trainer, mesh, recorder), donate_argnums=0, compiler_options=options)
+def _jit_run(trainer: Trainer, mesh: Mesh, recorder: Recorder | None, block: int | None) -> Any:
+    options = lowering.compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(make_run(trainer, mesh, recorder, block), donate_argnums=0, compiler_options=options)
 
 
 @functools.lru_cache(maxsize=4)
 def jit_init(model: Model) -> Any:
     """Return the compiled `init(key) -> variables` of a network before training, from its raw key data."""
-    return jax.jit(lambda key: model.init(init_key(key)))
+    return lowering.jit(lambda key: model.init(init_key(key)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -184,7 +185,7 @@ class _CohortRun:
     def __init__(
         self, recipe: Recipe, cohort: Cohort, data: Any, executor: ExecutorChoice, dtype: str, grid_seed: int
     ) -> None:
-        devices = jax.devices()
+        devices = lowering.local_devices()
         if len(devices) < executor.num_devices:
             raise UserError(f"executor for {executor.num_devices} devices, but JAX has {len(devices)}")
         self.recipe, self.cohort, self.executor, self.dtype, self.grid_seed = recipe, cohort, executor, dtype, grid_seed
@@ -196,10 +197,12 @@ class _CohortRun:
             has_validation = len(self.arrays) > 4
             made = _make_trainer(recipe, cohort.shape, dtype, self.objective, has_validation)
             self.model, self.trainer, self.recorder = made
-            self.jit_run = _jit_run(self.trainer, self.mesh, self.recorder)
+            counts = [member.num_samples for member in cohort.members]
+            self.steps_per_epoch = np.array([self.trainer.steps_per_epoch(count) for count in counts])
+            has_known_loops = lowering.of(devices[0].platform).has_known_loops
+            block = block_length(self.steps_per_epoch) if has_known_loops else None
+            self.jit_run = _jit_run(self.trainer, self.mesh, self.recorder, block)
             self.jit_init = jit_init(self.model)
-        counts = [member.num_samples for member in cohort.members]
-        self.steps_per_epoch = np.array([self.trainer.steps_per_epoch(count) for count in counts])
         self.passes = plan_passes(counts, executor.members_per_pass, executor.num_devices, executor.lanes_per_device)
         self.pass_index, self.max_steps = 0, 1
         self.state: PopulationState | None = None

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mdtree_jax import lowering
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.gain_reference import Policy
 from mdtree_jax.measuring.kernels import Data
@@ -66,7 +67,7 @@ def race(
         arguments = start, racer.hparams, racer.num_epochs, jnp.float32(1 / policy.share), data
         if racer.settings not in programs:
             begin = time.perf_counter()
-            programs[racer.settings] = jax.jit(_program(racer)).lower(*arguments).compile()
+            programs[racer.settings] = lowering.jit(_program(racer)).lower(*arguments).compile()
             compiling += time.perf_counter() - begin
         begin = time.perf_counter()
         error, num_steps = jax.device_get(programs[racer.settings](*arguments))

@@ -26,8 +26,9 @@ Every program is compiled in a process of its own, because XLA may abort. A row 
   seconds    of compiling, without tracing.
   launches   kernels, library calls and copies of one call. A loop of known length counts as often as it turns, another
              once. On a TPU: the operations of its one program.
-  per step   launches of one turn of the largest innermost loop of unknown length that holds products: one training step
-             of all lanes, one step of a curve, one block of Hessian products, one Lanczos step.
+  per step   launches of one turn of the largest innermost loop of unknown length that holds products, by the steps that
+             go in it in a loop of known length: one training step of all lanes, one step of a curve, one block of
+             Hessian products, one Lanczos step.
   dynamic    loops of unknown length; a GPU waits for the host before each turn.
   temp MB    temporary memory, without arguments and results.
   products   matrix products and convolutions by the precision of their factors: f32; tf32 (GPU) or bf16 (TPU) where the
@@ -50,7 +51,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
@@ -58,11 +59,12 @@ import numpy as np
 from jax.experimental.topologies import get_topology_desc
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mdtree_jax import lowering
 from mdtree_jax.measuring import kernels
 from mdtree_jax.measuring.programs import full_precision
-from mdtree_jax.models import build_model
+from mdtree_jax.models import at_precision, build_model
+from mdtree_jax.population.assignment import block_length
 from mdtree_jax.population.compiled import jit_over_members
-from mdtree_jax.population.executor import compiler_options
 from mdtree_jax.population.loop import AXIS, make_run, start_population
 from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.training import Hyperparameters, make_trainer
@@ -85,11 +87,25 @@ TPUS = {"v5e": "v5e:2x2"}
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id"}
 
 
+class Steps(NamedTuple):
+    """A lowered program, and how many steps are in a turn of its loops of unknown length."""
+
+    lowered: Any
+    per_turn: int
+
+
 def train(
-    mesh: Mesh, name: str, width: int, batch_size: int, image_shape: tuple, num_train: int, lanes: int = 1
+    mesh: Mesh,
+    name: str,
+    width: int,
+    batch_size: int,
+    image_shape: tuple,
+    num_train: int,
+    lanes: int = 1,
+    precision: str = "float32",
 ) -> Any:
     """Return the training program of a cohort of as many members as lanes."""
-    model = build_model(name, width, 10, image_shape)
+    model = at_precision(build_model(name, width, 10, image_shape), precision)
     trainer = make_trainer(model, batch_size=batch_size, num_epochs=150)
     network = jax.eval_shape(model.init, jax.random.key(0))
     networks = jax.tree.map(lambda leaf: np.zeros((lanes, *leaf.shape), leaf.dtype), network)
@@ -98,9 +114,13 @@ def train(
     queue = np.arange(lanes, dtype=np.int32)[:, None]
     state = start_population(trainer, networks, hparams, queue, num_train, 1)
     shared = np.empty((num_train, *image_shape), np.float32), np.empty(num_train, np.int32), np.int32(0)
-    options = compiler_options(mesh.devices.flat[0].platform)
-    jitted = jax.jit(make_run(trainer, mesh), donate_argnums=0, compiler_options=options)
-    return jitted.lower(*placed(mesh, (state, hparams, queue), AXIS), *placed(mesh, shared))
+    platform = mesh.devices.flat[0].platform
+    steps = np.full(lanes, trainer.steps_per_epoch(num_train))
+    block = block_length(steps) if lowering.of(platform).has_known_loops else None
+    options = lowering.compiler_options(platform)
+    jitted = jax.jit(make_run(trainer, mesh, block=block), donate_argnums=0, compiler_options=options)
+    lowered = jitted.lower(*placed(mesh, (state, hparams, queue), AXIS), *placed(mesh, shared))
+    return Steps(lowered, block or 1)
 
 
 def measure(
@@ -126,7 +146,9 @@ def measure(
         data = data, np.int32(0), np.int32(0)
     items = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), item)
     with full_precision():
-        return jit_over_members(makers[stage](), mesh).lower(placed(mesh, items, AXIS), placed(mesh, data))
+        lowered = jit_over_members(makers[stage](), mesh).lower(placed(mesh, items, AXIS), placed(mesh, data))
+    has_block = stage == "curve" and lowering.of(mesh.devices.flat[0].platform).has_known_loops
+    return Steps(lowered, block_length([settings.curve_steps]) if has_block else 1)
 
 
 RESNET18 = {"name": "resnet18", "width": 64, "image_shape": (32, 32, 3), "num_train": 50_000}
@@ -171,11 +193,13 @@ def check(function: Any, arguments: tuple, target: str, **compiler_options: Any)
 
 def row_of(lowered: Any, target: str, compiler_options: dict[str, Any]) -> dict[str, Any]:
     """Compile what was lowered, and return what there is to say of it."""
+    lowered, per_turn = lowered if isinstance(lowered, Steps) else (lowered, 1)
     begin = time.perf_counter()
     compiled = lowered.compile(compiler_options or None)
     found = {"result": "compiled", "seconds": time.perf_counter() - begin}
     found["temp MB"] = compiled.memory_analysis().temp_size_in_bytes / 1e6
-    return found | Hlo(compiled.as_text(), "tf32" if target in GPUS else "bf16").row()
+    counts = Hlo(compiled.as_text(), "tf32" if target in GPUS else "bf16").row()
+    return found | counts | {"per step": counts["per step"] and round(counts["per step"] / per_turn)}
 
 
 class Hlo:
@@ -263,7 +287,8 @@ def compile_here(program: str, target: str, options: dict[str, Any]) -> dict[str
         make = getattr(module, function)
     mesh = mesh_of(target)
     devices = list(mesh.devices.flat)
-    as_target = {"devices": lambda *_: devices, "default_backend": lambda: devices[0].platform}
+    as_target = {"devices": lambda *_: devices, "local_devices": lambda *_: devices}
+    as_target |= {"default_backend": lambda: devices[0].platform}
     with mock.patch.multiple(jax, **as_target):
         lowered = make(mesh)
     return row_of(lowered, target, options)

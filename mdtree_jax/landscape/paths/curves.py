@@ -85,7 +85,8 @@ class CurveTraining(NamedTuple):
     Attributes:
         start: `start(end0, end1, key) -> CurveState`.
         advance: `advance(state, loss, num_steps) -> CurveState` after that many steps, or fewer if the training ends;
-            `num_steps` may be traced. To use your own middle point, call `state._replace(middle=...)` first.
+            `num_steps` may be traced. With `block=N`, steps go in loops of this length, which a compiler knows; those
+            beyond the last change nothing. To use your own middle point, call `state._replace(middle=...)` first.
         finish: `finish(state, evaluate) -> CurveResult`.
     """
 
@@ -260,12 +261,25 @@ def _num_tail_steps(options: _Options) -> jax.Array:
     return jnp.maximum(jnp.asarray(options.num_steps, jnp.int32) // 10, 1)
 
 
-def _advance(options: _Options, state: CurveState, loss: Callable, num_steps: int | jax.Array) -> CurveState:
+def _advance(
+    options: _Options, state: CurveState, loss: Callable, num_steps: int | jax.Array, block: int | None = None
+) -> CurveState:
     shape = jax.eval_shape(loss, state.middle, state.step, state.key)
     if getattr(shape, "shape", None) != ():
         raise UserError(f"loss(params, step, key) returns {shape}; expected one number, the mean loss of a batch")
     last = jnp.minimum(state.step + jnp.asarray(num_steps, jnp.int32), jnp.asarray(options.num_steps, jnp.int32))
-    return lax.fori_loop(state.step, last, lambda _, state: _step(options, state, loss), state)
+    if block is None:
+        return lax.fori_loop(state.step, last, lambda _, state: _step(options, state, loss), state)
+
+    def step(_: Any, state: CurveState) -> CurveState:
+        return jax.tree.map(
+            lambda new, old: jnp.where(state.step < last, new, old),
+            _step(options, state, loss)._replace(key=()),
+            state._replace(key=()),
+        )._replace(key=state.key)
+
+    turns = -(-(last - state.step) // block)
+    return lax.fori_loop(0, turns, lambda _, state: lax.fori_loop(0, block, step, state), state)
 
 
 def _step(options: _Options, state: CurveState, loss: Callable) -> CurveState:
