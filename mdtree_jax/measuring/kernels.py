@@ -18,7 +18,6 @@ import numpy as np
 from mdtree_jax import landscape, lowering
 from mdtree_jax.measuring.similarity import make_outputs, similarities
 from mdtree_jax.models import Model
-from mdtree_jax.population.assignment import block_length
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
 from mdtree_jax.training import ObjectiveLike, evaluate, objective_functions
@@ -255,6 +254,13 @@ def make_curve(
     return measure
 
 
+def curve_block(settings: MeasureSettings) -> int | None:
+    """Return the steps of a curve that go in a loop of known length, a divisor of all; None: each by itself."""
+    if not lowering.here().has_known_loops:
+        return None
+    return max(length for length in range(1, 513) if settings.curve_steps % length == 0)
+
+
 def make_curve_parts(
     model: Model, settings: MeasureSettings, objective: ObjectiveLike = DEFAULT_OBJECTIVE
 ) -> CurveParts:
@@ -269,7 +275,7 @@ def make_curve_parts(
         schedule=settings.curve_schedule,
     )
     functions = objective_functions(objective)
-    block = block_length([settings.curve_steps]) if lowering.here().has_known_loops else None
+    block = curve_block(settings)
 
     def start(item: PairItem, data: Data) -> landscape.CurveState:
         del data

@@ -98,7 +98,12 @@ def choose_executor(
         UserError: not even one member fits.
     """
     devices = lowering.local_devices() if devices is None else list(devices)
-    needs = memory_needs(recipe, cohort, dtype, num_train, num_test)
+    platform = devices[0].platform
+    with lowering.as_on(platform):
+        with lowering.side_by_side(2):  # an accelerator then writes convolutions in another way
+            gaining = lowering.here().most_lanes(step_bytes(recipe, cohort, dtype))
+        with lowering.side_by_side(gaining):
+            needs = memory_needs(recipe, cohort, dtype, num_train, num_test)
     costs = [member.num_samples for member in cohort.members]
     smallest = needs.total(1, 1, 1)
     if smallest > memory_budget_bytes:
@@ -109,9 +114,7 @@ def choose_executor(
     num_devices = max(
         n for n in range(1, min(len(devices), len(costs)) + 1) if needs.total(n, 1, n) <= memory_budget_bytes
     )
-    platform = devices[0].platform
-    most = -(-len(costs) // num_devices)
-    most = min(most, lowering.of(platform).most_lanes(step_bytes(recipe, cohort, dtype)))
+    most = min(-(-len(costs) // num_devices), gaining)
 
     def fits(lanes: int) -> bool:
         return needs.total(num_devices, lanes, lanes * num_devices) <= memory_budget_bytes

@@ -21,6 +21,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from mdtree_jax import lowering
+from mdtree_jax.population.assignment import Block
 from mdtree_jax.population.history import History, Recorder, record_epoch, record_epochs, start_history
 from mdtree_jax.training import Hyperparameters, Trainer, TrainState
 from mdtree_jax.training.early_stop import EarlyStop
@@ -96,7 +97,7 @@ def start_population(
 
 
 def make_run(
-    trainer: Trainer, mesh: Mesh, recorder: Recorder | None = None, block: int | None = None
+    trainer: Trainer, mesh: Mesh, recorder: Recorder | None = None, block: Block | None = None
 ) -> Callable[..., PopulationState]:
     """Return `run(state, hparams, queue, x_train, y_train, max_steps) -> state`, to be compiled once per cohort.
 
@@ -175,15 +176,19 @@ def _advance_block(
     hparams: Hyperparameters,
     x_train: jax.Array,
     y_train: jax.Array,
-    block: int,
+    block: Block,
 ) -> PopulationState:
-    """Step all lanes `block` times, each until the end of its epoch: beyond, its state stays as it is."""
+    """Step all lanes as often as a block is long, each until the end of its epoch: beyond, its state stays as it is.
+
+    Where a block is exact, none gets there but lanes that are idle, whose state means nothing.
+    """
     num_lanes = state.slot.shape[0]
     left = jnp.where(state.is_idle, 0, _steps_left(trainer, state, hparams))
     hparams = jax.tree.map(lambda leaf: leaf[jnp.maximum(state.slot, 0)], hparams)
 
     def step(index: jax.Array, lane: TrainState, left: jax.Array, hparams: Hyperparameters) -> TrainState:
-        return _select(index < left, trainer.step(lane, hparams, x_train, y_train), lane)
+        stepped = trainer.step(lane, hparams, x_train, y_train)
+        return stepped if block.is_exact else _select(index < left, stepped, lane)
 
     lanes = state.lanes
     if num_lanes == 1:  # as in `_advance`
@@ -191,10 +196,10 @@ def _advance_block(
     else:
         step = jax.vmap(step, in_axes=(None, 0, 0, 0))
     with lowering.side_by_side(num_lanes):
-        lanes = lax.fori_loop(0, block, lambda index, lanes: step(index, lanes, left, hparams), lanes)
+        lanes = lax.fori_loop(0, block.length, lambda index, lanes: step(index, lanes, left, hparams), lanes)
     if num_lanes == 1:
         lanes = jax.tree.map(lambda leaf: leaf[None], lanes)
-    return state._replace(lanes=lanes, steps=state.steps + block)
+    return state._replace(lanes=lanes, steps=state.steps + block.length)
 
 
 def _select(condition: jax.Array, new: Any, old: Any) -> Any:

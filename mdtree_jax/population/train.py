@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mdtree_jax import lowering
 from mdtree_jax.checks import StaleState, UserError
 from mdtree_jax.models import Model, count_flops
-from mdtree_jax.population.assignment import Pass, block_length, plan_passes
+from mdtree_jax.population.assignment import Block, Pass, block_of, plan_passes
 from mdtree_jax.population.compiled import executables, jit_over_members
 from mdtree_jax.population.executor import ExecutorChoice, choose_executor
 from mdtree_jax.population.history import History, Recorder, curves, make_recorder
@@ -154,7 +154,7 @@ def _make_trainer(
 
 
 @functools.lru_cache(maxsize=4)
-def _jit_run(trainer: Trainer, mesh: Mesh, recorder: Recorder | None, block: int | None) -> Any:
+def _jit_run(trainer: Trainer, mesh: Mesh, recorder: Recorder | None, block: Block | None) -> Any:
     options = lowering.compiler_options(mesh.devices.flat[0].platform)
     return jax.jit(make_run(trainer, mesh, recorder, block), donate_argnums=0, compiler_options=options)
 
@@ -199,8 +199,7 @@ class _CohortRun:
             self.model, self.trainer, self.recorder = made
             counts = [member.num_samples for member in cohort.members]
             self.steps_per_epoch = np.array([self.trainer.steps_per_epoch(count) for count in counts])
-            has_known_loops = lowering.of(devices[0].platform).has_known_loops
-            block = block_length(self.steps_per_epoch) if has_known_loops else None
+            block = block_of(self.steps_per_epoch) if lowering.here().has_known_loops else None
             self.jit_run = _jit_run(self.trainer, self.mesh, self.recorder, block)
             self.jit_init = jit_init(self.model)
         self.passes = plan_passes(counts, executor.members_per_pass, executor.num_devices, executor.lanes_per_device)

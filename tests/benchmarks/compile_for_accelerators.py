@@ -63,7 +63,7 @@ from mdtree_jax import lowering
 from mdtree_jax.measuring import kernels
 from mdtree_jax.measuring.programs import full_precision
 from mdtree_jax.models import at_precision, build_model
-from mdtree_jax.population.assignment import block_length
+from mdtree_jax.population.assignment import block_of
 from mdtree_jax.population.compiled import jit_over_members
 from mdtree_jax.population.loop import AXIS, make_run, start_population
 from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
@@ -116,11 +116,11 @@ def train(
     shared = np.empty((num_train, *image_shape), np.float32), np.empty(num_train, np.int32), np.int32(0)
     platform = mesh.devices.flat[0].platform
     steps = np.full(lanes, trainer.steps_per_epoch(num_train))
-    block = block_length(steps) if lowering.of(platform).has_known_loops else None
+    block = block_of(steps) if lowering.of(platform).has_known_loops else None
     options = lowering.compiler_options(platform)
     jitted = jax.jit(make_run(trainer, mesh, block=block), donate_argnums=0, compiler_options=options)
     lowered = jitted.lower(*placed(mesh, (state, hparams, queue), AXIS), *placed(mesh, shared))
-    return Steps(lowered, block or 1)
+    return Steps(lowered, block.length if block else 1)
 
 
 def measure(
@@ -147,8 +147,7 @@ def measure(
     items = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), item)
     with full_precision():
         lowered = jit_over_members(makers[stage](), mesh).lower(placed(mesh, items, AXIS), placed(mesh, data))
-    has_block = stage == "curve" and lowering.of(mesh.devices.flat[0].platform).has_known_loops
-    return Steps(lowered, block_length([settings.curve_steps]) if has_block else 1)
+    return Steps(lowered, (kernels.curve_block(settings) or 1) if stage == "curve" else 1)
 
 
 RESNET18 = {"name": "resnet18", "width": 64, "image_shape": (32, 32, 3), "num_train": 50_000}
@@ -157,6 +156,7 @@ RESNET8 = {"name": "resnet8", "width": 8, **DIGITS}
 STAGES = ("hessian", "curve", "sharpness", "similarity", "barrier")
 PROGRAMS = {
     "train-resnet18": functools.partial(train, batch_size=128, **RESNET18),
+    "train-resnet18-narrow": functools.partial(train, batch_size=128, **RESNET18 | {"width": 8}),
     "train-resnet8": functools.partial(train, batch_size=64, **RESNET8),
     "train-resnet8-16-lanes": functools.partial(train, batch_size=64, lanes=16, **RESNET8),
     "train-mlp": functools.partial(train, batch_size=64, name="mlp", width=64, **DIGITS),
@@ -193,7 +193,7 @@ def check(function: Any, arguments: tuple, target: str, **compiler_options: Any)
 
 def row_of(lowered: Any, target: str, compiler_options: dict[str, Any]) -> dict[str, Any]:
     """Compile what was lowered, and return what there is to say of it."""
-    lowered, per_turn = lowered if isinstance(lowered, Steps) else (lowered, 1)
+    lowered, per_turn = getattr(lowered, "lowered", lowered), getattr(lowered, "per_turn", 1)
     begin = time.perf_counter()
     compiled = lowered.compile(compiler_options or None)
     found = {"result": "compiled", "seconds": time.perf_counter() - begin}

@@ -85,8 +85,8 @@ class CurveTraining(NamedTuple):
     Attributes:
         start: `start(end0, end1, key) -> CurveState`.
         advance: `advance(state, loss, num_steps) -> CurveState` after that many steps, or fewer if the training ends;
-            `num_steps` may be traced. With `block=N`, steps go in loops of this length, which a compiler knows; those
-            beyond the last change nothing. To use your own middle point, call `state._replace(middle=...)` first.
+            `num_steps` may be traced. With `block=N`, a divisor of all numbers of steps, they go in loops of this length,
+            which a compiler knows. To use your own middle point, call `state._replace(middle=...)` first.
         finish: `finish(state, evaluate) -> CurveResult`.
     """
 
@@ -271,15 +271,10 @@ def _advance(
     if block is None:
         return lax.fori_loop(state.step, last, lambda _, state: _step(options, state, loss), state)
 
-    def step(_: Any, state: CurveState) -> CurveState:
-        return jax.tree.map(
-            lambda new, old: jnp.where(state.step < last, new, old),
-            _step(options, state, loss)._replace(key=()),
-            state._replace(key=()),
-        )._replace(key=state.key)
+    def turn(_: Any, state: CurveState) -> CurveState:
+        return lax.fori_loop(0, block, lambda _, state: _step(options, state, loss), state)
 
-    turns = -(-(last - state.step) // block)
-    return lax.fori_loop(0, turns, lambda _, state: lax.fori_loop(0, block, step, state), state)
+    return lax.fori_loop(0, (last - state.step) // block, turn, state)
 
 
 def _step(options: _Options, state: CurveState, loss: Callable) -> CurveState:
