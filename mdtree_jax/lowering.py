@@ -37,6 +37,7 @@ class Lowering(NamedTuple):
         held_bytes: activations that a Hessian product holds, unless it were for fewer images than `fewest_images`;
             None: what fits.
         fewest_images: see there.
+        keeps_data: whether the data set stays on the devices between cohorts.
         required_options: of the compiler, for every program that holds a network.
     """
 
@@ -50,6 +51,7 @@ class Lowering(NamedTuple):
     max_lanes: int | None
     held_bytes: int | None
     fewest_images: int
+    keeps_data: bool
     required_options: Mapping[str, Any]
 
     def most_lanes(self, step_bytes: int) -> int:
@@ -77,6 +79,8 @@ _CPU = Lowering(
     # 20 or 50 (hessian_kernels.py batches). The networks of `digits` stay below with all of theirs.
     held_bytes=256 * 2**20,
     fewest_images=20,
+    # Its memory is the host's, and a copy takes a tenth of a second.
+    keeps_data=False,
     required_options={},
 )
 
@@ -99,6 +103,8 @@ _GPU = Lowering(
     max_lanes=None,
     held_bytes=None,
     fewest_images=1,
+    # CIFAR-10 is 0.7 GB, of 80, through a bus of some 20 GB/s that other devices wait for too.
+    keeps_data=True,
     # XLA aborts the process while it tiles such products on cards of capability 8.0 and above (openxla/xla#47381):
     # all programs of ResNet8, ResNet-18 up to width 16. Without them cuBLAS does the products.
     required_options={"xla_gpu_enable_triton_gemm": False},
@@ -156,7 +162,7 @@ def local_devices() -> list[Any]:
     """
     try:
         return jax.local_devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the second without the plugin of the platform
         asked = _asked_platforms()
         if not asked:
             raise

@@ -1,6 +1,7 @@
 """The table of platforms: what it picks, that accelerators' programs give the CPU's numbers, what it refuses."""
 
 import dataclasses
+import gc
 from types import SimpleNamespace
 from unittest import mock
 
@@ -14,8 +15,10 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.measuring.kernels import curve_block
 from mdtree_jax.models import at_precision, build_model
 from mdtree_jax.models.layers import convolve3x3, num_batch_parts
+from mdtree_jax.population import resident
 from mdtree_jax.population import train as population_train
 from mdtree_jax.population.assignment import Block, block_of
+from mdtree_jax.population.resident import on_devices
 from mdtree_jax.population.train import train_cohort
 from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from tests.numerics import quick_float64
@@ -45,9 +48,8 @@ def test_the_convolution_is_that_of_the_platform(platform, lanes, native):
 def test_on_a_cpu_nothing_is_asked_of_the_compiler_or_of_products():
     assert lowering.compiler_options("cpu") == {"xla_cpu_multi_thread_eigen": False}
     assert lowering.compiler_options("tpu") == {}
-    assert {name: lowering.compiler_options(name) for name in ("gpu", "cuda")} == dict.fromkeys(
-        ("gpu", "cuda"), {"xla_gpu_enable_triton_gemm": False}
-    )
+    for name in ("gpu", "cuda"):
+        assert lowering.compiler_options(name) == {"xla_gpu_enable_triton_gemm": False}
     model = build_model("resnet8", 2, 3, (6, 6, 1))
     assert at_precision(model, "float32") is model
     with lowering.as_on("gpu"):
@@ -190,3 +192,17 @@ def test_a_platform_that_is_not_there_is_one_sentence():
         pytest.raises(UserError, match="JAX_PLATFORMS=cuda asks for a device that JAX does not find here"),
     ):
         lowering.local_devices()
+
+
+def test_the_data_set_is_put_on_an_accelerator_once_and_freed_with_its_arrays():
+    images = np.arange(6.0).reshape(3, 2)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    assert on_devices(images, "float32", here) is not on_devices(images, "float32", here)
+    with lowering.as_on("gpu"):
+        placed = on_devices({"x": images}, "float32", here)["x"]
+        assert on_devices(images, "float32", here) is placed
+        np.testing.assert_array_equal(placed, images)
+        assert on_devices(images.copy(), "float32", here) is not placed
+        del images
+        gc.collect()
+    assert not resident._THERE

@@ -206,7 +206,7 @@ def _select(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def _next_slot(queue: jax.Array, position: jax.Array, slot: jax.Array, is_done: jax.Array) -> tuple[Any, Any]:
+def _next_slot(queue: jax.Array, position: Array, slot: Array, is_done: jax.Array) -> tuple[Any, Any]:
     """Return the slot that follows in a lane's queue (-1: none), and the slot that the lane goes on with."""
     length = queue.shape[0]
     following = lax.dynamic_index_in_dim(queue, jnp.minimum(position, length - 1), keepdims=False)
@@ -299,7 +299,7 @@ def _turn_together(
         return trainer.begin_epoch(_select(is_done, fresh, lane), hparams)
 
     of_next = jax.tree.map(lambda leaf: leaf[new_rows], (variables, hparams))
-    lanes = jax.vmap(begin)(*of_next, is_done, lanes)
+    lanes = jax.vmap(begin)(of_next[0], of_next[1], is_done, lanes)
     new = lanes, new_slot, state.position + is_done.astype(jnp.int32), is_done & (following < 0)
     old = state.lanes, slot, state.position, state.is_idle
     lanes, slot, position, is_idle = jax.vmap(_select)(is_due, new, old)

@@ -27,6 +27,7 @@ from mdtree_jax.population.executor import ExecutorChoice, choose_executor
 from mdtree_jax.population.history import History, Recorder, curves, make_recorder
 from mdtree_jax.population.loop import AXIS, PopulationState, make_run, start_population
 from mdtree_jax.population.programs import hyperparameters_of, input_of, model_of, trainer_of
+from mdtree_jax.population.resident import on_devices
 from mdtree_jax.population.results import VALIDATION, TrainedCohort, metrics_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
@@ -223,7 +224,7 @@ class _CohortRun:
     @functools.cached_property
     def data(self) -> list[jax.Array]:
         """Inputs and targets of the training, test and validation set, whole on every device."""
-        return [jax.device_put(np.asarray(array, kind), self.whole) for array, kind in self.arrays]
+        return [on_devices(array, self.dtype, self.whole) for array, _ in self.arrays]
 
     @property
     def recorded_on(self) -> list[tuple[Any, Any]]:

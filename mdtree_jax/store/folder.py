@@ -248,10 +248,11 @@ class RunFolder:
         tables = {"members": members, "collection": collect(members, pairs)}
         tables |= {"pairs": pairs, "layers": self.parts.joined("layers")} if self.parts.measured else {}
         tables |= {"history": self.parts.joined_history()} if self.parts.history else {}
+        precision = {name: self.config[name] for name in ("precision",) if name in self.config}  # other than float32
         with self.writing():
             for name, table in tables.items():
-                grid = {"config_hash": self.parts.grids.here} if name == "members" else None
-                write_table(self.path / f"{name}.parquet", table, grid)
+                grid = {"config_hash": self.parts.grids.here} if name == "members" else {}
+                write_table(self.path / f"{name}.parquet", table, grid | precision or None)
                 if csv:
                     write_atomically(
                         self.path / f"{name}.csv", lambda temporary, table=table: table.to_csv(temporary, index=False)

@@ -45,6 +45,7 @@ import functools
 import importlib.util
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -62,7 +63,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mdtree_jax import lowering
 from mdtree_jax.measuring import kernels
 from mdtree_jax.measuring.programs import full_precision
-from mdtree_jax.models import at_precision, build_model
+from mdtree_jax.models import at_precision, build_model, count_flops
 from mdtree_jax.population.assignment import block_of
 from mdtree_jax.population.compiled import jit_over_members
 from mdtree_jax.population.loop import AXIS, make_run, start_population
@@ -83,15 +84,18 @@ cuda_compute_capability {{ major: {} }} threads_per_warp: 32 threads_per_block_l
 registers_per_core_limit: 65536 registers_per_block_limit: 65536 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
 block_dim_limit_z: 65535 thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64 }}"""
 TPUS = {"v5e": "v5e:2x2"}
+#: Bytes of a number, where they are not four.
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8, "token": 0}
 #: Instructions that nothing is started for.
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id"}
 
 
 class Steps(NamedTuple):
-    """A lowered program, and how many steps are in a turn of its loops of unknown length."""
+    """A lowered program, how many steps are in a turn of its loops of unknown length, and the operations of a step."""
 
     lowered: Any
     per_turn: int
+    flops: float = 0.0
 
 
 def train(
@@ -120,7 +124,7 @@ def train(
     options = lowering.compiler_options(platform)
     jitted = jax.jit(make_run(trainer, mesh, block=block), donate_argnums=0, compiler_options=options)
     lowered = jitted.lower(*placed(mesh, (state, hparams, queue), AXIS), *placed(mesh, shared))
-    return Steps(lowered, block.length if block else 1)
+    return Steps(lowered, block.length if block else 1, 3.0 * count_flops(model, image_shape) * batch_size * lanes)
 
 
 def measure(
@@ -147,7 +151,8 @@ def measure(
     items = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), item)
     with full_precision():
         lowered = jit_over_members(makers[stage](), mesh).lower(placed(mesh, items, AXIS), placed(mesh, data))
-    return Steps(lowered, (kernels.curve_block(settings) or 1) if stage == "curve" else 1)
+    of_curve = kernels.curve_block(settings) or 1, 3.0 * count_flops(model, image_shape) * settings.curve_batch_size
+    return Steps(lowered, *of_curve) if stage == "curve" else Steps(lowered, 1)
 
 
 RESNET18 = {"name": "resnet18", "width": 64, "image_shape": (32, 32, 3), "num_train": 50_000}
@@ -193,13 +198,15 @@ def check(function: Any, arguments: tuple, target: str, **compiler_options: Any)
 
 def row_of(lowered: Any, target: str, compiler_options: dict[str, Any]) -> dict[str, Any]:
     """Compile what was lowered, and return what there is to say of it."""
-    lowered, per_turn = getattr(lowered, "lowered", lowered), getattr(lowered, "per_turn", 1)
+    flops, per_turn = getattr(lowered, "flops", 0.0), getattr(lowered, "per_turn", 1)
+    lowered = getattr(lowered, "lowered", lowered)
     begin = time.perf_counter()
     compiled = lowered.compile(compiler_options or None)
     found = {"result": "compiled", "seconds": time.perf_counter() - begin}
     found["temp MB"] = compiled.memory_analysis().temp_size_in_bytes / 1e6
     counts = Hlo(compiled.as_text(), "tf32" if target in GPUS else "bf16").row()
-    return found | counts | {"per step": counts["per step"] and round(counts["per step"] / per_turn)}
+    step = {name: counts[name] and round(counts[name] / per_turn) for name in ("per step", "step bytes")}
+    return found | counts | step | {"step flops": flops}
 
 
 class Hlo:
@@ -209,25 +216,34 @@ class Hlo:
         self.bodies: dict[str, list[tuple[str, str]]] = {}
         self.default, self.entry, self.num_dynamic = default, "", 0
         self.products: dict[str, int] = {}
-        self.steps: list[int] = []
+        self.bytes: dict[str, int] = {}
+        self.steps: list[np.ndarray] = []
         for line in text.splitlines():
             if start := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
                 body = self.bodies.setdefault(start[2], [])
                 self.entry = start[2] if start[1] else self.entry
             elif found := re.match(r"\s+(?:ROOT )?%?[\w.\-]+ = (?:\(.*?\)|\S+) ([a-z][\w\-]*)\(", line):
                 body.append((found[1], line))
+                name, shape = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ", line).groups()
+                self.bytes[name] = sum(
+                    BYTES.get(kind, 4) * math.prod(map(int, filter(None, sizes.split(","))))
+                    for kind, sizes in re.findall(r"(\w+)\[([\d,]*)\]", shape)
+                )
 
     def row(self) -> dict[str, Any]:
         """Return the counts of the whole program."""
-        launches = self.count(self.entry)[0]
+        launches = int(self.count(self.entry)[0][0])
         products = ", ".join(f"{number} {kind}" for kind, number in sorted(self.products.items()))
-        step = max(self.steps, default="")
-        return {"launches": launches, "per step": step, "dynamic": self.num_dynamic, "products": products}
+        step, step_bytes = max(map(tuple, self.steps), default=("", 0))
+        found = {"launches": launches, "per step": step, "step bytes": step_bytes, "dynamic": self.num_dynamic}
+        return found | {"products": products}
 
     @functools.cache  # noqa: B019
-    def count(self, name: str) -> tuple[int, bool, bool]:
-        """Return a computation's launches, whether it has products, and whether a loop of unknown length with some."""
-        total, has_products, has_steps = 0, False, False
+    def count(self, name: str) -> tuple[np.ndarray, bool, bool]:
+        """Return a computation's launches and the bytes that these read and write, whether it has products, and whether
+        a loop of unknown length with some.
+        """
+        total, has_products, has_steps = np.zeros(2, int), False, False
         for opcode, line in self.bodies[name]:
             names = re.findall(r"(?:body|condition|to_apply|calls|\w+_computation)=%?([\w.\-]+)", line)
             names += re.findall(r"%?([\w.\-]+)", "".join(re.findall(r"branch_computations=\{(.*?)\}", line)))
@@ -236,7 +252,7 @@ class Hlo:
             has_products |= have_products or self.is_product(opcode, line)
             has_steps |= any(found[2] for found in inside)
             if opcode == "while":
-                turn, turns = sum(found[0] for found in inside), self.turns(line)
+                turn, turns = sum((found[0] for found in inside), np.zeros(2, int)), self.turns(line)
                 total += turn * (turns or 1)
                 if turns is None:
                     self.num_dynamic += 1
@@ -244,10 +260,14 @@ class Hlo:
                         self.steps.append(turn)
                     has_steps |= have_products
             elif opcode in ("call", "conditional", "async-start"):
-                total += max((found[0] for found in inside), default=1)
+                total += max((found[0] for found in inside), key=tuple, default=np.array([1, self.moved(line)]))
             elif opcode not in FREE and not opcode.endswith("-done"):
-                total += 1
+                total += 1, self.moved(line)
         return total, has_products, has_steps
+
+    def moved(self, line: str) -> int:
+        """Return the bytes of an instruction's result and operands; a slice of an array counts as the array."""
+        return sum(self.bytes.get(name, 0) for name in re.findall(r"%([\w.\-]+)", line.split(", calls=")[0]))
 
     def turns(self, line: str) -> int | None:
         """Return how often a loop turns, if that is known: as a GPU's compiler says, or from i < constant."""

@@ -85,8 +85,8 @@ class CurveTraining(NamedTuple):
     Attributes:
         start: `start(end0, end1, key) -> CurveState`.
         advance: `advance(state, loss, num_steps) -> CurveState` after that many steps, or fewer if the training ends;
-            `num_steps` may be traced. With `block=N`, a divisor of all numbers of steps, they go in loops of this length,
-            which a compiler knows. To use your own middle point, call `state._replace(middle=...)` first.
+            `num_steps` may be traced. With `block=N`, a divisor of all numbers of steps, they go in loops of this
+            length, which a compiler knows. To use your own middle point, call `state._replace(middle=...)` first.
         finish: `finish(state, evaluate) -> CurveResult`.
     """
 
