@@ -64,5 +64,6 @@ def test_a_program_is_counted_as_by_hand():
     # A turn of the inner loop: add, dot, compare. A turn of the outer: dot, seven inner turns, the call that asks.
     turn = 1 + 7 * 3 + 1
     row = tool.Hlo(PROGRAM, "tf32").row()
-    moved = row.pop("step bytes")
+    # Result and two factors of 256 bytes of both products; three numbers of an addition, two of a comparison, a byte.
+    assert row.pop("step bytes") == 3 * 256 + 7 * (3 * 256 + 12 + 9) + 257
     assert row == {"launches": 1 + turn, "per step": turn, "dynamic": 1, "products": "1 f32, 1 tf32"}
