@@ -24,7 +24,7 @@ from mdtree_jax.recipe.cohort import Cohort, Recipe
 
 LAUNCH_SECONDS = 3e-6
 #: Kernels of a step of ResNet-18 in eager PyTorch, one each: 20 convolutions and 20 BatchNorms forward and backward (60
-#: and 40), 17 ReLUs and 8 sums twice (50), 20 counters of BatchNorm, some 30 of pool, head, loss and SGD over all tensors.
+#: and 40), 17 ReLUs and 8 sums twice (50), 20 counters of BatchNorm, some 30 of pool, head, loss and SGD.
 TORCH_LAUNCHES = 200
 WIDTHS = (2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128)
 BATCHES = (16, 24, 32, 44, 64, 92, 128, 180, 256, 364, 512, 724, 1024)
