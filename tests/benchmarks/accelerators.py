@@ -11,6 +11,7 @@ none: its program is one). That is a lower bound: narrow convolutions reach a fr
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import sys
@@ -79,6 +80,15 @@ def compiled_table(rows: list[dict[str, Any]]) -> str:
     return table(header, found)
 
 
+@functools.cache
+def network(width: int) -> tuple[float, int, int, int]:
+    """Return the operations of a step for an image, the bytes of the parameters, and of a step of 16 and 32 images."""
+    recipe, model = Recipe("cifar10", "resnet18", 10, SHAPE), build_model("resnet18", width, 10, SHAPE)
+    with lowering.as_on("gpu"), lowering.side_by_side(2):
+        small, large = (step_bytes(recipe, Cohort(width, batch, EPOCHS, ())) for batch in (16, 32))
+    return 3.0 * count_flops(model, SHAPE), 4 * count_parameters(model), small, large
+
+
 class Grid(NamedTuple):
     """What a step of the grid's ResNet-18 takes: launches, and bytes for every image and unit of width."""
 
@@ -87,12 +97,9 @@ class Grid(NamedTuple):
 
     def hours(self, device: Device, precision: str, launches: int = 0) -> float:
         """Return the device-hours of training all networks; with `launches`, those of a step, one by one."""
-        recipe, total = Recipe("cifar10", "resnet18", 10, SHAPE), 0.0
+        total = 0.0
         for width in WIDTHS:
-            model = build_model("resnet18", width, 10, SHAPE)
-            flops, parameters = 3.0 * count_flops(model, SHAPE), 4 * count_parameters(model)
-            with lowering.as_on("gpu"), lowering.side_by_side(2):
-                small, large = (step_bytes(recipe, Cohort(width, batch, EPOCHS, ())) for batch in (16, 32))
+            flops, parameters, small, large = network(width)
             for batch in BATCHES:
                 steps = SEEDS * EPOCHS * sum(IMAGES * f // 10 // batch for f in FRACTIONS)
                 held = small + (large - small) / 16 * (batch - 16)
