@@ -6,7 +6,7 @@ Probabilities are shares of draws (`gain_model.GainModel.draw`). A remedy whose 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -220,7 +220,8 @@ def slope_from(chance: np.ndarray, known: np.ndarray, second: np.ndarray, family
     if not asked.any():
         return 1.0
     odds, weight = _log_odds(chance[asked]) * np.where(second[asked], 1, -1), _even(family[asked])
-    return float(minimize_scalar(lambda slope: -(weight * log_expit(slope * odds)).sum(), bounds=_SLOPES).x)
+    found: Any = minimize_scalar(lambda slope: -(weight * log_expit(slope * odds)).sum(), bounds=_SLOPES)
+    return float(found.x)
 
 
 def _log_odds(chance: np.ndarray) -> np.ndarray:
