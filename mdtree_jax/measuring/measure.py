@@ -6,7 +6,6 @@ and stay NaN. Seconds are shares of the wall time of a chunk, without compilatio
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -138,9 +137,7 @@ class _Measurement:
     ) -> None:
         self.recipe, self.cohort, self.settings, self.dtype = recipe, cohort, settings, dtype
         is_ours = model is None
-        precision = settings.precision or recipe.precision
-        measured = dataclasses.replace(recipe, precision=precision)
-        self.model = model = model_of(measured, cohort, dtype) if is_ours else model
+        self.model = model = model_of(recipe, cohort, dtype, settings.precision) if is_ours else model
         self.objective = objective_functions(recipe.objective)
         self.is_finite = np.asarray(is_finite, bool)
         check_training_is_known(settings.metrics, is_ours)
