@@ -18,7 +18,10 @@ _OF_RECIPE = ("early_stop", "early_stop_min_epoch", "early_stop_patience", "earl
 
 
 def model_of(recipe: Recipe, cohort: Cohort, dtype: str = "float32", precision: str | None = None) -> Model:
-    """Return the network of a cohort, at the recipe's precision if none is given; raises `UserError` for a knob that the architecture does not take."""
+    """Return the network of a cohort, at the recipe's precision if none is given.
+
+    Raises `UserError` for a knob that the architecture does not take.
+    """
     sizes, knobs = (cohort.width, recipe.num_classes, recipe.image_shape), dict(cohort.knobs)
     outputs = find_objective(recipe.objective).output_shape(tuple(recipe.target_shape), recipe.num_classes)
     kinds = {"input_kind": recipe.input_kind, "output_shape": outputs}
