@@ -14,7 +14,7 @@ SMALL = {"name": "mlp", "width": 4, "image_shape": (4, 4, 1), "num_train": 200}
 def test_programs_lower_for_the_device_that_is_here(stage):
     mesh = Mesh(np.array(jax.devices()[:1]), (tool.AXIS,))
     lowered = tool.train(mesh, batch_size=16, **SMALL) if stage == "train" else tool.measure(mesh, stage, **SMALL)
-    assert "dot" in lowered.as_text()
+    assert "dot" in lowered.lowered.as_text()
 
 
 # A loop of unknown length; in each turn a product in full precision and seven turns of another product at the default.
@@ -64,4 +64,6 @@ def test_a_program_is_counted_as_by_hand():
     # A turn of the inner loop: add, dot, compare. A turn of the outer: dot, seven inner turns, the call that asks.
     turn = 1 + 7 * 3 + 1
     row = tool.Hlo(PROGRAM, "tf32").row()
+    # Result and two factors of 256 bytes of both products; three numbers of an addition, two of a comparison, a byte.
+    assert row.pop("step bytes") == 3 * 256 + 7 * (3 * 256 + 12 + 9) + 257
     assert row == {"launches": 1 + turn, "per step": turn, "dynamic": 1, "products": "1 f32, 1 tf32"}

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from mdtree_jax.measuring.flops import MeasureCost
+from mdtree_jax.measuring.kernels import curve_block
 
 #: Operations of one curve's training above which it is cut into calls of about as many: a minute or so on a core.
 CURVE_BLOCK_FLOPS = 2e12
@@ -57,10 +58,12 @@ def curves_in_blocks(
     """
     state = start(items, data)
     leaves, structure = jax.tree.flatten(state)
+    length = curve_block(cost.settings) or 1
     if [array.shape for array in saved] == [leaf.shape for leaf in leaves]:
         kept = [jax.device_put(np.asarray(s, leaf.dtype), sharding) for s, leaf in zip(saved, leaves, strict=True)]
         state = structure.unflatten(kept)
-    num_steps, block = cost.settings.curve_steps, np.int32(cost.curve_steps_of(CURVE_BLOCK_FLOPS))
+    num_steps = cost.settings.curve_steps
+    block = np.int32(-(-cost.curve_steps_of(CURVE_BLOCK_FLOPS) // length) * length)
     while (done := int(np.asarray(state.step)[0])) < num_steps:
         state = advance((items, state), (data, np.int32(done), block))
         if done + block < num_steps:

@@ -16,14 +16,13 @@ from mdtree_jax.population.programs import hyperparameters_of
 from mdtree_jax.population.train import jit_init, member_key
 from mdtree_jax.recipe.cohort import Cohort
 from mdtree_jax.registry.kernels import Kernel
-from mdtree_jax.training.arrays import in_dtype
 
 
-def arrays_of(data: Any, dtype: str) -> list[Any]:
+def arrays_of(data: Any) -> list[Any]:
     """Return inputs and targets of the training set, the test set and, where there is one, the validation set."""
     sides = [data.x_train, data.y_train, data.x_test, data.y_test]
     sides += [data.x_validation, data.y_validation] if len(getattr(data, "y_validation", ())) else []
-    return [in_dtype(side, dtype) for side in sides]
+    return sides
 
 
 class Arrays:

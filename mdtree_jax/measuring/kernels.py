@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdtree_jax import landscape
+from mdtree_jax import landscape, lowering
 from mdtree_jax.measuring.similarity import make_outputs, similarities
 from mdtree_jax.models import Model
 from mdtree_jax.recipe.measure_settings import MeasureSettings
@@ -254,6 +254,13 @@ def make_curve(
     return measure
 
 
+def curve_block(settings: MeasureSettings) -> int | None:
+    """Return the steps of a curve that go in a loop of known length, a divisor of all; None: each by itself."""
+    if not lowering.here().has_known_loops:
+        return None
+    return max(length for length in range(1, 513) if settings.curve_steps % length == 0)
+
+
 def make_curve_parts(
     model: Model, settings: MeasureSettings, objective: ObjectiveLike = DEFAULT_OBJECTIVE
 ) -> CurveParts:
@@ -268,6 +275,7 @@ def make_curve_parts(
         schedule=settings.curve_schedule,
     )
     functions = objective_functions(objective)
+    block = curve_block(settings)
 
     def start(item: PairItem, data: Data) -> landscape.CurveState:
         del data
@@ -287,7 +295,7 @@ def make_curve_parts(
             return functions.mean_loss(logits, data.y_train[rows])
 
         state = state._replace(key=jax.random.wrap_key_data(state.key), step=jnp.int32(first))
-        return training.advance(state, loss, num_steps)._replace(key=item.key)
+        return training.advance(state, loss, num_steps, block=block)._replace(key=item.key)
 
     def finish(pair: tuple[PairItem, landscape.CurveState], data: Data) -> Results:
         item, state = pair

@@ -43,13 +43,14 @@ from mdtree_jax.measuring.trained import TrainedAs, check_training_is_known
 from mdtree_jax.models import Model, count_flops, has_permutations
 from mdtree_jax.population.loop import AXIS
 from mdtree_jax.population.programs import model_of
+from mdtree_jax.population.resident import on_devices
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureSettings, chosen_pairs
 from mdtree_jax.registry.kernels import Kernel, stages
 from mdtree_jax.stopping import is_asked
 from mdtree_jax.store.tables import Measured
 from mdtree_jax.training import objective_functions
-from mdtree_jax.training.arrays import num_bytes, one_row, shapes_in
+from mdtree_jax.training.arrays import in_dtype, num_bytes, one_row, shapes_in
 
 
 def measure_cohort(
@@ -136,14 +137,14 @@ class _Measurement:
     ) -> None:
         self.recipe, self.cohort, self.settings, self.dtype = recipe, cohort, settings, dtype
         is_ours = model is None
-        self.model = model = model_of(recipe, cohort, dtype) if is_ours else model
+        self.model = model = model_of(recipe, cohort, dtype, settings.precision) if is_ours else model
         self.objective = objective_functions(recipe.objective)
         self.is_finite = np.asarray(is_finite, bool)
         check_training_is_known(settings.metrics, is_ours)
         stacked = jax.tree.map(np.asarray, variables)
         self.arrays = Arrays(recipe.model, cohort, stacked, settings.seed, model, dtype)
         self.counts = self.arrays.counts
-        arrays = arrays_of(data, dtype)
+        arrays = in_dtype(arrays_of(data), dtype)
         shapes = measures.Data(*shapes_in(arrays, dtype))
         examples = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), shapes[:2])
         check_kernels(model, settings, examples, self.objective)
@@ -156,7 +157,7 @@ class _Measurement:
         devices, left = devices_for(budget, held)
         self.mesh = Mesh(np.array(devices), (AXIS,))
         whole = NamedSharding(self.mesh, PartitionSpec())
-        self.data = measures.Data(*(jax.device_put(array, whole) for array in arrays))
+        self.data = measures.Data(*on_devices(arrays_of(data), dtype, whole))
         begin = time.perf_counter()
         platform = devices[0].platform
         self.trained = TrainedAs.of(recipe, cohort, dtype, platform, self.objective) if is_ours else None

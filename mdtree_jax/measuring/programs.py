@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mdtree_jax import landscape
+from mdtree_jax import landscape, lowering
 from mdtree_jax.checks import UserError
 from mdtree_jax.measuring import ensemble, extension, trained
 from mdtree_jax.measuring import kernels as measures
@@ -25,12 +25,6 @@ from mdtree_jax.registry.kernels import KERNELS, function_of
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
 from mdtree_jax.training import ObjectiveFunctions, ObjectiveLike, objective_functions
 from mdtree_jax.training.arrays import one_row, take_rows
-
-#: A Hessian product on a CPU holds no more activations than this, unless it were for fewer images than `CPU_FEWEST`: a
-#: block of products of ResNet-18 takes 1.4 times as long with all 200 images at once (811 MB at width 8) as with 20 or
-#: 50 (tests/benchmarks/hessian_kernels.py batches). The networks of `digits` stay below with all of theirs.
-CPU_HELD_BYTES, CPU_FEWEST = 256 * 2**20, 20
-
 
 #: The estimates are 1.2 to 4.1 times what the compiler takes: what exceeds a budget this many times does not fit.
 OVERESTIMATE = 5.0
@@ -130,12 +124,12 @@ def comparison_program(kernel: str, settings: MeasureSettings, objective: Object
     """Return the program that compares a configuration's networks, of arrays stacked; see `Binding.compare`."""
     compare = binding_of(kernel).compare
     assert compare is not None  # the kernel compares
-    return Program(jax.jit(functools.partial(compare, settings, objective=objective)))
+    return Program(lowering.jit(functools.partial(compare, settings, objective=objective)))
 
 
 @functools.lru_cache(maxsize=4)
 def _jit_outputs(model: Model) -> Callable[[Any, Any], jax.Array]:
-    return jax.jit(lambda variables, x: model.apply(variables, x, False)[0])
+    return lowering.jit(lambda variables, x: model.apply(variables, x, False)[0])
 
 
 def check_networks(model: Model, networks: Iterable[Any], images: Any) -> None:
@@ -173,7 +167,7 @@ def devices_for(budget: int, held: int) -> tuple[list[Any], int]:
 
     `budget` is for all together; the data sets take at most half of it.
     """
-    devices = jax.devices()[: max(1, budget // (2 * held))]
+    devices = lowering.local_devices()[: max(1, budget // (2 * held))]
     return devices, budget // len(devices) - held
 
 
@@ -190,7 +184,7 @@ def choose(
 
     All images of the Hessian at once and XTrace, unless the settings say otherwise, if that fits, else fewer images,
     else Hutchinson, whose vectors take less. On CPU networks follow each other and so do products, of no more images at
-    a time than `CPU_HELD_BYTES` of activations; on an accelerator as many go together as fit.
+    a time than `mdtree_jax.lowering` says; on an accelerator as many go together as fit and gain.
     `data` holds abstract arrays; `trained_as` is None where the training is not known, and no kernel needs it.
 
     Raises:
@@ -218,14 +212,18 @@ def choose(
             f"{budget / 1e9:.3g} GB may be used: allow more (memory_gb=), or measure fewer metrics"
             f"{steps if 'hessian' in settings.metrics else ''}"
         )
-    lanes = int(max(1, budget // lane)) if batched else 1
+    lanes = 1
+    if batched:
+        step = 2 * _activation_bytes(model, data, settings.hessian_images)
+        lanes = int(max(1, min(budget // lane, lowering.of(platform).most_lanes(step))))
     return Choices(held_images, use_xtrace, batched, lanes, images, outputs)
 
 
 def _cached(model: Model, data: measures.Data, sizes: list[int]) -> list[int]:
     """Return the numbers of images, falling, from the one on that a CPU should hold at a time."""
-    enough = [n for n in sizes if n >= CPU_FEWEST] or sizes[:1]
-    most = next((n for n in enough if _activation_bytes(model, data, n) <= CPU_HELD_BYTES), enough[-1])
+    row = lowering.TABLE["cpu"]
+    enough = [n for n in sizes if n >= row.fewest_images] or sizes[:1]
+    most = next((n for n in enough if _activation_bytes(model, data, n) <= (row.held_bytes or 0)), enough[-1])
     return [n for n in sizes if n <= most]
 
 

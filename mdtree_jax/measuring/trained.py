@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mdtree_jax import lowering
 from mdtree_jax.checks import UserError
 from mdtree_jax.landscape.pytrees import sum_of, tree_dot
 from mdtree_jax.measuring.kernels import AnyArray, Binding, Data, Results, hessian_batch, make_loss
 from mdtree_jax.models import Model
-from mdtree_jax.population.executor import CPU_LANE_BYTES, CPU_MAX_LANES, step_bytes
+from mdtree_jax.population.executor import step_bytes
 from mdtree_jax.population.programs import hyperparameter_shapes
 from mdtree_jax.probes.outcome import Outcome, estimate, is_finite, movement, outcome_of, paired_change, refreshed
 from mdtree_jax.probes.race import short_run
@@ -33,7 +34,7 @@ from mdtree_jax.registry.kernels import KERNELS
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED, SHORT_RUNS
 from mdtree_jax.training import Hyperparameters, ObjectiveFunctions
-from mdtree_jax.training.arrays import take_rows
+from mdtree_jax.training.arrays import num_rows, take_rows
 
 SIDES = ("train", "validation", "test")
 
@@ -229,7 +230,8 @@ def outcomes_of(
         size = settings.statistics_batch_size
         return tuple(outcome_of(model, objective, one, *side, size) for side in sides)
 
-    found = jax.vmap(evaluate)(variables) if side_by_side else lax.map(evaluate, variables)
+    with lowering.side_by_side(num_rows(variables) if side_by_side else 1):
+        found = jax.vmap(evaluate)(variables) if side_by_side else lax.map(evaluate, variables)
     return dict(zip(SIDES, found, strict=False))
 
 
@@ -276,7 +278,7 @@ class TrainedAs(NamedTuple):
         knobs = {name: value for name, value in cohort.knobs if KNOBS[name].acts_on != "build"}
         named = {name: knobs.pop(name) for name in ("optimizer", "schedule", "momentum") if name in knobs}
         training = TrainingSettings(cohort.batch_size, objective=objective, **named, knobs=tuple(knobs.items()))
-        is_small = step_bytes(recipe, cohort, dtype) <= CPU_LANE_BYTES
+        is_small = step_bytes(recipe, cohort, dtype) <= lowering.TABLE["cpu"].lane_bytes
         return cls(training, dtype, cohort.batched, is_small, platform == "cpu")
 
     def options(self, kernel: str) -> dict[str, Any]:
@@ -287,7 +289,8 @@ class TrainedAs(NamedTuple):
 
     def lanes(self, kernel: str) -> int:
         """Return the networks that a core does at once; of others than these kernels, and of a probe's, one."""
-        return CPU_MAX_LANES if kernel == "short_runs" and self.is_cpu and self.is_small else 1
+        most = lowering.TABLE["cpu"].max_lanes or 1
+        return most if kernel == "short_runs" and self.is_cpu and self.is_small else 1
 
     def item_shapes(self, network: Any) -> TrainedItem:
         """Return an item that holds shapes; `network` are those of a network."""

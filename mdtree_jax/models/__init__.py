@@ -25,12 +25,14 @@ from mdtree_jax.models.base import (
 )
 from mdtree_jax.models.convert import TORCH_MODELS, ConvertedWeights, from_torch, load_torch_file
 from mdtree_jax.models.permutations import has_permutations, permutation_spec
+from mdtree_jax.models.precision import at_precision
 
 __all__ = [
     "TORCH_MODELS",
     "ConvertedWeights",
     "Model",
     "abstract_inputs",
+    "at_precision",
     "build_knobs",
     "build_model",
     "builder_settings",

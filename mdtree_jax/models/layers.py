@@ -3,12 +3,13 @@
 Activations are (channels, height, width, batch): a narrow network has too few channels to fill a vector register,
 a batch and an image row have enough, and every shift of an image is then a copy of long contiguous runs.
 
-A 3x3 convolution is nine shifted slices and one matrix product. XLA's own convolution, batched over weights or
-inside a loop, is several times slower on CPU (`tests/benchmarks/training_throughput.py`).
+A 3x3 convolution is nine shifted slices and one matrix product where `mdtree_jax.lowering` says so: XLA's own, batched
+over weights or inside a loop, is several times slower on CPU (`tests/benchmarks/training_throughput.py`).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -17,11 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mdtree_jax import lowering
 from mdtree_jax.models.matrix_product import contract_first
-
-# Measured on CPU: cutting pays only where the neighbours of a whole batch would spill from the shared cache.
-WHOLE_BYTES = 2**24
-PART_BYTES = 2**20
 
 
 def uniform_fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -64,6 +62,8 @@ def convolve3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     Returns:
         (features, ceil(height / stride), ceil(width / stride), batch).
     """
+    if lowering.convolution() == "native":
+        return lowering.in_factors(functools.partial(_native3x3, stride=stride), x, kernel)
     channels, height, width, batch = x.shape
     count = num_batch_parts(9 * channels * (height // stride) * (width // stride) * x.dtype.itemsize, batch)
     if count == 1:
@@ -75,15 +75,21 @@ def convolve3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def num_batch_parts(bytes_per_image: int, batch: int) -> int:
-    """Return into how many equal parts a batch is cut: 1, or so many that a part takes at most `PART_BYTES`.
+    """Return into how many equal parts a batch is cut: 1, or so many that a part takes at most `part_bytes`.
 
     >>> num_batch_parts(2**12, 256), num_batch_parts(2**18, 256)
     (1, 64)
     """
-    if bytes_per_image * batch <= WHOLE_BYTES:
+    row = lowering.here()
+    if row.whole_bytes is None or bytes_per_image * batch <= row.whole_bytes:
         return 1
-    fitting = (n for n in range(1, batch + 1) if batch % n == 0 and bytes_per_image * batch <= n * PART_BYTES)
+    fitting = (n for n in range(1, batch + 1) if batch % n == 0 and bytes_per_image * batch <= n * row.part_bytes)
     return next(fitting, batch)
+
+
+def _native3x3(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    dims = ("CHWN", "HWIO", "CHWN")
+    return lax.conv_general_dilated(x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=dims)
 
 
 def _convolve3x3(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:

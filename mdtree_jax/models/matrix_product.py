@@ -9,12 +9,15 @@ network takes half the time on CPU.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+from mdtree_jax import lowering
 
 # The axis of each factor that is summed over.
 _SUMMED = {"first": (0, 0), "inner": (1, 0), "last": (1, 1)}
@@ -24,7 +27,7 @@ _product_p = Primitive("matrix_product")
 
 def contract_first(a: jax.Array, b: jax.Array) -> jax.Array:
     """Return a' b for `a` (depth, m) and `b` (depth, n), as (m, n)."""
-    return _product_p.bind(a, b, summed="first")
+    return lowering.in_factors(functools.partial(_bind, summed="first", precision=_asked()), a, b)
 
 
 def product_flops(shapes: tuple[tuple[int, int], tuple[int, int]], summed: str) -> int:
@@ -34,35 +37,45 @@ def product_flops(shapes: tuple[tuple[int, int], tuple[int, int]], summed: str) 
     return 2 * left[0] * left[1] * right[1 - j]
 
 
-def _dot(a: jax.Array, b: jax.Array, summed: str) -> jax.Array:
+def _asked() -> Any:
+    """Return the precision that products are traced with; derivatives keep it. None: what the platform does."""
+    return jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _bind(a: jax.Array, b: jax.Array, summed: str, precision: Any) -> jax.Array:
+    # The parameter is there only where it says something: programs for a CPU are those from before there was one.
+    return _product_p.bind(a, b, summed=summed, **({} if precision is None else {"precision": precision}))
+
+
+def _dot(a: jax.Array, b: jax.Array, summed: str, precision: Any = None) -> jax.Array:
     i, j = _SUMMED[summed]
-    return lax.dot_general(a, b, (((i,), (j,)), ((), ())))
+    return lax.dot_general(a, b, (((i,), (j,)), ((), ())), precision=precision)
 
 
-def _shape(a: ShapedArray, b: ShapedArray, summed: str) -> ShapedArray:
+def _shape(a: ShapedArray, b: ShapedArray, summed: str, precision: Any = None) -> ShapedArray:
     i, j = _SUMMED[summed]
     if a.ndim != 2 or b.ndim != 2 or a.shape[i] != b.shape[j] or a.dtype != b.dtype:
         raise TypeError(f"cannot multiply {a.str_short()} and {b.str_short()} over their axes {i} and {j}")
     return ShapedArray((a.shape[1 - i], b.shape[1 - j]), a.dtype)
 
 
-def _left(cotangent: jax.Array, a: jax.Array, b: jax.Array, summed: str) -> jax.Array:
+def _left(cotangent: jax.Array, a: jax.Array, b: jax.Array, summed: str, precision: Any = None) -> jax.Array:
     if summed == "first":  # c = a' b, so da = b dc'
-        return _product_p.bind(b, cotangent, summed="last")
-    return _product_p.bind(cotangent, b, summed="last" if summed == "inner" else "inner")
+        return _bind(b, cotangent, "last", precision)
+    return _bind(cotangent, b, "last" if summed == "inner" else "inner", precision)
 
 
-def _right(cotangent: jax.Array, a: jax.Array, b: jax.Array, summed: str) -> jax.Array:
+def _right(cotangent: jax.Array, a: jax.Array, b: jax.Array, summed: str, precision: Any = None) -> jax.Array:
     if summed == "last":  # c = a b', so db = dc' a
-        return _product_p.bind(cotangent, a, summed="first")
-    return _product_p.bind(a, cotangent, summed="inner" if summed == "first" else "first")
+        return _bind(cotangent, a, "first", precision)
+    return _bind(a, cotangent, "inner" if summed == "first" else "first", precision)
 
 
-def _batch(factors: tuple, axes: tuple, summed: str) -> tuple[jax.Array, int]:
-    return jax.vmap(functools.partial(_dot, summed=summed), in_axes=axes)(*factors), 0
+def _batch(factors: tuple, axes: tuple, **options: Any) -> tuple[jax.Array, int]:
+    return jax.vmap(functools.partial(_dot, **options), in_axes=axes)(*factors), 0
 
 
-_product_p.def_impl(functools.partial(jax.jit, static_argnames="summed")(_dot))
+_product_p.def_impl(functools.partial(jax.jit, static_argnames=("summed", "precision"))(_dot))
 _product_p.def_abstract_eval(_shape)
 ad.defbilinear(_product_p, _left, _right)
 batching.primitive_batchers[_product_p] = _batch

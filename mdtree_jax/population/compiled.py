@@ -11,7 +11,7 @@ import jax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from mdtree_jax.population.executor import compiler_options
+from mdtree_jax import lowering
 from mdtree_jax.population.loop import AXIS
 
 
@@ -65,9 +65,10 @@ def jit_over_members(function: Callable[[Any, Any], Any], mesh: Mesh, lanes: int
     """
 
     def per_device(items: Any, shared: Any) -> Any:
-        return lax.map(lambda item: function(item, shared), items, batch_size=lanes if lanes > 1 else None)
+        with lowering.side_by_side(lanes):
+            return lax.map(lambda item: function(item, shared), items, batch_size=lanes if lanes > 1 else None)
 
     split, whole = PartitionSpec(AXIS), PartitionSpec()
     mapped = jax.shard_map(per_device, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False)
-    has_idle_cores = mesh.size < len(jax.devices())
-    return jax.jit(mapped, compiler_options=compiler_options(mesh.devices.flat[0].platform, has_idle_cores))
+    has_idle_cores = mesh.size < len(jax.local_devices())
+    return jax.jit(mapped, compiler_options=lowering.compiler_options(mesh.devices.flat[0].platform, has_idle_cores))

@@ -4,9 +4,10 @@ A device has one or more *lanes*, stepped together by `vmap`; a lane trains its 
 members with little data do not idle while others finish. With one lane the members of a device follow each other
 (`map`), with as many lanes as members all go at once (`vmap`), in between the members go in `chunks`.
 
-The rule. On CPU a step of one member fills a core unless the network is tiny: one lane where what a step computes
-(`step_bytes`) exceeds `CPU_LANE_BYTES`, else up to `CPU_MAX_LANES`. On an accelerator, as many lanes as the memory
-allows. Then the number of lanes is reduced until at least `MIN_BALANCE` of the lane steps are steps of a member.
+The rule. `mdtree_jax.lowering` says for the platform up to how many lanes a step of this size (`step_bytes`) still
+gains: on CPU one of a network that fills a core, on an accelerator one that fills the device. As many as the memory
+allows of those. Then the number of lanes is reduced until at least `MIN_BALANCE` of the lane steps are steps of a
+member.
 
 The budget covers what training and evaluation allocate (`mdtree_jax.population.memory`), data set on every device and
 networks waiting included; the interpreter, JAX and its compiler come on top, some hundred megabytes.
@@ -23,6 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mdtree_jax import lowering
 from mdtree_jax.checks import UserError
 from mdtree_jax.models import count_activations, count_parameters
 from mdtree_jax.parallel import available_cores
@@ -31,8 +33,6 @@ from mdtree_jax.population.memory import memory_needs
 from mdtree_jax.population.programs import input_of, model_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 
-CPU_LANE_BYTES = 2**18
-CPU_MAX_LANES = 8
 MIN_BALANCE = 0.92
 #: Optimizers that keep two numbers for each parameter; the others keep one.
 _TWO_MOMENTS = ("adam", "adamw", "muon")
@@ -99,7 +99,7 @@ def choose_executor(
     num_train: int | None = None,
     num_test: int = 0,
 ) -> ExecutorChoice:
-    """Return how to execute the cohort on the devices (all of JAX's by default) within a memory budget for all.
+    """Return how to execute the cohort on the devices (all of this process by default) within a memory budget for all.
 
     `num_train` (the largest subset if it is None) and `num_test` are the images of the data set, which every device
     holds.
@@ -107,8 +107,13 @@ def choose_executor(
     Raises:
         UserError: not even one member fits.
     """
-    devices = jax.devices() if devices is None else list(devices)
-    needs = memory_needs(recipe, cohort, dtype, num_train, num_test)
+    devices = lowering.local_devices() if devices is None else list(devices)
+    platform = devices[0].platform
+    with lowering.as_on(platform):
+        with lowering.side_by_side(2):  # an accelerator then writes convolutions in another way
+            gaining = lowering.here().most_lanes(step_bytes(recipe, cohort, dtype))
+        with lowering.side_by_side(gaining):
+            needs = memory_needs(recipe, cohort, dtype, num_train, num_test)
     costs = [member.num_samples for member in cohort.members]
     smallest = needs.total(1, 1, 1)
     if smallest > memory_budget_bytes:
@@ -119,10 +124,7 @@ def choose_executor(
     num_devices = max(
         n for n in range(1, min(len(devices), len(costs)) + 1) if needs.total(n, 1, n) <= memory_budget_bytes
     )
-    platform = devices[0].platform
-    most = -(-len(costs) // num_devices)
-    if platform == "cpu":
-        most = min(most, CPU_MAX_LANES if step_bytes(recipe, cohort, dtype) <= CPU_LANE_BYTES else 1)
+    most = min(-(-len(costs) // num_devices), gaining)
 
     def fits(lanes: int) -> bool:
         return needs.total(num_devices, lanes, lanes * num_devices) <= memory_budget_bytes
@@ -135,12 +137,3 @@ def choose_executor(
     held = min(len(costs), max(lanes * num_devices, left // needs.total(0, 0, 1)))
     kind = "map" if lanes == 1 else "vmap" if lanes * num_devices >= len(costs) else "chunks"
     return ExecutorChoice(kind, platform, num_devices, lanes, int(held))
-
-
-def compiler_options(platform: str, has_idle_cores: bool = False) -> dict[str, Any]:
-    """Return XLA's options for a population program.
-
-    On CPU every device is one core with members of its own: XLA's threads inside a product would only compete, unless
-    there are fewer members than cores.
-    """
-    return {"xla_cpu_multi_thread_eigen": has_idle_cores} if platform == "cpu" else {}

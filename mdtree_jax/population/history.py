@@ -98,6 +98,28 @@ def record_epoch(
     return lax.cond(is_recorded, write, lambda history: history, history)
 
 
+def record_epochs(
+    recorder: Recorder, history: History, lanes: TrainState, slots: jax.Array, validation: tuple[jax.Array, ...]
+) -> History:
+    """Return the history with the epochs that networks of several lanes have ended together, as `record_epoch`.
+
+    `slots` has one for every lane, -1 for one that has not ended an epoch.
+    """
+    epochs, epoch = jnp.array(recorder.epochs, jnp.int32), lanes.record.epoch
+    places = jnp.minimum((epochs < epoch[:, None]).sum(1, dtype=jnp.int32), len(recorder.epochs) - 1)
+    is_recorded = (slots >= 0) & (lanes.record.is_done | (epochs[places] == epoch))
+    rows = jnp.where(is_recorded, slots, history.train_loss.shape[0])  # beyond the end is dropped
+
+    def write(history: History) -> History:
+        found = ()
+        if recorder.evaluate is not None:
+            found = jax.vmap(lambda variables: recorder.evaluate(variables, *validation))(lanes.variables)  # pyright: ignore[reportOptionalCall]
+        new = History(lanes.record.last_loss, tuple(found))
+        return jax.tree.map(lambda leaf, values: leaf.at[rows, places].set(values, mode="drop"), history, new)
+
+    return lax.cond(is_recorded.any(), write, lambda history: history, history)
+
+
 def curves(
     recorder: Recorder, history: dict[str, np.ndarray], num_epochs: np.ndarray, steps_per_epoch: np.ndarray
 ) -> dict[str, np.ndarray]:

@@ -3,6 +3,10 @@
 One call runs every device for a given number of steps, then gives the state back (donated, so in place). Devices run
 on their own, without talking to each other. A lane that ends an epoch applies the early-stop rule and draws the next
 order; one whose member is done writes its network to the slot it came from and starts the next of its queue.
+
+There are two forms of the loop (`mdtree_jax.lowering`). A CPU steps exactly until the next lane is due, and ends its
+epoch alone. An accelerator steps in blocks of a length the compiler knows, in which lanes that reach the end of their
+epoch stand still, and all lanes that are due end it together.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from mdtree_jax.population.history import History, Recorder, record_epoch, start_history
+from mdtree_jax import lowering
+from mdtree_jax.population.assignment import Block
+from mdtree_jax.population.history import History, Recorder, record_epoch, record_epochs, start_history
 from mdtree_jax.training import Hyperparameters, Trainer, TrainState
 from mdtree_jax.training.early_stop import EarlyStop
 from mdtree_jax.training.train import Array
@@ -90,12 +96,16 @@ def start_population(
     )
 
 
-def make_run(trainer: Trainer, mesh: Mesh, recorder: Recorder | None = None) -> Callable[..., PopulationState]:
+def make_run(
+    trainer: Trainer, mesh: Mesh, recorder: Recorder | None = None, block: Block | None = None
+) -> Callable[..., PopulationState]:
     """Return `run(state, hparams, queue, x_train, y_train, max_steps) -> state`, to be compiled once per cohort.
 
     Each device runs until it has done `max_steps` more steps or its lanes are idle. Where the recorder evaluates,
-    images and labels of the validation set are two more arguments.
+    images and labels of the validation set are two more arguments. With a `block`, steps go in loops of this length,
+    and a device may do up to a block more.
     """
+    turn = _turn if block is None else _turn_together
     split, whole = PartitionSpec(AXIS), PartitionSpec()
 
     def run(
@@ -112,9 +122,11 @@ def make_run(trainer: Trainer, mesh: Mesh, recorder: Recorder | None = None) -> 
         def body(state: PopulationState) -> PopulationState:
             state = lax.while_loop(
                 lambda s: jnp.any(_is_due(trainer, s, hparams)),
-                lambda s: _turn(trainer, s, hparams, queue, recorder, validation),
+                lambda s: turn(trainer, s, hparams, queue, recorder, validation),
                 state,
             )
+            if block is not None:
+                return _advance_block(trainer, state, hparams, x_train, y_train, block)
             left = jnp.where(state.is_idle, last, _steps_left(trainer, state, hparams)).min()
             left = jnp.where(state.is_idle.all(), 0, jnp.minimum(left, last - state.steps[0]))
             return _advance(trainer, state, hparams, x_train, y_train, left)
@@ -158,6 +170,50 @@ def _advance(
     return state._replace(lanes=lanes, steps=state.steps + num_steps)
 
 
+def _advance_block(
+    trainer: Trainer,
+    state: PopulationState,
+    hparams: Hyperparameters,
+    x_train: jax.Array,
+    y_train: jax.Array,
+    block: Block,
+) -> PopulationState:
+    """Step all lanes as often as a block is long, each until the end of its epoch: beyond, its state stays as it is.
+
+    Where a block is exact, none gets there but lanes that are idle, whose state means nothing.
+    """
+    num_lanes = state.slot.shape[0]
+    left = jnp.where(state.is_idle, 0, _steps_left(trainer, state, hparams))
+    hparams = jax.tree.map(lambda leaf: leaf[jnp.maximum(state.slot, 0)], hparams)
+
+    def step(index: jax.Array, lane: TrainState, left: jax.Array, hparams: Hyperparameters) -> TrainState:
+        stepped = trainer.step(lane, hparams, x_train, y_train)
+        return stepped if block.is_exact else _select(index < left, stepped, lane)
+
+    lanes = state.lanes
+    if num_lanes == 1:  # as in `_advance`
+        left, hparams, lanes = jax.tree.map(lambda leaf: leaf[0], (left, hparams, lanes))
+    else:
+        step = jax.vmap(step, in_axes=(None, 0, 0, 0))
+    with lowering.side_by_side(num_lanes):
+        lanes = lax.fori_loop(0, block.length, lambda index, lanes: step(index, lanes, left, hparams), lanes)
+    if num_lanes == 1:
+        lanes = jax.tree.map(lambda leaf: leaf[None], lanes)
+    return state._replace(lanes=lanes, steps=state.steps + block.length)
+
+
+def _select(condition: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def _next_slot(queue: jax.Array, position: Array, slot: Array, is_done: jax.Array) -> tuple[Any, Any]:
+    """Return the slot that follows in a lane's queue (-1: none), and the slot that the lane goes on with."""
+    length = queue.shape[0]
+    following = lax.dynamic_index_in_dim(queue, jnp.minimum(position, length - 1), keepdims=False)
+    following = jnp.where(position < length, following, -1)
+    return following, jnp.where(is_done & (following >= 0), following, slot)
+
+
 def _turn(
     trainer: Trainer,
     state: PopulationState,
@@ -178,9 +234,6 @@ def _turn(
     def put(tree: Any, value: Any, row: jax.Array) -> Any:
         return jax.tree.map(lambda leaf, new: lax.dynamic_update_index_in_dim(leaf, new, row, 0), tree, value)
 
-    def select(condition: jax.Array, new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
-
     index = jnp.argmax(_is_due(trainer, state, hparams)).astype(jnp.int32)
     slot, position, lane = take((state.slot, state.position, state.lanes), index)
     row = jnp.maximum(slot, 0)
@@ -191,22 +244,70 @@ def _turn(
     is_done = lane.record.is_done | (slot < 0)
     is_written = is_done & (slot >= 0)
     stored = take((state.variables, state.records), row)
-    stored = select(is_written, (lane.kept, lane.record), stored)
+    stored = _select(is_written, (lane.kept, lane.record), stored)
     variables, records = put((state.variables, state.records), stored, row)
 
-    length = queue.shape[1]
-    following = take(take(queue, index), jnp.minimum(position, length - 1))
-    following = jnp.where(position < length, following, -1)
-    new_slot = jnp.where(is_done & (following >= 0), following, slot)
+    following, new_slot = _next_slot(take(queue, index), position, slot, is_done)
     new_row = jnp.maximum(new_slot, 0)
     new_hparams = take(hparams, new_row)
     fresh = trainer.start(take(variables, new_row), new_hparams, lane.order.shape[0])
-    lane = trainer.begin_epoch(select(is_done, fresh, lane), new_hparams)
+    lane = trainer.begin_epoch(_select(is_done, fresh, lane), new_hparams)
     return state._replace(
         lanes=put(state.lanes, lane, index),
         slot=put(state.slot, new_slot, index),
         position=put(state.position, position + is_done.astype(jnp.int32), index),
         is_idle=put(state.is_idle, is_done & (following < 0), index),
+        variables=variables,
+        records=records,
+        history=history,
+    )
+
+
+def _turn_together(
+    trainer: Trainer,
+    state: PopulationState,
+    hparams: Hyperparameters,
+    queue: jax.Array,
+    recorder: Recorder | None,
+    validation: tuple[jax.Array, ...],
+) -> PopulationState:
+    """End the epoch of all lanes that are due, and begin the next ones; as `_turn`, whose numbers these are.
+
+    A lane that is not due is computed too, and keeps what it has.
+    """
+    is_due, slot, num_slots = _is_due(trainer, state, hparams), state.slot, hparams.num_samples.shape[0]
+    rows = jax.tree.map(lambda leaf: leaf[jnp.maximum(slot, 0)], hparams)
+    with lowering.side_by_side(slot.shape[0]):
+        lanes = jax.vmap(trainer.end_epoch)(state.lanes, rows)
+        history = state.history
+        if recorder is not None and isinstance(history, History):
+            history = record_epochs(recorder, history, lanes, jnp.where(is_due, slot, -1), validation)
+    is_done = lanes.record.is_done | (slot < 0)
+    # Every lane has slots of its own. One that writes nothing is sent beyond the end, where it is dropped.
+    places = jnp.where(is_due & is_done & (slot >= 0), slot, num_slots)
+    stored = jax.tree.map(
+        lambda leaf, new: leaf.at[places].set(new, mode="drop"),
+        (state.variables, state.records),
+        (lanes.kept, lanes.record),
+    )
+    variables, records = stored
+    following, new_slot = jax.vmap(_next_slot)(queue, state.position, slot, is_done)
+    new_rows = jnp.maximum(new_slot, 0)
+
+    def begin(variables: Any, hparams: Hyperparameters, is_done: jax.Array, lane: TrainState) -> TrainState:
+        fresh = trainer.start(variables, hparams, lane.order.shape[0])
+        return trainer.begin_epoch(_select(is_done, fresh, lane), hparams)
+
+    of_next = jax.tree.map(lambda leaf: leaf[new_rows], (variables, hparams))
+    lanes = jax.vmap(begin)(of_next[0], of_next[1], is_done, lanes)
+    new = lanes, new_slot, state.position + is_done.astype(jnp.int32), is_done & (following < 0)
+    old = state.lanes, slot, state.position, state.is_idle
+    lanes, slot, position, is_idle = jax.vmap(_select)(is_due, new, old)
+    return state._replace(
+        lanes=lanes,
+        slot=slot,
+        position=position,
+        is_idle=is_idle,
         variables=variables,
         records=records,
         history=history,

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
+from mdtree_jax import lowering
 from mdtree_jax.population.programs import abstract_examples, hyperparameter_shapes, model_of, trainer_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.training import evaluate
@@ -47,13 +48,21 @@ def memory_needs(
     num_train = num_train or max(member.num_samples for member in cohort.members)
     # A longer training takes no more, so cohorts that differ in it alone are looked at once.
     one_epoch = dataclasses.replace(cohort.shape, train_epochs=1)
-    return _memory_needs(recipe, one_epoch, cohort.batched, dtype, num_train, max(num_test, 1))
+    form = lowering.platform(), lowering.convolution()
+    return _memory_needs(recipe, one_epoch, cohort.batched, dtype, num_train, max(num_test, 1), form)
 
 
 @functools.lru_cache(maxsize=256)
 def _memory_needs(
-    recipe: Recipe, cohort: Cohort, batched: tuple[str, ...], dtype: str, num_train: int, num_test: int
+    recipe: Recipe,
+    cohort: Cohort,
+    batched: tuple[str, ...],
+    dtype: str,
+    num_train: int,
+    num_test: int,
+    form: tuple[str, str],
 ) -> MemoryNeeds:
+    del form  # in which programs are traced here
     model = model_of(recipe, cohort, dtype)
     trainer = trainer_of(recipe, cohort, model)
     images, labels = abstract_examples(recipe, num_train, dtype)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mdtree_jax.models import Model, build_knobs, build_model
+from mdtree_jax.models import Model, at_precision, build_knobs, build_model
 from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.objectives import find_objective
@@ -17,12 +17,16 @@ from mdtree_jax.training import Hyperparameters, Trainer, make_trainer
 _OF_RECIPE = ("early_stop", "early_stop_min_epoch", "early_stop_patience", "early_stop_tolerance")
 
 
-def model_of(recipe: Recipe, cohort: Cohort, dtype: str = "float32") -> Model:
-    """Return the network of a cohort; raises `UserError` for a knob that the architecture does not take."""
+def model_of(recipe: Recipe, cohort: Cohort, dtype: str = "float32", precision: str | None = None) -> Model:
+    """Return the network of a cohort, at the recipe's precision if none is given.
+
+    Raises `UserError` for a knob that the architecture does not take.
+    """
     sizes, knobs = (cohort.width, recipe.num_classes, recipe.image_shape), dict(cohort.knobs)
     outputs = find_objective(recipe.objective).output_shape(tuple(recipe.target_shape), recipe.num_classes)
     kinds = {"input_kind": recipe.input_kind, "output_shape": outputs}
-    return build_model(recipe.model, *sizes, dtype, build_knobs(recipe.model, knobs), **kinds)
+    model = build_model(recipe.model, *sizes, dtype, build_knobs(recipe.model, knobs), **kinds)
+    return at_precision(model, precision or recipe.precision) if dtype == "float32" else model
 
 
 def input_of(recipe: Recipe, dtype: str) -> jax.ShapeDtypeStruct:

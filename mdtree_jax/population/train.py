@@ -18,14 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mdtree_jax import lowering
 from mdtree_jax.checks import StaleState, UserError
 from mdtree_jax.models import Model, count_flops
-from mdtree_jax.population.assignment import Pass, plan_passes
+from mdtree_jax.population.assignment import Block, Pass, block_of, plan_passes
 from mdtree_jax.population.compiled import executables, jit_over_members
-from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options
+from mdtree_jax.population.executor import ExecutorChoice, choose_executor
 from mdtree_jax.population.history import History, Recorder, curves, make_recorder
 from mdtree_jax.population.loop import AXIS, PopulationState, make_run, start_population
 from mdtree_jax.population.programs import hyperparameters_of, input_of, model_of, trainer_of
+from mdtree_jax.population.resident import on_devices
 from mdtree_jax.population.results import VALIDATION, TrainedCohort, metrics_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
@@ -156,15 +158,15 @@ def _make_trainer(
 
 
 @functools.lru_cache(maxsize=4)
-def _jit_run(trainer: Trainer, mesh: Mesh, recorder: Recorder | None) -> Any:
-    options = compiler_options(mesh.devices.flat[0].platform)
-    return jax.jit(make_run(trainer, mesh, recorder), donate_argnums=0, compiler_options=options)
+def _jit_run(trainer: Trainer, mesh: Mesh, recorder: Recorder | None, block: Block | None) -> Any:
+    options = lowering.compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(make_run(trainer, mesh, recorder, block), donate_argnums=0, compiler_options=options)
 
 
 @functools.lru_cache(maxsize=4)
 def jit_init(model: Model) -> Any:
     """Return the compiled `init(key) -> variables` of a network before training, from its raw key data."""
-    return jax.jit(lambda key: model.init(init_key(key)))
+    return lowering.jit(lambda key: model.init(init_key(key)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -187,7 +189,7 @@ class _CohortRun:
     def __init__(
         self, recipe: Recipe, cohort: Cohort, data: Any, executor: ExecutorChoice, dtype: str, grid_seed: int
     ) -> None:
-        devices = jax.devices()
+        devices = lowering.local_devices()
         if len(devices) < executor.num_devices:
             raise UserError(f"executor for {executor.num_devices} devices, but JAX has {len(devices)}")
         self.recipe, self.cohort, self.executor, self.dtype, self.grid_seed = recipe, cohort, executor, dtype, grid_seed
@@ -199,10 +201,11 @@ class _CohortRun:
             has_validation = len(self.arrays) > 4
             made = _make_trainer(recipe, cohort.shape, dtype, self.objective, has_validation)
             self.model, self.trainer, self.recorder = made
-            self.jit_run = _jit_run(self.trainer, self.mesh, self.recorder)
+            counts = [member.num_samples for member in cohort.members]
+            self.steps_per_epoch = np.array([self.trainer.steps_per_epoch(count) for count in counts])
+            block = block_of(self.steps_per_epoch) if lowering.here().has_known_loops else None
+            self.jit_run = _jit_run(self.trainer, self.mesh, self.recorder, block)
             self.jit_init = jit_init(self.model)
-        counts = [member.num_samples for member in cohort.members]
-        self.steps_per_epoch = np.array([self.trainer.steps_per_epoch(count) for count in counts])
         self.passes = plan_passes(counts, executor.members_per_pass, executor.num_devices, executor.lanes_per_device)
         self.pass_index, self.max_steps = 0, 1
         self.state: PopulationState | None = None
@@ -224,7 +227,7 @@ class _CohortRun:
     @functools.cached_property
     def data(self) -> list[jax.Array]:
         """Inputs and targets of the training, test and validation set, whole on every device."""
-        return [jax.device_put(np.asarray(array, kind), self.whole) for array, kind in self.arrays]
+        return [on_devices(array, self.dtype, self.whole) for array, _ in self.arrays]
 
     @property
     def recorded_on(self) -> list[tuple[Any, Any]]:

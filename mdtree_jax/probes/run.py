@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mdtree_jax import lowering
 from mdtree_jax.models import Model
 from mdtree_jax.probes.outcome import refreshed
 from mdtree_jax.probes.steps import (
@@ -219,5 +220,6 @@ def _with_moved(settings: TrainingSettings, probe: Probe) -> TrainingSettings:
 
 def _mapped(function: Any, items: Any, side_by_side: bool) -> Any:
     if side_by_side:
-        return jax.vmap(function)(items)
+        with lowering.side_by_side(num_rows(items)):
+            return jax.vmap(function)(items)
     return lax.map(function, items)

@@ -17,6 +17,8 @@ from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective
 Values = tuple[tuple[str, Any], ...]
 
 
+#: How a network's products are computed in float32 arithmetic; `mdtree_jax.lowering` says what a platform has of them.
+PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 #: Points of a learning curve that a run records at most.
 MOST_HISTORY_POINTS = 32
 
@@ -31,6 +33,7 @@ class Recipe:
     `early_stop_min_epoch` after `early_stop_patience` consecutive changes of the mean training loss ≤
     `early_stop_tolerance` (in its unit); else the epoch of lowest training loss; else the last. Of each network's
     learning curve, `history_points` are recorded; None is all that can be where there is a validation set, else none.
+    `precision`, of `PRECISIONS`, is that of the products and convolutions of a network.
     """
 
     dataset: str
@@ -47,6 +50,7 @@ class Recipe:
     target_shape: tuple[int, ...] = ()
     target_kind: str = "int"
     history_points: int | None = None
+    precision: str = PRECISIONS[0]
 
     def recorded_points(self, *, has_validation: bool) -> int:
         """Return how many points of a learning curve are recorded at most, 0 for none."""

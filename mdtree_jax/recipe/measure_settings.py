@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdtree_jax.checks import UserError, check_choice
-from mdtree_jax.recipe.cohort import Cohort
+from mdtree_jax.recipe.cohort import PRECISIONS, Cohort
 from mdtree_jax.recipe.setting import setting
 from mdtree_jax.registry.kernels import CHOICES, KERNELS
 from mdtree_jax.registry.probes import DEFAULT_PROBES, PROBES
@@ -39,6 +39,7 @@ ADDED_LATER = {
     "evaluation_images": None,
     "probes": DEFAULT_PROBES,
     "probe_images": 2000,
+    "precision": None,
 }
 
 #: The settings of an effort; numbers that a grid sets itself take precedence. `curve_steps` is relative to the grid's.
@@ -147,6 +148,7 @@ class MeasureConfig:
         "number of training images on which probes and short runs are evaluated, and BatchNorm statistics recomputed",
         2000,
     )
+    precision: str | None = setting("float32 | tensorfloat32 | bfloat16; null is that of training", None)
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ class MeasureSettings:
     evaluation_images: int | None
     probes: tuple[str, ...]
     probe_images: int
+    precision: str | None = None
 
     def recorded(self) -> dict[str, Any]:
         """Return the settings as a manifest holds them.
@@ -270,6 +273,8 @@ def _check_ranges(settings: MeasureSettings) -> None:
     check_choice("trace_method", settings.trace_method, TRACE_METHODS)
     check_choice("eigenvalue_start", settings.eigenvalue_start, EIGENVALUE_STARTS)
     check_choice("eigenvalue_method", settings.eigenvalue_method, EIGENVALUE_METHODS)
+    if settings.precision is not None:
+        check_choice("precision", settings.precision, PRECISIONS)
     if settings.similarity_debiased and settings.similarity_images < 4:
         raise UserError(
             f"grid.measure.similarity_images={settings.similarity_images} is out of range; it must be at least 4 where "

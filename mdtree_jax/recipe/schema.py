@@ -17,7 +17,7 @@ from omegaconf.errors import ValidationError
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.recipe.axes import Grid
-from mdtree_jax.recipe.cohort import MOST_HISTORY_POINTS, Recipe
+from mdtree_jax.recipe.cohort import MOST_HISTORY_POINTS, PRECISIONS, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.recipe.setting import setting
 from mdtree_jax.registry.datasets import DATASETS, DatasetShape
@@ -36,7 +36,11 @@ ENGINES = ("local",)
 
 
 #: Settings of a grid that came after runs without them -> the value that those have.
-ADDED_LATER: dict[str, Any] = {"objective": DEFAULT_OBJECTIVE, "validation_fraction": 0.0}
+ADDED_LATER: dict[str, Any] = {
+    "objective": DEFAULT_OBJECTIVE,
+    "validation_fraction": 0.0,
+    "precision": PRECISIONS[0],
+}
 #: Knobs that took one value before they could be axes: one value is shown and recorded as it was then, without a list.
 _ONE_VALUE = ("optimizer", "momentum", "schedule", "augment")
 #: Columns of the tables of a sweep (`mdtree_jax.store.tables`) that are neither knobs nor measurements.
@@ -76,6 +80,11 @@ class GridConfig:
     early_stop_tolerance: float = setting("… of at most this amount, in nats", 1e-4)
     eval_batch_size: int = setting("batch size for evaluating errors", 512)
     dtype: str = setting("float32 | float64", "float32")
+    precision: str = setting(
+        "float32 | tensorfloat32 | bfloat16: of the factors of a network's products, on accelerators that have it; "
+        "training and measuring alike",
+        PRECISIONS[0],
+    )
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 
 
@@ -195,6 +204,9 @@ def check_settings(config: SweepConfig) -> None:
         raise UserError(f"grid.name='{grid.name}' is not a valid name; use letters, digits and . + - _")
     _check_objective(grid)
     check_choice("dtype", grid.dtype, DTYPES)
+    check_choice("precision", grid.precision, PRECISIONS)
+    if grid.dtype == "float64" and grid.precision != PRECISIONS[0]:
+        raise UserError(f"grid.precision={grid.precision} cuts float32, and grid.dtype=float64; leave one of them out")
     check_choice("keep", config.keep, KEEP)
     check_choice("engine", config.engine, ENGINES)
     for stage in config.stages:

@@ -16,11 +16,12 @@ import jax
 import numpy as np
 import pandas as pd
 
+from mdtree_jax import lowering
 from mdtree_jax.data import DatasetShape
 from mdtree_jax.measuring.measure import measure_cohort
 from mdtree_jax.measuring.programs import check_kernels
 from mdtree_jax.models import check_widths, count_activations, count_flops, count_parameters, variables_hash
-from mdtree_jax.population.executor import ExecutorChoice, choose_executor, compiler_options, configure_devices
+from mdtree_jax.population.executor import ExecutorChoice, choose_executor, configure_devices
 from mdtree_jax.population.programs import abstract_examples, input_of, model_of
 from mdtree_jax.population.train import prepare_cohort, train_cohort
 from mdtree_jax.recipe.axes import make_cohorts
@@ -41,6 +42,8 @@ def set_up_jax(config: SweepConfig) -> None:
     """
     jax.config.update("jax_enable_x64", config.grid.dtype == "float64")
     set_up_devices(config.num_devices)
+    for precision in {config.grid.precision, config.grid.measure.precision or config.grid.precision}:
+        lowering.check_precision(precision, is_built_in=config.grid.model in BUILT_IN)
     check_widths(
         config.grid.model, make_grid(config.grid).axes["width"]
     )  # imports a module of the user's, which may compute
@@ -64,8 +67,12 @@ def _recipe(config: SweepConfig, shape: DatasetShape) -> Recipe:
 
 
 def set_up_devices(num_devices: int | None = None) -> None:
-    """Set devices (None: all there are) and the compilation cache before the first computation."""
+    """Set devices (None: all there are) and the compilation cache before the first computation.
+
+    Raises `UserError` where `JAX_PLATFORMS` asks for a device that is not there.
+    """
     configure_devices(num_devices, _cache_folder())
+    lowering.local_devices()  # a platform that is not there is refused now
 
 
 def keep_programs() -> None:
@@ -90,7 +97,7 @@ def memory_budget_bytes(config: SweepConfig) -> int:
 
 def device_memory_bytes() -> int:
     """Return what a computation may take of the devices together: most of accelerators, half of what the host has."""
-    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.devices()]
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in lowering.local_devices()]
     if all(limits):
         return int(0.8 * sum(limits))
     return available_host_bytes() // 2
@@ -123,7 +130,7 @@ def jax_trainer(config: SweepConfig, shape: DatasetShape) -> Trainer:
         return choose_executor(recipe, cohort, budget, dtype=dtype, num_train=num_train, num_test=num_test)
 
     def decode(values: dict[str, Any]) -> ExecutorChoice | None:
-        choice, devices = ExecutorChoice(**values), jax.devices()
+        choice, devices = ExecutorChoice(**values), lowering.local_devices()
         fits = choice.platform == devices[0].platform and choice.num_devices <= len(devices)
         return choice if fits else None
 
@@ -161,7 +168,7 @@ def jax_measurer(config: SweepConfig, shape: DatasetShape) -> Measurer:
 
 def describe_devices() -> list[str]:
     """Return the kind of every device, for the manifest."""
-    return [device.device_kind for device in jax.devices()]
+    return [device.device_kind for device in lowering.local_devices()]
 
 
 def model_cost(recipe: Recipe, cohort: Cohort, dtype: str) -> ModelCost:
@@ -176,7 +183,7 @@ def model_cost(recipe: Recipe, cohort: Cohort, dtype: str) -> ModelCost:
 
 def this_machine(dtype: str) -> Machine:
     """Return what time depends on here; an accelerator's rates are measured too, but were never checked in training."""
-    devices, slower = jax.devices(), np.dtype(dtype).itemsize / 4
+    devices, slower = lowering.local_devices(), np.dtype(dtype).itemsize / 4
     if devices[0].platform == "cpu":
         return cpu_machine(_product_flops(512) / slower, len(devices))
     size = 4096
@@ -194,10 +201,10 @@ def _best_seconds(function: Callable[[jax.Array], jax.Array], size: int, patienc
 
     On CPU the processor's time counts, not the clock on the wall: other load must not pass for a slow machine.
     """
-    device = jax.devices()[0]
+    device = lowering.local_devices()[0]
     clock = time.process_time if device.platform == "cpu" else time.perf_counter
     matrix = jax.device_put(np.ones((size, size), np.float32), device)
-    compiled = jax.jit(function, compiler_options=compiler_options(device.platform))
+    compiled = jax.jit(function, compiler_options=lowering.compiler_options(device.platform))
     compiled(matrix).block_until_ready()
     best, end, turns = math.inf, time.perf_counter() + patience, 0
     while turns < 5 or time.perf_counter() < end:

@@ -40,6 +40,7 @@ class Grids:
 
     Attributes:
         here: hash of that, or of the one it has.
+        precision: of its products, where it is not float32, by its name in a config; else empty.
         stored: hash of the one it has.
     """
 
@@ -49,6 +50,7 @@ class Grids:
         joined = {config_hash(one): one for one in manifest.get("joined_from", [])}
         self._configs = joined | {config_hash(one): one for one in configs}
         self._path, self._first = path, config_hash(configs[0])
+        self.precision = {name: configs[-1][name] for name in ("precision",) if name in configs[-1]}
         self.here, self.stored = config_hash(configs[-1]), config_hash(manifest["config"])
 
     def __contains__(self, there: str | None) -> bool:

@@ -27,8 +27,8 @@ def write_run_tables(
     names = [f"{name}.{ending}" for name in tables for ending in ("parquet", *(("csv",) if csv else ()))]
     _claim(path, names, known, save)
     for name, table in tables.items():
-        grid = {"config_hash": parts.grids.here} if name == "members" else None
-        write_table(path / f"{name}.parquet", table, grid)
+        grid = {"config_hash": parts.grids.here} if name == "members" else {}
+        write_table(path / f"{name}.parquet", table, grid | parts.grids.precision or None)
         if csv:
             write_atomically(path / f"{name}.csv", lambda aside, table=table: table.to_csv(aside, index=False))
     if is_final:

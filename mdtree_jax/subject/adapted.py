@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mdtree_jax import lowering
 from mdtree_jax.checks import UserError
 from mdtree_jax.landscape.batch_norm import check_averages
 from mdtree_jax.subject.checkpoints import load_checkpoint
@@ -79,7 +80,7 @@ def unlike_averages(subject: Subject, x: Any) -> list[str]:
     variables = subject.variables[0]
     if not subject.can_recompute or not jax.tree.leaves(variables["batch_stats"]):
         return []
-    return check_averages(jax.jit(apply_train), variables, x)
+    return check_averages(lowering.jit(apply_train), variables, x)
 
 
 def check_different(subject: Subject) -> None:

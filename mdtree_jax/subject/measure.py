@@ -19,10 +19,10 @@ import pandas as pd
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis.facts import Fact, fact
+from mdtree_jax.lowering import compiler_options, local_devices
 from mdtree_jax.measuring.measure import measure_cohort
 from mdtree_jax.measuring.tables import MeasuredCohort
 from mdtree_jax.models import count_flops
-from mdtree_jax.population.executor import compiler_options
 from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureSettings
 from mdtree_jax.registry.kernels import BETWEEN_CHOICES, KERNELS, PAIR_CHOICES
@@ -293,7 +293,7 @@ def _no_image_twice(settings: MeasureSettings, num_images: int) -> MeasureSettin
 
 def _num_that_fit(inputs: Any, budget: int) -> int:
     """Return how many inputs every device may hold, in all a quarter of the memory."""
-    return budget // (4 * len(jax.devices()) * max(1, num_bytes(take_rows(inputs, slice(1)))))
+    return budget // (4 * len(local_devices()) * max(1, num_bytes(take_rows(inputs, slice(1)))))
 
 
 def _sample(x: Any, y: np.ndarray, most: int, shuffle: bool = False) -> tuple[Any, np.ndarray]:

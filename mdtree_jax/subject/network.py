@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdtree_jax import landscape
+from mdtree_jax import landscape, lowering
 from mdtree_jax.checks import UserError
 from mdtree_jax.data.checked import targets_for
 from mdtree_jax.landscape.arguments import check_params
@@ -221,9 +221,9 @@ def check_fit(subject: Subject, data: Examples) -> int:
             num_outputs = _num_outputs(apply, variables["params"], x, data.y_train, objective)
             if state and subject.can_recompute:
                 _tried("apply_train(variables, x)", lambda x: subject.model.apply(variables, x, True)[0], x)  # noqa: B023
-            landscape.check_apply(jax.jit(apply), variables["params"], x)
-            _check_logits(np.asarray(jax.jit(apply)(variables["params"], x)), objective)
-        elif not np.isfinite(np.asarray(jax.jit(apply)(variables["params"], x))).all():
+            landscape.check_apply(lowering.jit(apply), variables["params"], x)
+            _check_logits(np.asarray(lowering.jit(apply)(variables["params"], x)), objective)
+        elif not np.isfinite(np.asarray(lowering.jit(apply)(variables["params"], x))).all():
             word = "logits" if objective.has_classes else "outputs"
             raise UserError(f"network {number + 1} gives {word} that are not finite on the first {num_rows(x)} images")
     for name, labels in (("y_train", data.y_train), ("y_test", data.y_test)):

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from mdtree_jax import lowering
 from mdtree_jax.models import Model
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
 from mdtree_jax.training.arrays import num_rows
@@ -281,7 +282,7 @@ def train_single(
     trainer: Trainer, variables: Any, hparams: Hyperparameters, x_train: Any, y_train: jax.Array
 ) -> TrainState:
     """Return the state after training one network completely: the plain loop with which the population must agree."""
-    step = jax.jit(trainer.step)
+    step = lowering.jit(trainer.step)
     state = trainer.start(variables, hparams, num_rows(x_train))
     while not state.record.is_done:
         state = trainer.begin_epoch(state, hparams)

@@ -26,15 +26,16 @@ Every program is compiled in a process of its own, because XLA may abort. A row 
   seconds    of compiling, without tracing.
   launches   kernels, library calls and copies of one call. A loop of known length counts as often as it turns, another
              once. On a TPU: the operations of its one program.
-  per step   launches of one turn of the largest innermost loop of unknown length that holds products: one training step
-             of all lanes, one step of a curve, one block of Hessian products, one Lanczos step.
+  per step   launches of one turn of the largest innermost loop of unknown length that holds products, by the steps that
+             go in it in a loop of known length: one training step of all lanes, one step of a curve, one block of
+             Hessian products, one Lanczos step.
   dynamic    loops of unknown length; a GPU waits for the host before each turn.
   temp MB    temporary memory, without arguments and results.
   products   matrix products and convolutions by the precision of their factors: f32; tf32 (GPU) or bf16 (TPU) where the
              program asks for none; 3x before these for `high`.
 
 It does not say whether numbers are right, how long a step takes, or what autotuning on a GPU would choose.
-The exit code is 1 unless all compiled at the first try.
+The exit code is 1 unless all compiled at the first try, and GPUs have at most 1.3 times the launches of `LAUNCHES`.
 """
 
 from __future__ import annotations
@@ -44,13 +45,14 @@ import functools
 import importlib.util
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
@@ -58,11 +60,12 @@ import numpy as np
 from jax.experimental.topologies import get_topology_desc
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mdtree_jax import lowering
 from mdtree_jax.measuring import kernels
 from mdtree_jax.measuring.programs import full_precision
-from mdtree_jax.models import build_model
+from mdtree_jax.models import at_precision, build_model, count_flops
+from mdtree_jax.population.assignment import block_of
 from mdtree_jax.population.compiled import jit_over_members
-from mdtree_jax.population.executor import compiler_options
 from mdtree_jax.population.loop import AXIS, make_run, start_population
 from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.training import Hyperparameters, make_trainer
@@ -81,15 +84,37 @@ cuda_compute_capability {{ major: {} }} threads_per_warp: 32 threads_per_block_l
 registers_per_core_limit: 65536 registers_per_block_limit: 65536 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
 block_dim_limit_z: 65535 thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64 }}"""
 TPUS = {"v5e": "v5e:2x2"}
+#: Bytes of a number, where they are not four.
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8, "token": 0}
+#: Launches a step on a GPU of the same network with plain convolutions and nothing else.
+LAUNCHES = {"train-resnet8": 120, "train-resnet18": 285, "train-resnet18-narrow": 285}
 #: Instructions that nothing is started for.
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id"}
 
 
+class Steps(NamedTuple):
+    """A lowered program, how many steps are in a turn of its loops of unknown length, the operations of a step,
+    and the bytes of the inputs of the data set, of which a step reads only a batch.
+    """
+
+    lowered: Any
+    per_turn: int
+    flops: float = 0.0
+    data_bytes: int = -1
+
+
 def train(
-    mesh: Mesh, name: str, width: int, batch_size: int, image_shape: tuple, num_train: int, lanes: int = 1
+    mesh: Mesh,
+    name: str,
+    width: int,
+    batch_size: int,
+    image_shape: tuple,
+    num_train: int,
+    lanes: int = 1,
+    precision: str = "float32",
 ) -> Any:
     """Return the training program of a cohort of as many members as lanes."""
-    model = build_model(name, width, 10, image_shape)
+    model = at_precision(build_model(name, width, 10, image_shape), precision)
     trainer = make_trainer(model, batch_size=batch_size, num_epochs=150)
     network = jax.eval_shape(model.init, jax.random.key(0))
     networks = jax.tree.map(lambda leaf: np.zeros((lanes, *leaf.shape), leaf.dtype), network)
@@ -98,9 +123,18 @@ def train(
     queue = np.arange(lanes, dtype=np.int32)[:, None]
     state = start_population(trainer, networks, hparams, queue, num_train, 1)
     shared = np.empty((num_train, *image_shape), np.float32), np.empty(num_train, np.int32), np.int32(0)
-    options = compiler_options(mesh.devices.flat[0].platform)
-    jitted = jax.jit(make_run(trainer, mesh), donate_argnums=0, compiler_options=options)
-    return jitted.lower(*placed(mesh, (state, hparams, queue), AXIS), *placed(mesh, shared))
+    platform = mesh.devices.flat[0].platform
+    steps = np.full(lanes, trainer.steps_per_epoch(num_train))
+    block = block_of(steps) if lowering.of(platform).has_known_loops else None
+    options = lowering.compiler_options(platform)
+    jitted = jax.jit(make_run(trainer, mesh, block=block), donate_argnums=0, compiler_options=options)
+    lowered = jitted.lower(*placed(mesh, (state, hparams, queue), AXIS), *placed(mesh, shared))
+    return Steps(
+        lowered,
+        block.length if block else 1,
+        3.0 * count_flops(model, image_shape) * batch_size * lanes,
+        shared[0].nbytes,
+    )
 
 
 def measure(
@@ -126,7 +160,9 @@ def measure(
         data = data, np.int32(0), np.int32(0)
     items = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), item)
     with full_precision():
-        return jit_over_members(makers[stage](), mesh).lower(placed(mesh, items, AXIS), placed(mesh, data))
+        lowered = jit_over_members(makers[stage](), mesh).lower(placed(mesh, items, AXIS), placed(mesh, data))
+    of_curve = kernels.curve_block(settings) or 1, 3.0 * count_flops(model, image_shape) * settings.curve_batch_size
+    return Steps(lowered, *(of_curve if stage == "curve" else (1, 0.0)), x.nbytes)
 
 
 RESNET18 = {"name": "resnet18", "width": 64, "image_shape": (32, 32, 3), "num_train": 50_000}
@@ -135,6 +171,7 @@ RESNET8 = {"name": "resnet8", "width": 8, **DIGITS}
 STAGES = ("hessian", "curve", "sharpness", "similarity", "barrier")
 PROGRAMS = {
     "train-resnet18": functools.partial(train, batch_size=128, **RESNET18),
+    "train-resnet18-narrow": functools.partial(train, batch_size=128, **RESNET18 | {"width": 8}),
     "train-resnet8": functools.partial(train, batch_size=64, **RESNET8),
     "train-resnet8-16-lanes": functools.partial(train, batch_size=64, lanes=16, **RESNET8),
     "train-mlp": functools.partial(train, batch_size=64, name="mlp", width=64, **DIGITS),
@@ -171,39 +208,53 @@ def check(function: Any, arguments: tuple, target: str, **compiler_options: Any)
 
 def row_of(lowered: Any, target: str, compiler_options: dict[str, Any]) -> dict[str, Any]:
     """Compile what was lowered, and return what there is to say of it."""
+    flops, per_turn = getattr(lowered, "flops", 0.0), getattr(lowered, "per_turn", 1)
+    data_bytes, lowered = getattr(lowered, "data_bytes", -1), getattr(lowered, "lowered", lowered)
     begin = time.perf_counter()
     compiled = lowered.compile(compiler_options or None)
     found = {"result": "compiled", "seconds": time.perf_counter() - begin}
     found["temp MB"] = compiled.memory_analysis().temp_size_in_bytes / 1e6
-    return found | Hlo(compiled.as_text(), "tf32" if target in GPUS else "bf16").row()
+    counts = Hlo(compiled.as_text(), "tf32" if target in GPUS else "bf16", data_bytes).row()
+    step = {name: counts[name] and round(counts[name] / per_turn) for name in ("per step", "step bytes")}
+    return found | counts | step | {"step flops": flops}
 
 
 class Hlo:
     """The text of an optimized program, counted."""
 
-    def __init__(self, text: str, default: str):
+    def __init__(self, text: str, default: str, data_bytes: int = -1):
         self.bodies: dict[str, list[tuple[str, str]]] = {}
         self.default, self.entry, self.num_dynamic = default, "", 0
         self.products: dict[str, int] = {}
-        self.steps: list[int] = []
+        self.bytes: dict[str, int] = {}
+        self.data_bytes = data_bytes
+        self.steps: list[np.ndarray] = []
         for line in text.splitlines():
             if start := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
                 body = self.bodies.setdefault(start[2], [])
                 self.entry = start[2] if start[1] else self.entry
             elif found := re.match(r"\s+(?:ROOT )?%?[\w.\-]+ = (?:\(.*?\)|\S+) ([a-z][\w\-]*)\(", line):
                 body.append((found[1], line))
+                name, shape = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ", line).groups()
+                self.bytes[name] = sum(
+                    BYTES.get(kind, 4) * math.prod(map(int, filter(None, sizes.split(","))))
+                    for kind, sizes in re.findall(r"(\w+)\[([\d,]*)\]", shape)
+                )
 
     def row(self) -> dict[str, Any]:
         """Return the counts of the whole program."""
-        launches = self.count(self.entry)[0]
+        launches = int(self.count(self.entry)[0][0])
         products = ", ".join(f"{number} {kind}" for kind, number in sorted(self.products.items()))
-        step = max(self.steps, default="")
-        return {"launches": launches, "per step": step, "dynamic": self.num_dynamic, "products": products}
+        step, step_bytes = max(map(tuple, self.steps), default=("", 0))
+        found = {"launches": launches, "per step": step, "step bytes": step_bytes, "dynamic": self.num_dynamic}
+        return found | {"products": products}
 
     @functools.cache  # noqa: B019
-    def count(self, name: str) -> tuple[int, bool, bool]:
-        """Return a computation's launches, whether it has products, and whether a loop of unknown length with some."""
-        total, has_products, has_steps = 0, False, False
+    def count(self, name: str) -> tuple[np.ndarray, bool, bool]:
+        """Return a computation's launches and the bytes that these read and write, whether it has products, and whether
+        a loop of unknown length with some.
+        """
+        total, has_products, has_steps = np.zeros(2, int), False, False
         for opcode, line in self.bodies[name]:
             names = re.findall(r"(?:body|condition|to_apply|calls|\w+_computation)=%?([\w.\-]+)", line)
             names += re.findall(r"%?([\w.\-]+)", "".join(re.findall(r"branch_computations=\{(.*?)\}", line)))
@@ -212,7 +263,7 @@ class Hlo:
             has_products |= have_products or self.is_product(opcode, line)
             has_steps |= any(found[2] for found in inside)
             if opcode == "while":
-                turn, turns = sum(found[0] for found in inside), self.turns(line)
+                turn, turns = sum((found[0] for found in inside), np.zeros(2, int)), self.turns(line)
                 total += turn * (turns or 1)
                 if turns is None:
                     self.num_dynamic += 1
@@ -220,10 +271,18 @@ class Hlo:
                         self.steps.append(turn)
                     has_steps |= have_products
             elif opcode in ("call", "conditional", "async-start"):
-                total += max((found[0] for found in inside), default=1)
+                total += max((found[0] for found in inside), key=tuple, default=np.array([1, self.moved(line)]))
             elif opcode not in FREE and not opcode.endswith("-done"):
-                total += 1
+                total += 1, self.moved(line)
         return total, has_products, has_steps
+
+    def moved(self, line: str) -> int:
+        """Return the bytes of an instruction's result and operands; a slice of an array counts as the array.
+
+        The data set does not: a batch of it is the result.
+        """
+        found = [self.bytes.get(name, 0) for name in re.findall(r"%([\w.\-]+)", line.split(", calls=")[0])]
+        return sum(number for number in found if number != self.data_bytes)
 
     def turns(self, line: str) -> int | None:
         """Return how often a loop turns, if that is known: as a GPU's compiler says, or from i < constant."""
@@ -263,7 +322,8 @@ def compile_here(program: str, target: str, options: dict[str, Any]) -> dict[str
         make = getattr(module, function)
     mesh = mesh_of(target)
     devices = list(mesh.devices.flat)
-    as_target = {"devices": lambda *_: devices, "default_backend": lambda: devices[0].platform}
+    as_target = {"devices": lambda *_: devices, "local_devices": lambda *_: devices}
+    as_target |= {"default_backend": lambda: devices[0].platform}
     with mock.patch.multiple(jax, **as_target):
         lowered = make(mesh)
     return row_of(lowered, target, options)
@@ -312,6 +372,9 @@ def main() -> int:
         for cure in ({}, CURE):
             row = compile_apart(program, target, options | cure, args.timeout)
             row["result"] += ", CURE" if cure else ""
+            most = 1.3 * LAUNCHES.get(program, math.inf)
+            if target in GPUS and (row.get("per step") or 0) > most:
+                row["message"] = f"{row['per step']} launches a step, and {most:.0f} are allowed"
             rows.append({"program": program, "target": target, **row})
             print_row(rows[-1])
             if row["result"] != "aborted" or target not in GPUS:

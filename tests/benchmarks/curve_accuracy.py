@@ -25,8 +25,8 @@ from scipy.stats import spearmanr
 
 from mdtree_jax.data.dataset import load_dataset
 from mdtree_jax.landscape import curve_training, linear_barrier, recompute_batch_stats
+from mdtree_jax.lowering import compiler_options
 from mdtree_jax.models import build_model
-from mdtree_jax.population.executor import compiler_options
 from mdtree_jax.population.train import train_cohort
 from mdtree_jax.recipe.cohort import Cohort, Member, Recipe
 from mdtree_jax.training import cross_entropy, evaluate

@@ -40,10 +40,11 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdtree_jax.landscape import hutchinson, hvp, lanczos, xtrace
+from mdtree_jax.lowering import compiler_options
 from mdtree_jax.measuring.kernels import Data
 from mdtree_jax.measuring.programs import choose
 from mdtree_jax.models import build_model, from_torch
-from mdtree_jax.population.executor import compiler_options, configure_devices
+from mdtree_jax.population.executor import configure_devices
 from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.training import cross_entropy
 

@@ -23,9 +23,9 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from mdtree_jax import landscape
+from mdtree_jax.lowering import compiler_options
 from mdtree_jax.measuring.kernels import Data, PairItem, make_curve, make_loss, make_point_evaluation
 from mdtree_jax.models import Model, build_model
-from mdtree_jax.population.executor import compiler_options
 from mdtree_jax.recipe.measure_settings import MeasureConfig, MeasureSettings, resolve
 from mdtree_jax.store.manifest import read_manifest
 from mdtree_jax.subject.run_folder import load_configuration

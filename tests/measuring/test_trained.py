@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdtree_jax import lowering
 from mdtree_jax.checks import UserError
 from mdtree_jax.data import LoadedDataset
 from mdtree_jax.measuring import trained as kernels
@@ -139,7 +140,7 @@ def test_a_network_is_probed_the_same_alone_and_with_lanes(networks, data, measu
     names = list(without_seconds(found.members))
     expected = measured.members[names].iloc[[3]].to_numpy(float)
     np.testing.assert_allclose(found.members[names].to_numpy(float), expected, rtol=1e-7, atol=1e-9)
-    monkeypatch.setattr(kernels, "CPU_LANE_BYTES", 0)  # as a large network: one after the other
+    monkeypatch.setitem(lowering.TABLE, "cpu", lowering.TABLE["cpu"]._replace(lane_bytes=0))  # as of a large network
     found = measure(networks, data, alone, slice(3, None), SETTINGS.with_metrics(("probes", "short_runs")))
     np.testing.assert_allclose(found.members[names].to_numpy(float), expected, rtol=1e-7, atol=1e-9)
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from jax import lax
 
+from mdtree_jax import lowering
 from mdtree_jax.checks import UserError
-from mdtree_jax.models import Model, build_model, count_activations, count_flops, count_parameters, layers
+from mdtree_jax.models import Model, build_model, count_activations, count_flops, count_parameters
 from mdtree_jax.models.layers import BatchNorm, convolve3x3
 from mdtree_jax.models.matrix_product import contract_first
 
@@ -43,8 +44,8 @@ def test_resnet8_fine_refines_the_widths_of_resnet8():
 @pytest.mark.parametrize("whole_bytes", [2**24, 0])
 def test_convolution_and_its_gradient_equal_the_compilers(size, stride, whole_bytes, monkeypatch):
     if not whole_bytes:  # cut into parts of one image
-        monkeypatch.setattr(layers, "WHOLE_BYTES", 0)
-        monkeypatch.setattr(layers, "PART_BYTES", 1)
+        row = lowering.TABLE["cpu"]._replace(whole_bytes=0, part_bytes=1)
+        monkeypatch.setitem(lowering.TABLE, "cpu", row)
     keys = jax.random.split(jax.random.key(0), 2)
     with jax.enable_x64(True):
         x = jax.random.normal(keys[0], (3, *size, 2), jnp.float64)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdtree_jax import lowering
 from mdtree_jax.checks import UserError
 from mdtree_jax.models import build_model
 from mdtree_jax.population import train as population_train
@@ -230,11 +231,16 @@ def test_choice_of_executor():
     assert (many.kind, many.members_per_pass) == ("chunks", 30)
     assert many.lanes_per_device >= 15
     assert balance([member.num_samples for member in members], many.lanes_per_device) > 0.9
-    needs = memory_needs(recipe, cohort)
+    with lowering.as_on("gpu"), lowering.side_by_side(2):
+        needs = memory_needs(recipe, cohort)
     tight = choose_executor(recipe, cohort, needs.total(1, 3, 10), gpu)
     assert (tight.lanes_per_device, tight.members_per_pass) == (3, 10)
     equal = dataclasses.replace(cohort, members=tuple(dataclasses.replace(m, num_samples=3200) for m in members))
-    assert choose_executor(recipe, equal, 2**36, gpu).kind == "vmap"
+    small = dataclasses.replace(equal, width=1)
+    assert choose_executor(recipe, small, 2**36, gpu).kind == "vmap"
+    # A step of one fills the device, and several would be slower.
+    wide = Recipe("cifar10", "resnet18", 10, (32, 32, 3)), dataclasses.replace(equal, width=32, batch_size=128)
+    assert choose_executor(*wide, 2**36, gpu).lanes_per_device == 1
     with pytest.raises(UserError, match="memory budget 1000 bytes is too small for one network of cohort w8-b64-e50"):
         choose_executor(recipe, cohort, 1000, cpus)
 

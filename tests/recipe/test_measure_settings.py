@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from mdtree_jax import lowering
 from mdtree_jax.checks import UserError
 from mdtree_jax.landscape.paths.curves import INITS, SCHEDULES
 from mdtree_jax.measuring import programs as measure_programs
@@ -101,7 +102,7 @@ def test_memory_decides_batches_and_estimator(monkeypatch):
     assert accelerator.batched
     # A CPU's caches: fewer images at a time, but not so few that nothing is shared.
     for limit, images in ((2**30, 2000), (measure_programs._activation_bytes(model, data, 250), 250), (1, 25)):
-        monkeypatch.setattr(measure_programs, "CPU_HELD_BYTES", limit)
+        monkeypatch.setitem(lowering.TABLE, "cpu", lowering.TABLE["cpu"]._replace(held_bytes=limit))
         assert choose(model, data, settings, 2**36, "cpu")[:2] == (images, True)
     assert choose(model, data, many, 2**36, "cpu").sharpness_batch_size == 8000
     assert choose(model, data, settings, 2**36, "gpu").hessian_batch_size == 2000

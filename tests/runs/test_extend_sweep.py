@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
+from mdtree_jax import lowering
 from mdtree_jax import sweep
 from mdtree_jax.cli import compose
-from mdtree_jax.population import executor
 
 SMALL = [
     *("+grid=digits_tiny", "grid.model=mlp", "grid.width=[4]", "grid.batch_size=[32]", "grid.data_fraction=[0.3]"),
@@ -39,7 +39,8 @@ def tables(path):
 )
 def test_a_sweep_that_grows_ends_with_the_tables_of_a_fresh_one(tmp_path, monkeypatch, capsys, grown, said, done):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(executor, "CPU_LANE_BYTES", 0)  # one lane, whatever the number of networks
+    row = lowering.TABLE["cpu"]._replace(lane_bytes=0)  # one lane, whatever the number of networks
+    monkeypatch.setitem(lowering.TABLE, "cpu", row)
     assert sweep.main(compose("sweep", [*SMALL, "out=steps"])) == 0
     assert sweep.main(compose("sweep", [*SMALL, *grown, "out=steps", "dry_run=true"])) == 0
     assert "steps would be extended (width [4] -> [4, 8];" in capsys.readouterr().out

@@ -85,7 +85,8 @@ class CurveTraining(NamedTuple):
     Attributes:
         start: `start(end0, end1, key) -> CurveState`.
         advance: `advance(state, loss, num_steps) -> CurveState` after that many steps, or fewer if the training ends;
-            `num_steps` may be traced. To use your own middle point, call `state._replace(middle=...)` first.
+            `num_steps` may be traced. With `block=N`, a divisor of all numbers of steps, they go in loops of this
+            length, which a compiler knows. To use your own middle point, call `state._replace(middle=...)` first.
         finish: `finish(state, evaluate) -> CurveResult`.
     """
 
@@ -260,12 +261,20 @@ def _num_tail_steps(options: _Options) -> jax.Array:
     return jnp.maximum(jnp.asarray(options.num_steps, jnp.int32) // 10, 1)
 
 
-def _advance(options: _Options, state: CurveState, loss: Callable, num_steps: int | jax.Array) -> CurveState:
+def _advance(
+    options: _Options, state: CurveState, loss: Callable, num_steps: int | jax.Array, block: int | None = None
+) -> CurveState:
     shape = jax.eval_shape(loss, state.middle, state.step, state.key)
     if getattr(shape, "shape", None) != ():
         raise UserError(f"loss(params, step, key) returns {shape}; expected one number, the mean loss of a batch")
     last = jnp.minimum(state.step + jnp.asarray(num_steps, jnp.int32), jnp.asarray(options.num_steps, jnp.int32))
-    return lax.fori_loop(state.step, last, lambda _, state: _step(options, state, loss), state)
+    if block is None:
+        return lax.fori_loop(state.step, last, lambda _, state: _step(options, state, loss), state)
+
+    def turn(_: Any, state: CurveState) -> CurveState:
+        return lax.fori_loop(0, block, lambda _, state: _step(options, state, loss), state)
+
+    return lax.fori_loop(0, (last - state.step) // block, turn, state)
 
 
 def _step(options: _Options, state: CurveState, loss: Callable) -> CurveState:

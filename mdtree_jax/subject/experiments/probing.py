@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdtree_jax import lowering
 from mdtree_jax.checks import UserError
 from mdtree_jax.measuring.kernels import Data
 from mdtree_jax.measuring.trained import TrainedItem, make_norms, make_probing
@@ -152,7 +153,7 @@ class Probing:
                 return norms(item, data) | found.results, found.variables, found.outcomes[side].error
 
             begin = time.perf_counter()
-            self._program = jax.jit(look).lower(item, self.data).compile()
+            self._program = lowering.jit(look).lower(item, self.data).compile()
             self.compile_seconds += time.perf_counter() - begin
         return self._program
 

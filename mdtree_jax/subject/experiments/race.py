@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mdtree_jax import lowering
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.gain_reference import Policy
 from mdtree_jax.measuring.kernels import Data
@@ -78,7 +79,7 @@ def race(
         arguments = start, racer.hparams, racer.num_epochs, jnp.float32(1 / policy.share), data
         if racer.settings not in programs:
             begin = time.perf_counter()
-            programs[racer.settings] = jax.jit(_program(racer)).lower(*arguments).compile()
+            programs[racer.settings] = lowering.jit(_program(racer)).lower(*arguments).compile()
             compiling += time.perf_counter() - begin
         if memory_bytes is not None and bytes_of(programs[racer.settings]) > memory_bytes:
             large.append(name)

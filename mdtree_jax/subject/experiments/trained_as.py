@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mdtree_jax import lowering
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.models import Model, count_activations, count_parameters
-from mdtree_jax.population.executor import CPU_LANE_BYTES
 from mdtree_jax.probes.steps import TrainingSettings, constant_trainer, scaled_transform
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.subject.adapted import unlike_averages
@@ -112,7 +112,7 @@ def trained_as(subject: Subject, data: Examples, training: Training) -> tuple[Tr
         weight_decay=_number(0.0 if callable(settings.optimizer) else decay),
         knobs=smoothing,
     )
-    is_small = jax.default_backend() != "cpu" or _step_bytes(subject, data, batch) <= CPU_LANE_BYTES
+    is_small = jax.default_backend() != "cpu" or _step_bytes(subject, data, batch) <= lowering.here().lane_bytes
     num_steps = max(1, used // batch * num_epochs)
     length = np.int32(num_epochs), num_steps
     return TrainedAs(model, settings, hparams, *length, decay, is_small, not notes, has_state and can_train), notes

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from mdtree_jax import lowering
 from mdtree_jax.subject.preflight.look import Look, make_look, split
 from mdtree_jax.subject.preflight.task import Task, chance_of, error_of, rows_of, task_of
 from mdtree_jax.subject.preflight.units import Units
@@ -121,7 +122,7 @@ def gather(
     if validation is not None and len(validation[1]):
         at = sample_rows(len(validation[1]), _most(validation[0]))
         x_held = jax.tree.map(lambda a: np.asarray(a)[at], validation[0])
-        said, wanted = rows_of(task, np.asarray(jax.jit(apply)(variables, x_held)), np.asarray(validation[1])[at])
+        said, wanted = rows_of(task, np.asarray(lowering.jit(apply)(variables, x_held)), np.asarray(validation[1])[at])
         held_out = (wanted, said)
     shifted = {by: rows_of(task, outputs, np.asarray(targets)[(rows + by) % len(targets)])[1] for by in (-1, 1)}
     flat_outputs, flat_targets = rows_of(task, outputs, y)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mdtree_jax import landscape
+from mdtree_jax import landscape, lowering
 from mdtree_jax.checks import UserError
 from mdtree_jax.subject.preflight.evidence import Evidence
 from mdtree_jax.subject.preflight.look import split
@@ -22,7 +22,7 @@ def check_deterministic(apply: Callable[[Any, Any], Any], variables: Any, inputs
 
     params, state, join = split(variables)
     few = jax.tree.map(lambda a: np.asarray(a)[:_TRIED], inputs)
-    landscape.check_apply(jax.jit(lambda params, x: apply(join(params, state), x)), params, few)
+    landscape.check_apply(lowering.jit(lambda params, x: apply(join(params, state), x)), params, few)
 
 
 def check_targets(evidence: Evidence) -> None:
