@@ -124,6 +124,18 @@ class ReferenceConfig:
     plugins: list[str] = field(default_factory=list)
 
 
+@dataclass
+class ExploreConfig:
+    """`python -m mdtree_jax.explore`; the meaning of each key stands beside its value in conf/explore.yaml."""
+
+    collection: Any = None
+    out: str = "explorer.html"
+    fit: str = "published"
+    diagnoses: bool = True
+    published_dir: str | None = None
+    plugins: list[str] = field(default_factory=list)
+
+
 def diagnose_schema() -> type[DiagnoseConfig]:
     """Return the schema of a diagnosis, with the knobs that there are now; one that is not given is not asked."""
     keys = [(name, knob.kind | None, None) for name, knob in KNOBS.items()]
@@ -138,6 +150,7 @@ SCHEMAS = {
     "diagnose": DiagnoseConfig,
     "reference": ReferenceConfig,
     "measure": MeasureModelConfig,
+    "explore": ExploreConfig,
 }
 _WITH_KNOBS = {"sweep": sweep_schema, "diagnose": diagnose_schema}
 
