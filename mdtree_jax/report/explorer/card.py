@@ -69,7 +69,7 @@ def card(table: pd.DataFrame, row: int) -> Card:
         best = grid.best_ahead(move)[row]
         if np.isfinite(best):
             words = KNOBS[move.knob].words
-            way = f"{words.up if move.sign > 0 else words.down} {words.noun}"
+            way = f"{words.noun}, {words.up if move.sign > 0 else words.down}"
             lines.append((way, f"{grid.test_error[row] - best:+.2f} points at the best configuration ahead"))
     return Card(title, tuple(lines))
 

@@ -91,7 +91,7 @@ def _plain(value: Any) -> Any:
 
 
 def _unit(unit: str) -> str:
-    return "" if unit in ("1", "name", "class") else unit
+    return "" if unit in ("1", "name", "class") else unit.removeprefix("-")  # -%: percent below zero
 
 
 def _axis(grid: Grid, place: int) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _neighbours(grid: Grid, move: Move) -> dict[str, Any]:
     return {
         "knob": move.knob,
         "sign": move.sign,
-        "way": f"{words.up if move.sign > 0 else words.down} {words.noun}",
+        "way": f"{words.noun}, {words.up if move.sign > 0 else words.down}",
         "cause": move.cause or "",
         "next": lines.step(move.sign, None).tolist(),
         "best": best.tolist(),

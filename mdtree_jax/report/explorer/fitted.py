@@ -12,7 +12,6 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.collection.columns import finite_rows_of
 from mdtree_jax.collection.tasks import OPTIMAL, TASKS, Task, takes_part, why_not_asked
 from mdtree_jax.diagnosis.from_metrics import diagnose_metrics
-from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.diagnosis.words import actions, causes
 from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.trees.classifier import MDTreeClassifier, choose_structure
@@ -67,7 +66,7 @@ def _tree(frame: pd.DataFrame, task: Task, fit: str, say: Say) -> dict[str, Any]
             {
                 "feature": node.feature,
                 "label": MEASUREMENTS[node.feature].label if node.feature in MEASUREMENTS else node.feature,
-                "unit": MEASUREMENTS[node.feature].unit if node.feature in MEASUREMENTS else "",
+                "unit": MEASUREMENTS[node.feature].unit.removeprefix("-") if node.feature in MEASUREMENTS else "",
                 "threshold": float(f"{threshold:.6g}"),
                 "children": list(structure.children(place)),
             }
@@ -101,7 +100,7 @@ def diagnoses(frame: pd.DataFrame, say: Say) -> dict[str, Any] | None:
     texts = _Texts()
     return {
         "reference": found[0].reference if found else "",
-        "answer": [texts.place("answer", _answer(one)) for one in found],
+        "answer": [texts.place("answer", causes.cause_text(one)) for one in found],
         "advice": [texts.place("advice", actions.headline(one.action)) for one in found],
         "reason": [texts.place("reason", one.reason) for one in found],
         "cause": [texts.place("cause", "cannot tell" if one.abstains else causes.short(one.cause)) for one in found],
@@ -116,10 +115,6 @@ def diagnoses(frame: pd.DataFrame, say: Say) -> dict[str, Any] | None:
         ],
         "texts": texts.lists,
     }
-
-
-def _answer(diagnosis: Diagnosis) -> str:
-    return causes.cause_text(diagnosis)
 
 
 class _Texts:

@@ -95,6 +95,7 @@ def render(collections: Sequence[dict[str, Any]], bundle: str) -> str:
     return environment.get_template("page.html").render(
         title=" and ".join(one["name"] for one in collections),
         version=__version__,
+        one=" one" if len(collections) == 1 else "",
         policy=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
         style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
         scripts=scripts,

@@ -62,7 +62,7 @@ function wouldGain(c, row, move) {
   const one = gain(c, row, move.next[row]), most = gain(c, row, move.best[row]);
   if (one == null && most == null) return `${move.way}: no such configuration in this collection`;
   const target = axisOf(c, move.knob);
-  const at = (place) => withUnit(shown(target.values[target.place[place]]), target.unit);
+  const at = (place) => withUnit(valueText(target, target.place[place]), target.unit);
   const next = one == null ? "" : `the next value, ${at(move.next[row])}: ${signed(one)} points; `;
   return `${move.way}: ${next}the best, ${at(move.best[row])}: ${signed(most)} points`;
 }
@@ -96,17 +96,17 @@ function questionPart(c, row) {
 function neighbourPart(c, row) {
   const rows = c.neighbours.filter((move) => move.next[row] >= 0).map((move) => {
     const other = move.next[row], axis = axisOf(c, move.knob);
-    return [`${move.way}: ${shown(axis.values[axis.place[other]])}`, measured(c, "test_error", other), signed(gain(c, row, other)), goTo(c, other)];
+    return [`${move.way}: ${valueText(axis, axis.place[other])}`, measured(c, "test_error", other), signed(gain(c, row, other)), goTo(c, other)];
   });
-  return rows.length ? [table("Neighbours", ["step", "test error there", "gain, points", ""], rows)] : [];
+  return rows.length ? [table("Neighbours", ["step", "test error there", "gain, points", "open it"], rows)] : [];
 }
 
 function roomPart(c, row) {
   const rows = c.neighbours.filter((move) => move.cause && move.best[row] >= 0).map((move) => {
     const other = move.best[row], axis = axisOf(c, move.knob), room = Math.max(0, gain(c, row, other));
-    return [move.way, room ? shown(axis.values[axis.place[other]]) : "none better", room.toFixed(2), room ? goTo(c, other) : ""];
+    return [move.way, room ? valueText(axis, axis.place[other]) : "none better", room.toFixed(2), room ? goTo(c, other) : ""];
   });
-  return rows.length ? [table("Room for improvement", ["towards", "best at", "points", ""], rows)] : [];
+  return rows.length ? [table("Room for improvement", ["towards", "best at", "points", "open it"], rows)] : [];
 }
 
 function numberPart(c, row) {
@@ -123,10 +123,11 @@ async function drawCurve(node, c, row) {
     (curve[name] || []).forEach((value, i) => { if (value != null) values.push({ epoch: curve.epoch[i], value, seed: curve.seed, name: name.replace("_", " ") }); });
   }
   const width = Math.max(200, Math.min(420, node.clientWidth - 90));
+  const legend = { title: null, orient: "top", labelLimit: 200 };
   const part = (names, title) => ({ width, height: 140, transform: [{ filter: { field: "name", oneOf: names } }], mark: { type: "line", point: { size: 14 } }, encoding: {
     x: { field: "epoch", type: "quantitative" }, y: { field: "value", type: "quantitative", title, scale: { zero: false } }, detail: { field: "seed" },
-    color: { field: "name", type: "nominal", scale: { domain: ["train loss", "validation loss", "validation error"], range: CATEGORIES.slice(0, 3) }, legend: { title: null, orient: "top", labelLimit: 200 } },
-    strokeDash: { field: "name", type: "nominal", scale: { domain: ["train loss", "validation loss", "validation error"], range: [[1, 0], [6, 3], [2, 2]] }, legend: null } } });
+    color: { field: "name", type: "nominal", scale: { domain: ["train loss", "validation loss", "validation error"], range: CATEGORIES.slice(0, 3) }, legend },
+    strokeDash: { field: "name", type: "nominal", scale: { domain: ["train loss", "validation loss", "validation error"], range: [[1, 0], [6, 3], [2, 2]] }, legend } } });
   const has = (name) => values.some((one) => one.name === name);
   const rows = [];
   if (has("train loss") || has("validation loss")) rows.push(part(["train loss", "validation loss"], "loss (nats)"));

@@ -48,7 +48,7 @@ function axisLines(scale, orient, axis, points) {
   if (!axis) return [];
   const common = { scale, orient, title: axisTitle(axis), domain: false };
   if (points && axis.continuous) return [{ ...common, tickCount: 6 }];
-  const names = axis.values.map((value) => (axis.name === "data_fraction" ? shown(100 * value) + " %" : shown(value)));
+  const names = axis.values.map((_, i) => valueText(axis, i));
   return [{ ...common, ticks: false, values: names.map((_, i) => i + 0.5), labelOverlap: "greedy", labelAngle: orient === "bottom" && names.length > 8 ? -60 : 0,
     labelAlign: orient === "bottom" && names.length > 8 ? "right" : orient === "bottom" ? "center" : "right",
     encode: { labels: { update: { text: { signal: `${JSON.stringify(names)}[floor(datum.value)]` } } } } }];
@@ -56,18 +56,16 @@ function axisLines(scale, orient, axis, points) {
 
 function phaseSpec(c, colour, width) {
   const plane = planeOf(c), cells = cellsOf(c, colour), isClass = colour.kind === "c";
-  const half = plane.points ? 0.5 : 0;
-  const at = (field, plus) => ({ scale: field[0], field, ...(plus ? { offset: 0 } : {}) });
-  const ordinalShift = (axis, name) => (plane.points && axis && !axis.continuous ? { signal: `scale('${name}', datum.${name} + ${half})` } : { scale: name, field: name });
-  const fillRule = isClass ? { scale: "c", field: "v" } : { scale: "c", field: "v" };
-  const paint = [{ test: "datum.v == null", value: "#fff" }, fillRule];
+  const at = (field) => ({ scale: field, field });
+  const ordinalShift = (axis, name) => (plane.points && axis && !axis.continuous ? { signal: `scale('${name}', datum.${name} + 0.5)` } : { scale: name, field: name });
+  const paint = [{ test: "datum.v == null", value: "#fff" }, { scale: "c", field: "v" }];
   const cellMark = plane.points
     ? { type: "symbol", encode: { update: { x: ordinalShift(plane.x, "x"), y: ordinalShift(plane.y, "y"), size: { value: c.size > 3000 ? 14 : 46 }, fill: paint, opacity: { field: "o" }, stroke: { value: "#0003" } } } }
     : { type: "rect", encode: { update: { x: at("x"), x2: { signal: "scale('x', datum.x + 1)" }, y: at("y"), y2: { signal: "scale('y', datum.y + 1)" },
       fill: paint, fillOpacity: { field: "o" }, stroke: { value: "#ffffff" }, strokeWidth: { value: 0.7 } } } };
   const legend = isClass ? { fill: "c", title: colour.title, orient: "bottom", columns: width < 420 ? 1 : 2, symbolType: "square", labelLimit: 340,
     encode: { labels: { update: { text: { signal: `${JSON.stringify(colour.letters)}[datum.label] + '  ' + datum.label` } } } } }
-    : { fill: "c", title: withUnit(colour.title, colour.unit && `(${colour.unit})`), orient: "bottom", gradientLength: Math.min(260, width), titleLimit: width, format: ".4~g" };
+    : { fill: "c", title: withUnit(colour.title, colour.unit && `(${colour.unit})`), orient: "bottom", direction: "horizontal", gradientLength: Math.min(260, width), titleLimit: width, format: ".4~g" };
   return {
     width, height: Math.min(width, plane.y ? 400 : 60), padding: 4, background: "#fff", description: "",
     autosize: { type: "pad" },
@@ -79,7 +77,7 @@ function phaseSpec(c, colour, width) {
     axes: [...axisLines("x", "bottom", plane.x, plane.points), ...axisLines("y", "left", plane.y, plane.points)],
     legends: [legend],
     marks: [
-      { name: "cells", from: { data: "cells" }, ...cellMark },
+      { from: { data: "cells" }, ...cellMark },
       ...(isClass && !plane.points ? [{ type: "text", interactive: false, from: { data: "cells" }, encode: { update: {
         x: { signal: "scale('x', datum.x + 0.5)" }, y: { signal: "scale('y', datum.y + 0.5)" }, text: { field: "letter" }, align: { value: "center" },
         baseline: { value: "middle" }, fill: { value: "#fff" }, fontWeight: { value: 600 }, fontSize: { value: 11 }, opacity: { field: "o" } } } }] : []),
@@ -101,8 +99,11 @@ function configuration() {
   return { aria: false, axis: text, legend: text, view: { stroke: null }, font: FONT };
 }
 
-function embed(node, spec, mode, renderer) {
-  return vegaEmbed(node, spec, { mode, ast: true, actions: false, renderer: renderer || "svg", tooltip: false, logLevel: 1 });
+// Expressions are interpreted (`ast`), since the page allows no eval. The node around a drawing has its description.
+async function embed(node, spec, mode, renderer) {
+  const found = await vegaEmbed(node, spec, { mode, ast: true, actions: false, renderer: renderer || "svg", tooltip: false, logLevel: 1 });
+  node.querySelector("svg, canvas").setAttribute("aria-hidden", "true");
+  return found;
 }
 
 async function drawPhase() {
@@ -198,11 +199,10 @@ function drawPlaneTable(colour) {
   fill(byId("plane-table"), COLLECTIONS.map((c) => {
     const plane = planeOf(c), cells = new Map(cellsOf(c, colour).map((cell) => [cell.x + "," + cell.y, cell.row]));
     if (plane.points || !plane.y) return el("p", {}, `${c.name}: this plane has no table.`);
-    const name = (axis, i) => (axis.name === "data_fraction" ? shown(100 * axis.values[i]) + " %" : shown(axis.values[i]));
     const caption = `${c.name}: ${colour.title}${colour.unit ? ", " + colour.unit : ""}; rows ${axisTitle(plane.y)}, columns ${axisTitle(plane.x)}`;
-    const head = el("tr", {}, el("th", { scope: "col" }, plane.y.label), plane.x.values.map((_, i) => el("th", { scope: "col", class: "n" }, name(plane.x, i))));
+    const head = el("tr", {}, el("th", { scope: "col" }, plane.y.label), plane.x.values.map((_, i) => el("th", { scope: "col", class: "n" }, valueText(plane.x, i))));
     const of = colour.of(c);
-    const rows = plane.y.values.map((_, j) => el("tr", {}, el("th", { scope: "row" }, name(plane.y, j)), plane.x.values.map((_, i) => {
+    const rows = plane.y.values.map((_, j) => el("tr", {}, el("th", { scope: "row" }, valueText(plane.y, j)), plane.x.values.map((_, i) => {
       const row = cells.get(i + "," + j);
       return el("td", { class: "n" }, row === undefined ? "" : shown(of(row)));
     }))).reverse();

@@ -48,9 +48,14 @@ function axisOf(c, name) { return c.axes.find((axis) => axis.name === name); }
 
 function axisTitle(axis) { return axis.unit ? `${axis.label}, ${axis.unit}` : axis.label; }
 
+function valueText(axis, place) {
+  const value = axis.values[place];
+  return axis.name === "data_fraction" ? `${shown(100 * value)} %` : shown(value);
+}
+
 function coordinate(axis, row) {
-  const value = shown(axis.values[axis.place[row]]);
-  return axis.name === "data_fraction" ? `${shown(100 * axis.values[axis.place[row]])} % of the data` : `${axis.label} ${withUnit(value, axis.unit)}`;
+  const value = valueText(axis, axis.place[row]);
+  return axis.name === "data_fraction" ? `${value} of the data` : `${axis.label} ${withUnit(value, axis.unit)}`;
 }
 
 function nameOf(c, row) { return c.axes.map((axis) => coordinate(axis, row)).join(", "); }

@@ -41,7 +41,7 @@ function treeDrawing(c, question) {
     xs[place] = (ends[0] + ends[1]) / 2;
   }
   const width = tree.leaves.length * STEP, total = (height + 1) * ROW;
-  const node = svg("svg", { viewBox: `0 0 ${width} ${total}`, width, height: total, role: "img", "aria-label": treeText(question) });
+  const node = svg("svg", { viewBox: `0 0 ${width} ${total}`, style: `width:100%;max-width:${width}px;min-width:${0.68 * width}px`, role: "img", "aria-label": treeText(question) });
   const parts = { nodes: [], leaves: [], edges: {} };
   tree.nodes.forEach((_, place) => tree.nodes[place].children.forEach((child, side) => {
     const isNode = typeof child === "number", leaf = isNode ? -1 : leafOf(place, side);
