@@ -113,6 +113,7 @@ class SweepConfig:
     num_devices: int | None = None
     csv: bool = False
     tensorboard: bool = False
+    explorer: bool = True
     export_to: str | None = None
     import_from: str | None = None
     verify: int | None = None

@@ -174,5 +174,3 @@ def derived_values(frame: pd.DataFrame, name: str) -> np.ndarray:
     out, known = np.full(len(frame), np.nan), finite_rows_of(frame, [name])
     out[known] = formula(*(frame[source].to_numpy(dtype=float)[known] for source in needed))
     return out
-
-

@@ -93,7 +93,7 @@ def diagnoses(frame: pd.DataFrame, say: Say) -> dict[str, Any] | None:
     Texts are kept once, in lists, and rows hold places in them.
     """
     try:
-        found = diagnose_metrics(frame)
+        found = diagnose_metrics(frame.copy())  # in one piece: a table of many added columns is slow
     except UserError as error:
         say(f"no diagnoses: {error}")
         return None

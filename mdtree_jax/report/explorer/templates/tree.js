@@ -18,7 +18,7 @@ function drawTree() {
     const tree = treeDrawing(c, question);
     trees.push(tree);
     const text = `Fitted on ${question.tree.rows} configurations, and right on ${question.tree.accuracy} % of them.`;
-    drawn.push(el("h3", {}, COLLECTIONS.length > 1 ? c.name : question.title), el("p", { class: "soft" }, text), tree.node);
+    drawn.push(el("div", { tabindex: 0, role: "group", "aria-label": `Tree of ${c.name}` }, el("h3", {}, COLLECTIONS.length > 1 ? c.name : question.title), el("p", { class: "soft" }, text), tree.node));
   }
   const question = COLLECTIONS.flatMap((c) => c.questions).find((one) => one.name === state.question);
   byId("tree-about").textContent = drawn.length
