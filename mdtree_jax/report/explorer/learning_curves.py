@@ -42,10 +42,10 @@ def curves(frame: pd.DataFrame, axes: list[str], history: pd.DataFrame) -> dict[
     series = [name for name in SERIES if name in history and np.isfinite(history[name].astype(float)).any()]
     out: dict[str, list[dict[str, Any]]] = {}
     points = history.assign(row=[rows.get(key, -1) for key in _keys(history, axes)])
-    for (row, seed), part in points[points["row"] >= 0].groupby(["row", "seed"], sort=True):
+    for (row, _), part in points[points["row"] >= 0].groupby(["row", "seed"], sort=True):
         part = part.sort_values("epoch")
         curve = {name: _short(part[name]) for name in ("epoch", *series)}
-        out.setdefault(str(row), []).append({"seed": int(seed), **curve})
+        out.setdefault(str(row), []).append({"seed": int(part["seed"].iloc[0]), **curve})
     return out
 
 

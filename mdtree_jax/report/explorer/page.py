@@ -80,7 +80,7 @@ def vega_bundle() -> str:
             "the explorer needs vl-convert, which bundles Vega into the page; "
             "install it with pip install 'mdtree-jax[explore]'"
         ) from error
-    return vl_convert.javascript_bundle()
+    return vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue] - its snippet has a default
 
 
 def render(collections: Sequence[dict[str, Any]], bundle: str) -> str:

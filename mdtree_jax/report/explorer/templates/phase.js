@@ -99,10 +99,12 @@ function configuration() {
   return { aria: false, axis: text, legend: text, view: { stroke: null }, font: FONT };
 }
 
-// Expressions are interpreted (`ast`), since the page allows no eval. The node around a drawing has its description.
+// Expressions are interpreted (`ast`), since the page allows no eval. The node has the description of its drawing.
 async function embed(node, spec, mode, renderer) {
-  const found = await vegaEmbed(node, spec, { mode, ast: true, actions: false, renderer: renderer || "svg", tooltip: false, logLevel: 1 });
-  node.querySelector("svg, canvas").setAttribute("aria-hidden", "true");
+  const inner = el("div", {}), found = await vegaEmbed(inner, spec, { mode, ast: true, actions: false, renderer: renderer || "svg", tooltip: false, logLevel: 1 });
+  for (const name of ["role", "aria-label", "aria-roledescription"]) inner.removeAttribute(name);
+  inner.setAttribute("aria-hidden", "true");
+  node.replaceChildren(inner);
   return found;
 }
 
