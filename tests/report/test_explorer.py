@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mdtree_jax import explore
+from mdtree_jax import MDTreeClassifier, diagnose_metrics, explore
 from mdtree_jax.checks import UserError
 from mdtree_jax.cli import run
 from mdtree_jax.collection.load import load_collection
@@ -215,6 +215,18 @@ def test_card(digits):
     assert len(repr(found)) < 1000
     with pytest.raises(UserError, match="row=1690: the table has the rows 0 to 1689"):
         explore.card(digits, 1690)
+
+
+def test_notebooks_show_diagnoses_and_trees_as_cards(digits):
+    found = diagnose_metrics(digits.iloc[:1])[0]
+    shown = found._repr_html_()
+    assert len(shown) < 1200
+    for text in (f"{100 * found.probability:.0f} %", found.reference, "<table>"):
+        assert text in shown
+    tree = MDTreeClassifier(task="optimizer", fit="published").fit(digits)
+    assert "training error" in tree._repr_html_() or "train_error" in tree._repr_html_()
+    assert tree._repr_mimebundle_()["text/html"] == tree._repr_html_()
+    assert MDTreeClassifier(task="<b>")._repr_html_().count("<b>") == 0
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------

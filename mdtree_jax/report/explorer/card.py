@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ from mdtree_jax.checks import UserError
 from mdtree_jax.collection.grid import make_grid
 from mdtree_jax.collection.moves import noted_axes
 from mdtree_jax.collection.tasks import TASKS
+from mdtree_jax.diagnosis.words.card import html_card
 from mdtree_jax.diagnosis.words.formats import number
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.measurements import MEASUREMENTS
@@ -36,12 +36,7 @@ class Card:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<tr><th style="text-align:left;font-weight:400">{escape(name)}</th>'
-            f'<td style="text-align:left">{escape(text)}</td></tr>'
-            for name, text in self.lines
-        )
-        return f"<table><caption><b>{escape(self.title)}</b></caption>{rows}</table>"
+        return html_card(self.title, self.lines)
 
 
 def card(table: pd.DataFrame, row: int) -> Card:
