@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, make_dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.recipe.schema import SweepConfig, sweep_schema
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
+
+#: Of classes that are made here: where they are looked up.
+_HERE = {"__module__": __name__}
 
 
 @dataclass
@@ -34,26 +37,11 @@ class TransferConfig:
 
 
 @dataclass
-class TrainingConfig:
-    """How the model was trained, as far as it is known."""
-
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    epochs: float | None = None
-    optimizer: str | None = None
-    schedule: str | None = None
-    weight_decay: float | None = None
-    momentum: float | None = None
-    steps: int | None = None
-    augment: bool | None = None
-    label_smoothing: float | None = None
-
-
-@dataclass
 class DiagnoseConfig:
     """`python -m mdtree_jax.diagnose`; the meaning of each key stands beside its value in conf/diagnose.yaml.
 
-    `select` says which networks of a run folder, by values of knobs; `diagnose_schema` gives it their keys.
+    `select` says which networks of a run folder, by values of knobs, and `training` how the networks were trained;
+    `diagnose_schema` gives both their keys.
     """
 
     metrics: str | None = None
@@ -70,10 +58,11 @@ class DiagnoseConfig:
     data_dir: str | None = None
     data_file: str | None = None
     objective: str = DEFAULT_OBJECTIVE
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: Any = None
     history: Any = None
     cost: Any = None
     evidence: str = "all"
+    initial: list[str] = field(default_factory=list)
     improved: str | None = None
     measure: Any = None
     max_images: int = 10_000
@@ -81,6 +70,7 @@ class DiagnoseConfig:
     max_minutes: float | None = None
     reference: str | None = None
     name: str | None = None
+    fail_on: Any = None
     format: str = "text"
     out: str | None = None
     plugins: list[str] = field(default_factory=list)
@@ -138,10 +128,22 @@ class ExploreConfig:
 
 def diagnose_schema() -> type[DiagnoseConfig]:
     """Return the schema of a diagnosis, with the knobs that there are now; one that is not given is not asked."""
-    keys = [(name, knob.kind | None, None) for name, knob in KNOBS.items()]
-    select = make_dataclass("SelectConfig", keys, namespace={"__module__": __name__})
-    fields = [("select", select, field(default_factory=select))]
-    return make_dataclass("DiagnoseConfig", fields, bases=(DiagnoseConfig,), namespace={"__module__": __name__})
+    from mdtree_jax.diagnosis.cost import Training  # the tables that it needs would slow every other command down
+
+    known = get_type_hints(Training)
+    keys = {
+        "select": {name: knob.kind | None for name, knob in KNOBS.items()},
+        # On a command line an optimizer is a name, and there is no state of one.
+        "training": {name: kind for name, kind in known.items() if name != "opt_state"} | {"optimizer": str | None},
+    }
+    groups = {
+        name: make_dataclass(
+            f"{name.capitalize()}Config", [(key, kind, None) for key, kind in kinds.items()], namespace=_HERE
+        )
+        for name, kinds in keys.items()
+    }
+    fields = [(name, group, field(default_factory=group)) for name, group in groups.items()]
+    return make_dataclass("DiagnoseConfig", fields, bases=(DiagnoseConfig,), namespace=_HERE)
 
 
 SCHEMAS = {

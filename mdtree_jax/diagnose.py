@@ -13,11 +13,10 @@ page for each); format=json prints the diagnosis as JSON, with the keys of mdtre
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
-import time
-from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +26,20 @@ from mdtree_jax.config import DiagnoseConfig
 from mdtree_jax.registry.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 FORMATS = ("text", "json")
 SOURCES = ("metrics", "run", "checkpoints")
 
 
-def main(config: DiagnoseConfig) -> None:
-    """Diagnose what the configuration names, print the answer, write the report."""
+def main(config: DiagnoseConfig) -> int:
+    """Diagnose what the configuration names, print the answer, write the report.
+
+    Returns:
+        The exit code: 1 if a diagnosis has a cause of `fail_on`, else 0.
+    """
+    from mdtree_jax.diagnosis.cost import Training
+    from mdtree_jax.diagnosis.failing import parse_fail_on
     from mdtree_jax.diagnosis.metrics_table import EVIDENCE
 
     check_choice("format", config.format, FORMATS)
@@ -45,16 +50,40 @@ def main(config: DiagnoseConfig) -> None:
             f"give exactly one of metrics=TABLE, run=FOLDER, or model=NAME with checkpoints=[…]; "
             f"given: {', '.join(given) or 'none'}"
         )
-    for name, sources in {"history": SOURCES[2:], "cost": SOURCES[1:], "improved": SOURCES[2:]}.items():
-        if getattr(config, name) is not None and given[0] not in sources:
+    parse_fail_on(config.fail_on)  # a mistake there, or in the next line, is found before anything is read
+    Training(**dataclasses.asdict(config.training))
+    of_checkpoints = dict.fromkeys(("history", "improved", "initial", "frozen"), SOURCES[2:])
+    for name, sources in {"cost": SOURCES[1:], **of_checkpoints}.items():
+        if getattr(config, name) not in (None, []) and given[0] not in sources:
             raise UserError(f"{name}= is of no use with {given[0]}=; give it with {'= or '.join(sources)}=")
     from mdtree_jax.files import output_folder
 
     reference = _reference(config)
     answer = {"metrics": _of_table, "run": _of_run, "checkpoints": _of_checkpoints}[given[0]]
-    with output_folder(config.out or "runs/diagnose") as out:
+    beside = contextlib.nullcontext() if config.improved is None else output_folder(Path(config.improved).parent)
+    with output_folder(config.out or "runs/diagnose") as out, beside:
         items = answer(config, reference)
         _write(config, items, reference, out)
+    return _exit_code(config, items)
+
+
+def _exit_code(config: DiagnoseConfig, items: list[Item]) -> int:
+    """Return 1 if a diagnosis has a cause of `fail_on`, and say which, else 0."""
+    from mdtree_jax.diagnosis.failing import CANNOT_TELL
+    from mdtree_jax.diagnosis.words import causes as words
+    from mdtree_jax.diagnosis.words.formats import percent
+
+    failed = 0
+    for name, diagnosis in items:
+        for cause, probability in diagnosis.failures(config.fail_on).items():
+            failed = 1
+            shown = (
+                f"{words.short(cause)}, probability {percent(probability)}"
+                if cause != CANNOT_TELL
+                else words.CANNOT_TELL
+            )
+            print(f"fail_on: {name}: {shown}", file=sys.stderr)
+    return failed
 
 
 def _reference(config: DiagnoseConfig):
@@ -73,8 +102,6 @@ def _reference(config: DiagnoseConfig):
 
 Item = tuple[str, Any]  # name, Diagnosis
 
-#: Columns that a collection made by `sweep` has, beside the metrics.
-_SWEPT = ("width", "batch_size", "data_fraction", "num_samples", "num_finite")
 #: Most models that get a page of their own; browsers render longer tables poorly.
 _MOST_PAGES = 1000
 
@@ -100,55 +127,32 @@ def _of_table(config: DiagnoseConfig, reference) -> list[Item]:
     return list(zip(names, diagnoses, strict=True))
 
 
-def _selected(config: DiagnoseConfig, folder: Path) -> pd.DataFrame:
-    """Return the rows of a run's collection that `select` leaves, at least one.
-
-    Raises:
-        UserError: no collection, one that no sweep made, one without rows, a selection that it has no row of.
-    """
-    from mdtree_jax.collection.load import read_table
-    from mdtree_jax.store.tables import has_value
-
-    if not (folder / "collection.parquet").is_file():
-        raise UserError(f"run={config.run} is not a run folder with finished networks: it has no collection.parquet")
-    table = read_table(folder / "collection.parquet", "collection")
-    if lacking := [name for name in _SWEPT if name not in table]:
-        raise UserError(
-            f"run={config.run} was not made by sweep: its collection.parquet has no column '{lacking[0]}'; to "
-            f"diagnose other metrics, use metrics={config.run}/collection.parquet"
-        )
-    if not len(table):
-        raise UserError(f"run={config.run} has no finished cohort yet: its collection.parquet has no rows")
-    select = {name: value for name, value in dataclasses.asdict(config.select).items() if value is not None}
-    for name, value in select.items():
-        if name not in table:
-            raise UserError(f"select.{name} cannot be used: the collection of {config.run} has no column '{name}'")
-        there = sorted(set(table[name]))
-        table = table[has_value(table[name], value)]
-        if not len(table):
-            raise UserError(
-                f"select.{name}={_shown(value)} matches no configuration; available: {', '.join(map(_shown, there))}"
-            )
-    return table
-
-
 def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     """Diagnose configurations of a run folder: from its table where they are measured, else from its networks."""
     from mdtree_jax.diagnosis.facts import fact
     from mdtree_jax.diagnosis.from_metrics import not_measured
     from mdtree_jax.registry.knobs import KNOBS
+    from mdtree_jax.subject.run_table import (
+        diagnose_rows,
+        has_diverged,
+        is_measured,
+        note_on_label_noise,
+        selected,
+        shown,
+    )
 
     assert config.run is not None  # the source that is given
     folder = Path(config.run).expanduser()
-    table = _selected(config, folder)
+    table = selected(config.run, dataclasses.asdict(config.select))
     said = ["width", "batch_size", "data_fraction"]
     said += [name for name in KNOBS if name not in said and name in table and table[name].nunique() > 1]
-    names = [", ".join(f"{c.replace('_', ' ')} {_shown(row[c])}" for c in said) for _, row in table.iterrows()]
+    names = [", ".join(f"{c.replace('_', ' ')} {shown(row[c])}" for c in said) for _, row in table.iterrows()]
     if config.name and len(table) == 1:
         names = [config.name]
     rows = [row for _, row in table.iterrows()]
-    known = [row for row in rows if _is_measured(row) or _has_diverged(row)]
-    found = iter(_of_rows(config, folder, known, reference) if known else ())
+    known = [row for row in rows if is_measured(row) or has_diverged(row)]
+    training = dataclasses.asdict(config.training)
+    found = iter(diagnose_rows(folder, known, reference, training, config.evidence) if known else ())
     if len(rows) - len(known) > 1:
         print(
             f"{len(rows) - len(known)} of {len(rows)} configurations have not been measured yet; measuring them one "
@@ -156,12 +160,12 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
             file=sys.stderr,
         )
     if len(known) < len(rows):
-        from mdtree_jax.subject.from_model import settings_of
+        from mdtree_jax.subject.settings import settings_of
 
         settings_of(config.measure, reference)  # a mistake there is no configuration's
-    items, noise, failed = [], _note_on_label_noise(config, folder), []
+    items, noise, failed = [], note_on_label_noise(folder, config.reference), []
     for name, row in zip(names, rows, strict=True):
-        if _is_measured(row) or _has_diverged(row):
+        if is_measured(row) or has_diverged(row):
             items.append((name, next(found)))
             continue
         try:
@@ -175,97 +179,6 @@ def _of_run(config: DiagnoseConfig, reference) -> list[Item]:
     if len(failed) == len(rows) and len(set(failed)) == 1:  # the run's, not a configuration's
         raise UserError(failed[0])
     return [(name, dataclasses.replace(d, remarks=(*d.remarks, *noise))) for name, d in items]
-
-
-def _shown(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
-
-
-def _note_on_label_noise(config: DiagnoseConfig, folder: Path) -> list:
-    """Return a note if a run was trained on noisy labels, which no packaged reference contains, as a list of facts."""
-    from mdtree_jax.diagnosis.facts import fact
-    from mdtree_jax.diagnosis.reference import reference_names
-    from mdtree_jax.store.manifest import read_manifest
-
-    share = (read_manifest(folder / "manifest.json") or {}).get("config", {}).get("label_noise_fraction") or 0
-    if not share or config.reference not in (None, *reference_names()):
-        return []
-    return [fact("label_noise", share=float(share))]
-
-
-def _of_rows(config: DiagnoseConfig, folder: Path, rows: list, reference) -> list:
-    """Diagnose measured configurations together; the cost is that of the sweep.
-
-    A configuration whose networks all diverged gets the answer that nothing was measured.
-    """
-    from mdtree_jax.diagnosis.cost import make_cost
-    from mdtree_jax.diagnosis.facts import fact
-    from mdtree_jax.diagnosis.from_metrics import diagnose_metrics
-    from mdtree_jax.store.manifest import read_manifest
-
-    start = time.perf_counter()
-    pairs = ((read_manifest(folder / "manifest.json") or {}).get("measure") or {}).get("pairs", "ring")
-    # Settings of a table stand in its columns.
-    known, classes = dataclasses.asdict(config.training), _num_classes(folder)
-    table = [classes | row.to_dict() for row in rows]
-    diagnoses = diagnose_metrics(table, reference, "percent", known, config.evidence)
-    answered = (time.perf_counter() - start) / len(rows)
-    basis = fact("of_sweep")
-    out = []
-    for row, diagnosis in zip(rows, diagnoses, strict=True):
-        if _has_diverged(row):
-            action = dataclasses.replace(diagnosis.action, kind="stabilize")
-            out.append(dataclasses.replace(diagnosis, action=action, abstention=fact("diverged")))
-            continue
-        seconds, flops = _measuring(row, pairs)
-        trained = (float(row.get(c, nan)) for c in ("train_seconds", "train_flops"))
-        again = [None if isnan(x) else x for x in trained]
-        cost = make_cost(seconds + answered, flops, None, again[0], again[1], basis)
-        out.append(dataclasses.replace(diagnosis, cost=cost))
-    return out
-
-
-def _num_classes(folder: Path) -> dict[str, int]:
-    """Return the number of classes of a run's data set as a column, empty where it is not known or not classes."""
-    from mdtree_jax.registry.datasets import DATASETS
-    from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
-    from mdtree_jax.store.manifest import read_manifest
-
-    made = (read_manifest(folder / "manifest.json") or {}).get("config", {})
-    shape = DATASETS[made["dataset"]].shape if made.get("dataset") in DATASETS else None
-    is_of_classes = made.get("objective", DEFAULT_OBJECTIVE) == DEFAULT_OBJECTIVE
-    return {"num_classes": shape.num_classes} if shape is not None and is_of_classes else {}
-
-
-def _measuring(row, which_pairs: str) -> tuple[float, float]:
-    """Return seconds and operations to measure a configuration, from means over its networks and pairs."""
-    from mdtree_jax.recipe.measure_settings import chosen_pairs
-    from mdtree_jax.registry.kernels import KERNELS
-
-    networks = int(row["num_finite"])
-    pairs = len(chosen_pairs([True] * networks, which_pairs))
-    totals = {"seconds": 0.0, "flops": 0.0}
-    for column in row.index:
-        group, _, kind = str(column).rpartition("_")
-        if kind in totals and group != "train" and row[column] == row[column]:
-            totals[kind] += float(row[column]) * (
-                pairs if group in KERNELS and KERNELS[group].is_of_pairs else networks
-            )
-    return totals["seconds"], totals["flops"]
-
-
-def _has_diverged(row) -> bool:
-    return "num_finite" in row.index and row["num_finite"] == 0
-
-
-def _is_measured(row) -> bool:
-    """Say whether a row of a collection has anything that only measuring gives."""
-    import numpy as np
-
-    from mdtree_jax.causes import joint
-
-    there = [name for name in joint.COLUMNS if name in row.index and not name.startswith("train_")]
-    return bool(np.isfinite(row[there].to_numpy(dtype=float)).any())
 
 
 def _training_of(config: DiagnoseConfig, row) -> dict:
@@ -315,7 +228,7 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
     from mdtree_jax.subject.load import load_both
 
     _set_up_jax()
-    subject, data, facts = load_both(config)
+    subject, data, facts, initial = load_both(config, config.initial)
     with _progress() as progress:
         diagnosis = diagnose_subject(
             subject,
@@ -324,6 +237,7 @@ def _of_checkpoints(config: DiagnoseConfig, reference) -> list[Item]:
             history=config.history,
             cost=config.cost,
             evidence=config.evidence,
+            initial=initial,
             measure=config.measure,
             max_images=config.max_images,
             limits=Limits(config.memory_gb, config.max_minutes),
@@ -354,7 +268,7 @@ def _set_up_jax() -> None:
 def _progress():
     from mdtree_jax.report.terminal import stages
 
-    return stages("measuring")
+    return stages("diagnosing")
 
 
 def _write(config: DiagnoseConfig, items: list[Item], reference, out: Path) -> None:

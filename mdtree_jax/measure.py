@@ -34,7 +34,7 @@ def main(config: MeasureModelConfig) -> None:
     if config.append_to:
         check_appendable(Path(config.append_to).expanduser())
     set_up_devices()
-    subject, data, facts = load_both(config)
+    subject, data, facts, _ = load_both(config)
     trained = {
         "width": config.model_width if config.width is None else config.width,
         "batch_size": config.batch_size,

@@ -218,6 +218,13 @@ def tables_of(networks: Networks, rows: np.ndarray, found: Sequence[Carried]) ->
     ]  # fmt: skip
 
 
+def without_history(networks: Networks) -> list[list[str]]:
+    """Return the rows of the main table for networks whose training history is not known."""
+    unknown = [name for name in networks.table if str(name).startswith("history_")]
+    fewer = of.as_networks(networks.table.drop(columns=unknown))
+    return [main_row(fewer, cost, carry(fewer, cost)) for cost in LEVELS[:2]]
+
+
 def policy_rows(found: Sequence[Carried]) -> list[list[str]]:
     """Return what was chosen when each source was left out."""
     return [
@@ -268,6 +275,7 @@ def main() -> None:
         for cost in LEVELS[:2]
     ]
     lines += ["## With a second network", "", markdown(MAIN, extra), ""]
+    lines += ["## Without the training history", "", markdown(MAIN, without_history(networks[~is_kept])), ""]
     chosen = ["cost", "left out", "evidence", "probes", "ridge, within", "race"]
     lines += ["## What was chosen", "", markdown(chosen, policy_rows(found)), ""]
     asks = "; ".join(f"**{one.name}**: {one.sentence}" for one in COMPARISONS.values())

@@ -43,9 +43,9 @@ def measured_metrics(run: Path, table: pd.DataFrame, columns: list[str]) -> pd.D
     """Return the metrics of every configuration and number of images; kept in the run's `sample.parquet`."""
     from mdtree_jax.recipe.measure_settings import resolve
     from mdtree_jax.runs.jax_backend import set_up_devices
-    from mdtree_jax.subject.from_model import default_measure
     from mdtree_jax.subject.measure import measure_subject
     from mdtree_jax.subject.run_folder import load_configuration
+    from mdtree_jax.subject.settings import default_measure
 
     set_up_devices()
     settings = resolve(default_measure(columns))

@@ -6,27 +6,29 @@ Probabilities are shares of draws (`gain_model.GainModel.draw`). A remedy whose 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_expit, logit, ndtri
 
 from mdtree_jax.causes.gain_model import INTERVAL, GainModel
+from mdtree_jax.causes.repaired import as_repaired
 from mdtree_jax.registry.causes import NONE
 from mdtree_jax.registry.probes import CHECKPOINT
 from mdtree_jax.registry.remedies import COMPARISONS, REMEDIES, Comparison, Remedy
 
 #: Gain below which nothing is said to be gained, points.
 LEAST_GAIN = 1.0
-#: Share of the best gain with which a remedy that costs nothing wins.
+#: Share of the best gain with which a remedy that costs nothing wins; one that trains nothing, also over these.
 FREE_SHARE = 2 / 3
 #: Share of answers that are to be right for groups that were left out, and the least probability of one that is given.
-RIGHT, LEAST_SURE = 0.9, 0.6
+RIGHT, LEAST_SURE = 0.88, 0.6
+#: Bounds of the slope by which log odds are calibrated.
+_SLOPES = (0.5, 3.0)
 #: Points by which one side is ahead in a network by which answers are judged.
 _CLEAR = 2.0
-#: More than any gain, points.
-_FIRST = 1e3
 
 
 class Assessed(NamedTuple):
@@ -66,6 +68,8 @@ def assess(
 ) -> Assessed:
     """Return the gains of networks, from their evidence, probes and a race.
 
+    What retraining gains is predicted for the repaired network (`causes.repaired`); the repair's own gain is added.
+
     Args:
         model: of gains.
         networks: one row per network, as for `GainModel.predict`.
@@ -77,10 +81,13 @@ def assess(
         number: of draws.
     """
     remedies = remedies_of(model)
-    found, draws = model.predict(networks, features), [model.draw(networks, features, number)]
-    columns = [list(array) for array in (found.mean.T, found.low.T, found.high.T, found.chance.T)]
+    after, repaired = as_repaired(networks)
+    found, drawn = model.predict(after, features), model.draw(after, features, number) + repaired[:, None, None]
+    draws, more = [drawn], repaired[:, None]
+    chances = np.where(more > 0, (drawn >= LEAST_GAIN).mean(axis=1), found.chance)
+    columns = [list(array.T) for array in (found.mean + more, found.low + more, found.high + more, chances)]
     for name in remedies[len(model.remedies) :]:
-        shown = _shown(networks, REMEDIES[name].probe, number)
+        shown = shown_by(networks, REMEDIES[name].probe, number)
         draws.append(shown[:, :, None])
         edges = ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2)
         for column, value in zip(columns, (shown.mean(axis=1), *np.quantile(shown, edges, axis=1)), strict=False):
@@ -98,7 +105,7 @@ def assess(
     return Assessed(remedies, gain, low, high, chance, gain + np.nan_to_num(lead), drawn)
 
 
-def _shown(networks: pd.DataFrame, probe: str, number: int) -> np.ndarray:
+def shown_by(networks: pd.DataFrame, probe: str, number: int) -> np.ndarray:
     """Return gains that a probe shows on the held-out examples, (rows, number), NaN where it changes nothing at all."""
     missing = np.full(len(networks), np.nan)
     names = (f"{CHECKPOINT}_validation_error", f"{probe}_validation_error", f"{probe}_validation_error_change_se")
@@ -118,23 +125,17 @@ def ahead_in_race(raced: np.ndarray) -> np.ndarray:
 
 
 def weighed(gains: np.ndarray, remedies: Sequence[str]) -> np.ndarray:
-    """Return gains (…, remedies) by which remedies are chosen: free ones count for 3/2, unknown ones not at all.
+    """Return gains (…, remedies) by which remedies are chosen, -inf for unknown ones.
 
-    One that trains nothing comes first wherever it gains `LEAST_GAIN` points: it can be made at once, and the others
-    afterwards.
+    Free ones count for 3/2, and those that train nothing, which can be made at once, for 3/2 more.
     """
-    free, at_once = (np.array([test(REMEDIES[name]) for name in remedies]) for test in (_is_free, _is_made_at_once))
+    price = np.array([_preference(REMEDIES[name]) for name in remedies])
     known = np.where(np.isfinite(gains), gains, -np.inf)
-    known = np.where(free & (known > 0), known / FREE_SHARE, known)
-    return np.where(at_once & (gains >= LEAST_GAIN), known + _FIRST, known)
+    return np.where(known > 0, known / price, known)
 
 
-def _is_free(remedy: Remedy) -> bool:
-    return remedy.is_free
-
-
-def _is_made_at_once(remedy: Remedy) -> bool:
-    return remedy.steps == 0
+def _preference(remedy: Remedy) -> float:
+    return FREE_SHARE ** (remedy.is_free + (remedy.steps == 0))
 
 
 def best_remedy(gains: np.ndarray, remedies: Sequence[str]) -> np.ndarray:
@@ -174,10 +175,26 @@ def answer_chance(draws: np.ndarray, remedies: Sequence[str], comparison: Compar
     return np.where(known, (found > 0).mean(axis=1), np.nan)
 
 
-def sure_levels(model: GainModel, features: Sequence[str]) -> dict[str, float]:
-    """Return for each question the probability from which answers from these features are right often enough.
+class Sureness(NamedTuple):
+    """How the share of draws with an answer becomes its probability, and from which one it is given.
 
-    They are judged on the model's own networks, each predicted without its group.
+    Attributes:
+        slope: factor of the log odds.
+        level: least probability; above 1 where none is enough.
+    """
+
+    slope: float
+    level: float
+
+    def probability(self, chance: np.ndarray) -> np.ndarray:
+        """Return the calibrated probability of the second answer from its share of draws."""
+        return expit(self.slope * _log_odds(chance))
+
+
+def sureness_of(model: GainModel, features: Sequence[str]) -> dict[str, Sureness]:
+    """Return for each question how sure answers from these features are.
+
+    They are judged on the model's own networks, each predicted without its group, where one side is clearly ahead.
     """
     draws, family = model.draw_left_out(features), model.table["family"].to_numpy(str)
     gains = np.stack([model.table[f"gain_{name}"].to_numpy(float) for name in model.remedies], axis=1)
@@ -186,8 +203,35 @@ def sure_levels(model: GainModel, features: Sequence[str]) -> dict[str, float]:
         ahead = lead(gains, model.remedies, comparison)
         with np.errstate(invalid="ignore"):
             is_clear, second = np.abs(ahead) >= _CLEAR, ahead > 0
-        out[name] = sure_from(answer_chance(draws, model.remedies, comparison), is_clear, second, family)
+        chance = answer_chance(draws, model.remedies, comparison)
+        slope = slope_from(chance, is_clear, second, family)
+        level = sure_from(Sureness(slope, 0.0).probability(chance), is_clear, second, family)
+        out[name] = Sureness(slope, level)
     return out
+
+
+def slope_from(chance: np.ndarray, known: np.ndarray, second: np.ndarray, family: np.ndarray) -> float:
+    """Return the factor of the log odds of answers that makes them most likely, families counting the same.
+
+    Args:
+        chance, known, second, family: as of `sure_from`.
+    """
+    asked = known & np.isfinite(chance)
+    if not asked.any():
+        return 1.0
+    odds, weight = _log_odds(chance[asked]) * np.where(second[asked], 1, -1), _even(family[asked])
+    found: Any = minimize_scalar(lambda slope: -(weight * log_expit(slope * odds)).sum(), bounds=_SLOPES)
+    return float(found.x)
+
+
+def _log_odds(chance: np.ndarray) -> np.ndarray:
+    return logit(np.clip(chance, 0.005, 0.995))
+
+
+def _even(family: np.ndarray) -> np.ndarray:
+    """Return weights of rows with which families count the same, (rows,)."""
+    _, places, sizes = np.unique(family, return_inverse=True, return_counts=True)
+    return 1 / sizes[places]
 
 
 def sure_from(chance: np.ndarray, known: np.ndarray, second: np.ndarray, family: np.ndarray) -> float:
@@ -204,8 +248,7 @@ def sure_from(chance: np.ndarray, known: np.ndarray, second: np.ndarray, family:
     asked = known & np.isfinite(chance)
     probability = np.maximum(chance, 1 - chance)[asked]
     right = ((chance > 0.5) == second)[asked]
-    _, places, sizes = np.unique(family[asked], return_inverse=True, return_counts=True)
-    weight = 1 / sizes[places]
+    weight = _even(family[asked])
     order = np.argsort(-probability, kind="stable")
     share = np.cumsum((right * weight)[order]) / np.cumsum(weight[order])
     enough = (share >= RIGHT) & (probability[order] >= LEAST_SURE)

@@ -1,8 +1,12 @@
-"""From evidence to gains: one ridge regression per remedy, fitted on networks of many families.
+"""From evidence to gains: a committee of ridge regressions per remedy, fitted on networks of many families.
 
 The gain of a remedy in points is modelled as `error x (weights . features)`: features are scale-free
 (`mdtree_jax.causes.evidence`), so the weights carry from one family of networks to another. Every family counts the
 same: its rows are weighted by 1 over their number and over the square of its mean best gain.
+
+Any kind of evidence can mislead in a family of another sort: norms do where weights are normalized, the landscape
+where the loss is another. So the weights are the mean over a regression that sees every kind and others that are each
+denied one, which must do without it. A mean of linear models is a linear model that can be printed.
 
 The model works with whatever is known of a network: it is fitted on the features that are there, in milliseconds. Its
 intervals come from residuals of families that were left out of the fit, so they hold for families that it has never
@@ -12,6 +16,7 @@ seen.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,10 +25,13 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.causes.evidence import EVIDENCE, evidence_frame
+from mdtree_jax.causes.repaired import as_repaired
 from mdtree_jax.registry.remedies import REMEDIES
 
 #: Strength of the ridge, relative to the number of families, for features of unit variance.
 RIDGE = 0.3
+#: Kinds of evidence that members of the committee are denied, one each; all see the errors and what probes showed.
+VOTING = ("history", "norms", "landscape", "pair")
 #: Share of the residuals that an interval holds.
 INTERVAL = 0.8
 
@@ -65,10 +73,13 @@ class Moments:
         error: validation error, (rows,), percent.
         gain: (rows,), points; NaN where it is not known.
         family: (rows,), names.
+        kinds: kind of each feature, (features,); those of `VOTING` make a committee.
     """
 
-    def __init__(self, features: np.ndarray, error: np.ndarray, gain: np.ndarray, family: np.ndarray):
-        self.families = np.unique(family)
+    def __init__(
+        self, features: np.ndarray, error: np.ndarray, gain: np.ndarray, family: np.ndarray, kinds: Sequence[str]
+    ):
+        self.families, self._kinds = np.unique(family), np.asarray(kinds, dtype=str)
         size = 1 + features.shape[1]
         self._gram, self._moment = np.zeros((len(self.families), size, size)), np.zeros((len(self.families), size))
         self._sums = np.zeros((len(self.families), 3, features.shape[1]))
@@ -85,11 +96,24 @@ class Moments:
     def solve(self, families: np.ndarray, chosen: np.ndarray, strength: float, within: float = 0.0) -> Ridge:
         """Return the regression on the families (families,) bool and features (features,) bool that are marked.
 
-        The ridge is `strength` times the mean square of a column, so that it is the same for any number of families.
-        `within` in [0, 1) is the share of the differences between families, in features and gains alike, that has no
-        part in the fit: they say more of the few families that there are than of a new one (quasi-demeaning of panel
-        data).
+        It is the mean over the committee. The ridge is `strength` times the mean square of a column, so that it is the
+        same for any number of families. `within` in [0, 1) is the share of the differences between families, in
+        features and gains alike, that has no part in the fit: they say more of the few families that there are than of
+        a new one (quasi-demeaning of panel data).
         """
+        mean, scale, gram, moment = self._standardized(families, chosen, within)
+        weights, kinds = np.zeros(len(moment)), self._kinds[chosen]
+        members = members_of([kind for kind in VOTING if kind in kinds])
+        for member in members:
+            seen = np.r_[True, ~np.isin(kinds, VOTING) | np.isin(kinds, member)]
+            part = gram[np.ix_(seen, seen)]
+            level = max(strength * np.trace(part) / len(part), 1e-12)
+            part[np.diag_indices(len(part))] += np.r_[1e-6 * level, np.full(len(part) - 1, level)]
+            weights[seen] += np.linalg.solve(part, moment[seen]) / len(members)
+        return Ridge(mean, scale, weights)
+
+    def _standardized(self, families: np.ndarray, chosen: np.ndarray, within: float) -> tuple[np.ndarray, ...]:
+        """Return mean and scale of the features (features,), and Gram matrix and moments of standardized columns."""
         count, first, second = self._sums[families].sum(axis=0)[:, chosen]
         total = np.maximum(count, 1)
         mean = first / total
@@ -101,16 +125,15 @@ class Moments:
         turn[np.arange(1, len(turn)), np.arange(1, len(turn))] = 1 / scale
         grams, moments = self._gram[families][:, keep][:, :, keep], self._moment[families][:, keep]
         size = np.maximum(grams[:, 0, 0], 1e-12)
-        gram = (
-            turn.T
-            @ (grams.sum(axis=0) - within * np.einsum("fi,fj->ij", grams[:, 0] / size[:, None], grams[:, 0]))
-            @ turn
-        )
-        moment = turn.T @ (moments - within * grams[:, 0] * (moments[:, 0] / size)[:, None]).sum(axis=0)
-        level = max(strength * np.trace(gram) / len(gram), 1e-12)
-        penalty = np.full(len(gram), level)
-        penalty[0] = 1e-6 * level
-        return Ridge(mean, scale, np.linalg.solve(gram + np.diag(penalty), moment))
+        between = (grams[:, 0] / size[:, None]).T @ grams[:, 0]
+        gram = turn.T @ (grams.sum(axis=0) - within * between) @ turn
+        return mean, scale, gram, turn.T @ (moments.sum(axis=0) - within * grams[:, 0].T @ (moments[:, 0] / size))
+
+
+def members_of(kinds: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the kinds of evidence that each member of the committee sees: all of them, and all but one of several."""
+    denied = itertools.combinations(kinds, len(kinds) - 1) if len(kinds) > 1 else ()
+    return [tuple(kinds), *denied]
 
 
 def family_scale(gain: np.ndarray, error: np.ndarray) -> float:
@@ -142,9 +165,14 @@ class GainModel:
 
     @classmethod
     def fit(cls, networks: pd.DataFrame, group: str = "source", ridge: float = RIDGE, within: float = 0.0) -> GainModel:
-        """Return the model of a table of networks (`mdtree_jax.collection.networks`) with `family` and `group`."""
+        """Return the model of a table of networks (`mdtree_jax.collection.networks`) with `family` and `group`.
+
+        It is fitted on what the networks gain after the repair that costs nothing (`causes.repaired`).
+        """
+        networks, repaired = as_repaired(networks)
+        stale = np.where(repaired > 0, np.asarray(networks.get("gain_refreshed", np.zeros(len(repaired))), float), 0.0)
         features = evidence_frame(networks)
-        gains = {f"gain_{name}": networks[f"gain_{name}"] for name in REMEDIES if f"gain_{name}" in networks}
+        gains = {f"gain_{name}": networks[f"gain_{name}"] - stale for name in REMEDIES if f"gain_{name}" in networks}
         about = {"family": networks["family"], "group": networks[group], "error": networks["validation_error"]}
         return cls(pd.DataFrame({**about, **features, **gains}).reset_index(drop=True), ridge, within)
 
@@ -165,7 +193,7 @@ class GainModel:
         """Return the expected gains of networks from what is known of each.
 
         Args:
-            networks: one row per network, columns as of `GainModel.fit`; `validation_error` must be known.
+            networks: one row per network, columns as of `GainModel.fit`, repaired; `validation_error` must be known.
             features: those that may be used; None for all.
         """
         allowed = self.features if features is None else tuple(name for name in self.features if name in features)
@@ -255,7 +283,8 @@ class GainModel:
     @functools.cache  # noqa: B019 - of a few remedies, as long as the model lives
     def _moments(self, remedy: str) -> Moments:
         gain = self.table[f"gain_{remedy}"].to_numpy(float)
-        return Moments(self._rows, self.table["error"].to_numpy(float), gain, self.table["family"].to_numpy(str))
+        kinds = [EVIDENCE[name].group for name in self.features]
+        return Moments(self._rows, self.table["error"].to_numpy(float), gain, self.table["family"].to_numpy(str), kinds)
 
     @functools.cache  # noqa: B019 - of a few patterns, as long as the model lives
     def _fitted(self, remedy: str, names: tuple[str, ...]) -> _Fitted:

@@ -18,7 +18,7 @@ from mdtree_jax.diagnosis.facts import Fact, fact
 from mdtree_jax.diagnosis.findings import Finding
 from mdtree_jax.diagnosis.outlook import Answered, Move, Outlook
 from mdtree_jax.diagnosis.result import Diagnosis
-from mdtree_jax.registry.causes import NONE
+from mdtree_jax.registry.causes import CAUSES, NONE
 from mdtree_jax.registry.knobs import KNOBS
 from mdtree_jax.registry.questions import QUESTIONS
 from mdtree_jax.registry.remedies import COMPARISONS, REMEDIES
@@ -26,10 +26,12 @@ from mdtree_jax.registry.remedies import COMPARISONS, REMEDIES
 #: Probability below which the outlook's cause is a first guess. On families that were left out of the reference, causes
 #: above it were right for some 60 %, those below for 40 %.
 SURE_CAUSE = 1 / 3
-#: Probability of a cause that a finding tells, at most: no look at a network is surer of what training it would do.
-SUREST = 0.95
+#: Probability above which a finding that gains weigh better decides where they say nothing.
+LIKELY = 0.5
 #: Reasons to abstain that are about the measurements, not about the landscape: no expected gain removes them.
 IN_DOUBT = ("diverged", "guessing")
+#: Notes on how the landscape's model answers, which is of no account where it does not answer.
+OF_LANDSCAPE = ("metrics_missing", "question_not_asked", "question_asked_of", "shares_of_reference")
 
 
 def with_outlook(
@@ -40,6 +42,7 @@ def with_outlook(
     *,
     training: Training | None = None,
     num_images: float | None = None,
+    is_confirmed: bool = False,
 ) -> Diagnosis:
     """Return a diagnosis of the landscape combined with what findings and expected gains say.
 
@@ -50,17 +53,25 @@ def with_outlook(
         improved: the best network that an experiment found; None where none was run.
         training: known settings, for the new ones.
         num_images: size of the training set, if it is known; no batch is larger.
+        is_confirmed: whether a history shows that networks and data belong together, so that a training error like that
+            of guessing is the training's own.
     """
     findings = tuple(findings)
     outlook = outlook and _with_witness(outlook, diagnosis.trees)
     faults = _faults(findings, outlook)
+    if not faults and _unsure(outlook):
+        faults = _faults(findings, None)
+    left = 1 - _of_the_model(faults)
+    if outlook is not None and left < 1:
+        outlook = replace(outlook, answers=())
     diagnosis = replace(diagnosis, outlook=outlook, findings=findings, improved=improved)
     if outlook is None and not faults:
         return diagnosis
     own, first = (diagnosis.ranking, diagnosis.cause) if outlook is None else (outlook.ranking, outlook.cause)
     ranking = _ranking(faults, own)
     cause = next(iter(faults), first)
-    in_doubt = diagnosis.abstention if diagnosis.abstention and diagnosis.abstention.kind in IN_DOUBT else None
+    doubts = IN_DOUBT[:1] if is_confirmed else IN_DOUBT
+    in_doubt = diagnosis.abstention if diagnosis.abstention and diagnosis.abstention.kind in doubts else None
     abstention = None if faults else in_doubt or _unsure(outlook)
     move = None if faults or outlook is None else outlook.move
     if faults:
@@ -75,21 +86,24 @@ def with_outlook(
         abstention=abstention,
         action=action,
         expected_gain=_gain(outlook, move),
-        causes=_causes(faults, outlook, abstention),
+        causes=_causes(faults, outlook, abstention, left),
         knobs=diagnosis.knobs if outlook is None else _knobs(outlook),
         landscape=_witness(diagnosis),
+        remarks=tuple(remark for remark in diagnosis.remarks if remark.kind not in OF_LANDSCAPE),
     )
 
 
 def _faults(findings: Sequence[Finding], outlook: Outlook | None) -> dict[str, float]:
     """Return cause -> probability by the findings that come first, their strength, the strongest first.
 
-    Without an outlook nothing else weighs what a finding says of the errors, so it decides, too.
+    Without an outlook nothing weighs better what a finding says of the errors, so that it decides if it is likely.
     """
     found: dict[str, float] = {}
     for finding in findings:
-        if finding.cause and finding.is_told and (finding.entry.decides or outlook is None):
-            found[finding.cause] = max(min(finding.strength, SUREST), found.get(finding.cause, 0.0))
+        probability = min(finding.strength, finding.entry.sure)
+        is_first = finding.entry.decides or (outlook is None and probability > LIKELY)
+        if finding.cause and finding.is_told and is_first:
+            found[finding.cause] = max(probability, found.get(finding.cause, 0.0))
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
@@ -114,14 +128,25 @@ def _unsure(outlook: Outlook | None) -> Fact | None:
     return fact("no_clear_gain", cause=outlook.cause, probability=outlook.probability, least=SURE_CAUSE)
 
 
+def _of_the_model(faults: Mapping[str, float]) -> float:
+    """Return the probability of the surest fault of the model, its data or its loss, 0 for none.
+
+    The networks on which gains are fitted had none, so that nothing is said of one that has.
+    """
+    return max((probability for cause, probability in faults.items() if CAUSES[cause].is_fault), default=0.0)
+
+
 def _causes(
-    faults: Mapping[str, float], outlook: Outlook | None, abstention: Fact | None
+    faults: Mapping[str, float], outlook: Outlook | None, abstention: Fact | None, left: float
 ) -> tuple[tuple[str, float], ...]:
-    """Return (cause, probability) of the causes that hold at once, the one to mend first at the front."""
+    """Return (cause, probability) of the causes that hold at once, the one to mend first at the front.
+
+    `left` is the probability that expected gains say something of the network.
+    """
     held = dict(faults)
-    is_sure = outlook is not None and abstention is None and outlook.probability >= SURE_CAUSE
+    is_sure = outlook is not None and abstention is None and left * outlook.probability >= SURE_CAUSE
     if outlook is not None and is_sure and (outlook.cause != NONE or not faults):
-        held.setdefault(outlook.cause, outlook.probability)
+        held.setdefault(outlook.cause, left * outlook.probability)
     return tuple(held.items())
 
 

@@ -54,6 +54,7 @@ NOTES = {
     "state_unfit": (),
     "networks_probed": ("number", "of"),
     "time_over": ("seconds", "left_out"),
+    "memory_over": ("left_out",),
 }
 #: How a cost was estimated, or why it is unknown.
 COSTS = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdtree_jax.causes.evidence import EVIDENCE, Evidence
-from mdtree_jax.causes.gain_answers import sure_levels
+from mdtree_jax.causes.gain_answers import Sureness, sureness_of
 from mdtree_jax.causes.gain_model import GainModel
 from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED
 
@@ -84,9 +84,9 @@ class GainReference:
         return replace(self.model, ridge=policy.ridge, within=policy.within)
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - as long as the reference lives
-    def sure(self, policy: Policy, features: tuple[str, ...]) -> Mapping[str, float]:
-        """Return question -> the probability from which its answer is given, where these features are known."""
-        return sure_levels(self.model_of(policy), features)
+    def sure(self, policy: Policy, features: tuple[str, ...]) -> Mapping[str, Sureness]:
+        """Return question -> how sure its answer is where these features are known."""
+        return sureness_of(self.model_of(policy), features)
 
     def features(self, policy: Policy) -> tuple[str, ...]:
         """Return the features that a policy uses; those of pairs of networks are used wherever they are known."""

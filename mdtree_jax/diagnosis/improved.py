@@ -13,9 +13,6 @@ import numpy as np
 from mdtree_jax.checks import UserError
 from mdtree_jax.files import write_atomically
 
-#: What makes a network better by so many paired standard errors is no accident.
-SURE_BY = 2.0
-
 
 @dataclass(frozen=True, eq=False)
 class Improved:

@@ -17,6 +17,7 @@ import pandas as pd
 from mdtree_jax.causes.evidence import evidence_frame
 from mdtree_jax.causes.gain_answers import (
     Assessed,
+    Sureness,
     answer_chance,
     assess,
     best_remedy,
@@ -342,13 +343,13 @@ def _move(remedy: str, numbers: Sequence[float], raced: float | None) -> Move:
     return Move(remedy, gain, low, high, chance, score, raced)
 
 
-def _answers(draws: np.ndarray, remedies: Sequence[str], sure: Mapping[str, float]) -> list[Answered]:
+def _answers(draws: np.ndarray, remedies: Sequence[str], sure: Mapping[str, Sureness]) -> list[Answered]:
     found = []
     for name, comparison in COMPARISONS.items():
-        second = float(answer_chance(draws[None], remedies, comparison)[0])
+        second = float(sure[name].probability(answer_chance(draws[None], remedies, comparison))[0])
         if np.isfinite(second):
             probability, answer = max(second, 1 - second), tuple(comparison.answers)[int(second > 0.5)]
-            found.append(Answered(name, answer, probability, probability < sure[name]))
+            found.append(Answered(name, answer, probability, probability < sure[name].level))
     return found
 
 

@@ -10,8 +10,10 @@ from typing import Any
 from mdtree_jax.checks import UserError
 from mdtree_jax.diagnosis import page
 from mdtree_jax.diagnosis.action import Action, Gain
+from mdtree_jax.diagnosis.by_class import ClassError
 from mdtree_jax.diagnosis.cost import Cost
 from mdtree_jax.diagnosis.facts import Fact
+from mdtree_jax.diagnosis.failing import failures
 from mdtree_jax.diagnosis.findings import Finding
 from mdtree_jax.diagnosis.improved import Improved
 from mdtree_jax.diagnosis.outlook import Outlook
@@ -78,6 +80,8 @@ class Diagnosis:
                      where findings or expected gains decide; else null
     improved         {by, network, validation_error: [before, after], test_error, change, standard_error} of the better
                      network that a probe found, see `improved.Improved`; or null
+    by_class         [{label, examples, error, standard_error}], the held-out error of every class of a classifier, in
+                     percent (`by_class.ClassError`); empty where it was not measured
     spent            steps that probes and racers trained, in units of one training
     probes           [probe], those that were run
     ===============  ====================================================================================
@@ -107,6 +111,7 @@ class Diagnosis:
     improved: Improved | None = None
     landscape: dict[str, Any] | None = None
     causes: tuple[tuple[str, float], ...] = ()
+    by_class: tuple[ClassError, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -127,6 +132,19 @@ class Diagnosis:
     def notes(self) -> list[str]:
         """What was missing, and how that was handled, in words."""
         return [notes.sentence(remark) for remark in self.remarks]
+
+    def failures(self, fail_on: Any) -> dict[str, float]:
+        """Return the causes on which a check fails, with their probabilities; empty if it passes.
+
+            assert not diagnosis.failures({"temperature_too_high": 0.6, "any": 0.9})
+
+        Args:
+            fail_on: causes, as for `fail_on=` of the command line (`failing.parse_fail_on`).
+
+        Raises:
+            UserError: an unknown cause, a probability outside [0, 1].
+        """
+        return failures(self, fail_on)
 
     def report(
         self, path: str | os.PathLike, *, name: str = "", reference: Reference | str | os.PathLike | None = None
@@ -181,6 +199,7 @@ class Diagnosis:
         data["knobs"] = list(self.knobs)
         data["cost"] = self.cost.to_dict() if self.cost else None
         data["findings"] = [finding.to_dict() for finding in self.findings]
+        data["by_class"] = [one._asdict() for one in self.by_class]
         data["causes"] = [list(pair) for pair in self.causes]
         data["improved"] = self.improved.to_dict() if self.improved is not None and self.improved.is_better else None
         return data | _outlook_dict(self.outlook)

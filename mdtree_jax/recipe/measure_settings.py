@@ -204,6 +204,10 @@ class MeasureSettings:
         steps = cohort.train_epochs * max(1, most // cohort.batch_size)
         return dataclasses.replace(self, curve_steps=steps, curve_batch_size=min(cohort.batch_size, most))
 
+    def of_training(self, steps: int, batch_size: int) -> MeasureSettings:
+        """Return the settings for networks whose training is known: curves take as many steps, of as many examples."""
+        return dataclasses.replace(self, curve_budget="steps", curve_steps=steps, curve_batch_size=batch_size)
+
     def with_metrics(self, metrics: tuple[str, ...]) -> MeasureSettings:
         """Return the same settings for other groups of metrics."""
         return dataclasses.replace(self, metrics=metrics)

@@ -18,7 +18,7 @@ import numpy as np
 from mdtree_jax.collection.columns import feature_values, missing_columns
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Diagnosis
-from mdtree_jax.diagnosis.words import actions, causes, costs, evidence, formats, outlook, references
+from mdtree_jax.diagnosis.words import actions, by_class, causes, costs, evidence, formats, outlook, references
 from mdtree_jax.diagnosis.words.metrics import axis
 from mdtree_jax.files import output_folder, write_text
 from mdtree_jax.report import drawings
@@ -186,7 +186,10 @@ def _template(name: str):
         lstrip_blocks=True,
         finalize=_hold_together,
     )
-    words = {m.__name__.rpartition(".")[2]: m for m in (actions, causes, costs, evidence, formats, outlook, references)}
+    words = {
+        m.__name__.rpartition(".")[2]: m
+        for m in (actions, by_class, causes, costs, evidence, formats, outlook, references)
+    }
     environment.globals |= words | {"axis": axis, "drawings": drawings}
     return environment.get_template(name)
 

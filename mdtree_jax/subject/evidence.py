@@ -6,30 +6,37 @@ model of gains.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import pandas as pd
+from jax.tree_util import tree_leaves_with_path
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.history import as_history
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.findings import Finding
-from mdtree_jax.diagnosis.outlook import Outlook, error_budget, outlook_of, with_experiments
+from mdtree_jax.diagnosis.outlook import Outlook, outlook_of, with_experiments
 from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.registry.objectives import find_objective
 from mdtree_jax.subject.adapted import same_networks
-from mdtree_jax.subject.experiments import Gathered, as_refreshed, gather
+from mdtree_jax.subject.experiments.gather import Gathered, gather
+from mdtree_jax.subject.experiments.plan import Plan, of_evidence, plan_experiments
+from mdtree_jax.subject.experiments.spending import Spending, spending_of
+from mdtree_jax.subject.frameworks.base import leaf_name
 from mdtree_jax.subject.network import Examples, Subject
 from mdtree_jax.subject.preflight import preflight
-from mdtree_jax.subject.spending import Spending, spending_of
 from mdtree_jax.training import objective_functions
 
 History = str | os.PathLike | pd.DataFrame | Mapping[str, Any]
 _SEED = 0
+#: Most that the last loss of a history and the measured one differ, ln: the first is often a mean over an epoch.
+_SAME_LOSS = math.log(1.5)
 
 
 class Beside(NamedTuple):
@@ -68,7 +75,21 @@ def beside_of(
     number = len(subject.variables)
     if initial is not None and len(initial) != number:
         raise UserError(f"initial= holds {len(initial)} networks, and there are {number}; give one for each, in order")
+    for place, (start, own) in enumerate(zip(initial or (), subject.variables, strict=False), 1):
+        _check_same_shapes(place, start["params"], own["params"])
     return Beside(histories_of(history, number), initial, spending_of(cost, training))
+
+
+def _check_same_shapes(place: int, start: Any, own: Any) -> None:
+    """Raise `UserError`, which names the first that differs, for parameters that a network cannot have started from."""
+    shapes = [{leaf_name(path): np.shape(leaf) for path, leaf in tree_leaves_with_path(tree)} for tree in (start, own)]
+    for name in {**shapes[1], **shapes[0]}:
+        there, now = (one.get(name, "none") for one in shapes)
+        if there != now:
+            raise UserError(
+                f"initial= network {place} is no network that number {place} started from: '{name}' has shape {there}, "
+                f"and {now} after training"
+            )
 
 
 def without_copies(subject: Subject, beside: Beside) -> tuple[Subject, Beside]:
@@ -101,7 +122,7 @@ def findings_of(subject: Subject, data: Examples, training: Training, beside: Be
             apply_train=_apply_train(subject),
             initial=beside.initial,
             fresh=fresh,
-            validation=(data.x_validation, data.y_validation) if len(data.y_validation) else None,
+            validation=of_evidence(data),
             histories=beside.histories if any(one is not None for one in beside.histories) else None,
             training={name: value for name, value in known.items() if isinstance(value, (int, float, str))},
         )
@@ -120,36 +141,47 @@ def _apply_train(subject: Subject) -> Callable[..., tuple[Any, Any]] | None:
     return apply
 
 
+def planned(subject: Subject, data: Examples, training: Training, beside: Beside, max_images: int) -> Plan:
+    """Return the experiments that will be run of a subject; raises `UserError` as `plan_experiments`."""
+    spending, initial = beside.spending, beside.initial
+    return plan_experiments(subject, data, training, spending=spending, initial=initial, max_images=max_images)
+
+
 def outlook_from(
-    subject: Subject, data: Examples, training: Training, beside: Beside, measured: Mapping[str, float], **options: Any
+    plan: Plan, beside: Beside, measured: Mapping[str, float], **options: Any
 ) -> tuple[Outlook | None, Gathered]:
     """Return the outlook of a subject, None without held-out data, and the evidence that was gathered for it.
 
     Args:
-        subject, data, training: as of `gather`.
+        plan: of experiments.
         beside: what else is given.
         measured: columns of the landscape.
         options: of `gather`.
     """
-    gathered = gather(
-        subject,
-        data,
-        training,
-        spending=beside.spending,
-        histories=beside.histories,
-        initial=beside.initial,
-        known=measured,
-        **options,
-    )
+    gathered = gather(plan, histories=beside.histories, known=measured, **options)
     row = {**measured, **gathered.row}
     outlook = outlook_of(
-        as_refreshed(row), possible=gathered.possible, raced=gathered.raced, cost=gathered.cost, spent=gathered.spent
+        row, possible=gathered.possible, raced=gathered.raced, cost=gathered.cost, spent=gathered.spent
     )
     if outlook is None:
         return None, gathered
-    # The error and its budget are those of the network as it is.
-    outlook = replace(outlook, budget=error_budget(row), error=row["validation_error"])
     return with_experiments(outlook, gathered.probes), gathered
+
+
+def is_confirmed(histories: Sequence[pd.DataFrame | None], row: Mapping[str, float]) -> bool:
+    """Return whether a history ends with the loss that was measured, within a factor: data and network belong together.
+
+    Args:
+        histories: of each network; None where there is none.
+        row: with `train_loss` or `validation_loss`.
+    """
+    for history in histories:
+        for name in ("train_loss", "validation_loss"):
+            known = np.array([]) if history is None or name not in history else history[name].dropna().to_numpy(float)
+            measured = row.get(name, math.nan)
+            if len(known) and known[-1] > 0 and measured > 0:
+                return bool(abs(math.log(known[-1] / measured)) < _SAME_LOSS)
+    return False
 
 
 def with_more_cost(diagnosis: Diagnosis, seconds: float, compile_seconds: float) -> Diagnosis:

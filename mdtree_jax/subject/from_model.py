@@ -6,10 +6,9 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any, NamedTuple
 
-from mdtree_jax.checks import UserError, check_choice, nearest
+from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.diagnosis.advice import direction_only
 from mdtree_jax.diagnosis.combine import with_outlook
 from mdtree_jax.diagnosis.cost import Training, make_cost, retraining
@@ -18,19 +17,27 @@ from mdtree_jax.diagnosis.from_metrics import diagnose_metrics, withhold
 from mdtree_jax.diagnosis.metrics_table import EVIDENCE
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Diagnosis
-from mdtree_jax.recipe.measure_settings import MeasureConfig, MeasureSettings, resolve
-from mdtree_jax.registry.kernels import CHOICES
-from mdtree_jax.registry.measurements import kernels_of
+from mdtree_jax.recipe.measure_settings import MeasureConfig
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, Objective, find_objective
 from mdtree_jax.runs.jax_backend import keep_programs
 from mdtree_jax.subject.adapted import check_different, subject_of
 from mdtree_jax.subject.convolutions import quick_in_loops
-from mdtree_jax.subject.evidence import beside_of, findings_of, outlook_from, with_more_cost, without_copies
+from mdtree_jax.subject.evidence import (
+    beside_of,
+    findings_of,
+    is_confirmed,
+    outlook_from,
+    planned,
+    with_more_cost,
+    without_copies,
+)
+from mdtree_jax.subject.experiments.plan import check_experiments
 from mdtree_jax.subject.frozen import freeze
 from mdtree_jax.subject.held_out import examples_of
 from mdtree_jax.subject.limits import NO_LIMITS, Limits
-from mdtree_jax.subject.measure import measure_subject
+from mdtree_jax.subject.measure import Prepared, measure_prepared, measure_subject, prepare
 from mdtree_jax.subject.network import Examples, Subject
+from mdtree_jax.subject.settings import cheap_measure, settings_of, with_budget
 
 
 def diagnose_model(
@@ -105,7 +112,8 @@ def diagnose_model(
             nothing is trained.
         initial: the networks before their training, in the form of `networks`, if they are known.
         measure: what to measure of the landscape and how precisely, see `measure_settings.MeasureConfig`; None is
-            `default_measure`, and with all evidence the cheap metrics without a trained curve.
+            `default_measure`, and with all evidence the cheap metrics without a trained curve. Curves take as many
+            steps as the training, if it is known and the reference is not a published one.
         max_images: size of the random sample (with a fixed seed) of each set on which errors and points between
             networks are evaluated; curves are trained on all training images that fit into memory.
         memory_gb, max_minutes: what measuring may take; a plan beyond it is refused, with what would fit.
@@ -206,7 +214,12 @@ def measure_row(
 ) -> dict[str, Any]:
     """Return a row of a collection: how the networks were trained, as far as it is known, and what was measured."""
     check_different(subject)
-    settings = settings_of(measure, as_reference(None))
+    reference, known = as_reference(None), Training()
+    settings = settings_of(measure, reference)
+    if settings.curve_budget == "training":
+        epochs = trained.get("epochs", trained.get("train_epochs"))
+        known = Training(batch_size=trained.get("batch_size"), epochs=epochs)
+    settings = with_budget(settings, measure, reference, known, len(data.y_train))
     measured = measure_subject(subject, data, settings, max_images=max_images, limits=limits, progress=progress)
     counts = {"num_samples": len(data.y_train), "num_finite": len(subject.variables)}
     return {name: value for name, value in trained.items() if value is not None} | counts | measured.row
@@ -242,22 +255,39 @@ def diagnose_subject(
     options = {"max_images": max_images, "in_random_order": in_random_order, "limits": limits}
     if evidence == "landscape":
         check_different(subject)
-        settings = settings_of(measure, reference)
-        return _of_landscape(subject, data, training, settings, reference, options, progress).diagnosis
+        settings = with_budget(settings_of(measure, reference), measure, reference, training, len(data.y_train))
+        prepared = prepare(subject, data, settings, **options)
+        return _of_landscape(prepared, data, training, reference, progress).diagnosis
     beside = beside_of(subject, training, history, cost, initial)
     distinct, own = without_copies(quick_in_loops(subject), beside)
     asks_curve = isinstance(measure, Mapping) and any(name.startswith("curve_") for name in measure)
     settings = settings_of(measure, reference, default=cheap_measure(asks_curve))
-    # It comes first because it refuses at once what does not fit.
-    whole = _of_landscape(distinct, data, training, settings, reference, options, progress)
+    settings = with_budget(settings, measure, reference, training, len(data.y_train))
+    # All that is refused is refused before anything is measured.
+    prepared = prepare(distinct, data, settings, **options)
+    plan = planned(distinct, data, training, own, max_images)
+    check_experiments(plan, limits, prepared.minutes)
+    # What experiments take of the time is not known before; where they train, that is about half.
+    measuring = 0.5 if own.spending.trains else 0.8
+    whole = _of_landscape(prepared, data, training, reference, part_of(progress, 0.0, measuring))
     begin = time.perf_counter()
+    tell = part_of(progress, measuring, 1.0)
+    tell(0.0, "looking for faults")
     findings = findings_of(subject, data, training, beside)
     seconds = time.perf_counter() - begin
-    outlook, gathered = outlook_from(distinct, data, training, own, whole.row, max_images=max_images)
+    memory = None if limits.memory_gb is None else limits.memory_bytes()
+    outlook, gathered = outlook_from(plan, own, whole.row, memory_bytes=memory, progress=tell)
     diagnosis = with_more_cost(whole.diagnosis, seconds + gathered.seconds, gathered.compile_seconds)
-    diagnosis = dataclasses.replace(diagnosis, remarks=(*diagnosis.remarks, *gathered.notes))
+    remarks = (*diagnosis.remarks, *gathered.notes)
+    diagnosis = dataclasses.replace(diagnosis, remarks=remarks, by_class=gathered.by_class)
     return with_outlook(
-        diagnosis, outlook, findings, gathered.improved, training=training, num_images=len(data.y_train)
+        diagnosis,
+        outlook,
+        findings,
+        gathered.improved,
+        training=training,
+        num_images=len(data.y_train),
+        is_confirmed=is_confirmed(own.histories, gathered.row),
     )
 
 
@@ -269,15 +299,13 @@ class _Whole(NamedTuple):
 
 
 def _of_landscape(
-    subject: Subject,
+    prepared: Prepared,
     data: Examples,
     training: Training,
-    settings: MeasureSettings,
     reference: Reference,
-    options: Mapping[str, Any],
     progress: Callable[[float, str], None] | None,
 ) -> _Whole:
-    measured = measure_subject(subject, data, settings, **options, progress=progress)
+    measured = measure_prepared(prepared, progress)
     start = time.perf_counter()
     row = measured.row | {"num_samples": len(data.y_train)}
     diagnosis = diagnose_metrics(row, reference, "percent", training, evidence="landscape")[0]
@@ -286,9 +314,16 @@ def _of_landscape(
     again = retraining(training.with_length(len(data.y_train)), len(data.y_train), measured.forward_flops, rate)
     cost = make_cost(seconds, measured.flops, measured.compile_seconds, *again)
     action = direction_only(diagnosis.action) if training == Training() else diagnosis.action
-    remarks = (*measured.notes, *_of_objective(subject), *diagnosis.remarks)
+    remarks = (*measured.notes, *_of_objective(prepared.subject), *diagnosis.remarks)
     diagnosis = dataclasses.replace(diagnosis, action=action, cost=cost, remarks=remarks)
     return _Whole(withhold(diagnosis, measured.doubt) if measured.doubt else diagnosis, measured.row)
+
+
+def part_of(progress: Callable[[float, str], None] | None, begin: float, end: float) -> Callable[[float, str], None]:
+    """Return the progress of a part of the work, which is done between two fractions of it."""
+    if progress is None:
+        return lambda fraction, message: None
+    return lambda fraction, message: progress(begin + (end - begin) * fraction, message)
 
 
 def _of_objective(subject: Subject) -> list[Fact]:
@@ -298,61 +333,3 @@ def _of_objective(subject: Subject) -> list[Fact]:
         return []
     loss, error = objective.meaning or objective.name, objective.error_meaning
     return [fact("objective", loss=loss, unit=objective.unit, error=error)]
-
-
-def default_measure(columns: Sequence[str]) -> MeasureConfig:
-    """Return the settings to measure exactly what a reference with these columns needs.
-
-    The curve is trained on 64 000 images at ten times the published rate, see `tests/benchmarks/curve_accuracy.py`.
-    """
-    asked = {kernel for column in columns for kernel in kernels_of(column)}
-    metrics = [kernel for kernel in CHOICES if kernel in asked]
-    return MeasureConfig(metrics=metrics or ["hessian"], curve_steps=2000, curve_batch_size=32, curve_learning_rate=0.1)
-
-
-def cheap_measure(with_curve: bool = False) -> MeasureConfig:
-    """Return the settings to measure what costs less than a training: no trained curve, unless it is asked for."""
-    metrics = ["hessian", "similarity", "barrier", *(["connectivity"] if with_curve else [])]
-    return dataclasses.replace(default_measure(()), metrics=metrics)
-
-
-def settings_of(
-    measure: MeasureConfig | Mapping | None, reference: Reference, default: MeasureConfig | None = None
-) -> MeasureSettings:
-    """Return what is measured, every number decided; raises `UserError` for a setting that does not exist or fit.
-
-    `default` is what holds where `measure` does not say; None is `default_measure` of the reference.
-    """
-    config = default or default_measure(reference.columns)
-    if isinstance(measure, Mapping):
-        known = [field.name for field in dataclasses.fields(MeasureConfig)]
-        for name in measure:
-            if name not in known:
-                raise UserError(f"unknown measure '{name}'{nearest(name, known)}; available: {', '.join(known)}")
-        config = dataclasses.replace(config, **measure)
-        _check_types(measure)
-    elif isinstance(measure, MeasureConfig):
-        config = measure
-    elif measure is not None:
-        raise UserError(f"measure={measure!r} is not a mapping; give settings by name: measure={{effort: fast}}")
-    return resolve(config)
-
-
-def _check_types(measure: Mapping) -> None:
-    """Raise `UserError` for a setting of measuring whose value is of another kind than the setting's default."""
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(MeasureConfig)}
-    for name, value in measure.items():
-        wants_list, wants_text, wants_whole = "list" in kinds[name], "str" in kinds[name], "int" in kinds[name]
-        is_text = isinstance(value, str)
-        if wants_list:
-            good = not is_text and isinstance(value, Sequence)
-        elif wants_text:
-            good = is_text or (value is None and "None" in kinds[name])
-        else:
-            number = Integral if wants_whole else Real
-            good = (isinstance(value, number) and not isinstance(value, bool)) or (
-                value is None and "None" in kinds[name]
-            )
-            good = isinstance(value, bool) if kinds[name] == "bool" else good
-        if not good:
-            raise UserError(f"measure.{name}={value!r} has the wrong type; it must be {kinds[name]}")

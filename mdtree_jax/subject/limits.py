@@ -67,7 +67,7 @@ def check_network_fits(subject: Subject, data: Examples, limits: Limits, batch_s
         )
 
 
-def check_plan(subject: Subject, data: Examples, cohort: Cohort, settings: MeasureSettings, limits: Limits) -> None:
+def check_plan(subject: Subject, data: Examples, cohort: Cohort, settings: MeasureSettings, limits: Limits) -> float:
     """Raise `UserError`, which says what would fit, if the measurements are planned to take more than their limits.
 
     Args:
@@ -76,11 +76,15 @@ def check_plan(subject: Subject, data: Examples, cohort: Cohort, settings: Measu
         cohort: of the networks, as `measure_cohort` takes it.
         settings: what is measured.
         limits: what it may take.
+
+    Returns:
+        The minutes that it takes about, 0 where they are not limited.
     """
     if limits.memory_gb is not None:
         _check_memory(subject, data, settings, limits.memory_bytes())
-    if limits.max_minutes is not None:
-        _check_time(subject, data, cohort, settings, limits.max_minutes)
+    if limits.max_minutes is None:
+        return 0.0
+    return _check_time(subject, data, cohort, settings, limits.max_minutes)
 
 
 def _check_memory(subject: Subject, data: Examples, settings: MeasureSettings, budget: int) -> None:
@@ -106,11 +110,11 @@ def _check_memory(subject: Subject, data: Examples, settings: MeasureSettings, b
 
 def _check_time(
     subject: Subject, data: Examples, cohort: Cohort, settings: MeasureSettings, max_minutes: float
-) -> None:
+) -> float:
     minutes = _minutes(subject, data, cohort)
     whole = minutes(settings)
     if whole <= max_minutes:
-        return
+        return whole
     fitting: list[str] = []
     for metric in sorted(settings.metrics, key=lambda m: minutes(settings.with_metrics((m,)))):
         if minutes(settings.with_metrics((*fitting, metric))) <= max_minutes:
@@ -128,10 +132,7 @@ def _would_fit(metrics: list[str]) -> str:
 
 def _minutes(subject: Subject, data: Examples, cohort: Cohort) -> Callable[[MeasureSettings], float]:
     """Return how long measuring with some settings takes, in minutes; as the plan of a sweep."""
-    one, machine = one_row(shapes_in(take_rows(data.x_train, slice(1)), "float32")), this_machine("float32")
-    activations = 4 * count_activations(subject.model, one, 1)
-    sizes = count_parameters(subject.model), num_bytes(subject.variables[0])
-    cost = ModelCost(*sizes, count_flops(subject.model, one), activations)
+    cost, machine = cost_of(subject, data), this_machine("float32")
     per_pass = machine.step(cost, 128) / (3 * 128) / machine.num_devices
     evaluated = len(subject.variables) * (len(data.y_train) + len(data.y_test))
 
@@ -142,9 +143,19 @@ def _minutes(subject: Subject, data: Examples, cohort: Cohort) -> Callable[[Meas
     return minutes
 
 
+def cost_of(subject: Subject, data: Examples) -> ModelCost:
+    """Return what one network takes, computing none."""
+    one = one_row(shapes_in(take_rows(data.x_train, slice(1)), "float32"))
+    activations = 4 * count_activations(subject.model, one, 1)
+    sizes = count_parameters(subject.model), num_bytes(subject.variables[0])
+    return ModelCost(*sizes, count_flops(subject.model, one), activations)
+
+
 @contextlib.contextmanager
-def memory_suffices() -> Iterator[None]:
-    """Turn memory that runs out while it is measured into a `UserError`."""
+def memory_suffices(
+    while_: str = "measuring", instead: str = "measure fewer metrics, or fewer images (max_images=)"
+) -> Iterator[None]:
+    """Turn memory that runs out while something is done into a `UserError`, which says what to do instead."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -152,6 +163,6 @@ def memory_suffices() -> Iterator[None]:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in said:
             raise
         raise UserError(
-            f"the memory ran out while measuring ({said[:120] or 'the host has no more'}): plan with less "
-            "(memory_gb=), measure fewer metrics, or fewer images (max_images=)"
+            f"the memory ran out while {while_} ({said[:120] or 'the host has no more'}): plan with less "
+            f"(memory_gb=), {instead}"
         ) from error

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -52,8 +52,21 @@ class Named(Protocol):
     objective: str
 
 
-def load_both(named: Named) -> tuple[Subject, Examples, list[Fact]]:
-    """Return the networks and the data that a command names, and facts on how the data were read.
+class Loaded(NamedTuple):
+    """What a command names: networks, data, facts on how these were read, and variables that training started from."""
+
+    subject: Subject
+    data: Examples
+    facts: list[Fact]
+    initial: tuple[Any, ...] | None
+
+
+def load_both(named: Named, initial: Sequence[str] = ()) -> Loaded:
+    """Return the networks and the data that a command names.
+
+    Args:
+        named: settings of the command.
+        initial: checkpoints of the networks before their training, in the same order; empty if there are none.
 
     Raises:
         UserError: as `load_subject`, and data that there are not or that do not fit.
@@ -61,6 +74,8 @@ def load_both(named: Named) -> tuple[Subject, Examples, list[Fact]]:
     assert named.model is not None  # checked by the command
     assert named.dataset is not None
     check_named(named.model, named.checkpoints)
+    if initial:
+        check_named(named.model, initial)
     files = {"data_dir": named.data_dir, "data_file": named.data_file, "objective": named.objective}
     made = call_loader(named.dataset, **files)
     if is_own(named.dataset) and not _is_of_plain_arrays(made):
@@ -73,19 +88,23 @@ def load_both(named: Named) -> tuple[Subject, Examples, list[Fact]]:
         sides = loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test
         data, facts = examples(*sides, objective=named.objective), []
         shape, num_classes, known = loaded.shape.image_shape, loaded.num_classes, loaded.classes_are_known
-    # How many classes there are is not always known of a user's own data: the largest label need not be there.
-    subject = load_subject(
-        named.model,
-        named.checkpoints,
-        shape,
-        num_classes,
-        named.model_width,
-        may_lack_classes=not known,
-        x=take(data.x_train, slice(2)),
-        step=named.step,
-        weights=named.weights,
-    )
-    return freeze(subject._replace(objective=named.objective), named.frozen), data, facts
+
+    def load(checkpoints: Sequence[str]) -> Subject:
+        # How many classes there are is not always known of a user's own data: the largest label need not be there.
+        subject = load_subject(
+            named.model or "",
+            checkpoints,
+            shape,
+            num_classes,
+            named.model_width,
+            may_lack_classes=not known,
+            x=take(data.x_train, slice(2)),
+            step=named.step,
+            weights=named.weights,
+        )
+        return freeze(subject._replace(objective=named.objective), named.frozen)
+
+    return Loaded(load(named.checkpoints), data, facts, load(initial).variables if initial else None)
 
 
 def _num_outputs(targets: np.ndarray, objective: str) -> int:

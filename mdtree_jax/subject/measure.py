@@ -64,18 +64,58 @@ class Measured(NamedTuple):
     doubt: Fact | None
 
 
-@memory_suffices()
+class Prepared(NamedTuple):
+    """A subject that can be measured: it was checked, and what is planned fits.
+
+    Attributes:
+        subject, settings, data: as they are measured, without what is not possible.
+        num_outputs: of the networks.
+        cohort: of the networks; `sides` are its examples, a test set of one where there is none.
+        num_images: of the training set on which errors are evaluated, the first ones, of `num_all`.
+        budget: bytes of memory.
+        notes: facts on what could not be measured, and on samples.
+        seconds, checking: of the wall until here, and of checks therein, compilation almost all of them.
+        minutes: that measuring takes about; 0 where they are not limited.
+    """
+
+    subject: Subject
+    settings: MeasureSettings
+    data: Examples
+    num_outputs: int
+    cohort: Cohort
+    sides: Examples
+    num_images: int
+    num_all: int
+    budget: int
+    notes: list[Fact]
+    seconds: float
+    checking: float
+    minutes: float
+
+
 def measure_subject(
+    subject: Subject,
+    data: Examples,
+    settings: MeasureSettings,
+    *,
+    progress: Callable[[float, str], None] | None = None,
+    **options: Any,
+) -> Measured:
+    """Return the metrics of a subject; arguments and errors are those of `prepare` and `measure_prepared`."""
+    return measure_prepared(prepare(subject, data, settings, **options), progress)
+
+
+@memory_suffices()
+def prepare(
     subject: Subject,
     data: Examples,
     settings: MeasureSettings,
     *,
     max_images: int = 10_000,
     in_random_order: bool = False,
-    progress: Callable[[float, str], None] | None = None,
     limits: Limits = NO_LIMITS,
-) -> Measured:
-    """Return the metrics of a subject.
+) -> Prepared:
+    """Return what will be measured; nothing is measured yet.
 
     Args:
         subject: one network or more; metrics of pairs need two.
@@ -86,12 +126,11 @@ def measure_subject(
             they would find less to fit, and a path where there is none.
         in_random_order: whether the training images are, as those of a run folder. Kernels look at the first images and
             at consecutive ones, which of images sorted by label would be of one class: others are shuffled.
-        progress: called with the fraction done and a message.
-        limits: of memory and time, for a plan that is refused before anything is measured.
+        limits: of memory and time.
 
     Raises:
-        UserError: as `check_fit`; settings that leave nothing to measure; a network whose loss is not finite; a plan
-            beyond the limits, or networks too large for the machine.
+        UserError: as `check_fit`; settings that leave nothing to measure; a plan beyond the limits, or networks too
+            large for the machine.
     """
     if isinstance(max_images, bool) or not isinstance(max_images, Integral) or max_images < 1:
         raise UserError(f"max_images={max_images!r} is out of range; it must be a whole number of at least 1")
@@ -107,19 +146,38 @@ def measure_subject(
     settings = _possible(subject, settings, notes, strange)
     used, num_images = _used(data, settings, max_images, notes, budget, shuffle=not in_random_order)
     settings = _for_images(settings, num_images, len(used.y_train))
+    cohort, sides = _as_cohort(subject, used)
+    minutes = check_plan(subject, sides, cohort, settings, limits)
+    seconds = time.perf_counter() - start
+    known = num_images, len(data.y_train), budget, notes, seconds, checking, minutes
+    return Prepared(subject, settings, used, num_outputs, cohort, sides, *known)
+
+
+@memory_suffices()
+def measure_prepared(prepared: Prepared, progress: Callable[[float, str], None] | None = None) -> Measured:
+    """Return the metrics of a subject.
+
+    Args:
+        prepared: what is measured.
+        progress: called with the fraction done and a message.
+
+    Raises:
+        UserError: a network whose loss is not finite, memory that runs out.
+    """
+    subject, settings, used, num_images = prepared.subject, prepared.settings, prepared.data, prepared.num_images
+    start = time.perf_counter() - prepared.seconds
+    notes = list(prepared.notes)
     evaluated = used._replace(x_train=take_rows(used.x_train, slice(num_images)), y_train=used.y_train[:num_images])
-    cohort, measured_on = _as_cohort(subject, used)
-    check_plan(subject, measured_on, cohort, settings, limits)
     errors, evaluation_compile = _evaluate(subject, evaluated)
-    recipe = Recipe("", subject.architecture, num_outputs, (), objective=subject.objective)
+    recipe = Recipe("", subject.architecture, prepared.num_outputs, (), objective=subject.objective)
     found = measure_cohort(
         recipe,
-        cohort,
-        measured_on,
+        prepared.cohort,
+        prepared.sides,
         jax.tree.map(lambda *leaves: np.stack(leaves), *subject.variables),
-        [True] * len(cohort.members),
+        [True] * len(prepared.cohort.members),
         settings,
-        memory_budget_bytes=budget,
+        memory_budget_bytes=prepared.budget,
         model=subject.model,
         progress=_named(progress),
     )
@@ -127,8 +185,8 @@ def measure_subject(
         notes.append(fact("one_pair", kernels=pair_metrics))
     row = _row_of(found, errors)
     if find_objective(subject.objective).targets in COUNTED:
-        _add_sampling_error(row, num_images, len(data.y_train))
-    compile_seconds = found.compile_seconds + evaluation_compile + checking
+        _add_sampling_error(row, num_images, prepared.num_all)
+    compile_seconds = found.compile_seconds + evaluation_compile + prepared.checking
     forward = float(count_flops(subject.model, one_row(used.x_train)))
     flops = sum(float(t[c].sum()) for t in (found.members, found.pairs) for c in t if str(c).endswith("_flops"))
     flops += forward * len(subject.variables) * (num_images + len(used.y_test))

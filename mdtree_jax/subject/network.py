@@ -375,12 +375,17 @@ def _num_outputs(apply: Callable, params: Any, x: Any, y: np.ndarray, objective:
 
 
 def _check_logits(outputs: np.ndarray, objective: Objective) -> None:
-    """Raise `UserError` for outputs that are probabilities of classes where logits are expected."""
-    takes_logits = objective.has_classes and objective.outputs == "logits"
+    """Raise `UserError` for outputs that are probabilities of classes where logits are expected.
+
+    A loss of the user's own is the one of the training: where it applies a softmax itself, the other one is a fault of
+    the network, which a finding tells.
+    """
+    takes_logits = objective.has_classes and objective.outputs == "logits" and objective.loss is None
     if takes_logits and outputs.min() >= 0 and np.allclose(outputs.sum(-1), 1, atol=1e-3):
         raise UserError(
-            "the outputs are probabilities (rows that add up to 1), and logits are expected; leave the softmax out, or "
-            f"give objective=Objective('{objective.name}', outputs='probabilities')"
+            "the outputs are probabilities (rows that add up to 1), and logits are expected; leave the softmax out (a "
+            f"loss that applies one itself learns badly behind it), or give objective=Objective('{objective.name}', "
+            "outputs='probabilities')"
         )
 
 

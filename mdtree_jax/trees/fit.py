@@ -7,6 +7,7 @@ structure's classes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -53,7 +54,8 @@ def fit_published(structure: Structure, X: np.ndarray, y: np.ndarray) -> np.ndar
     thresholds = structure.initial.astype(float)
     for i, node in enumerate(structure.nodes):
         objective = _accuracy_along(structure, thresholds, i, X, y)
-        thresholds[i] = minimize_scalar(objective, bounds=(node.low, node.high), method="bounded").x
+        found: Any = minimize_scalar(objective, bounds=(node.low, node.high), method="bounded")
+        thresholds[i] = found.x
     return thresholds
 
 

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from mdtree_jax.causes.evidence import EVIDENCE, evidence_frame
+from mdtree_jax.causes.gain_answers import assess
 from mdtree_jax.causes.gain_model import GainModel, Moments
 from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.registry.probes import CHECKPOINT, PROBES
@@ -70,7 +71,7 @@ def test_a_regression_from_moments_is_that_of_the_rows():
     rng = np.random.default_rng(0)
     features, error = rng.normal(size=(90, 4)), rng.uniform(1, 20, 90)
     gain, names = rng.normal(size=90), np.repeat(["a", "b", "c"], 30)
-    moments = Moments(features, error, gain, names)
+    moments = Moments(features, error, gain, names, ["errors"] * 4)
     used, chosen = np.array([True, False, True]), np.array([True, True, False, True])
     ridge = moments.solve(used, chosen, 1e-9)
     rows = names != "b"
@@ -83,6 +84,45 @@ def test_a_regression_from_moments_is_that_of_the_rows():
     expected = np.linalg.lstsq(design * root, gain[rows] * root[:, 0], rcond=None)[0]
     np.testing.assert_allclose(ridge.predict(features[:, chosen], error), np.column_stack(
         [np.ones(90), features[:, chosen]]) @ expected * error, rtol=1e-5)  # fmt: skip
+
+
+def test_the_committee_is_the_mean_of_regressions_that_are_each_denied_one_kind():
+    rng = np.random.default_rng(2)
+    kinds = np.array(["errors", "history", "history", "norms", "landscape"])
+    features, error = rng.normal(size=(60, 5)), rng.uniform(1, 20, 60)
+    gain, names = rng.normal(size=60), np.repeat(["a", "b"], 30)
+    every, both = np.ones(5, bool), np.ones(2, bool)
+    found = Moments(features, error, gain, names, kinds).solve(both, every, 0.3, 0.5).predict(features, error)
+    alone = Moments(features, error, gain, names, ["errors"] * 5)  # a committee of one
+    members = [every, kinds != "history", kinds != "norms", kinds != "landscape"]
+    each = [alone.solve(both, one, 0.3, 0.5).predict(features[:, one], error) for one in members]
+    np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-9)
+
+
+def test_gains_are_told_of_the_repaired_network_and_the_repair_is_added():
+    """A network whose statistics are stale by 20 points gains these, and what its twin without the fault gains."""
+    tables = [family(number) for number in range(6)]
+    for table in tables:
+        for name in ("validation_error", "train_error"):
+            table[f"checkpoint_{name}"] = table[f"refreshed_{name}"] = table[name]
+    whole = GainModel.fit(pd.concat(tables), ridge=0.01)
+    stale = [table.copy() for table in tables]
+    for table in stale:
+        half = np.arange(len(table)) % 2 == 0
+        table["gain_refreshed"] = np.where(half, 20.0, 0.0)
+        for name in ("validation_error", "train_error"):
+            table[name] = table[f"checkpoint_{name}"] = table[name] + table["gain_refreshed"]
+        for name in ("gain_rate_down", "gain_more_data"):
+            table[name] += table["gain_refreshed"]
+    model = GainModel.fit(pd.concat(stale), ridge=0.01)
+    pd.testing.assert_frame_equal(model.table[["error", "gain_rate_down"]], whole.table[["error", "gain_rate_down"]])
+    # What the repair shows is evidence too, and left out here.
+    seen = [name for name in whole.features if EVIDENCE[name].group != "probes"]
+    fine, faulty = assess(whole, tables[0], features=seen), assess(model, stale[0], features=seen)
+    wider = stale[0]["gain_refreshed"].to_numpy()[:, None]
+    np.testing.assert_allclose(faulty.gain[:, :2], fine.gain[:, :2] + wider, rtol=1e-6)
+    np.testing.assert_allclose(faulty.high[:, :2], fine.high[:, :2] + wider, rtol=1e-6)
+    np.testing.assert_allclose(faulty.draws[:, :, :2], fine.draws[:, :, :2] + wider[:, None], rtol=1e-6)
 
 
 def test_units_do_not_matter():

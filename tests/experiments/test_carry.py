@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mdtree_jax.causes.gain_answers import sure_from
+from mdtree_jax.causes.gain_answers import RIGHT, slope_from, sure_from
 from mdtree_jax.collection.networks import with_gains
 from mdtree_jax.experiments.carry import networks as of
 from mdtree_jax.experiments.carry import rivals, scores
@@ -125,13 +125,23 @@ def test_report_families_are_predicted_and_never_learned_from(networks):
 
 
 def test_probability_from_which_answers_are_given():
-    """Of 100 answers the surest 50 are right, of the rest every other: nine in ten are right from place 62 on."""
+    """Of 100 answers the surest 50 are right, of the rest every other: enough are right from a place on."""
     chance = np.linspace(1.0, 0.505, 100)
     right = np.where(np.arange(100) < 50, True, np.arange(100) % 2 == 0)
     known, family = np.ones(100, bool), np.array(["f"] * 100)
     level = sure_from(chance, known, right, family)
-    assert level == pytest.approx(max(chance[np.cumsum(right) / np.arange(1, 101) >= 0.9].min(), 0.6), abs=0.006)
+    assert level == pytest.approx(max(chance[np.cumsum(right) / np.arange(1, 101) >= RIGHT].min(), 0.6), abs=0.006)
     assert sure_from(chance, known, np.zeros(100, bool), family) > 1
+
+
+def test_log_odds_are_calibrated():
+    """Answers whose odds are the square of what is told are calibrated by a slope of 2."""
+    rng = np.random.default_rng(0)
+    told = rng.uniform(0.05, 0.95, 20000)
+    odds = (told / (1 - told)) ** 2
+    second = rng.uniform(size=20000) < odds / (1 + odds)
+    slope = slope_from(told, np.ones(20000, bool), second, np.array(["f"] * 20000))
+    assert slope == pytest.approx(2.0, abs=0.1)
 
 
 def test_rivals(networks):

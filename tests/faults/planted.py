@@ -54,7 +54,10 @@ _STUCK = ("constant_outputs", "no_gradient", "never_moved", "flat_loss")
 
 DEVELOPMENT: dict[str, Fault] = {
     "rate_x30_digits": Fault(
-        "digits_momentum", {"learning_rate": 0.9}, ("unstable_loss", "weights_grown"), (*_STUCK, "dead_units")
+        "digits_momentum",
+        {"learning_rate": 0.9},
+        ("unstable_loss", "unstable_error", "weights_grown"),
+        (*_STUCK, "dead_units"),
     ),
     "rate_div100_digits": Fault("digits_adam", {"learning_rate": 3e-5}, ("straight_loss", "falling_at_end")),
     "unscaled_cancer": Fault("cancer_sigmoid", {"data": "cancer_raw"}, ("inputs_unscaled",), (*_STUCK, "dead_units")),
@@ -92,7 +95,10 @@ DEVELOPMENT: dict[str, Fault] = {
 
 HELD_OUT: dict[str, Fault] = {
     "rate_x30_teacher": Fault(
-        "teacher_values", {"learning_rate": 0.3}, ("unstable_loss", "weights_grown"), (*_STUCK, "saturated_units")
+        "teacher_values",
+        {"learning_rate": 0.3},
+        ("unstable_loss", "unstable_error", "weights_grown"),
+        (*_STUCK, "saturated_units"),
     ),
     "rate_div100_cancer": Fault(
         "cancer_sigmoid", {"learning_rate": 2e-5}, ("straight_loss", "falling_at_end"), ("few_steps",)

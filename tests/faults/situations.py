@@ -17,6 +17,7 @@ class Case(NamedTuple):
         useless: changes that gain less than half of the best cure.
         findings: names of which preflight must tell at least one; empty where the fault shows in probes only.
         allowed: further names that are right.
+        causes: that are right beside those of the findings.
     """
 
     spec: Spec
@@ -24,6 +25,7 @@ class Case(NamedTuple):
     useless: tuple[dict, ...]
     findings: tuple[str, ...]
     allowed: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
 
 
 _CNN = Net((32,), 10, channels=(8, 16))
@@ -48,7 +50,8 @@ SITUATIONS: dict[str, Case] = {
         ({"learning_rate": 1e-2},),
         (),
         (),
-        ("unstable_loss", "weights_grown", "dead_units", "constant_outputs"),
+        ("unstable_loss", "unstable_error", "weights_grown", "dead_units", "constant_outputs"),
+        ("temperature_too_high",),
     ),
     "batch_of_a_thousand": Case(
         _IMAGES.but(batch_size=1000, epochs=5),
@@ -56,6 +59,7 @@ SITUATIONS: dict[str, Case] = {
         (),
         (),
         ("falling_at_end", "few_steps"),
+        ("trained_too_short", "temperature_too_low"),
     ),
     "softmax_over_one_unit": Case(
         Spec(
@@ -104,6 +108,7 @@ SITUATIONS: dict[str, Case] = {
         ({"learning_rate": 1e-4},),
         ("relu_output",),
         ("inputs_unscaled", "dead_units", "constant_outputs", "no_gradient"),
+        ("inputs_not_scaled",),
     ),
     "line_learnt_too_slowly": Case(
         Spec("line", Net((), 1), "squared_error", "rmsprop", 1e-3, 32, 100, "values"),
@@ -111,6 +116,7 @@ SITUATIONS: dict[str, Case] = {
         ({"input_scaled": True},),
         (),
         ("straight_loss",),
+        ("temperature_too_low",),
     ),
     "sigmoid_on_a_regression": Case(
         Spec("short_line", Net((5,), 1, "sigmoid", "sigmoid"), "squared_error", "sgd", 0.01, 160, 1000, "values"),
@@ -125,5 +131,6 @@ SITUATIONS: dict[str, Case] = {
         ({"learning_rate": 2.5e-4}, {"epochs": 1600}),
         (),
         ("wide_gap",),
+        ("too_little_data",),
     ),
 }

@@ -14,12 +14,13 @@ from mdtree_jax import UserError, diagnose_model
 from mdtree_jax.collection.curve_features import curve_features
 from mdtree_jax.diagnosis.cost import Training
 from mdtree_jax.diagnosis.gain_reference import GainReference, Policy, gain_reference
-from mdtree_jax.subject import experiments
+from mdtree_jax.registry.remedies import REMEDIES
 from mdtree_jax.subject.adapted import subject_of
-from mdtree_jax.subject.experiments import gather
+from mdtree_jax.subject.experiments import gather as gathering
+from mdtree_jax.subject.experiments import plan
+from mdtree_jax.subject.experiments.spending import Spending, spending_of
+from mdtree_jax.subject.experiments.trained_as import fitting_state, trained_as
 from mdtree_jax.subject.held_out import examples_of
-from mdtree_jax.subject.spending import Spending, spending_of
-from mdtree_jax.subject.trained_as import fitting_state, trained_as
 from tests.numerics import unoptimized
 
 HESSIAN = {"effort": "fast", "metrics": ["hessian"], "hessian_images": 40}
@@ -94,14 +95,17 @@ def settings(factor, **more):
 def seen(params, spending, training=None, data=None, **options):
     data = data or examples_of(TRAIN, validation=HELD_OUT, test=make_data(200, 2))[0]
     subject = subject_of(apply, [params], data.x_train, init=options.pop("init", init))
-    return gather(subject, data, Training.of(training), spending=spending, **options)
+    known = {name: options.pop(name) for name in ("histories", "known", "progress", "memory_bytes") if name in options}
+    planned = plan.plan_experiments(subject, data, Training.of(training), spending=spending, **options)
+    return gathering.gather(planned, **known)
 
 
 def run_policy(monkeypatch, **policy):
     """Let every cost above 0 have this policy."""
     policies = (Policy(), Policy(cost=1e-3, **policy))
     reference = GainReference(gain_reference().model, policies)
-    monkeypatch.setattr(experiments, "gain_reference", lambda: reference)
+    for module in (plan, gathering):
+        monkeypatch.setattr(module, "gain_reference", lambda: reference)
 
 
 def test_without_cost_nothing_is_trained_and_the_columns_are_those_of_the_networks():
@@ -121,6 +125,13 @@ def test_without_cost_nothing_is_trained_and_the_columns_are_those_of_the_networ
     assert found.row["weight_growth"] == pytest.approx(growth, rel=1e-4)
     moved = np.linalg.norm(flat - flat_start) / np.linalg.norm(flat_start)
     assert found.row["distance_from_initial"] == pytest.approx(moved, rel=1e-4)
+    wrong = np.asarray(apply(params, HELD_OUT[0])).argmax(1) != HELD_OUT[1]
+    by_class = {label: (wrong[HELD_OUT[1] == label], np.sum(HELD_OUT[1] == label)) for label in range(4)}
+    assert [one.label for one in found.by_class] == [0, 1, 2, 3]
+    for one in found.by_class:
+        of_class, number = by_class[one.label]
+        assert (one.examples, one.error) == (number, pytest.approx(100 * of_class.mean()))
+        assert one.standard_error == pytest.approx(100 * of_class.std(ddof=1) / number**0.5)
     chance = {name: found.row[name] for name in ("chance_loss", "chance_error")}
     assert found.row["history_slope_30"] == pytest.approx(curve_features(history, **chance)["history_slope_30"][0])
 
@@ -143,18 +154,29 @@ def test_a_temperature_that_is_far_off_is_told(factor, answer):
     )
     optimizer = next(one for one in diagnosis.outlook.answers if one.question == "optimizer")
     assert (optimizer.answer, optimizer.probability > 0.7) == (answer, True)
+    worst = max(diagnosis.by_class, key=lambda one: one.error)
+    assert sum(one.examples for one in diagnosis.by_class) == 200
+    assert f"Errors by class:\n     {worst.label}  " in str(diagnosis)
     assert diagnosis.outlook.probes == gain_reference().policy(0.1).probes
     assert 0 < diagnosis.outlook.spent <= 0.1 + 1 / (EPOCHS * 400 / BATCH)
 
 
 def test_a_race_ranks_the_rates(monkeypatch):
     run_policy(monkeypatch, racers=4, share=4)
-    params = trained(30.0)[0]
-    found = seen(params, Spending(1.2), settings(30.0))
+    params, told = trained(30.0)[0], []
+    found = seen(params, Spending(1.2), settings(30.0), progress=lambda *said: told.append(said))
     assert found.raced["rate_down"] < min(error for name, error in found.raced.items() if name != "rate_down")
     assert found.spent == pytest.approx(sum({"batch_down": 0.5, "batch_up": 0.125}.get(n, 0.25) for n in found.raced))
     assert "longer" not in found.raced
     assert "wider" not in found.raced
+    fractions, messages = zip(*told, strict=True)
+    assert (messages[0], *fractions[:1], fractions[-1]) == ("norms and errors of network 1 of 1", 0.0, 1.0)
+    assert list(fractions) == sorted(fractions)
+    assert [message for message in messages if message.startswith("race: ")] == [
+        f"race: {REMEDIES[name].meaning}" for name in found.raced
+    ]
+    without = seen(params, Spending(1.2), settings(30.0), memory_bytes=1)
+    assert (without.raced, without.spent, [note.kind for note in without.notes]) == ({}, 0.0, ["memory_over"])
 
 
 class Normalized(nn.Module):
@@ -287,6 +309,7 @@ def test_a_regression_from_its_checkpoint(monkeypatch):
         measure=HESSIAN,
     )
     outlook = diagnosis.outlook
+    assert diagnosis.by_class == ()
     assert outlook.probes == ("heat", "cool")
     assert outlook.error == pytest.approx(25, abs=5)  # half of the weights: a quarter of the variance
     assert sum(term.points for term in outlook.budget) == pytest.approx(outlook.error, abs=1e-3)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mdtree_jax.diagnosis.words import actions, causes, costs, evidence, outlook, references
+from mdtree_jax.diagnosis.words import actions, by_class, causes, costs, evidence, outlook, references
 from mdtree_jax.diagnosis.words.formats import NOT_KNOWN, capital, percent, points
 
 if TYPE_CHECKING:
@@ -156,6 +156,11 @@ def _print_outlook(say: _Printer, diagnosis: Diagnosis, cost: Mapping[str, Any] 
             interval = f" (95 % interval {row.interval})" if row.interval != NOT_KNOWN else ""
             say(f"{mark} {row.points:>6}  {row.name}{joined}{interval}", 2, hang=10)
         say(outlook.budget_note(found), 2)
+    if diagnosis.by_class:
+        say.heading("Errors by class")
+        for label, error, examples in by_class.rows(diagnosis):
+            say(f"{label:>4}  {error}, {examples} examples", 2)
+        say(by_class.note(diagnosis), 2)
     _print_advice(say, diagnosis, cost)
     say.heading("The cause")
     say(outlook.cause(diagnosis), 2)

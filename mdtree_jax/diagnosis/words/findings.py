@@ -133,6 +133,10 @@ def _few_steps(steps: float, train_error: float, batch_size: int | None) -> str:
     return f"it is hardly trained: {steps:.0f} steps{batch} at a training error of {train_error:.1f} %"
 
 
+def _start(is_known: bool) -> str:
+    return "their initial norm" if is_known else "the norm that usual initializations have"
+
+
 SENTENCES: dict[str, Callable[..., str]] = {
     "inputs_unscaled": _inputs_unscaled,
     "labels_unrelated": _labels_unrelated,
@@ -178,11 +182,11 @@ SENTENCES: dict[str, Callable[..., str]] = {
     "weights_too_large": lambda gain: (
         f"the weights are large: a layer multiplies what passes through it by about {number(gain)} (1 to 2 is usual)"
     ),
-    "weights_grown": lambda ratio: (
-        f"training blew up the weights to {number(ratio)} times their initial norm, and the training error is high"
+    "weights_grown": lambda ratio, is_known: (
+        f"training blew up the weights to {number(ratio)} times {_start(is_known)}"
     ),
-    "weights_shrunk": lambda ratio: (
-        f"the weights have decayed to {percent(ratio)} of their initial norm, and the training error is high"
+    "weights_shrunk": lambda ratio, is_known: (
+        f"the weights have decayed to {percent(ratio)} of {_start(is_known)}, and the training error is high"
     ),
     "no_gradient": lambda train_error: (
         f"the gradient is exactly 0 at a training error of {train_error:.1f} %: nothing can be learned from here"
@@ -196,6 +200,10 @@ SENTENCES: dict[str, Callable[..., str]] = {
     "few_steps": _few_steps,
     "unstable_loss": lambda rises, points: (
         f"the training loss jumps: it rises steeply, or is not finite, at {rises} of {points} points of the history"
+    ),
+    "unstable_error": lambda usual, best: (
+        f"the error jumps with the loss: it had been {number(best)} % before, and is {number(usual)} % on most points "
+        "of the last half"
     ),
     "flat_loss": lambda fall: f"the training loss does not fall (by {percent(max(fall, 0.0))} in the whole history)",
     "wide_gap": lambda train_error, validation_error: (

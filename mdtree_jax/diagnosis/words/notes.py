@@ -190,6 +190,9 @@ SENTENCES: dict[str, Callable[..., str]] = {
     "time_over": lambda seconds, left_out: (
         f"not run, because it would have taken longer than the {seconds:g} s allowed: {listed(left_out)}"
     ),
+    "memory_over": lambda left_out: (
+        f"not run, because it would have taken more memory than allowed (memory_gb=): {listed(left_out)}"
+    ),
     "epochs_unknown": lambda: (
         "the cost of one retraining is not known, because the number of epochs was not given (training.epochs=)"
     ),

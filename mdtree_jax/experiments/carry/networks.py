@@ -11,6 +11,7 @@ import pandas as pd
 from mdtree_jax.causes.evidence import evidence_frame
 from mdtree_jax.causes.gain_answers import lead, weighed
 from mdtree_jax.causes.gain_model import filled
+from mdtree_jax.causes.repaired import as_repaired
 from mdtree_jax.collection.networks import SHARES
 from mdtree_jax.registry.remedies import COMPARISONS, REMEDIES
 
@@ -29,7 +30,8 @@ class Networks:
         names: of the features.
         gain: (rows, remedies), points, mean over seeds; NaN where the grid does not show it.
         own, other: the same from the row's own seed and from the others.
-        error: validation error, percent.
+        error: validation error, percent; of repaired networks (`causes.repaired`), as the features are.
+        repaired, stale: points that the repair gains, on the validation and the test examples, (rows,).
         race: share -> (rows, remedies), validation error of the racers.
 
     The best gain (`best_gain`) of a row is chosen on one half of the seeds and read on the other.
@@ -43,10 +45,15 @@ class Networks:
     own: np.ndarray
     other: np.ndarray
     error: np.ndarray
+    repaired: np.ndarray
+    stale: np.ndarray
     race: dict[int, np.ndarray]
 
     def __getitem__(self, rows: np.ndarray) -> Networks:
-        arrays = {name: getattr(self, name)[rows] for name in ("features", "gain", "own", "other", "error")}
+        arrays = {
+            name: getattr(self, name)[rows]
+            for name in ("features", "gain", "own", "other", "error", "repaired", "stale")
+        }
         race = {share: values[rows] for share, values in self.race.items()}
         return replace(self, table=self.table[rows].reset_index(drop=True), race=race, **arrays)
 
@@ -54,7 +61,8 @@ class Networks:
 def as_networks(table: pd.DataFrame) -> Networks:
     """Return a table of networks (`collection.networks.with_gains`, several below each other) as arrays."""
     remedies = tuple(name for name in REMEDIES if f"gain_{name}" in table)
-    features = evidence_frame(table)
+    after, repaired = as_repaired(table)
+    features = evidence_frame(after)
 
     def columns(pattern: str) -> np.ndarray:
         missing = np.full(len(table), np.nan)
@@ -69,7 +77,9 @@ def as_networks(table: pd.DataFrame) -> Networks:
         gain=columns("gain_{}"),
         own=columns("gain_{}_own"),
         other=columns("gain_{}_other"),
-        error=table["validation_error"].to_numpy(float),
+        error=after["validation_error"].to_numpy(float),
+        repaired=repaired,
+        stale=np.where(repaired > 0, np.asarray(table.get("gain_refreshed", repaired), float), 0.0),
         race=race,
     )
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.causes.gain_answers import ahead_in_race
+from mdtree_jax.causes.evidence import EVIDENCE
+from mdtree_jax.causes.gain_answers import ahead_in_race, shown_by
 from mdtree_jax.causes.gain_model import Moments
 from mdtree_jax.collection.networks import SHARES
 from mdtree_jax.diagnosis.gain_reference import FREE, Policy
@@ -32,7 +33,7 @@ def features_of(networks: Networks, policy: Policy) -> np.ndarray:
 
 def policies(networks: Networks, cost: float, extra: Sequence[str] = ()) -> Iterator[Policy]:
     """Yield the policies that keep to a cost, the ones to choose among; `extra` groups of evidence are always used."""
-    groups = [(*group, *extra) for group in (("errors", "history", "norms"), FREE)]
+    groups = (*FREE, *extra)
     probes: list[tuple[str, ...]] = [()]
     if cost >= PROBE_COST:
         probes += [("heat",), ("same",)]
@@ -43,15 +44,16 @@ def policies(networks: Networks, cost: float, extra: Sequence[str] = ()) -> Iter
     races = [(0, 16)]
     if any(np.isfinite(values).any() for values in networks.race.values()):
         races += [(number, share) for number in (2, 3, 4) for share in SHARES]
-    for group, probe, (racers, share) in itertools.product(groups, probes, races):
+    for probe, (racers, share) in itertools.product(probes, races):
         if racers == 0 or PROBE_COST * len(probe) + racers / share <= cost + 1e-9:
-            yield Policy(group, probe, racers=racers, share=share, cost=cost)
+            yield Policy(groups, probe, racers=racers, share=share, cost=cost)
 
 
 def moments_of(networks: Networks) -> list[Moments]:
     """Return the moments of every remedy."""
-    family = networks.table["family"].to_numpy()
-    return [Moments(networks.features, networks.error, gain, family) for gain in networks.gain.T]
+    family, kinds = networks.table["family"].to_numpy(), [EVIDENCE[name].group for name in networks.names]
+    gains = (networks.gain - networks.stale[:, None]).T
+    return [Moments(networks.features, networks.error, gain, family, kinds) for gain in gains]
 
 
 def predict(
@@ -62,7 +64,7 @@ def predict(
     chosen: np.ndarray,
     policy: Policy,
 ) -> np.ndarray:
-    """Return the gains of rows as predicted from the families `train`, (rows, remedies).
+    """Return the gains of repaired networks as predicted from the families `train`, (rows, remedies).
 
     Args:
         moments: of each remedy.
@@ -85,12 +87,16 @@ def predict_left_out(moments: Sequence[Moments], networks: Networks, policy: Pol
         rows = groups == one
         train = pd.unique(family[~rows])
         out[rows] = predict(moments, train, networks.features[rows], networks.error[rows], chosen, policy)
+    out += networks.repaired[:, None]
+    for place, name in enumerate(networks.remedies):
+        if probe := REMEDIES[name].probe:
+            out[:, place] = shown_by(networks.table, probe, 1)[:, 0]
     return out
 
 
 def racers_of(networks: Networks, predicted: np.ndarray, policy: Policy) -> np.ndarray:
     """Return which remedies race, (rows, remedies) bool: those that come first of those that can."""
-    scores = np.where(np.isfinite(networks.gain), predicted, -np.inf)
+    scores = _scores(networks, predicted)
     races = np.array([REMEDIES[name].races for name in networks.remedies])
     outcome = networks.race[policy.share]
     may = races & np.isfinite(outcome) & np.isfinite(scores)
@@ -100,12 +106,17 @@ def racers_of(networks: Networks, predicted: np.ndarray, policy: Policy) -> np.n
     return may & (place < policy.racers)
 
 
+def _scores(networks: Networks, predicted: np.ndarray) -> np.ndarray:
+    """Return predictions, -inf where the grid does not show the remedy or nothing is predicted."""
+    return np.where(np.isfinite(networks.gain) & np.isfinite(predicted), predicted, -np.inf)
+
+
 def scores_of(networks: Networks, predicted: np.ndarray, policy: Policy) -> tuple[np.ndarray, np.ndarray]:
     """Return what the remedies are ordered by, (rows, remedies), and the cost of finding it, (rows,).
 
     A remedy that the grid does not show is left out.
     """
-    scores = np.where(np.isfinite(networks.gain), predicted, -np.inf)
+    scores = _scores(networks, predicted)
     cost = np.full(len(scores), PROBE_COST * len(policy.probes))
     if not policy.racers:
         return scores, cost

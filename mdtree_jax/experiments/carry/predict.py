@@ -8,7 +8,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.causes.gain_answers import Assessed, answer_chance, assess, cause_chances, remedies_of, sure_levels
+from mdtree_jax.causes.gain_answers import (
+    Assessed,
+    Sureness,
+    answer_chance,
+    assess,
+    cause_chances,
+    remedies_of,
+    sureness_of,
+)
 from mdtree_jax.causes.gain_model import GainModel
 from mdtree_jax.diagnosis.gain_reference import Policy
 from mdtree_jax.experiments.carry.networks import Networks
@@ -66,8 +74,8 @@ def carry(networks: Networks, cost: float, by: str = "source", extra: Sequence[s
         out.predicted[rows], out.low[rows], out.high[rows] = found.gain, found.low, found.high
         out.scores[rows], out.cost[rows] = scores_of(new, found.gain, policy)
         _put(out.causes, rows, cause_chances(found.draws, networks.remedies))
-        _put(out.answers, rows, _answers(found, networks.remedies))
-        _put(out.sure, rows, {name: np.full(int(rows.sum()), value) for name, value in sure.items()})
+        _put(out.answers, rows, _answers(found, networks.remedies, sure))
+        _put(out.sure, rows, {name: np.full(int(rows.sum()), one.level) for name, one in sure.items()})
     return out
 
 
@@ -118,14 +126,16 @@ def assessed(inside: Networks, new: Networks, policy: Policy, by: str) -> Assess
     return Assessed(new.remedies, *(_widened(array[..., there], places, len(new.remedies)) for array in found[1:]))
 
 
-def sureness(inside: Networks, policy: Policy, by: str) -> dict[str, float]:
-    """Return for each question the probability from which its answers are right often enough on the training side."""
+def sureness(inside: Networks, policy: Policy, by: str) -> dict[str, Sureness]:
+    """Return for each question how sure its answers are, judged on the training side."""
     model = model_of(inside, policy, by)
-    return sure_levels(model, policy.features(model.features))
+    return sureness_of(model, policy.features(model.features))
 
 
-def _answers(found: Assessed, remedies: Sequence[str]) -> dict[str, np.ndarray]:
-    return {name: answer_chance(found.draws, remedies, one) for name, one in COMPARISONS.items()}
+def _answers(found: Assessed, remedies: Sequence[str], sure: Mapping[str, Sureness]) -> dict[str, np.ndarray]:
+    return {
+        name: sure[name].probability(answer_chance(found.draws, remedies, one)) for name, one in COMPARISONS.items()
+    }
 
 
 def _widened(values: np.ndarray, places: Sequence[int], number: int) -> np.ndarray:

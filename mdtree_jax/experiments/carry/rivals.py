@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from mdtree_jax.causes.evidence import evidence_frame
+from mdtree_jax.causes.gain_model import filled
 from mdtree_jax.collection.networks import SHARES
 from mdtree_jax.experiments.carry.networks import Networks, best_gain, shares
 from mdtree_jax.experiments.carry.predict import REPORT
@@ -56,7 +58,8 @@ def forest_on_errors(networks: Networks, by: str = "source") -> np.ndarray:
 
     groups, out = networks.table[by].to_numpy(), np.full(networks.gain.shape, -np.inf)
     names = ["train_error", "validation_error", "fitted_share"]
-    errors = networks.features[:, np.isin(networks.names, names)]
+    errors = filled(evidence_frame(networks.table, names))
+    level = networks.table["validation_error"].to_numpy(float) + 1
     family = networks.table["family"].to_numpy()
     for one in pd.unique(groups):
         rows, inside = groups == one, (groups != one) & (groups != REPORT)
@@ -66,9 +69,9 @@ def forest_on_errors(networks: Networks, by: str = "source") -> np.ndarray:
                 continue
             weight = 1 / pd.Series(family[fitted]).map(pd.Series(family[fitted]).value_counts()).to_numpy()
             forest = RandomForestRegressor(50, min_samples_leaf=10, random_state=0)
-            relative = (gain / (networks.error + 1))[fitted]
+            relative = (gain / level)[fitted]
             forest.fit(errors[fitted], relative, sample_weight=weight)
-            out[rows, place] = forest.predict(errors[rows]) * (networks.error[rows] + 1)
+            out[rows, place] = forest.predict(errors[rows]) * level[rows]
     out = np.where(np.isfinite(networks.gain), out, -np.inf)
     best = out.argmax(axis=1)
     return np.where(out[np.arange(len(best)), best] > 0, best, -1)

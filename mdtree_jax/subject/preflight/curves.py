@@ -123,6 +123,24 @@ def unstable_loss(evidence: Evidence) -> Seen | None:
     return Seen(strength, {"rises": counted, "points": len(losses)})
 
 
+def unstable_error(evidence: Evidence) -> Seen | None:
+    """Return an error that jumps with the loss, so that the training had been better before than it mostly is now.
+
+    A loss may jump where it does not matter; what was lost again in points of error would be kept at a lower rate.
+    """
+    jumps, history = unstable_loss(evidence), evidence.history
+    if jumps is None or history is None:
+        return None
+    column = next((name for name in ("validation_error", "train_error") if name in history), None)
+    errors = np.array([]) if column is None else history[column].dropna().to_numpy(np.float64)
+    if len(errors) < FEWEST or not np.isfinite(errors).all():
+        return None
+    usual, best = float(np.median(errors[len(errors) // 2 :])), float(errors.min())
+    lost = usual - best
+    strength = jumps.strength * ramp(lost / max(usual, 1e-30), 0.1, 0.25) * ramp(lost, 0.5, 1.5)
+    return Seen(strength, {"usual": usual, "best": best})
+
+
 def flat_loss(evidence: Evidence) -> Seen | None:
     """Return a loss that has not fallen and is near that of chance."""
     curve = _curve(evidence)
@@ -142,5 +160,5 @@ def wide_gap(evidence: Evidence) -> Seen | None:
     return Seen(strength, {"train_error": train, "validation_error": held_out})
 
 
-for _function in (straight_loss, falling_at_end, few_steps, unstable_loss, flat_loss, wide_gap):
+for _function in (straight_loss, falling_at_end, few_steps, unstable_loss, unstable_error, flat_loss, wide_gap):
     FINDINGS.bind(_function.__name__, find=_function)

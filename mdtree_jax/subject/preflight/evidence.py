@@ -112,6 +112,7 @@ def gather(
     params = split(variables)[0]
     outputs, gradient, units, possible = (look or make_look(apply, loss))(variables, x, y)
     task = task_of(outputs, targets, wants)
+    wants = _taken(wants, task, loss, outputs, y)
 
     def try_inputs(x: Any) -> float:
         return error_of(task, wants, *rows_of(task, np.asarray(apply(variables, x)), y))
@@ -146,6 +147,20 @@ def gather(
         try_inputs,
         None if apply_train is None else _moves(apply_train, variables, x),
     )
+
+
+def _taken(wants: str, task: Task, loss: Callable | None, outputs: np.ndarray, y: np.ndarray) -> str:
+    """Return what a loss takes of labels: probabilities where it is 0 at the labels themselves, else as it was said."""
+    if wants != "logits" or task == "values" or loss is None or outputs.ndim > 2:
+        return wants
+    _, targets = rows_of(task, outputs, y)
+    k = outputs.shape[1] if outputs.ndim > 1 else 1
+    perfect = np.eye(k, dtype=np.float32)[targets] if task == "classes" else targets.astype(np.float32)
+    worst = np.roll(perfect, 1, 1) if task == "classes" else 1 - perfect
+    if len(perfect) != len(outputs) or perfect.size != outputs.size:
+        return wants
+    at, away = (float(np.mean(np.asarray(loss(o.reshape(outputs.shape), y)))) for o in (perfect, worst))
+    return "probabilities" if abs(at) < 1e-3 * abs(away) else wants
 
 
 def sample_rows(num: int, most: int) -> np.ndarray:

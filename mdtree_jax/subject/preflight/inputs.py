@@ -17,6 +17,8 @@ from mdtree_jax.subject.preflight.task import predicted
 NEIGHBOURS = 5
 #: Inputs with more numbers than this an example are not compared with each other.
 MOST_COLUMNS = 50_000
+#: Last points of a history that must be the same for a training that runs in a circle.
+_ENDED = 4
 
 
 def inputs_unscaled(evidence: Evidence) -> Seen | None:
@@ -169,10 +171,26 @@ def unshuffled(evidence: Evidence) -> Seen | None:
     last = np.arange(len(labels)) >= len(labels) * (1 - 1.5 / np.sum(shares > 0))
     first_error, last_error = 100 * float(wrong[~last].mean()), 100 * float(wrong[last].mean())
     strength = ramp((first_error - last_error) / max(evidence.chance, 1e-9), 0.1, 0.4)
-    strength = max(strength, 0.6 * ramp(evidence.train_error / max(evidence.chance, 1e-9), 0.7, 0.9))
+    learned_nothing = ramp(evidence.train_error / max(evidence.chance, 1e-9), 0.7, 0.9)
+    strength = max(strength, (0.95 if _repeats(evidence) else 0.6) * learned_nothing)
     if (shuffle := evidence.setting("shuffle")) is not None:
         strength = 0.0 if shuffle else max(strength, 0.9)
     return Seen(strength, {"error_first": first_error, "error_last": last_error})
+
+
+def _repeats(evidence: Evidence) -> bool:
+    """Return whether the training loss ended the same from epoch to epoch though its gradient is not 0.
+
+    Batches that come in another order each time leave another loss each time; the same order runs in a circle.
+    """
+    history, gradient = evidence.history, evidence.gradient
+    if history is None or "train_loss" not in history or gradient is None:
+        return False
+    losses = history["train_loss"].dropna().to_numpy(np.float64)[-_ENDED:]
+    if len(losses) < _ENDED or not np.ptp(losses) <= 1e-6 * abs(losses[-1]):
+        return False
+    size = np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in gradient.values()))
+    return bool(size > 1e-3 * abs(losses[-1]))
 
 
 for _function in (inputs_unscaled, labels_unrelated, labels_relabelled, unshuffled):

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from mdtree_jax.registry.findings import FINDINGS
+from mdtree_jax.subject.preflight.curves import unstable_loss
 from mdtree_jax.subject.preflight.evidence import Evidence
-from mdtree_jax.subject.preflight.seen import Seen, gains_of, kernels_of, ramp, root_mean_square
+from mdtree_jax.subject.preflight.seen import Seen, gains_of, kernels_of, ramp, randomness_of, root_mean_square
 from mdtree_jax.subject.preflight.units import Units
+
+#: Root mean square × root of the inputs of usual initializations, between LeCun's 1 and He's 1.4.
+_USUAL_GAIN = 1.2
 
 
 def dead_units(evidence: Evidence) -> Seen | None:
@@ -23,11 +27,16 @@ def dead_units(evidence: Evidence) -> Seen | None:
     if not shares:
         return None
     layer = max(shares, key=lambda name: shares[name])
-    return Seen(ramp(shares[layer], 0.4, 0.8), {"layer": layer, "share": shares[layer]})
+    # A network that fits its examples has enough units that live.
+    harm = ramp(evidence.train_error / max(evidence.chance, 1e-30), 0.02, 0.1)
+    return Seen(harm * ramp(shares[layer], 0.4, 0.8), {"layer": layer, "share": shares[layer]})
 
 
 def saturated_units(evidence: Evidence) -> Seen | None:
-    """Return the layer whose bounded units are at the ends of their range most often."""
+    """Return the layer whose bounded units are at the ends of their range most often, of a network that does badly.
+
+    Training itself drives units there, which then decide like switches; a network that has learned much is not held up.
+    """
     shares = {
         f"{function} {number}": units.saturated
         for function in ("tanh", "sigmoid")
@@ -36,7 +45,8 @@ def saturated_units(evidence: Evidence) -> Seen | None:
     if not shares:
         return None
     layer = max(shares, key=lambda name: shares[name])
-    return Seen(ramp(shares[layer], 0.4, 0.7), {"layer": layer, "share": shares[layer]})
+    harm = ramp(evidence.train_error / max(evidence.chance, 1e-30), 0.5, 0.8)
+    return Seen(harm * ramp(shares[layer], 0.4, 0.7), {"layer": layer, "share": shares[layer]})
 
 
 def _hidden(evidence: Evidence, function: str) -> list[Units]:
@@ -46,15 +56,17 @@ def _hidden(evidence: Evidence, function: str) -> list[Units]:
 
 
 def vanishing_gradient(evidence: Evidence) -> Seen | None:
-    """Return layers whose gradients, relative to their weights, differ by orders of magnitude."""
-    if evidence.gradient is None or evidence.chance <= 0 or evidence.train_error < 0.8 * evidence.chance:
+    """Return layers whose gradients, relative to their weights, differ by orders of magnitude, of a bad network."""
+    if evidence.gradient is None or evidence.chance <= 0:
         return None
     kernels = kernels_of(evidence.params)
     sizes = [_norm_of(evidence.gradient[name]) / max(_norm_of(leaf), 1e-30) for name, leaf in kernels.items()]
     if len(sizes) < 3 or min(sizes) == 0:
         return None
     ratio = min(sizes) / max(sizes)
-    return Seen(ramp(np.log10(ratio), -3.0, -5.0), {"ratio": ratio})
+    # Of healthy networks it is 0.01 and more.
+    harm = ramp(evidence.train_error / evidence.chance, 0.4, 0.6)
+    return Seen(harm * ramp(np.log10(ratio), -2.5, -4.0), {"ratio": ratio})
 
 
 def identical_units(evidence: Evidence) -> Seen | None:
@@ -77,31 +89,50 @@ def identical_units(evidence: Evidence) -> Seen | None:
 
 
 def weights_too_large(evidence: Evidence) -> Seen | None:
-    """Return kernels that enlarge what passes through them, from the initialization on where that is known."""
+    """Return kernels that enlarge what passes through them, from the initialization on.
+
+    Where that is not known, they must look as if they were drawn so large, and not made so by training.
+    """
     initial = _initial(evidence)
     gains = gains_of(evidence.params if initial is None else initial, evidence.outputs.shape[1])
     if not gains:
         return None
     gain = float(np.median(gains))
-    return Seen(ramp(np.log(max(gain, 1e-30)), np.log(4), np.log(9)), {"gain": gain})
+    drawn = 1.0 if initial is not None else randomness_of(evidence.params, evidence.outputs.shape[1])
+    return Seen(ramp(np.log(max(gain, 1e-30)), np.log(4), np.log(9)) * drawn, {"gain": gain})
 
 
 def weights_grown(evidence: Evidence) -> Seen | None:
-    """Return kernels that a training blew up: many times as large as at initialization, and the network does badly."""
-    ratio = _growth(evidence)
-    if ratio is None or evidence.chance <= 0 or evidence.train_error < 0.5 * evidence.chance:
-        return None
-    return Seen(ramp(np.log(ratio), np.log(3), np.log(6)), {"ratio": ratio})
+    """Return kernels that a training blew up: many times as large as at initialization, to the network's harm.
+
+    Harm is a high training error, or a loss that jumps. Without the initialization, large kernels are blown up where
+    they do not look as if they were drawn so.
+    """
+    jumps = unstable_loss(evidence)
+    harm = 0.0 if jumps is None else jumps.strength
+    if evidence.chance > 0 and evidence.train_error >= 0.5 * evidence.chance:
+        harm = 1.0
+    ratio, trained = _growth(evidence), 1.0
+    if ratio is None:
+        gains = gains_of(evidence.params, evidence.outputs.shape[1])
+        if _initial(evidence) is not None or not gains:
+            return None
+        ratio = float(np.median(gains)) / _USUAL_GAIN
+        trained = 1 - randomness_of(evidence.params, evidence.outputs.shape[1])
+    strength = harm * ramp(np.log(max(ratio, 1e-30)), np.log(3), np.log(6)) * trained
+    return Seen(strength, {"ratio": ratio, "is_known": _initial(evidence) is not None})
 
 
 def weights_shrunk(evidence: Evidence) -> Seen | None:
-    """Return kernels far smaller than at initialization, of a network that does badly.
+    """Return kernels far smaller than at initialization, of a network that does badly and has weight decay.
 
-    Without the initialization: far below the gain of 1 that usual initializations have.
+    Without the initialization: far below the gain of 1 that usual initializations have; then the decay must be known.
     """
     if evidence.chance <= 0 or evidence.train_error < 0.3 * evidence.chance:
         return None
-    ratio = _growth(evidence)
+    decay, ratio = evidence.setting("weight_decay"), _growth(evidence)
+    if decay == 0 or (decay is None and ratio is None):
+        return None
     if ratio is None:
         if _initial(evidence) is not None:
             return None
@@ -109,7 +140,7 @@ def weights_shrunk(evidence: Evidence) -> Seen | None:
         if not gains:
             return None
         ratio = float(np.median(gains)) / 2  # trained networks of a gain of 1 and 2 are healthy
-    return Seen(ramp(ratio, 0.5, 0.1), {"ratio": ratio})
+    return Seen(ramp(ratio, 0.5, 0.1), {"ratio": ratio, "is_known": _initial(evidence) is not None})
 
 
 def _initial(evidence: Evidence) -> Mapping[str, np.ndarray] | None:

@@ -81,9 +81,11 @@ def outputs_not_probabilities(evidence: Evidence) -> Seen | None:
 
 
 def bounded_logits(evidence: Evidence) -> Seen | None:
-    """Return logits that a sigmoid or tanh confines, so that no class can get a probability near 1."""
+    """Return logits that a softmax, sigmoid or tanh confines, so that no class can get a probability near 1."""
     name, sure = last_activation(evidence)
-    if evidence.task == "values" or evidence.wants != "logits" or name not in ("sigmoid", "tanh"):
+    if evidence.task == "values" or evidence.wants != "logits" or name not in ("softmax", "sigmoid", "tanh"):
+        return None
+    if evidence.outputs.shape[1] == 1 and name == "softmax":  # a finding of its own
         return None
     return Seen(0.9 * sure, {"activation": name})
 

@@ -38,7 +38,9 @@ def check_targets(evidence: Evidence) -> None:
             f"the targets hold {evidence.targets.shape[1]} numbers for an example and the model gives {k}; they must "
             "be as many"
         )
-    if evidence.wants == "logits" and k > 1 and evidence.task == "classes" and are_probabilities(evidence.outputs):
+    # With a loss that is known to take logits, the softmax is a fault that a finding tells.
+    is_softmax = k > 1 and evidence.task == "classes" and are_probabilities(evidence.outputs)
+    if evidence.wants == "logits" and is_softmax and evidence.loss is None:
         raise UserError(
             "the outputs lie in 0 to 1 and sum to 1 for every example, so they are probabilities, but the objective "
             "takes logits: give an objective with outputs='probabilities', or the model without its last softmax"

@@ -39,6 +39,36 @@ def kernels_of(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
+def randomness_of(params: Mapping[str, np.ndarray], outputs: int) -> float:
+    """Return how much the kernels look as if they were drawn at random and hardly trained since, in [0, 1].
+
+    Large steps of training leave few strong directions, single large weights, and biases as large as the weights;
+    drawn numbers have as many directions as their shape allows, and biases start from 0.
+    """
+    inner = [leaf for leaf in kernels_of(params).values() if leaf.shape[-1] != outputs] or [
+        *kernels_of(params).values()
+    ]
+    if not inner:
+        return 0.0
+    found = []
+    for leaf in inner:
+        matrix = leaf.reshape(-1, leaf.shape[-1]).astype(np.float64)
+        if not (size := root_mean_square(matrix)):
+            return 0.0
+        scaled = matrix / size
+        # Few rows or columns have no directions to count.
+        if min(matrix.shape) >= 8:
+            directions = matrix.size / np.linalg.norm(scaled, 2) ** 2
+            of_drawn = matrix.size / sum(np.sqrt(matrix.shape)) ** 2
+            found.append(ramp(directions / of_drawn, 0.4, 0.8))
+        found.append(ramp(float(np.mean(scaled**4)), 9.0, 4.0))  # 3 of normal numbers
+    biases = [leaf for leaf in params.values() if leaf.ndim == 1 and leaf.size > 1]
+    if biases:
+        size = root_mean_square(np.concatenate([leaf.ravel() for leaf in inner]))
+        found.append(ramp(root_mean_square(np.concatenate(biases)) / max(size, 1e-300), 0.6, 0.2))
+    return min(found)
+
+
 def gains_of(params: Mapping[str, np.ndarray], outputs: int) -> list[float]:
     """Return root mean square × root of the inputs of every kernel but those of the last layer.
 

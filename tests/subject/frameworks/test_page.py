@@ -12,7 +12,7 @@ from flax import nnx
 
 import mdtree_jax
 from mdtree_jax.recipe.measure_settings import MeasureConfig
-from mdtree_jax.subject import from_model
+from mdtree_jax.subject import settings
 from mdtree_jax.subject.frameworks import FRAMEWORKS
 from tests.conftest import ROOT
 
@@ -125,7 +125,7 @@ def test_the_example_runs(name, tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, module)
     write_checkpoints(name)
     quick = MeasureConfig(["hessian"], "fast", hessian_images=20, trace_products=8, eigenvalue_steps=5)
-    monkeypatch.setattr(from_model, "default_measure", lambda columns: quick)
+    monkeypatch.setattr(settings, "default_measure", lambda columns: quick)
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 60)
     x = (np.eye(6)[y] + 0.4 * rng.standard_normal((60, 6))).astype(np.float32)

@@ -9,7 +9,7 @@ import pytest
 from mdtree_jax.diagnosis.findings import TOLD, causes_of
 from mdtree_jax.diagnosis.words.findings import advice_sentence
 from mdtree_jax.subject.preflight import find_in, gather, preflight
-from tests.subject.preflight.problems import data, fitted, names, net, strength, weights
+from tests.subject.preflight.problems import cross_entropy, data, fitted, history, names, net, strength, weights
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -54,6 +54,10 @@ def test_examples_in_order_of_their_labels():
     assert strength(gather(net(), good, x, y), "unshuffled") == 0  # sorted, and shuffled in training
     forgetful = {**good, "b2": good["b2"] + np.array([-20, -20, 20], np.float32)}
     assert strength(gather(net(), forgetful, x, y), "unshuffled") >= TOLD
+    stuck = {**good, "w2": good["w2"] * 0, "b2": np.array([0, 1, 0.5], np.float32)}
+    for losses, sure in ((np.full(8, 1.3), 0.95), (1.3 + 1e-3 * np.sin(np.arange(8)), 0.6)):
+        found = gather(net(), stuck, x, y, loss=cross_entropy, history=history(losses))
+        assert strength(found, "unshuffled") == pytest.approx(sure)  # the same order every time, the same loss
 
 
 IMAGES = np.random.default_rng(3).uniform(0, 1, (400, 6, 6, 3)).astype(np.float32) ** 2

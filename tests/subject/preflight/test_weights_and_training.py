@@ -34,10 +34,14 @@ def test_weights_that_are_alike_large_shrunk_or_where_they_were(healthy):
     for one in (alike, zero):
         assert strength(dataclasses.replace(healthy, params=one), "identical_units") == 1
     large = {**params, "w1": params["w1"] * 10}
-    assert strength(dataclasses.replace(healthy, params=large), "weights_too_large") == 1
+    assert strength(dataclasses.replace(healthy, params=large), "weights_too_large") == 1  # as they were drawn
     bad = dataclasses.replace(healthy, outputs=-healthy.outputs, fresh=params)
     small = {**params, "w1": params["w1"] / 10, "w2": params["w2"] / 10}
     assert strength(dataclasses.replace(bad, params=small), "weights_shrunk") == 1
+    assert strength(dataclasses.replace(bad, params=small, training={"weight_decay": 0.0}), "weights_shrunk") == 0
+    unknown = dataclasses.replace(bad, params=small, fresh=None)
+    assert strength(unknown, "weights_shrunk") == 0  # a small start and a decay look alike
+    assert strength(dataclasses.replace(unknown, training={"weight_decay": 0.1}), "weights_shrunk") == 1
     assert strength(bad, "weights_shrunk") == 0
     assert strength(dataclasses.replace(healthy, params=small, fresh=params), "weights_shrunk") == 0  # it does well
     assert strength(dataclasses.replace(healthy, params=params, initial=params), "never_moved") == 1
@@ -51,6 +55,25 @@ def test_weights_that_training_blew_up(healthy):
     assert "weights_grown" in names(find_in([bad]))
     assert "weights_too_large" not in names(find_in([bad]))
     assert strength(dataclasses.replace(bad, outputs=healthy.outputs), "weights_grown") == 0  # it does well
+
+
+@pytest.mark.parametrize("trained", ["few directions", "few weights", "biases"])
+def test_weights_that_were_drawn_large_and_weights_that_training_blew_up(healthy, trained):
+    """Without the start: drawn numbers fill all directions alike, and their biases start from 0."""
+    rng = np.random.default_rng(1)
+    drawn = rng.standard_normal((40, 16)).astype(np.float32) * 12 / np.sqrt(40)
+    grown = {
+        "few directions": drawn[:, :1] * np.sign(drawn[:1]) + 0.2 * drawn,
+        "few weights": 12 * drawn * (rng.random(drawn.shape) < 0.02) + drawn / 10,
+        "biases": drawn,
+    }[trained]
+    bad = dataclasses.replace(healthy, outputs=-healthy.outputs)
+    small = np.zeros(16, np.float32)
+    large = np.full(16, 2.0, np.float32)
+    first = dataclasses.replace(bad, params={"w1": drawn, "b1": small})
+    assert (strength(first, "weights_too_large"), strength(first, "weights_grown")) == (1, 0)
+    later = dataclasses.replace(bad, params={"w1": grown, "b1": large if trained == "biases" else small})
+    assert strength(later, "weights_too_large") < TOLD <= strength(later, "weights_grown")
 
 
 def test_statistics_that_do_not_move():

@@ -21,7 +21,7 @@ class Spending:
 
     Args:
         share: most steps, in units of one training; where `seconds` are given, whatever fits into them.
-        seconds: of wall time, counted from now; None for no limit.
+        seconds: of wall time, counted from `start`; None for no limit.
         is_given: whether the user said so.
 
     Attributes:
@@ -31,6 +31,14 @@ class Spending:
     def __init__(self, share: float, seconds: float | None = None, is_given: bool = True):
         self.share, self.seconds, self.is_given, self.spent = share, seconds, is_given, 0.0
         self._begin, self._price = time.monotonic(), math.nan
+
+    def start(self) -> None:
+        """Count the time from now."""
+        self._begin = time.monotonic()
+
+    def done(self, share: float) -> float:
+        """Return the share of all that is done: what was spent, of what may be; `share` where nothing may."""
+        return min(1.0, self.spent / self.allowed) if self.allowed > 0 else share
 
     @property
     def trains(self) -> bool:

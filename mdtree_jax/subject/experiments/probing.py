@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,9 +17,9 @@ from mdtree_jax.measuring.trained import TrainedItem, make_norms, make_probing
 from mdtree_jax.probes.steps import LEAST_WARM_UP, WARM_UP_SHARE
 from mdtree_jax.recipe.measure_settings import MeasureConfig, MeasureSettings, resolve
 from mdtree_jax.registry.probes import CHECKPOINT, PROBES, REFRESHED
+from mdtree_jax.subject.experiments.spending import Spending
+from mdtree_jax.subject.experiments.trained_as import TrainedAs
 from mdtree_jax.subject.network import Examples, Subject
-from mdtree_jax.subject.spending import Spending
-from mdtree_jax.subject.trained_as import TrainedAs
 from mdtree_jax.training import objective_functions
 from mdtree_jax.training.arrays import take_rows
 
@@ -41,14 +42,22 @@ class Seen(NamedTuple):
     errors: np.ndarray
 
 
-def on_device(data: Examples) -> Data:
+def as_sides(data: Examples) -> Data:
     """Return data as kernels take them; a side that is missing is one training example, which tells nothing."""
     one = take_rows((data.x_train, data.y_train), slice(1))
     x_test, y_test = (data.x_test, data.y_test) if len(data.y_test) else one
     whole = Data(data.x_train, data.y_train, x_test, y_test)
     if len(data.y_validation):
         whole = whole._replace(x_validation=data.x_validation, y_validation=data.y_validation)
-    return jax.tree.map(jnp.asarray, whole)
+    return whole
+
+
+def bytes_of(compiled: Any) -> int:
+    """Return what a compiled program takes of the device, what it is given included; 0 if the compiler does not say."""
+    taken = compiled.memory_analysis()
+    if taken is None:
+        return 0
+    return taken.temp_size_in_bytes + taken.argument_size_in_bytes + taken.output_size_in_bytes
 
 
 def price_of(names: Sequence[str], trained: TrainedAs, is_warm: bool = False) -> float:
@@ -64,7 +73,7 @@ class Probing:
 
     Args:
         subject: its networks.
-        data: of `on_device`.
+        data: of `as_sides`; it goes to the device at the first call.
         has_test: whether the test side tells anything.
         trained: how its networks were trained.
         names: probes that it runs.
@@ -91,12 +100,22 @@ class Probing:
             self._fresh = subject.init(jax.random.key(_SEED))
             _check_like(self._fresh, subject.variables[0])
 
+    @functools.cached_property
+    def on_device(self) -> Data:
+        """The data on the device."""
+        return jax.tree.map(jnp.asarray, self.data)
+
+    def memory_bytes(self, opt_state: Any) -> int:
+        """Return what the program takes of the device; it is compiled for that."""
+        return bytes_of(self._compiled(self._item(0, opt_state, self.trained)))
+
     def __call__(self, place: int, opt_state: Any, spending: Spending) -> Seen:
         """Return what is seen of a network; the steps are counted."""
         item = self._item(place, opt_state, self.trained)
         program = self._compiled(item)
+        data = self.on_device
         begin = time.perf_counter()
-        results, variables, errors = jax.device_get(program(item, self.data))
+        results, variables, errors = jax.device_get(program(item, data))
         share = int(results["probes_steps"]) / self.trained.num_steps
         spending.spend(share)
         spending.learn(time.perf_counter() - begin, share)
@@ -107,8 +126,9 @@ class Probing:
         hparams = self.trained.hparams._replace(num_samples=np.asarray(self.trained.settings.batch_size, np.int32))
         item = self._item(0, opt_state, self.trained._replace(hparams=hparams, num_epochs=np.int32(1)))
         program = self._compiled(item)
+        data = self.on_device
         begin = time.perf_counter()
-        steps = int(jax.device_get(program(item, self.data))[0]["probes_steps"])
+        steps = int(jax.device_get(program(item, data))[0]["probes_steps"])
         share = steps / self.trained.num_steps
         spending.spend(share)
         spending.learn(time.perf_counter() - begin, share)

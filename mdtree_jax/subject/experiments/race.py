@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +17,10 @@ from mdtree_jax.probes.outcome import estimate, refreshed
 from mdtree_jax.probes.race import short_run
 from mdtree_jax.recipe.measure_settings import MeasureConfig, MeasureSettings, resolve
 from mdtree_jax.registry.remedies import REMEDIES, Remedy
+from mdtree_jax.subject.experiments.probing import bytes_of
+from mdtree_jax.subject.experiments.spending import Spending
+from mdtree_jax.subject.experiments.trained_as import TrainedAs
 from mdtree_jax.subject.network import Subject
-from mdtree_jax.subject.spending import Spending
-from mdtree_jax.subject.trained_as import TrainedAs
 from mdtree_jax.training import objective_functions
 
 #: Knobs whose remedies can race with a user's own model and data.
@@ -36,7 +37,14 @@ class Raced(NamedTuple):
 
 
 def race(
-    subject: Subject, data: Data, trained: TrainedAs, moves: Sequence[str], policy: Policy, spending: Spending
+    subject: Subject,
+    data: Data,
+    trained: TrainedAs,
+    moves: Sequence[str],
+    policy: Policy,
+    spending: Spending,
+    memory_bytes: int | None = None,
+    progress: Callable[[float, str], None] = lambda fraction, message: None,
 ) -> Raced:
     """Race the first moves that can, as many as the policy says and may be paid, from one fresh initialization.
 
@@ -49,6 +57,8 @@ def race(
         moves: names of remedies, the best first.
         policy: how many race, and for which share of the steps.
         spending: it is spent from.
+        memory_bytes: what a racer may take; one that takes more is left out. None is any.
+        progress: called with the fraction done and a message.
     """
     able = [name for name in moves if _can_race(REMEDIES[name], trained)][: policy.racers]
     if len(able) < 2 or not data.has_validation:
@@ -56,6 +66,7 @@ def race(
     assert subject.init is not None  # the caller asked
     start, errors, compiling = subject.init(jax.random.key(_SEED)), {}, 0.0
     late: list[str] = []
+    large: list[str] = []
     racers = {name: _racer(REMEDIES[name], trained) for name in able}
     programs: dict[Any, Any] = {}
     for name, racer in racers.items():
@@ -63,11 +74,15 @@ def race(
         if price > spending.left + 1e-6:
             late.append(name)
             continue
+        progress(spending.done(0.0), f"race: {REMEDIES[name].meaning}")
         arguments = start, racer.hparams, racer.num_epochs, jnp.float32(1 / policy.share), data
         if racer.settings not in programs:
             begin = time.perf_counter()
             programs[racer.settings] = jax.jit(_program(racer)).lower(*arguments).compile()
             compiling += time.perf_counter() - begin
+        if memory_bytes is not None and bytes_of(programs[racer.settings]) > memory_bytes:
+            large.append(name)
+            continue
         begin = time.perf_counter()
         error, num_steps = jax.device_get(programs[racer.settings](*arguments))
         share = int(num_steps) / trained.num_steps
@@ -75,6 +90,7 @@ def race(
         spending.learn(time.perf_counter() - begin, share)
         errors[name] = float(error)
     notes = [fact("time_over", seconds=spending.seconds, left_out=late)] if late and spending.seconds else []
+    notes += [fact("memory_over", left_out=large)] if large else []
     # Alone, a racer says nothing.
     return Raced(errors if len(errors) > 1 else {}, notes, compiling)
 

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mdtree_jax.diagnosis.improved import SURE_BY, Improved
+from mdtree_jax.causes.repaired import SURE_BY
+from mdtree_jax.diagnosis.improved import Improved
 from mdtree_jax.probes.run import order_of
 from mdtree_jax.registry.probes import CHECKPOINT, REFRESHED
+from mdtree_jax.subject.experiments.probing import Seen
 from mdtree_jax.subject.frameworks.base import named_leaves
 from mdtree_jax.subject.network import Subject
-from mdtree_jax.subject.probing import Seen
 
 #: Networks that may be better than the given one.
 CANDIDATES = (REFRESHED, "cool", "same")
