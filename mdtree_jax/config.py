@@ -71,6 +71,7 @@ class DiagnoseConfig:
     reference: str | None = None
     name: str | None = None
     fail_on: Any = None
+    compare: str | None = None
     format: str = "text"
     out: str | None = None
     plugins: list[str] = field(default_factory=list)
