@@ -16,7 +16,7 @@ import sys
 
 from mdtree_jax import diagnose, explore, measure, reference, sweep, transfer
 from mdtree_jax.checks import UserError, check_choice
-from mdtree_jax.cli import EXIT_USER_ERROR, run
+from mdtree_jax.cli import EXIT_USER_ERROR, leave, run
 from mdtree_jax.provenance import __version__
 
 COMMANDS = {
@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"mdtree-jax: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    return run(name, command.__doc__, command.main, rest)
+    code = run(name, command.__doc__, command.main, rest)
+    return code if argv is not None else leave(code)
 
 
 if __name__ == "__main__":

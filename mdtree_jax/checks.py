@@ -21,6 +21,10 @@ class StaleState(UserError):
     """A saved intermediate state does not match this computation or is damaged; the computation can start over."""
 
 
+class DamagedFile(UserError):
+    """A file that this program wrote holds other bits now."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to `name`, or the empty string."""
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import sys
 import typing
@@ -26,8 +27,9 @@ from mdtree_jax.registry.datasets import DATASETS
 from mdtree_jax.registry.objectives import OBJECTIVES
 from mdtree_jax.registry.plugins import load_plugins
 from mdtree_jax.registry.table import Table
+from mdtree_jax.stopping import EXIT_STOPPED, Stopped
 
-EXIT_USER_ERROR = 2
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 #: Where the meaning of a setting begins in the help, as in the files of `conf`.
 _HELP_COLUMN = 44
 #: Settings whose values are entries of a table, or `package.module:function`; the help lists the entries.
@@ -262,7 +264,8 @@ def _default_text(one: dataclasses.Field) -> str:
 def run(name: str, what: str | None, main: Callable[[typing.Any], int | None], argv: list[str] | None = None) -> int:
     """Run a command: parse, call `main(config)`, return the exit code.
 
-    A `UserError` becomes one sentence on standard error and exit code 2; an interruption becomes 130.
+    A `UserError` becomes one sentence on standard error and exit code 2; a signal that asked to stop becomes 75, an
+    interruption 130.
     """
     argv = sys.argv[1:] if argv is None else argv
     if "--version" in argv:
@@ -277,6 +280,18 @@ def run(name: str, what: str | None, main: Callable[[typing.Any], int | None], a
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except Stopped as stopped:
+        print(f"{name}: {stopped}", file=sys.stderr)
+        return EXIT_STOPPED
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
+
+
+def leave(code: int) -> typing.NoReturn:
+    """End the process with an exit code; at once where it was stopped, for a thread may compile for minutes."""
+    if code in (EXIT_STOPPED, EXIT_INTERRUPTED):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +15,8 @@ from pathlib import Path
 from mdtree_jax.checks import UserError
 
 _MARK = ".partial"
+_TEMPORARY = re.compile(r".+\.\d+\.partial(\..*)?", re.DOTALL)
+_PIECE_BYTES = 2**20
 
 
 @contextlib.contextmanager
@@ -52,17 +57,72 @@ def record_names() -> list[str]:
 
 def is_temporary(name: str) -> bool:
     """Return whether a file of this name was left behind by a process that was killed while it wrote."""
-    return _MARK in name
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the name, beside `path`, under which this process writes what is then renamed to `path`."""
+    # The ending stays, because some writers choose their format by it.
+    return path.with_name(f"{path.stem}.{os.getpid()}{_MARK}{path.suffix}")
+
+
+def digest_of(path: Path, without: str = "") -> str:
+    """Return the sha256 of a file, or of a folder: of the names and digests of the files in it.
+
+    `without` names a file of the folder that does not count.
+    """
+    digest = hashlib.sha256()
+    if path.is_dir():
+        files = sorted(one for one in path.rglob("*") if not one.is_dir())
+        for name, one in ((one.relative_to(path).as_posix(), one) for one in files):
+            if name != without:
+                digest.update(f"{name}\0{digest_of(one)}\0".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+    with open(path, "rb") as stream:
+        while piece := stream.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link itself, or a folder with all that is in it; nothing if it is not there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder to the first free name with `.damaged` behind, and return that."""
+    aside = free_damaged_name(path)
+    path.rename(aside)
+    return aside
+
+
+def free_damaged_name(path: Path) -> Path:
+    """Return the first name that is not taken among `<name>.damaged`, `<name>.damaged-2` …"""
+    number, aside = 1, path.with_name(f"{path.name}.damaged")
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+    return aside
+
+
+def sync(path: Path) -> None:
+    """Have a file's content reach the disk, before a rename does; what is in a folder is its writer's."""
+    if not path.is_dir():
+        with open(path, "rb+") as stream:
+            os.fsync(stream.fileno())
 
 
 @contextlib.contextmanager
 def _renamed_at_the_end(path: Path) -> Iterator[Path]:
-    # The ending stays, because some writers choose their format by it.
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}{_MARK}{path.suffix}")
+    temporary = temporary_path(path)
     try:
+        if os.path.lexists(temporary):  # a link there must not be written through
+            temporary.unlink()
         yield temporary
-        with open(temporary, "rb+") as stream:  # the rename must not reach the disk before the content
-            os.fsync(stream.fileno())
+        sync(temporary)
         os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):

@@ -12,22 +12,30 @@ members.parquet (one per network), pairs.parquet (curves), layers.parquet (trace
 networks to the folder `out`, which is a collection for transfer, and explorer.html, a page to look at it. Only one
 process can work in a folder at a time. With more seeds, values or metrics, the same command extends an existing run,
 and trains and measures only what is missing.
-Exit code 3 means that some networks diverged; they are rows with status `diverged`.
 
+  python -m mdtree_jax.sweep +grid=digits shard=3/16 out=runs/part3            # one of 16 machines
+  python -m mdtree_jax.sweep +grid=digits merge=[runs/part1,runs/part2]        # join their parts in runs/digits
   python -m mdtree_jax.sweep +grid=digits verify=20    # check that this machine reproduces the included record
 
-Exit code 4 means that it does not.
+Exit codes:
+  0    everything that was asked for is done
+  2    bad input, or a folder or disk that cannot be used: one sentence says what
+  3    done, and some networks diverged; they are rows with status `diverged`
+  4    verify= found that this machine does not reproduce the record
+  75   SIGTERM, SIGUSR1 or SIGUSR2 stopped it, its state is saved, and the same command goes on from there
+  130  Ctrl-C; the same command goes on from the last saved state
+(1 is an unexpected error.)
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdtree_jax.checks import UserError
-from mdtree_jax.cli import run
+from mdtree_jax.cli import leave, run
 from mdtree_jax.recipe.schema import SweepConfig
+from mdtree_jax.stopping import on_signals
 
 if TYPE_CHECKING:
     from mdtree_jax.data import LoadedDataset
@@ -47,13 +55,23 @@ class Prepared(NamedTuple):
 
 
 def main(config: SweepConfig) -> int:
-    """Plan, move parts, or train, as the configuration says; return the exit code."""
+    """Plan, move parts, or train, as the configuration says; return the exit code.
+
+    Raises:
+        Stopped: a signal asked for it (`mdtree_jax.stopping`).
+    """
+    with on_signals():
+        return _main(config)
+
+
+def _main(config: SweepConfig) -> int:
     from mdtree_jax.data import dataset_shape
     from mdtree_jax.recipe.axes import make_cohorts
     from mdtree_jax.recipe.schema import check_settings, make_grid
     from mdtree_jax.report.terminal import make_console
     from mdtree_jax.runs.extend import members_by_key
     from mdtree_jax.runs.jax_backend import set_up_jax
+    from mdtree_jax.runs.shards import chosen_cohorts
     from mdtree_jax.store.folder import RunFolder
     from mdtree_jax.store.record import read_record
 
@@ -68,9 +86,10 @@ def main(config: SweepConfig) -> int:
     prepared = prepare(config)
     if record is not None:
         return _verify(config, record, prepared, console)
+    chosen = chosen_cohorts(prepared.cohorts, config.shard, config.cohorts)
     with RunFolder(config.out, prepared.identity, members_by_key(prepared.cohorts)) as folder:
-        if config.import_from is None and config.export_to is None:
-            return train(config, prepared, folder, console)
+        if config.merge is None and config.import_from is None and config.export_to is None:
+            return train(config, prepared._replace(cohorts=chosen), folder, console)
         return _move_parts(config, folder, console)
 
 
@@ -100,25 +119,42 @@ def _show_plan(config: SweepConfig, cohorts, shape, console) -> int:
     from mdtree_jax.runs.extend import members_by_key
     from mdtree_jax.runs.jax_backend import plan_here
     from mdtree_jax.runs.monitor import plan_table
-    from mdtree_jax.store.folder import read_parts
+    from mdtree_jax.runs.shards import chosen_cohorts
+    from mdtree_jax.store.opening import read_parts
 
+    chosen = chosen_cohorts(cohorts, config.shard, config.cohorts)
     parts = read_parts(config.out, resolved_config(config.grid), members_by_key(cohorts))
-    if parts is not None and (grown := parts.grids.since(parts.grids.stored)) is not None:
-        console.print(f"{config.out} would be extended ({grown.in_words()})", highlight=False, soft_wrap=True)
-    console.print(plan_table(plan_here(config, cohorts, shape, parts), config.grid.name))
+    if parts is not None:
+        if (grown := parts.grids.since(parts.grids.stored)) is not None:
+            console.print(f"{config.out} would be extended ({grown.in_words()})", highlight=False, soft_wrap=True)
+        damaged = [*(one.path for one in parts.damaged), *(parts.damaged_networks() if config.check_files else ())]
+        for path in damaged:
+            console.print(f"{path} is damaged and would be made again", highlight=False, soft_wrap=True)
+    console.print(plan_table(plan_here(config, chosen, shape, parts), config.grid.name))
     return 0
 
 
 def _move_parts(config: SweepConfig, folder, console) -> int:
     from mdtree_jax.store.exchange import export_parts, import_parts
 
+    if config.check_files:
+        folder.check_networks(folder.cohorts)
+    lines, at = folder.damage, folder.path
+    if config.merge is not None:
+        new, known = import_parts(folder, config.merge, keep=config.keep == "all", option="merge")
+        left = len(folder.cohorts) - len(folder.trained)
+        missing = f"; {left} cohorts are not trained yet, which the command without merge= does" if left else ""
+        lines.append(f"merged {new} cohorts into {at}, {known} were already there{missing}")
     if config.import_from is not None:
-        new, known = import_parts(folder, config.import_from)
+        new, known = import_parts(folder, [config.import_from])
+        lines.append(f"imported {new} cohorts into {at}, {known} were already there")
+    if config.merge is not None or config.import_from is not None:
         folder.write_tables(config.csv)
-        console.print(f"imported {new} cohorts into {folder.path}, {known} were already there", highlight=False)
     if config.export_to is not None:
         number = export_parts(folder, config.export_to)
-        console.print(f"exported {number} of {len(folder.cohorts)} cohorts to {config.export_to}", highlight=False)
+        lines.append(f"exported {number} of {len(folder.cohorts)} cohorts to {config.export_to}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -162,12 +198,15 @@ def train(config: SweepConfig, prepared: Prepared, folder, console, record=None)
     estimated = plan_here(config, cohorts, data.shape, folder.parts).set_index("cohort")["estimated_seconds"]
     stages = {stage: stage in config.stages for stage in ("train", "measure")}
     pending = set().union(*still_to_do(cohorts, folder, **stages))
-    done = (len(cohorts) if stages["train"] else len(folder.trained)) - len(pending)
+    trained = set(folder.trained)
+    there = [cohort for cohort in cohorts if stages["train"] or cohort.key in trained]
+    done = len(there) - len(pending)
     with Monitor(console, {key: estimated[key] for key in pending}, done) as monitor:
         trainer = jax_trainer(config, data.shape) if "train" in config.stages else None
         if record is not None and trainer is not None:
             trainer = trainer._replace(choose=recorded_choice(record, trainer.decode, trainer.choose))
         options = {"measurer": measurer, "keep": config.keep, "csv": config.csv, "scalars": scalars}
+        options["check_files"] = config.check_files
         summary = run_sweep(recipe, cohorts, data, folder, trainer, monitor, **options)
     diverged = f", {summary.num_diverged} diverged" if summary.num_diverged else ""
     if summary.num_not_measurable:
@@ -198,4 +237,4 @@ def _write_explorer(folder: Path, console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run("sweep", __doc__, main))
+    leave(run("sweep", __doc__, main))

@@ -19,7 +19,7 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")  # whatever is imported first,
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # One for all processes of a run, which inherit it, and none of the user's.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mdtree_jax_tests_")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # many tests trace the same again
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 # Property tests draw the same examples on every run and on every machine, however slow it is.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -12,7 +12,7 @@ from mdtree_jax import diagnose, diagnose_metrics, reference
 from mdtree_jax.cli import run
 from mdtree_jax.diagnosis.reference import default_reference
 from mdtree_jax.diagnosis.result import Diagnosis
-from mdtree_jax.store.manifest import FORMAT
+from mdtree_jax.store.manifest import FORMAT, write_manifest
 from tests.models.test_convert import random_state_dict
 
 ROW = {"train_error": 7.5, "log_hessian_trace": 5.6, "cka": 0.4, "mode_connectivity_peak": -9.0}
@@ -129,14 +129,14 @@ def test_a_run_is_compared_with_models_of_its_own_data(capsys, small_grid, tmp_p
     folder.mkdir()
     small_grid.assign(num_finite=3, train_seconds=30.0, train_flops=5e10).to_parquet(folder / "collection.parquet")
     manifest = {"format": FORMAT, "config": {"dataset": dataset}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder / "manifest.json", manifest)
     chosen = ["select.width=32", "select.batch_size=16", "select.data_fraction=0.5", "format=json"]
     code, out, _ = call(capsys, f"run={folder}", *chosen)
     assert code == 0
     assert json.loads(out)["reference"] == reference
     assert not any("labels are noise" in note for note in json.loads(out)["notes"])
     manifest["config"]["label_noise_fraction"] = 0.1
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder / "manifest.json", manifest)
     code, out, _ = call(capsys, f"run={folder}", *chosen, "reference=published_F")
     assert json.loads(out)["reference"] == "published/F"
     assert json.loads(out)["remarks"][-1] == {"kind": "label_noise", "share": 0.1}
@@ -295,7 +295,7 @@ def test_what_the_answer_may_use_is_a_setting(capsys, small_grid, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     small_grid.assign(num_finite=3).iloc[:2].to_parquet(folder / "collection.parquet")
-    (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "config": {"dataset": "digits"}}))
+    write_manifest(folder / "manifest.json", {"format": FORMAT, "config": {"dataset": "digits"}})
     whole, alone = (
         json.loads(call(capsys, f"run={folder}", "format=json", *more)[1]) for more in ([], ["evidence=landscape"])
     )

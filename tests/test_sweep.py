@@ -68,6 +68,12 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
             "grid.label_noise_seed=-1 is out of range; it must be 0 or above",
         ),
         (["+grid=digits", "keep=some"], "unknown keep 'some'; available: all, metrics_only"),
+        (["+grid=digits", "engine=locl"], "unknown engine 'locl' (did you mean 'local'?); available: local"),
+        (["+grid=digits", "shard=17/16"], "shard=17/16 is not one of 1/16 to 16/16"),
+        (["+grid=digits", "shard=1/2", "cohorts=[a]"], "shard= and cohorts= cannot be combined; give only one"),
+        (["+grid=digits", "shard=1/2", "verify=3"], "verify= and shard= cannot be combined; give only one"),
+        (["+grid=digits", "cohorts=[w6-b16-e3]"], "unknown cohort 'w6-b16-e3' (did you mean 'w6-b16-e30'?)"),
+        (["+grid=digits", "merge=[]"], "merge=[] joins nothing; write merge=[folder,folder]"),
         (["+grid=digits", "checkpoint_minutes=0"], "checkpoint_minutes=0 is out of range; it must be above 0"),
         (["+grid=digits", "out=/dev/null/run"], "cannot write to /dev/null/run: a part of the path is a file"),
         (
@@ -230,6 +236,23 @@ def test_parts_move_to_another_folder(small_run, capsys, monkeypatch):
     assert code == 2
     assert "empty has no finished cohort to export" in err
     assert not (folder / "nothing").exists()
+
+
+def test_shards_are_merged_and_what_is_missing_is_trained(small_run, capsys, monkeypatch):
+    folder, _ = small_run
+    monkeypatch.chdir(folder)
+    assert "1 cohorts, 0 finished" in call(capsys, *SMALL, "shard=1/2", "out=half", "dry_run=true")[1]
+    code, out, _ = call(capsys, *SMALL, "shard=1/2", "out=half")
+    assert code == 0
+    assert "1 cohorts trained" in out
+    code, out, err = call(capsys, *SMALL, "merge=[half]", "out=both")
+    assert code == 0, err
+    assert "merged 1 cohorts into" in out
+    assert "1 cohorts are not trained yet, which the command without merge= does" in out
+    code, out, _ = call(capsys, *SMALL, "out=both", "check_files=true")
+    assert code == 0
+    assert "1 cohorts trained" in out
+    assert_same_tables(folder / "run", folder / "both")
 
 
 def test_diverged_networks_are_rows_and_the_exit_code_says_so(capsys, tmp_path):

@@ -362,4 +362,4 @@ class _Fitted(NamedTuple):
         low, high = (self.residuals.quantile(q) for q in ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2))
         chance = self.residuals.above((1.0 - mean) / size)
         # No gain is larger than the error that there is.
-        return np.minimum(mean, error), mean + low * size, np.minimum(mean + high * size, error), chance
+        return *(np.minimum(mean + place * size, error) for place in (0.0, low, high)), chance

@@ -26,6 +26,7 @@ from mdtree_jax.files import record_names, records_folder
 from mdtree_jax.registry.knobs import KNOBS, Knob
 from mdtree_jax.registry.measurements import MEASUREMENTS
 from mdtree_jax.registry.questions import label_columns
+from mdtree_jax.store.manifest import check_table
 
 #: Short names for pairs: train on the first, test on the second. The default needs no download.
 PAIRS = {"digits": ("digits", "digits_noisy"), "published": ("published/F", "published/F_noise")}
@@ -151,6 +152,7 @@ def read_table(path: Path, what: str) -> pd.DataFrame:
         raise UserError(f"the {what} '{path}' does not exist or is not a file")
     if path.suffix.lower() not in readers:
         raise UserError(f"the {what} '{path}' ends in '{path.suffix}'; it must be a .csv or .parquet file")
+    check_table(path)
     try:
         return readers[path.suffix.lower()](path)
     except (ValueError, OSError) as error:  # pandas' and Arrow's parse errors are ValueErrors

@@ -46,6 +46,7 @@ from mdtree_jax.population.programs import model_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.measure_settings import MeasureSettings, chosen_pairs
 from mdtree_jax.registry.kernels import Kernel, stages
+from mdtree_jax.stopping import is_asked
 from mdtree_jax.store.tables import Measured
 from mdtree_jax.training import objective_functions
 from mdtree_jax.training.arrays import num_bytes, one_row, shapes_in
@@ -83,7 +84,8 @@ def measure_cohort(
         dtype: of the arithmetic.
         model: the network, already checked, where it is none of our architectures; its permutations are not known.
         progress: called after every chunk with the fraction done and a message.
-        checkpoint: called with what is measured so far, a flat dictionary of arrays, after `checkpoint_seconds` each.
+        checkpoint: called with what is measured so far, a flat dictionary of arrays, after `checkpoint_seconds` each,
+            and after the chunk in which a signal asked to stop (`mdtree_jax.stopping`).
         checkpoint_seconds: least time between two checkpoints.
         resume: such a dictionary, of the same cohort and settings; the results are those of an uninterrupted run.
         recorded: what `record` was called with when this cohort was begun: how much memory is free now must not change
@@ -107,7 +109,8 @@ def measure_cohort(
     def after_chunk(message: str) -> None:
         if progress is not None:
             progress(run.fraction_done(), f"{cohort.key}: {message}")
-        if checkpoint is not None and time.perf_counter() - last[0] >= checkpoint_seconds:
+        is_due = is_asked() or time.perf_counter() - last[0] >= checkpoint_seconds
+        if checkpoint is not None and is_due:
             checkpoint(run.snapshot())
             last[0] = time.perf_counter()
 

@@ -29,6 +29,7 @@ from mdtree_jax.population.programs import hyperparameters_of, input_of, model_o
 from mdtree_jax.population.results import VALIDATION, TrainedCohort, metrics_of
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE
+from mdtree_jax.stopping import is_asked
 from mdtree_jax.training import Hyperparameters, ObjectiveLike, Trainer, evaluate, objective_functions
 from mdtree_jax.training.arrays import kind_in
 from mdtree_jax.training.train import init_key
@@ -63,7 +64,8 @@ def train_cohort(
         dtype: `float32` or `float64` (with x64 enabled).
         grid_seed: with `member.seed` and `member.num_samples`, all that a member's randomness depends on.
         progress: called after every block with the fraction of steps done and a message.
-        checkpoint: called with the whole state, a flat dictionary of NumPy arrays, after `checkpoint_seconds` each.
+        checkpoint: called with the whole state, a flat dictionary of NumPy arrays, after `checkpoint_seconds` each, and
+            after the block in which a signal asked to stop (`mdtree_jax.stopping`).
         checkpoint_seconds: least time between two checkpoints.
         resume: such a state, of the same cohort and executor; the results are those of an uninterrupted run.
 
@@ -84,7 +86,8 @@ def train_cohort(
         run.run_block()
         if progress is not None:
             progress(run.fraction_done(), f"{cohort.key}: {executor.kind}")
-        if checkpoint is not None and time.perf_counter() - last_checkpoint >= checkpoint_seconds:
+        is_due = is_asked() or time.perf_counter() - last_checkpoint >= checkpoint_seconds
+        if checkpoint is not None and is_due:
             checkpoint(run.snapshot())
             last_checkpoint = time.perf_counter()
     return run.finish()

@@ -29,6 +29,8 @@ from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, find_objective
 DTYPES = ("float32", "float64")
 KEEP = ("all", "metrics_only")
 STAGES = ("train", "measure")
+#: What runs the cohorts: `local` is this process, one after the other.
+ENGINES = ("local",)
 
 
 #: Settings of a grid that came after runs without them -> the value that those have.
@@ -114,6 +116,11 @@ class SweepConfig:
     csv: bool = False
     tensorboard: bool = False
     explorer: bool = True
+    engine: str = "local"
+    shard: str | None = None
+    cohorts: list[str] | None = None
+    merge: list[str] | None = None
+    check_files: bool = False
     export_to: str | None = None
     import_from: str | None = None
     verify: int | None = None
@@ -188,6 +195,7 @@ def check_settings(config: SweepConfig) -> None:
     _check_objective(grid)
     check_choice("dtype", grid.dtype, DTYPES)
     check_choice("keep", config.keep, KEEP)
+    check_choice("engine", config.engine, ENGINES)
     for stage in config.stages:
         check_choice("stage", stage, STAGES)
     if not config.stages:
@@ -202,10 +210,16 @@ def check_settings(config: SweepConfig) -> None:
             )
     asked = {"dry_run=true": config.dry_run, "verify=": config.verify is not None}
     asked |= {"import_from= or export_to=": config.import_from is not None or config.export_to is not None}
+    asked |= {"merge=": config.merge is not None}
+    if config.shard is not None or config.cohorts is not None:
+        asked.pop("dry_run=true")
+        asked |= {"shard=": config.shard is not None, "cohorts=": config.cohorts is not None}
     if sum(asked.values()) > 1:
         raise UserError(
             f"{' and '.join(name for name, given in asked.items() if given)} cannot be combined; give only one"
         )
+    if config.merge == []:
+        raise UserError("merge=[] joins nothing; write merge=[folder,folder]")
     if config.verify is not None and set(config.stages) != set(STAGES):
         raise UserError(f"verify={config.verify} needs both stages, and stages={config.stages} leaves one out")
     _check_files(config)

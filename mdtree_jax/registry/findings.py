@@ -58,7 +58,13 @@ class FindingKind:
 
 
 _CANNOT_LEARN = ("wrong_last_activation", "wrong_loss", "bad_initialization", "wrong_labels")
-_BREAK_UNITS = (*_CANNOT_LEARN, "inputs_not_scaled", "not_shuffled", "temperature_too_high")
+_BREAK_UNITS = (
+    *_CANNOT_LEARN,
+    "inputs_not_scaled",
+    "not_shuffled",
+    "temperature_too_high",
+    "too_much_regularization",
+)
 
 FINDINGS: Table[FindingKind] = Table(
     "finding",
@@ -115,7 +121,7 @@ FINDINGS: Table[FindingKind] = Table(
             "targets that the last activation cannot reach",
             "at least a tenth of the targets of a regression lie outside the range of the last activation",
             ("activation", "share", "lowest_target", "highest_target"),
-            "remove the last activation: a regression wants a linear output",
+            "remove the last activation: a regression wants a linear output (and targets far from 1 want scaling)",
             "wrong_last_activation",
         ),
         FindingKind(

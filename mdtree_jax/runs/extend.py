@@ -48,9 +48,9 @@ def untrained(cohort: Cohort, folder: RunFolder) -> Cohort:
 def executor_before(cohort: Cohort, folder: RunFolder) -> dict[str, Any] | None:
     """Return the recorded executor with which the untrained members of a cohort go on, None to choose one anew."""
     name = folder.name_to_train(cohort.key)
-    recorded = folder.executor(name)
+    recorded = folder.executor(cohort.key, name)
     if recorded is None and 2 * len(folder.parts.missing(cohort.key)) <= len(cohort.members):
-        recorded = folder.executor(cohort.key)
+        recorded = folder.executor(cohort.key, cohort.key)
     return recorded
 
 
@@ -142,6 +142,7 @@ def stacked_networks(folder: RunFolder, cohort: Cohort, fresh: Networks | None) 
 def _read_networks(folder: RunFolder, path: Any, cohort: Cohort, held: Collection[Member]) -> Networks:
     from mdtree_jax.store.checkpoint import load_population
 
+    folder.ledger.check(cohort.key, path)
     variables, members = load_population(path, folder.parts.grids)
     if len(members) != len(held) or set(members) != set(held):
         raise UserError(f"{path} does not hold the members of cohort {cohort.key}")

@@ -77,6 +77,7 @@ class Monitor:
     def __init__(self, console: Console, estimated_seconds: dict[str, float], num_finished: int = 0):
         self._console = console
         self._estimated = dict(estimated_seconds)
+        self._estimated_left = sum(self._estimated.values())
         self._total = num_finished + len(estimated_seconds)
         self._num_finished = num_finished
         self._estimated_done = self._actual_done = 0.0
@@ -121,7 +122,9 @@ class Monitor:
         assert self._current is not None  # it was started
         key, start = self._current
         seconds = time.perf_counter() - start
-        self._estimated_done += self._estimated.pop(key, 0.0)
+        estimated = self._estimated.pop(key, 0.0)
+        self._estimated_done += estimated
+        self._estimated_left = max(self._estimated_left - estimated, 0.0) if self._estimated else 0.0
         self._actual_done += seconds
         self._num_finished += 1
         self._current = None
@@ -147,7 +150,7 @@ class Monitor:
         if done <= 0.0:
             return None
         running = self._estimated.get(self._current[0], 0.0) * self._fraction if self._current else 0.0
-        return (sum(self._estimated.values()) - running) * actual / done
+        return (self._estimated_left - running) * actual / done
 
     def _left_text(self) -> str:
         left = self.seconds_left()

@@ -195,5 +195,8 @@ def _scale(plan: pd.DataFrame, took: pd.Series, trained: pd.Series) -> np.ndarra
     estimates = (known["training"] * trained[is_known]).to_numpy()
     ratios = np.log(took[known["cohort"]].clip(lower=1e-9).to_numpy() / estimates)
     places, known_places = (np.log(table[["width", "batch_size"]].to_numpy(float)) for table in (plan, known))
-    weights = 1 / (0.1 + ((places[:, None] - known_places[None]) ** 2).sum(-1))
-    return np.exp(weights @ ratios / weights.sum(1))
+    scales = []
+    for some in np.array_split(places, -(-len(places) // 256)):  # all by all is too much of many cohorts
+        weights = 1 / (0.1 + ((some[:, None] - known_places[None]) ** 2).sum(-1))
+        scales.append(weights @ ratios / weights.sum(1))
+    return np.exp(np.concatenate(scales))

@@ -5,6 +5,7 @@ No JAX at import: trainer and measurer are handed in, and checkpoints are import
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import time
@@ -15,9 +16,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from mdtree_jax.checks import StaleState, check_choice
+from mdtree_jax import stopping
+from mdtree_jax.checks import StaleState, UserError, check_choice
 from mdtree_jax.recipe.cohort import Cohort, Recipe
 from mdtree_jax.recipe.schema import KEEP
 from mdtree_jax.runs.extend import (
@@ -30,8 +31,13 @@ from mdtree_jax.runs.extend import (
     untrained,
 )
 from mdtree_jax.runs.monitor import Monitor, ScalarLog
+from mdtree_jax.runs.rows import history_rows, member_rows
 from mdtree_jax.store.folder import RunFolder
-from mdtree_jax.store.tables import DIVERGED, OK, VALIDATION_COLUMNS, not_converged, not_measurable, typed_members
+from mdtree_jax.store.tables import OK, not_converged, not_measurable
+
+
+#: How much of the time may go to writing the tables while the run goes on: they hold everything, so their cost grows.
+_SHARE_FOR_TABLES = 0.05
 
 
 class Trainer(NamedTuple):
@@ -94,43 +100,63 @@ def run_sweep(
     keep: str = "all",
     csv: bool = False,
     scalars: ScalarLog | None = None,
+    check_files: bool = False,
 ) -> SweepSummary:
     """Train and measure every cohort of which `folder` (entered, so locked) does not have that yet.
 
     Without a `trainer` nothing is trained, without a `measurer` nothing measured. A folder of a smaller grid, or with
     fewer metrics, is extended: what it has is kept, only what is missing is trained and measured, and its tables end as
-    those of a run of the larger grid. The executor of a cohort is written to the manifest before its first step, and
-    taken from there when the run is continued. A member that diverges stays as a row with status `diverged`. Raises
-    `UserError` on a full disk, and for trained networks that are needed to measure but gone; whatever stops it, what
-    was finished so far is kept.
+    those of a run of the larger grid. The executor of a cohort is written to its record before its first step, and
+    taken from there when the run is continued. A member that diverges stays as a row with status `diverged`. Files that
+    are damaged are said, and made again; of networks that are not needed, only with `check_files`.
+
+    Raises:
+        UserError: a full disk; trained networks that are needed to measure but gone.
+        Stopped: a signal asked for it (`mdtree_jax.stopping`).
+
+    Whatever stops it, what was finished so far is kept.
     """
     check_choice("keep", keep, KEEP)
     start = time.perf_counter()
     if measurer is not None:
         folder.use_measurement(measurer.config, measurer.earlier)
+    if check_files:
+        folder.check_networks(folder.cohorts)
+    _say_damage(folder, monitor)
     to_train, to_measure = still_to_do(cohorts, folder, train=trainer is not None, measure=measurer is not None)
     check_networks_are_there(folder, cohorts, to_measure, {} if measurer is None else measurer.config)
     if folder.growth:
         monitor.say(growth_line(folder))
     folder.extend()
-    folder.write_tables(csv)  # a killed process may have left them behind its parts
+    tables = _Tables(folder, csv)
     pending = [cohort for cohort in cohorts if cohort.key in to_train | to_measure]
-    with _Ahead(recipe, data, folder, trainer, [cohort for cohort in pending if cohort.key in to_train]) as ahead:
-        for cohort in pending:
-            monitor.start_cohort(cohort.key)
-            is_measured_next = cohort.key in to_measure
-            fresh = None
-            if trainer is not None and cohort.key in to_train:
-                keep_networks = keep == "all" or is_measured_next
-                ahead.start_next(cohort)
-                fresh = _train_one(recipe, cohort, data, folder, trainer, monitor, keep_networks)
-            if measurer is not None and is_measured_next:
-                _measure_one(recipe, cohort, data, folder, measurer, monitor, fresh, keep)
-            rows = folder.trained_rows(cohort.key)
-            folder.write_tables(csv)
-            monitor.finish_cohort(rows)
-            if scalars is not None:
-                scalars.write(cohorts.index(cohort) + 1, rows)
+    places = {cohort.key: place for place, cohort in enumerate(cohorts, 1)}
+    try:
+        if pending:
+            tables.write()  # a killed process may have left them behind its parts
+        with _Ahead(recipe, data, folder, trainer, [cohort for cohort in pending if cohort.key in to_train]) as ahead:
+            for cohort in pending:
+                stopping.stop_if_asked("what is finished is saved")
+                monitor.start_cohort(cohort.key)
+                if cohort.key in to_measure and _networks_are_damaged(folder, cohort.key, monitor):
+                    to_train.add(cohort.key)
+                fresh = None
+                if cohort.key in to_train:
+                    ahead.start_next(cohort)
+                    kept = keep == "all" or cohort.key in to_measure
+                    fresh = _train_one(recipe, cohort, data, folder, _needed(trainer, folder, cohort), monitor, kept)
+                if measurer is not None and cohort.key in to_measure:
+                    _measure_one(recipe, cohort, data, folder, measurer, monitor, fresh, keep)
+                rows = folder.trained_rows(cohort.key)
+                tables.write_if_time()
+                monitor.finish_cohort(rows)
+                if scalars is not None:
+                    scalars.write(places[cohort.key], rows)
+    except BaseException:
+        with contextlib.suppress(Exception):  # what stopped it is what is to be said
+            tables.write()
+        raise
+    folder.write_tables(csv)
     members = folder.members
     return SweepSummary(
         num_trained_cohorts=len(to_train),
@@ -148,10 +174,53 @@ def still_to_do(
     cohorts: Sequence[Cohort], folder: RunFolder, *, train: bool, measure: bool
 ) -> tuple[set[str], set[str]]:
     """Return the keys of the cohorts that are to be trained and to be measured; what is not trained is not measured."""
-    to_train = {cohort.key for cohort in cohorts if train and cohort.key not in folder.trained}
-    there = to_train | set(folder.trained)
-    to_measure = {c.key for c in cohorts if measure and c.key in there and c.key not in folder.measured}
+    trained, measured = set(folder.trained), set(folder.measured)
+    to_train = {cohort.key for cohort in cohorts if train and cohort.key not in trained}
+    there = to_train | trained
+    to_measure = {c.key for c in cohorts if measure and c.key in there and c.key not in measured}
     return to_train, to_measure
+
+
+class _Tables:
+    """Writes the tables of a run folder as often as takes a small share of the time: they hold all cohorts so far."""
+
+    def __init__(self, folder: RunFolder, csv: bool):
+        self._folder, self._csv = folder, csv
+        self._next = 0.0
+
+    def write(self) -> None:
+        """Write them now; they are not the final ones."""
+        start = time.perf_counter()
+        self._folder.write_tables(self._csv, is_final=False)
+        end = time.perf_counter()
+        self._next = end + (end - start) / _SHARE_FOR_TABLES
+
+    def write_if_time(self) -> None:
+        """Write them if the last time was long enough ago."""
+        if time.perf_counter() >= self._next:
+            self.write()
+
+
+def _say_damage(folder: RunFolder, monitor: Monitor) -> None:
+    while folder.damage:
+        monitor.say(folder.damage.pop(0))
+
+
+def _networks_are_damaged(folder: RunFolder, key: str, monitor: Monitor) -> bool:
+    """Return whether networks of a trained cohort had to be set aside, so that it is to be trained again."""
+    was_trained = key in folder.parts.trained
+    folder.check_networks([key])
+    _say_damage(folder, monitor)
+    return was_trained and key not in folder.parts.trained
+
+
+def _needed(trainer: Trainer | None, folder: RunFolder, cohort: Cohort) -> Trainer:
+    if trainer is None:
+        raise UserError(
+            f"cohort {cohort.key} of {folder.path} is to be trained again before it can be measured, and stages= "
+            "leaves training out; repeat the command with stages=[train,measure]"
+        )
+    return trainer
 
 
 class _Ahead:
@@ -186,7 +255,7 @@ class _Ahead:
 
 
 def _recorded_executor(cohort: Cohort, folder: RunFolder, trainer: Trainer) -> Any:
-    """Return how a cohort is executed as the manifest says, None if it does not or this machine cannot do it."""
+    """Return how a cohort is executed as its record says, None if it does not or this machine cannot do it."""
     recorded = executor_before(cohort, folder)
     return None if recorded is None else trainer.decode(recorded)
 
@@ -194,34 +263,37 @@ def _recorded_executor(cohort: Cohort, folder: RunFolder, trainer: Trainer) -> A
 def _train_one(
     recipe: Recipe, cohort: Cohort, data: Any, folder: RunFolder, trainer: Trainer, monitor: Monitor, keep: bool
 ) -> Networks:
-    """Train what is missing of a cohort and commit it: executor, then networks, then the part that says so.
+    """Train what is missing of a cohort and commit it: executor, then networks and the part that says so.
 
     Returns the trained networks.
     """
+    stopping.stop_if_asked("what is finished is saved")
     name, missing = folder.name_to_train(cohort.key), untrained(cohort, folder)
     choice = _recorded_executor(cohort, folder, trainer)
-    if choice is None or folder.executor(name) is None:
-        folder.forget_unfinished(name)  # a state goes with its executor
+    if choice is None or folder.executor(cohort.key, name) is None:
+        folder.forget_unfinished(cohort.key, name)  # a state goes with its executor
         choice = choice or trainer.choose(recipe, cohort)
-        folder.record_executor(name, trainer.encode(choice))
-    unfinished = folder.unfinished_path(name)
-    options = {"progress": monitor.progress, "checkpoint": functools.partial(_save_state, unfinished)}
+        folder.record_executor(cohort.key, name, trainer.encode(choice))
+    options = {"progress": monitor.progress, "checkpoint": functools.partial(_save_state, folder, cohort.key, name)}
     train = functools.partial(trainer.train, recipe, missing, data, executor=choice, **options)
-    trained = _resumed(train, unfinished, folder)
+    trained = _resumed(train, folder, cohort.key, name)
     rows, networks = member_rows(missing, trained), Networks(members_of(missing), trained.variables)
     history = history_rows(missing, trained)
-    if keep:
-        from mdtree_jax.store.checkpoint import save_population
-
-        save_population(folder.checkpoint_path(name), networks.variables, networks.members, folder.parts.grids.here)
     metadata = {
         "executor": trainer.encode(choice),
         "useful_step_fraction": float(trained.useful_step_fraction),
         "num_compilations": int(trained.num_compilations),
         "compile_seconds": float(trained.compile_seconds),
     }
-    folder.finish(cohort.key, rows, metadata, history)
+    write = functools.partial(_save_networks, networks, folder.parts.grids.here) if keep else None
+    folder.finish(cohort.key, rows, metadata, history, write)
     return networks
+
+
+def _save_networks(networks: Networks, grid: str, path: Path) -> None:
+    from mdtree_jax.store.checkpoint import save_population
+
+    save_population(path, networks.variables, networks.members, grid)
 
 
 def _measure_one(
@@ -235,17 +307,17 @@ def _measure_one(
     keep: str,
 ) -> None:
     """Measure what is missing of a trained cohort and commit the tables; `fresh` networks were trained just now."""
-    variables = stacked_networks(folder, cohort, fresh)
-    unfinished = folder.unfinished_path(f"measured-{cohort.key}")
+    stopping.stop_if_asked("what is finished is saved")
+    variables, name = stacked_networks(folder, cohort, fresh), f"measured-{cohort.key}"
     rows = folder.trained_rows(cohort.key).set_index(["configuration", "seed"])["status"]
     is_finite = [rows[member.index, member.seed] == OK for member in cohort.members]
-    options = {"progress": monitor.progress, "checkpoint": functools.partial(_save_state, unfinished)}
+    options = {"progress": monitor.progress, "checkpoint": functools.partial(_save_state, folder, cohort.key, name)}
     options["recorded"] = folder.choices(cohort.key)
     options["record"] = functools.partial(folder.record_choices, cohort.key)
     if (known := folder.measurement(cohort.key)) is not None:
         options["known"] = known
     measure = functools.partial(measurer.measure, recipe, cohort, data, variables, is_finite, **options)
-    measured = _resumed(measure, unfinished, folder)
+    measured = _resumed(measure, folder, cohort.key, name)
     tables = {"members": measured.members, "pairs": measured.pairs, "layers": measured.layers}
     metadata = {
         "choices": measured.choices,
@@ -256,19 +328,21 @@ def _measure_one(
     folder.finish_measurement(cohort.key, tables, metadata)
 
 
-def _resumed(work: Callable[..., Any], unfinished: Path, folder: RunFolder) -> Any:
+def _resumed(work: Callable[..., Any], folder: RunFolder, key: str, name: str) -> Any:
     """Return `work(resume=…)` with the state that was saved inside it; from the start where that is of another time."""
     try:
-        return work(resume=_load_state(unfinished))
+        return work(resume=_load_state(folder.unfinished_path(name)))
     except StaleState:
-        folder.forget_unfinished(unfinished.name)
+        folder.forget_unfinished(key, name)
         return work(resume=None)
 
 
-def _save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
+def _save_state(folder: RunFolder, key: str, name: str, state: Mapping[str, np.ndarray]) -> None:
     from mdtree_jax.store.checkpoint import save_state
 
-    save_state(path, state)
+    folder.claim_state(key, name)
+    save_state(folder.unfinished_path(name), state)
+    stopping.stop_if_asked(f"what is finished and the state inside {name} are saved")
 
 
 def _load_state(path: Path) -> dict[str, np.ndarray] | None:
@@ -277,64 +351,3 @@ def _load_state(path: Path) -> dict[str, np.ndarray] | None:
     from mdtree_jax.store.checkpoint import load_state
 
     return load_state(path)
-
-
-def member_rows(cohort: Cohort, trained: Any) -> pd.DataFrame:
-    """Return the per-seed rows of a trained cohort, in the order of its members."""
-    per_member = {
-        name: np.asarray(getattr(trained, name))
-        for name in ("train_error", "test_error", "train_loss", "test_loss", "stop_epoch", "train_seconds")
-    }
-    if trained.validation_loss is not None:
-        per_member |= {name: np.asarray(getattr(trained, name)) for name in VALIDATION_COLUMNS}
-    members = cohort.members
-    rows = pd.DataFrame(
-        {
-            "configuration": [member.index for member in members],
-            "seed": [member.seed for member in members],
-            "status": np.where(np.asarray(trained.is_finite), OK, DIVERGED),
-            "cohort": cohort.key,
-            "width": cohort.width,
-            "batch_size": cohort.batch_size,
-            "data_fraction": [member.data_fraction for member in members],
-            "num_samples": [member.num_samples for member in members],
-            "num_parameters": count_parameters(trained.variables["params"]),
-            "learning_rate": [member.learning_rate for member in members],
-            "weight_decay": [member.weight_decay for member in members],
-            "train_epochs": cohort.train_epochs,
-            **_further_knobs(cohort),
-            **per_member,
-            "train_flops": np.asarray(trained.train_flops),
-        }
-    )
-    return typed_members(rows)
-
-
-def history_rows(cohort: Cohort, trained: Any) -> pd.DataFrame | None:
-    """Return the points of the learning curves of a trained cohort, None if they were not recorded."""
-    if trained.history is None:
-        return None
-    values = dict(trained.history)
-    members = [cohort.members[number] for number in values.pop("member")]
-    keys = {"configuration": [member.index for member in members], "seed": [member.seed for member in members]}
-    counts = dict.fromkeys((*keys, "epoch", "step"), np.int64)
-    unknown = dict.fromkeys(("train_loss", "validation_loss", "validation_error"), np.nan)
-    return pd.DataFrame({**keys, "epoch": 0, "step": 0, **unknown, **values}).astype(counts)
-
-
-def _further_knobs(cohort: Cohort) -> dict[str, list[Any]]:
-    """Return the values of the knobs that not every grid has, by member; true is 1."""
-    columns = {name: [value] * len(cohort.members) for name, value in cohort.knobs}
-    columns |= {name: [member.value(name) for member in cohort.members] for name in cohort.batched}
-    return {name: [int(v) if isinstance(v, bool) else v for v in values] for name, values in columns.items()}
-
-
-def count_parameters(stacked: Any) -> int:
-    """Return the number of parameters of one member of a nested dict of arrays (members, …).
-
-    >>> count_parameters({"dense": {"kernel": np.zeros((7, 4, 3)), "bias": np.zeros((7, 3))}})
-    15
-    """
-    if isinstance(stacked, Mapping):
-        return sum(count_parameters(value) for value in stacked.values())
-    return int(np.prod(stacked.shape[1:]))

@@ -22,10 +22,11 @@ import numpy as np
 import pandas as pd
 from orbax.checkpoint import v1 as ocp
 
-from mdtree_jax.checks import UserError
-from mdtree_jax.files import one_sentence_on_write_failure
+from mdtree_jax.checks import DamagedFile, UserError
+from mdtree_jax.files import digest_of, one_sentence_on_write_failure
 from mdtree_jax.store.grids import Grids
-from mdtree_jax.store.manifest import read_manifest
+from mdtree_jax.store.ledger import Ledger
+from mdtree_jax.store.manifest import check_table, read_manifest
 from mdtree_jax.store.tables import has_value, read_metadata
 
 # The interface's verbs were renamed within 0.12.
@@ -34,6 +35,7 @@ _load: Callable = getattr(ocp, "load", None) or ocp.load_pytree
 _metadata: Callable = getattr(ocp, "metadata", None) or ocp.pytree_metadata
 _GROUP_BYTES = 256 * 2**20  # how much of a stacked checkpoint is in memory at once while one member is read
 
+_DIGEST = "sha256"  # file of a state: the digest of the others
 _OVERHEAD_BYTES = 2**17  # what a checkpoint of nothing takes, generously: 60 kB in some twenty files
 
 
@@ -90,7 +92,10 @@ def load_network(run: str | Path, *, seed: int, **selection: float | str) -> tup
     """
     run = Path(run).expanduser().absolute()
     try:
+        check_table(run / "members.parquet")
         members = pd.read_parquet(run / "members.parquet")
+    except DamagedFile:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{run} is not a run folder with finished networks ({error})") from error
     selection = {**selection, "seed": seed}
@@ -106,6 +111,7 @@ def load_network(run: str | Path, *, seed: int, **selection: float | str) -> tup
     row = members[fits].iloc[0]
     path = run / "checkpoints" / row["cohort"]
     paths = [one for one in (path, *sorted(path.parent.glob(f"{path.name}+*"))) if one.is_dir()]
+    paths = [one for one in paths if ".damaged" not in one.name.removeprefix(path.name)]
     manifest = read_manifest(run / "manifest.json")
     grids = None if manifest is None else Grids(run, manifest)
     number = int(row["configuration"])
@@ -117,7 +123,20 @@ def load_network(run: str | Path, *, seed: int, **selection: float | str) -> tup
         raise UserError(
             f"{run} has no checkpoint of {which} {row['cohort']}: it was run with keep=metrics_only or imported"
         )
+    _check_networks(run, row["cohort"], holder)
     return load_member(holder, number, seed, grids), row
+
+
+def _check_networks(run: Path, cohort: str, path: Path) -> None:
+    """Raise `DamagedFile` if networks are not as they were written; of earlier versions that is not known."""
+    ledger = Ledger(run)
+    ledger.read([cohort])
+    if ledger.digest(cohort, path) is None:
+        return
+    try:
+        ledger.check(cohort, path)
+    except DamagedFile as error:
+        raise DamagedFile(f"{error}; repeat the sweep's command with check_files=true to train it again") from error
 
 
 def save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
@@ -131,6 +150,8 @@ def save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
     # Orbax refuses arrays without elements; their description says all there is to know.
     full = {f"array{i:05d}": array for i, array in enumerate(arrays.values()) if array.size}
     _write(fresh, full, {"arrays": described})
+    with one_sentence_on_write_failure(path):
+        (fresh / _DIGEST).write_text(digest_of(fresh, without=_DIGEST))
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         path.rename(old)
@@ -142,7 +163,7 @@ def load_state(path: Path) -> dict[str, np.ndarray] | None:
     """Return the state that `save_state` wrote to `path`, None if there is none that can be read."""
     # Killed between the two renames of save_state, the whole states are .new and .old; the newer one counts.
     for candidate in (path, *(path.with_name(f"{path.name}.{suffix}") for suffix in ("new", "old"))):
-        if (candidate / "orbax.checkpoint").exists():
+        if _is_whole(candidate):
             try:
                 metadata = _read_metadata(candidate)
                 arrays = _read(candidate, metadata.metadata)
@@ -154,6 +175,13 @@ def load_state(path: Path) -> dict[str, np.ndarray] | None:
                 for i, (name, shape, dtype) in enumerate(described)
             }
     return None
+
+
+def _is_whole(state: Path) -> bool:
+    """Return whether a state is as it was written; of what is not, the cohort starts over."""
+    with contextlib.suppress(OSError, ValueError):
+        return (state / _DIGEST).read_text() == digest_of(state, without=_DIGEST)
+    return False
 
 
 def _write(path: Path, tree: Any, custom_metadata: dict[str, Any]) -> None:

@@ -1,77 +1,169 @@
-"""Finished cohorts that move between run folders: their parts, copied. Networks do not move with them."""
+"""Finished cohorts that move between run folders: parts of one recipe are joined, whatever axes each had."""
 
 from __future__ import annotations
 
 import functools
-import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
-
-from mdtree_jax.checks import UserError
-from mdtree_jax.files import is_temporary, one_sentence_on_write_failure, write_atomically
+from mdtree_jax.checks import DamagedFile, UserError
+from mdtree_jax.files import is_temporary
 from mdtree_jax.store.folder import RunFolder
-from mdtree_jax.store.parts import HISTORY, MEASURED
+from mdtree_jax.store.grids import Grids
+from mdtree_jax.store.joined import Joined
+from mdtree_jax.store.ledger import Ledger
+from mdtree_jax.store.manifest import FORMAT, read_manifest
+from mdtree_jax.store.parts import HISTORY, MEASURED, Parts
 
 
 def export_parts(run: RunFolder, target: str | Path) -> int:
-    """Copy the parts of all finished cohorts of `run` (entered) into the folder `target`; return how many cohorts.
+    """Copy the parts of all finished cohorts of `run` (entered) to the run folder `target`; return how many cohorts.
 
-    Raises `UserError` if no cohort is finished, or `target` cannot be written.
+    The networks stay. Raises `UserError` if no cohort is finished, or `target` is not empty and of another recipe, or
+    cannot be written.
     """
     _check_not_larger(run, "export_to")
-    target = Path(target).expanduser()
     if not run.trained:
         raise UserError(f"{run.path} has no finished cohort to export; run the sweep without export_to= first")
-    with one_sentence_on_write_failure(target):
-        for key in run.trained:
-            kinds = [*([HISTORY] if key in run.parts.history else []), "trained"]
-            for kind in (*kinds, *(MEASURED if key in run.measured else ())):
-                path = run.parts.path(key, kind)
-                copy = functools.partial(shutil.copyfile, path)
-                write_atomically(target / path.relative_to(run.path / "parts"), copy)
+    with RunFolder(target, run.config, run.cohorts) as other:
+        other.extend()
+        _join(other, [_Source(run.path, run.parts, run.ledger)], keep=False)
     return len(run.trained)
 
 
-def import_parts(run: RunFolder, source: str | Path) -> tuple[int, int]:
-    """Take over the parts in `source` (exported ones, or a run folder); return how many were new and known.
+def import_parts(
+    run: RunFolder, sources: Sequence[str | Path], *, keep: bool = False, option: str = "import_from"
+) -> tuple[int, int]:
+    """Join the finished cohorts of run folders, or of folders of parts, to `run`; return how many were new and known.
 
-    Where any cohort of the source is measured, those that are only trained are left out: their networks are not in
-    the parts, so they could never be measured. All are checked before the first is taken. Raises `UserError` for a
-    folder without parts, a part of another config, and a part whose members are not those of this grid.
+    A source may have fewer values of an axis or seeds than the grid of `run`; of a network that several have, the first
+    counts. Where any cohort of a source is measured, those that are only trained are left out: their networks are not
+    in the parts, so they could not be measured. `keep` copies the networks where they are kept. All or nothing is
+    taken.
+
+    Raises:
+        UserError: a source without parts, of another recipe (every key that differs is named), with damaged parts, or
+            measured otherwise; two sources with seeds of one configuration between which pairs were to be measured.
     """
-    _check_not_larger(run, "import_from")
-    source = Path(source).expanduser()
-    folder = source / "parts" if (source / "parts").is_dir() else source
-    found = [path for path in folder.rglob("*.parquet") if not is_temporary(path.name)]
-    found = [path for path in found if path.parent == folder or path.parent.name in (HISTORY, *MEASURED)]
-    if not found:
-        raise UserError(f"import_from='{source}' holds no parts (*.parquet)")
-    # In the order in which they are committed: learning curves, trained, then layers, pairs and members.
-    kinds = (HISTORY, "trained", *MEASURED)
-    paths = [(path, path.parent.name if path.parent != folder else "trained") for path in sorted(found)]
-    paths.sort(key=lambda item: kinds.index(item[1]))
-    trained, measured = ({path.stem for path, kind in paths if kind == which} for which in ("trained", "members"))
-    paths = [(path, kind) for path, kind in paths if path.stem in (measured if kind in MEASURED else trained)]
-    if measured:
-        paths = [(path, kind) for path, kind in paths if path.stem in measured]
-    alone = sorted(measured - trained - set(run.parts.trained))
-    if alone:
-        raise UserError(f"import_from='{source}' holds measurements of cohort {alone[0]}, but not its training")
-    there: dict[str, dict[str, pd.DataFrame]] = {}
-    source_of: dict[tuple[str, str], Path] = {}
-    for path, kind in paths:
-        there.setdefault(path.stem, {})[kind], _ = run.parts.check(path, path.stem, kind, is_own=False)
-        source_of[path.stem, kind] = path
-    wanted = {key: _kinds_to_import(run, key, rows) for key, rows in there.items()}
+    _check_not_larger(run, option)
+    return _join(run, [_read_source(run, Path(source).expanduser().absolute(), option) for source in sources], keep)
+
+
+class _Source:
+    """A folder that is joined to a run: its parts, counted as in the grid of the run, and its records."""
+
+    def __init__(self, path: Path, parts: Parts, ledger: Ledger, config: dict[str, Any] | None = None):
+        self.path, self.parts, self.ledger, self.config = path, parts, ledger, config
+
+    @property
+    def keys(self) -> list[str]:
+        """Cohorts that are taken from here."""
+        return [key for key in self.parts.trained if key in self.parts.measured or not self.parts.measured]
+
+    @property
+    def measure(self) -> dict[str, Any] | None:
+        """How was measured here, None if nothing was."""
+        found = (self.parts.metadata[key, MEASURED[-1]].get("measure") or {} for key in self.parts.measured)
+        return next(found, None)
+
+    def networks(self, key: str) -> dict[str, Path]:
+        """Return where networks of a cohort are kept, by the name that they have."""
+        folder = self.path / "checkpoints"
+        return {path.name: path for path in self.ledger.files(key, "checkpoints") if path.parent == folder}
+
+
+def _join(run: RunFolder, sources: Sequence[_Source], keep: bool) -> tuple[int, int]:
+    joined: dict[str, Joined] = {}
+    fresh, known = set(), set()
+    for source in sources:
+        run.check_measured_alike(source.path, source.measure)
+        for key in source.keys:
+            cohort = joined.setdefault(key, Joined(key, run.parts, run.ledger[key].executors))
+            networks = source.networks(key) if keep else {}
+            is_new = cohort.add(source.path, source.parts, source.ledger[key].executors, networks)
+            (fresh if is_new else known).add(key)
+    for source in sources:
+        _check_networks(source, joined.values())
     with run.writing():
-        for key, kind in [(key, kind) for key, kinds_of in wanted.items() for kind in kinds_of]:
-            write_atomically(run.parts.path(key, kind), functools.partial(shutil.copyfile, source_of[key, kind]))
-    run.read_parts()
-    run.save_manifest()  # how the measurements that came were made is now how this folder measures
-    fresh = sum(1 for kinds_of in wanted.values() if kinds_of)
-    return fresh, len(wanted) - fresh
+        run.join({key: cohort for key, cohort in joined.items() if cohort.is_changed}, [s.config for s in sources])
+    return len(fresh), len(known - fresh)
+
+
+def _check_networks(source: _Source, joined: Any) -> None:
+    for cohort in joined:
+        for path in cohort.networks.values():
+            if path.is_relative_to(source.path):
+                _checked(functools.partial(source.ledger.check, cohort.key, path))
+
+
+def _checked(check: Any) -> None:
+    try:
+        check()
+    except DamagedFile as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: object) -> DamagedFile:
+    return DamagedFile(f"{error}; nothing was imported: repeat the sweep's command there, which makes it again")
+
+
+def _read_source(run: RunFolder, path: Path, option: str) -> _Source:
+    if path.resolve() == run.path.resolve():
+        raise UserError(f"{option}='{path}' is the run folder itself; leave it out")
+    try:
+        manifest = read_manifest(path / "manifest.json")
+    except DamagedFile as error:
+        raise _damaged(error) from error
+    ledger = Ledger(path)
+    if manifest is None:
+        return _source_of_parts_alone(run, path, ledger, option)
+    ledger.read(run.cohorts)
+    if ledger.damaged:
+        raise _damaged(f"the record of cohort {ledger.damaged[0]} in {path} is damaged")
+    if manifest["format"] < FORMAT:
+        ledger.adopt(run.cohorts)
+    grids = Grids(path, manifest, run.config)
+    grids.since(grids.stored)  # refuses another recipe
+    parts = Parts(path, manifest, grids, run.cohorts, ledger)
+    _read(parts)
+    if not parts.trained:
+        raise UserError(f"{option}='{path}' has no finished cohort of this grid")
+    return _Source(path, parts, ledger, None if grids.since(grids.stored) is None else manifest["config"])
+
+
+def _source_of_parts_alone(run: RunFolder, path: Path, ledger: Ledger, option: str) -> _Source:
+    """Return a source of parts alone, `<cohort>.parquet` and folders by kind, as earlier versions exported them."""
+    folder = path / "parts" if (path / "parts").is_dir() else path
+    found = [one for one in folder.rglob("*.parquet") if not is_temporary(one.name)]
+    found = [one for one in found if one.parent == folder or one.parent.name in (HISTORY, *MEASURED)]
+    if not found:
+        raise UserError(f"{option}='{path}' holds no parts (*.parquet)")
+    for one in sorted(found):
+        if one.stem not in run.cohorts:
+            raise UserError(f"{one} is of a sweep with another config than {run.path}")
+    alone = sorted(
+        {one.stem for one in found if one.parent != folder} - {one.stem for one in found if one.parent == folder}
+    )
+    if alone:
+        raise UserError(f"{option}='{path}' holds measurements of cohort {alone[0]}, but not its training")
+    ledger.adopt_files(found)
+    parts = _PartsAlone(folder, {"config": run.config, "sessions": []}, run.parts.grids, run.cohorts, ledger)
+    _read(parts)
+    return _Source(path, parts, ledger)
+
+
+class _PartsAlone(Parts):
+    """Parts that lie in their folder itself."""
+
+    def path(self, key: str, kind: str = "trained") -> Path:
+        return self._folder / f"{key}.parquet" if kind == "trained" else self._folder / kind / f"{key}.parquet"
+
+
+def _read(parts: Parts) -> None:
+    parts.read(rewrite=False)
+    if parts.damaged:
+        raise _damaged(f"{parts.damaged[0].path} is damaged or not a part of a sweep")
 
 
 def _check_not_larger(run: RunFolder, option: str) -> None:
@@ -82,20 +174,3 @@ def _check_not_larger(run: RunFolder, option: str) -> None:
             "without it first"
         )
     run.extend()  # the same grid can be written otherwise
-
-
-def _kinds_to_import(run: RunFolder, key: str, there: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Return which parts of a cohort are taken over, in the order in which they are committed.
-
-    Measurements go with the networks that they are of: a cohort that was trained here takes only those of networks
-    with the same numbers, else it keeps what it has.
-    """
-    if key not in run.parts.trained:
-        return [kind for kind in (HISTORY, "trained", *MEASURED) if kind in there]
-    if key in run.parts.measured or MEASURED[-1] not in there:
-        return []
-    ours = run.trained_rows(key)
-    ours = ours[[c for c in ours if not str(c).endswith("_seconds")]]
-    if "trained" in there and not ours.equals(there["trained"].reindex(columns=ours.columns)):
-        return []
-    return list(MEASURED)

@@ -1,5 +1,7 @@
 """The grids that a run folder had, one extending the other, and the numbers of configurations in them.
 
+So are grids of other folders, parts of this one, whose networks were joined to it (`joined_from` of the manifest).
+
 A part or checkpoint says by the hash of its config in which grid its configurations are counted.
 """
 
@@ -44,7 +46,8 @@ class Grids:
     def __init__(self, path: Path, manifest: dict[str, Any], config: dict[str, Any] | None = None):
         earlier = [entry["config"] for entry in manifest.get("extended_from", [])]
         configs = [*earlier, manifest["config"], *([] if config is None else [config])]
-        self._configs = {config_hash(one): one for one in configs}
+        joined = {config_hash(one): one for one in manifest.get("joined_from", [])}
+        self._configs = joined | {config_hash(one): one for one in configs}
         self._path, self._first = path, config_hash(configs[0])
         self.here, self.stored = config_hash(configs[-1]), config_hash(manifest["config"])
 

@@ -6,12 +6,18 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from mdtree_jax.checks import UserError
 from mdtree_jax.files import one_sentence_on_write_failure
+
+#: What a lock file holds: nothing, or the process that had it last.
+_NOTE = re.compile(rb"(process \d+ on [^\n]{0,300}\n?)?", re.DOTALL)
+_NOT_OURS = "{} is not a lock file of this program (a link, or another file of this name); move it away"
 
 
 class FolderLock:
@@ -29,7 +35,7 @@ class FolderLock:
     def __enter__(self) -> FolderLock:
         with one_sentence_on_write_failure(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = _open_own(self.path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -54,10 +60,25 @@ class FolderLock:
         self._descriptor = None
 
 
+def _open_own(path: Path) -> int:
+    """Open a lock file, which is made if there is none; raises `UserError` for anything else of this name."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise UserError(_NOT_OURS.format(path)) from error
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1 or not _NOTE.fullmatch(os.pread(descriptor, 400, 0)):
+        os.close(descriptor)
+        raise UserError(_NOT_OURS.format(path))
+    return descriptor
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Wait until no other process is inside for the same file; the lock is a hidden file beside it."""
-    descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _open_own(path.with_name(f".{path.name}.lock"))
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

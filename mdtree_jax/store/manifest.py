@@ -1,4 +1,4 @@
-"""The manifest of a run folder: its configuration, its sessions (`mdtree_jax.provenance`) and its executors."""
+"""The manifest of a run folder: its configuration, its sessions (`mdtree_jax.provenance`), digests of its tables."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from mdtree_jax.checks import UserError
-from mdtree_jax.files import is_temporary, write_atomically
-from mdtree_jax.recipe.schema import ADDED_LATER
+from mdtree_jax.checks import DamagedFile, UserError
+from mdtree_jax.files import digest_of, is_temporary, write_atomically
 from mdtree_jax.registry.knobs import KNOBS
 
-FORMAT = 1
+#: 2: records of cohorts, with digests; in 1 the manifest held how every cohort was executed.
+FORMAT = 2
+_SEAL = "sha256"
 
 
 def config_hash(config: dict[str, Any]) -> str:
@@ -33,28 +34,76 @@ def data_hash(*arrays: np.ndarray) -> str:
 
 
 def new_manifest(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a new run with the resolved `config`; sessions and executors are added as they come."""
-    return {"format": FORMAT, "config": config, "config_hash": config_hash(config), "sessions": [], "executors": {}}
+    """Return the manifest of a new run with the resolved `config`; sessions and tables are added as they come."""
+    return {"format": FORMAT, "config": config, "config_hash": config_hash(config), "sessions": [], "tables": {}}
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """Return the manifest at `path`, None if there is none; raises `UserError` if it cannot be understood."""
+    """Return the manifest at `path`, None if there is none.
+
+    Raises:
+        DamagedFile: it cannot be read, or was changed.
+        UserError: it is of another version.
+    """
+    to_do = "restore it, or use another folder"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        known = manifest["format"] == FORMAT and isinstance(manifest["config"], dict)
+        manifest = read_sealed(path)
+        known = manifest["format"] in (1, FORMAT) and isinstance(manifest["config"], dict)
+        seal_lacks = manifest["format"] == FORMAT and _SEAL not in manifest
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a manifest of a run ({error}); restore it, or use another folder") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedFile(f"{path} is not a manifest of a run, or is damaged ({error}); {to_do}") from error
     if not known:
         raise UserError(f"{path} has format {manifest['format']}, but this version writes {FORMAT}; use another folder")
+    if seal_lacks:
+        raise DamagedFile(f"{path} is damaged: it has no {_SEAL}; {to_do}")
+    manifest.pop(_SEAL, None)
     return manifest
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Write `manifest` as indented JSON, whole or not at all."""
-    text = json.dumps(manifest, indent=1, sort_keys=False) + "\n"
+    """Write `manifest` as indented JSON with its digest, whole or not at all."""
+    write_sealed(path, manifest)
+
+
+def write_sealed(path: Path, values: dict[str, Any]) -> None:
+    """Write a dictionary as JSON, with the sha256 of it as its last entry, whole or not at all."""
+    text = json.dumps({**values, _SEAL: _seal(values)}, indent=1) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Return a dictionary that is in a JSON file, with its sha256 if it has one.
+
+    Raises:
+        ValueError: it is no JSON object, or it has another sha256.
+    """
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError("it is not a JSON object")
+    if _SEAL in values and values[_SEAL] != _seal({name: v for name, v in values.items() if name != _SEAL}):
+        raise ValueError(f"its content has another {_SEAL}")
+    return values
+
+
+def _seal(values: dict[str, Any]) -> str:
+    plain = json.loads(json.dumps(values))  # keys that are no text sort as they will be read
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def check_table(path: Path) -> None:
+    """Raise `DamagedFile` if the manifest beside a table of a finished run says that other bits were written."""
+    try:
+        tables = (read_manifest(path.parent / "manifest.json") or {}).get("tables", {})
+    except UserError:  # the folder need not be of a run
+        return
+    wanted = tables.get(path.name) if isinstance(tables, dict) else None
+    if wanted is not None and path.is_file() and digest_of(path) != wanted:
+        raise DamagedFile(
+            f"{path} is damaged, or was changed after the run wrote it; delete it and repeat the sweep's command, "
+            "which writes it anew from the parts"
+        )
 
 
 def check_same_config(folder: Path | str, there: dict[str, Any], here: dict[str, Any]) -> None:
@@ -86,6 +135,8 @@ def check_names(folder: Path, keys: Collection[str]) -> None:
 
 def _setting(config: dict[str, Any], other: dict[str, Any], key: str) -> Any:
     """Return a setting of a config; of one that it lacks the default, in the form that the other config has."""
+    from mdtree_jax.recipe.schema import ADDED_LATER  # reading collections must not load OmegaConf
+
     if key in config or key not in KNOBS:
         return config.get(key, ADDED_LATER.get(key))
     default = KNOBS[key].default

@@ -24,7 +24,7 @@ import pandas as pd
 
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.files import one_sentence_on_write_failure, record_names, records_folder, write_atomically
-from mdtree_jax.store.manifest import read_manifest
+from mdtree_jax.store.manifest import check_table, read_manifest
 from mdtree_jax.store.parts import MEASURED, metrics_of, trainings_of
 from mdtree_jax.store.tables import collect, read_part
 
@@ -121,6 +121,7 @@ def write_record(run: str | Path, folder: str | Path, name: str) -> Record:
 
 def _read_table(run: Path, name: str) -> pd.DataFrame:
     """Return a table of a run folder; raises `UserError` if it is not there or cannot be read."""
+    check_table(run / f"{name}.parquet")
     try:
         return pd.read_parquet(run / f"{name}.parquet")
     except (OSError, ValueError) as error:

@@ -20,14 +20,14 @@ Knobs (`mdtree_jax.registry.knobs`) that a grid uses beside those of `CONFIGURAT
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from mdtree_jax.checks import UserError
+from mdtree_jax.checks import DamagedFile
 from mdtree_jax.files import write_atomically
 from mdtree_jax.registry.kernels import KERNELS
 from mdtree_jax.registry.knobs import KNOBS
@@ -148,26 +148,32 @@ def sorted_rows(rows: pd.DataFrame, kind: str = "trained") -> pd.DataFrame:
 
 def write_table(path: Path, table: pd.DataFrame, metadata: dict[str, Any] | None = None) -> None:
     """Write `table` as parquet, whole or not at all, with `metadata` (JSON) in the file's schema."""
+    write_atomically(path, table_writer(table, metadata))
+
+
+def table_writer(table: pd.DataFrame, metadata: dict[str, Any] | None = None) -> Callable[[Path], object]:
+    """Return a function of a path that writes `table` there as parquet, with `metadata` (JSON) in its schema."""
     import pyarrow
     import pyarrow.parquet
 
     arrow = pyarrow.Table.from_pandas(table, preserve_index=False)
     if metadata is not None:
         arrow = arrow.replace_schema_metadata({**arrow.schema.metadata, _METADATA_KEY: json.dumps(metadata).encode()})
-    write_atomically(path, lambda temporary: pyarrow.parquet.write_table(arrow, temporary))
+    return lambda path: pyarrow.parquet.write_table(arrow, path, write_page_checksum=True)
 
 
-def read_part(path: Path, kind: str = "trained") -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the rows and the metadata of a part; raises `UserError` if the file is damaged or no part.
+def read_part(path: Path, kind: str = "trained", content: bytes | None = None) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the rows and the metadata of a part; raises `DamagedFile` if the file is damaged or no part.
 
     `kind` is `trained`, `history`, or the table of measurements it is a part of: `members`, `pairs` or `layers`.
-    Trained rows have a column `ADDITION` if the cohort was extended.
+    `content` is that of the file, where it was read before. Trained rows have a column `ADDITION` if the cohort was
+    extended.
     """
     import pyarrow
     import pyarrow.parquet
 
     try:
-        arrow = pyarrow.parquet.read_table(path)
+        arrow = pyarrow.parquet.read_table(path if content is None else pyarrow.BufferReader(content))
         metadata = json.loads(arrow.schema.metadata[_METADATA_KEY])
         table = arrow.to_pandas()
         if kind == "trained":
@@ -175,9 +181,7 @@ def read_part(path: Path, kind: str = "trained") -> tuple[pd.DataFrame, dict[str
             table = typed_members(table).assign(**added)
         table = sorted_rows(table, kind)
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
-        to_do = {"trained": "have its cohort trained again", "history": "go on without these learning curves"}
-        then = to_do.get(kind, "have its cohort measured again")
-        raise UserError(f"{path} is damaged or not a part of a sweep; delete it to {then}") from error
+        raise DamagedFile(f"{path} is damaged or not a part of a sweep") from error
     return table, metadata
 
 

@@ -20,7 +20,7 @@ from mdtree_jax.registry.objectives import DEFAULT_OBJECTIVE, find_objective
 from mdtree_jax.registry.resolve import is_own
 from mdtree_jax.registry.table import Table
 from mdtree_jax.store.checkpoint import load_network
-from mdtree_jax.store.manifest import data_hash, read_manifest
+from mdtree_jax.store.manifest import check_table, data_hash, read_manifest
 from mdtree_jax.store.tables import CONFIGURATION_COLUMNS, OK, has_value
 from mdtree_jax.subject.network import Examples, Subject, examples, wrap_model
 
@@ -80,6 +80,7 @@ def _check_registered(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _finite_seeds(folder: Path, wanted: dict[str, float]) -> list[int]:
+    check_table(folder / "members.parquet")
     try:
         members = pd.read_parquet(folder / "members.parquet")
     except (OSError, ValueError) as error:

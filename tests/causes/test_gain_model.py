@@ -52,7 +52,9 @@ def test_intervals_hold_for_families_that_were_not_seen(model):
     assert 0.7 < inside.mean() < 0.92
     likely = found.chance > 0.8
     assert (truth >= 1)[likely].mean() > 0.75
-    assert (found.mean <= new["validation_error"].to_numpy()[:, None]).all()  # no more than there is to gain
+    for value in (found.low, found.mean, found.high):
+        assert (value <= new["validation_error"].to_numpy()[:, None]).all()  # no more than there is to gain
+    assert (found.low <= found.high).all()
 
 
 def test_what_is_not_known_is_left_out(model):

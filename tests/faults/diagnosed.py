@@ -26,7 +26,7 @@ def objective_of(situation: Situation) -> str | Objective:
     targets = (
         "class" if y.ndim == 1 else "values" if spec.wants == "values" else "labels" if y.shape[1] > 1 else "binary"
     )
-    return Objective(spec.loss, situation.loss, situation.error, outputs=spec.wants, targets=targets)
+    return Objective(spec.loss.replace("_", " "), situation.loss, situation.error, outputs=spec.wants, targets=targets)
 
 
 def training_of(situation: Situation) -> Training:

@@ -10,6 +10,7 @@ from mdtree_jax.diagnosis.result import Diagnosis
 from mdtree_jax.registry.causes import NONE
 from mdtree_jax.registry.findings import FINDINGS
 from mdtree_jax.registry.remedies import REMEDIES
+from tests.faults.data import DATA
 from tests.faults.planted import FAULTS
 from tests.faults.situations import SITUATIONS
 from tests.faults.training import Spec, errors_of
@@ -76,13 +77,14 @@ def _repair(spec: Spec, kind: str) -> dict:
     last = {"logits": "linear", "probabilities": usual, "values": "linear"}[spec.wants]
     labelled = "binary_cross_entropy_p" if spec.net.outputs == 1 else "cross_entropy_p"
     colder = {"learning_rate": spec.learning_rate / 5}
+    scaled = not spec.target_scaled and float(abs(DATA[spec.data](0).y_train).max()) > 30
     drawn = {"net_kernels": "lecun", "net_first_bias": 0.0}
     return {
         "inputs_unscaled": {"input_factor": 1.0} if spec.input_factor != 1 else {"input_scaled": True},
         "labels_unrelated": {"labels": ""},
         "labels_relabelled": {"labels": ""},
         "unshuffled": {"order": ""},
-        "targets_out_of_reach": {"net_last": "linear"},
+        "targets_out_of_reach": {"net_last": "linear", "target_scaled": scaled or spec.target_scaled},
         "softmax_over_one_unit": {"net_last": "sigmoid"},
         "relu_output": {"net_last": last},
         "outputs_not_probabilities": {"net_last": last},

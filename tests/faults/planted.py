@@ -1,6 +1,9 @@
 """Planted faults over ten healthy networks: `make_fault(name, seed)`; a fault is what was changed in one of these.
 
-Thresholds of the preflight may be looked at on `DEVELOPMENT` alone; `HELD_OUT` was named before and is for the figure.
+Rules and thresholds were looked at on `DEVELOPMENT`, and after a first figure on `HELD_OUT`; `FRESH` was committed
+before any of it was run. Of its eleven, two were no faults by retraining (they cost 0.4 and 2.5 points) and are left
+out; of the nine others nine were named and one was told a wrong cause beside the right one, dead units that a strong
+weight decay made, which has led to a rule since.
 """
 
 from __future__ import annotations
@@ -140,7 +143,26 @@ HELD_OUT: dict[str, Fault] = {
     ),
     "next_row_teacher": Fault("teacher_values", {"labels": "next_row"}, ("labels_unrelated",), ("wide_gap",)),
 }
-FAULTS: dict[str, Fault] = DEVELOPMENT | HELD_OUT
+FRESH: dict[str, Fault] = {
+    "rate_div100_teacher": Fault("teacher_values", {"learning_rate": 5e-5}, ("straight_loss", "falling_at_end")),
+    "hundred_images_cnn": Fault("images_cnn", {"num_train": 100, "steps": 560}, ("wide_gap",)),
+    "relu_output_teacher": Fault("teacher_values", {"net_last": "relu"}, ("targets_out_of_reach",), _STUCK),
+    "softmax_output_diabetes": Fault(
+        "diabetes_values", {"net_last": "softmax"}, ("softmax_over_one_unit", "targets_out_of_reach"), _STUCK
+    ),
+    "inputs_x200_tanh": Fault(
+        "digits_tanh", {"input_factor": 200.0}, ("inputs_unscaled",), ("saturated_units", "wide_gap", *_STUCK)
+    ),
+    "next_row_unbalanced": Fault("unbalanced_sigmoid", {"labels": "next_row"}, ("labels_unrelated",), ("wide_gap",)),
+    "whole_batch_unbalanced": Fault(
+        "unbalanced_sigmoid", {"batch_size": 600}, ("few_steps", "falling_at_end"), ("straight_loss",)
+    ),
+    "strong_decay_cnn": Fault("images_cnn", {"weight_decay": 30.0}, ("weights_shrunk",), (*_STUCK, "identical_units")),
+    "large_init_digits": Fault(
+        "digits_adam", {"net_kernels": "lecun*30"}, ("weights_too_large",), ("wide_gap", "falling_at_end")
+    ),
+}
+FAULTS: dict[str, Fault] = DEVELOPMENT | HELD_OUT | FRESH
 
 
 def faulty_spec(name: str) -> Spec:

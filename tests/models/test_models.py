@@ -77,27 +77,32 @@ def test_batchnorm_equals_flax():
     np.testing.assert_allclose(ours.apply(variables, x, False), expected, rtol=1e-5, atol=1e-5)
 
 
-#: The residual networks differ in sizes only, and take long to compile one operation at a time. The small networks of
-#: the families are tested in test_small_networks.py.
+#: The residual networks differ in sizes only. The small networks of the families are tested in test_small_networks.py.
 NAMES = ["mlp", "resnet8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "resnet8_fine"))]
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("quickly_compiled")
 def test_apply_gives_logits_named_intermediates_and_statistics(name):
     model = build_model(name, 3, 7, (8, 8, 2))
-    variables = model.init(jax.random.key(0))
+    variables = jax.jit(model.init)(jax.random.key(0))  # one operation at a time takes longer to compile
     x = jax.random.normal(jax.random.key(1), (5, 8, 8, 2))
-    logits, intermediates, stats = model.apply(variables, x, True)
+    logits, intermediates, stats = jax.jit(lambda v, x: model.apply(v, x, True))(variables, x)
     assert logits.shape == (5, 7)
     assert intermediates["features"].shape[0] == 5
     assert all(value.shape[0] == 5 for value in intermediates.values())
     assert jax.tree.structure(stats) == jax.tree.structure(variables["batch_stats"])
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), stats, variables["batch_stats"])
     assert all(jax.tree.leaves(moved))
+
     # In eval mode an image's logits do not depend on its batch, and nothing moves.
-    alone, _, unchanged = model.apply(variables, x[:1], False)
-    np.testing.assert_allclose(alone[0], model.apply(variables, x, False)[0][0], rtol=1e-4, atol=1e-5)
-    assert unchanged is variables["batch_stats"]
+    @jax.jit
+    def evaluated(variables, x):
+        outputs, _, unchanged = model.apply(variables, x, False)
+        assert unchanged is variables["batch_stats"]
+        return outputs
+
+    np.testing.assert_allclose(evaluated(variables, x[:1])[0], evaluated(variables, x)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_flops_are_those_of_the_layers():

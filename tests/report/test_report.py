@@ -1,11 +1,8 @@
 """The report of a diagnosis: self-contained, escaped, true to the diagnosis, the same facts in the terminal."""
 
 import io
-import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,113 +11,15 @@ from rich.console import Console
 from mdtree_jax import diagnose_metrics, fit_reference
 from mdtree_jax.causes.labels import CAUSES
 from mdtree_jax.checks import UserError
-from mdtree_jax.diagnosis.combine import with_outlook
-from mdtree_jax.diagnosis.cost import Training, make_cost
 from mdtree_jax.diagnosis.facts import fact
-from mdtree_jax.diagnosis.findings import Finding
-from mdtree_jax.diagnosis.outlook import Answered, Move, Outlook, error_budget
-from mdtree_jax.diagnosis.reference import default_reference
 from mdtree_jax.diagnosis.words import costs
 from mdtree_jax.diagnosis.words.answer import print_answer, print_summary
 from mdtree_jax.registry.causes import CAUSES as TABLE
 from mdtree_jax.report.html import write_report, write_reports
+from tests.report.pages import COST, NAME, ROWS, one, page_of, squeeze
 
-NAME = '<b>&"'
-HOT = {
-    "train_error": 28.2,
-    "train_loss": 0.99,
-    "log_hessian_trace": 5.21,
-    "log_hessian_max_eigenvalue": 3.3,
-    "mode_connectivity": 25.2,
-    "mode_connectivity_peak": -0.03,
-    "cka": 0.45,
-}
-BETWEEN = HOT | {"train_error": 7.5, "train_loss": 0.25, "mode_connectivity": 1.0, "mode_connectivity_peak": -6.0}
-ERRORS = {"train_error_se": 0.8, "log_hessian_trace_se": 0.3, "mode_connectivity_peak_se": 2.0}
-ROWS = {
-    "hot": HOT,
-    "cold": HOT | {"train_error": 0.0, "train_loss": 0.0007, "mode_connectivity": 0.0, "mode_connectivity_peak": 0.0},
-    "standard errors": BETWEEN | ERRORS,
-    "train error": {"train_error": 12.0},
-    "outside": HOT | {"train_error": 88.0},
-    "nothing": {"train_error": np.nan, "cka": np.nan},
-}
-COST = make_cost(42.0, 3.2e12, 31.0, 840.0, 9e13, fact("of_sweep")).to_dict()
 SHORT = {name: TABLE[name].short for name in CAUSES}
 COLOUR = {name: TABLE[name].colour for name in CAUSES}
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return default_reference()
-
-
-@pytest.fixture(scope="module")
-def diagnoses(reference):
-    training = {"batch_size": 64, "learning_rate": 0.1, "epochs": 30}
-    return {name: diagnose_metrics(row, reference, "percent", training)[0] for name, row in ROWS.items()}
-
-
-#: Tags that are not closed.
-VOID = {"meta", "br"}
-
-
-class Page(HTMLParser):
-    """Tags with their attributes in order, the text, the drawings of lines and maps; fails on unbalanced tags."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.text, self.svgs, self.texts = [], [], "", [], {}
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append((tag, attrs))
-        if tag == "svg":
-            self.svgs.append((attrs, []))
-        elif "svg" in self.open:
-            self.svgs[-1][1].append((tag, attrs))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "style":
-            return
-        self.texts.setdefault(self.open[-1] if self.open else "", []).append(data)
-        self.text += data
-
-    def drawings(self, kind):
-        return [shapes for attrs, shapes in self.svgs if attrs.get("class") == kind and attrs.get("role") == "img"]
-
-
-def page_of(path):
-    text = path.read_text(encoding="utf-8")
-    assert len(text.encode()) < 2_000_000
-    assert not re.search(r"https?:|url\(|@import|<script|javascript:", text, re.IGNORECASE)
-    page = Page(text)
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "img", "iframe", "object", "form"})
-    for _, attrs in page.tags:
-        assert not any(key == "src" or key.startswith("on") for key in attrs)
-        if "href" in attrs:
-            assert (path.parent / attrs["href"]).is_file()
-    return page
-
-
-def one(shapes, tag, kind=None):
-    return [attrs for name, attrs in shapes if name == tag and kind in (None, attrs.get("class"))]
-
-
-def squeeze(text):
-    return " ".join(text.replace("−", "-").split())
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -375,147 +274,6 @@ def test_notes_of_all_models_are_said_once(diagnoses, tmp_path):
     assert " only" not in stream.getvalue()
     index = page_of(write_reports(tmp_path, items)[0])
     assert index.texts["li"][-1] == "columns not used: cka <b>"
-
-
-def network(**changes):
-    """Return a diagnosis with an outlook of four moves, one of them raced, and an error budget with a negative term."""
-    budget = error_budget(
-        {
-            "validation_error": 30.0,
-            "refreshed_validation_error": 27.0,
-            "refreshed_validation_error_change_se": 0.5,
-            "same_validation_error": 28.0,
-            "same_validation_error_change_se": 0.5,
-            "same_train_error": 6.0,
-        }
-    )
-    moves = (
-        Move("rate_down", 4.0, -1.0, 9.0, 0.8, 5.0, raced=26.0),
-        Move("wider", 5.0, 0.5, 8.0, 0.9, 4.5, raced=27.0),
-        Move("longer", 1.0, -6.0, 3.0, 0.5, 1.0),
-        Move("refreshed", -0.5, -2.0, 1.0, 0.1, -0.5),
-    )
-    answers = (Answered("optimizer", "too_high", 0.91, False), Answered("data", "data", 0.6, True))
-    ranking = {"temperature_too_high": 0.55, "model_too_small": 0.3, "none": 0.15}
-    settings = {"spent": 0.25, "probes": ("refreshed", "same"), "evidence": ("train_error",), "error": 30.0}
-    made = Outlook(budget, moves, answers, ranking, "temperature_too_high", networks=1440, families=5, **settings)
-    return replace(made, **changes)
-
-
-SOFTMAX = Finding("softmax_over_one_unit", 0.9, {})
-
-
-@pytest.fixture(scope="module")
-def combined(diagnoses):
-    hot, training = diagnoses["hot"], Training(learning_rate=0.3)
-    better = SimpleNamespace(is_better=True, by="refreshed", test_error=(29.0, 26.5), to_dict=dict)
-    return {
-        "sure": with_outlook(hot, network(), improved=better, training=training),
-        "unsure": with_outlook(
-            hot, network(ranking={"none": 0.4, "model_too_small": 0.3, "temperature_too_high": 0.3})
-        ),
-        "nothing": with_outlook(hot, network(cause="none")),
-        "fault": with_outlook(hot, network(), [SOFTMAX]),
-        "fault alone": with_outlook(hot, None, [SOFTMAX]),
-        "landscape without metrics": with_outlook(diagnoses["nothing"], network()),
-    }
-
-
-def gains_said(diagnosis):
-    """Yield what a report with an outlook must say, in its order."""
-    faults = diagnosis.action.kind == "repair"
-    found = diagnosis.outlook
-    yield (
-        "ts last layer cannot give out what it should" if faults else "Held-out error 30 %: mostly gap between training"
-    )
-    if diagnosis.findings:
-        yield from ("Found in the network", "a softmax over one unit is 1", "Replace the softmax by a sigmoid")
-    if found is not None:
-        yield "Error budget"
-    yield "What to do"
-    yield from ("+4.0", "-1.0", "+9.0") if diagnosis.expected_gain else ()
-    if found is not None:
-        yield from ("+4.0 (-1.0 to +9.0)", "+5.0 (+0.5 to +8.0)", "+1.0 (-6.0 to +3.0)", "-0.5 (-2.0 to +1.0)")
-        yield "In short runs from scratch they came in as: learning rate ÷3 and width ×2"
-    if diagnosis.improved:
-        yield "Its error, on data that had no part in the choice, is 26.5 %; that of the given one 29 %"
-    yield "The cause"
-    yield "I can’t tell" if diagnosis.abstains else diagnosis.sentence[1:]
-    if found is not None:
-        yield "Question by question"
-        yield "oo high: train colder, 91 %"
-        yield "Can’t tell (rather: more data, 60 %)"
-    yield "What the diagnosis cost"
-    if found is not None:
-        yield "he probes ‘refreshed’ and ‘same’ and a race of 2 changes trained 0.25 of one training"
-    yield from ("42 s", "31 s", "14 min")
-    yield "What the loss landscape says"
-    if diagnosis.position:
-        yield "“trained too hot”"
-
-
-@pytest.mark.parametrize("name", ["sure", "unsure", "nothing", "fault", "fault alone", "landscape without metrics"])
-def test_a_report_of_gains_says_them_in_one_order(name, combined, reference, tmp_path):
-    diagnosis = combined[name]
-    page = page_of(write_report(tmp_path / "r.html", diagnosis, reference, name=NAME, cost=COST))
-    stream = io.StringIO()
-    print_answer(Console(file=stream, width=80), diagnosis, NAME, COST)
-    printed = stream.getvalue()
-    assert max(map(len, printed.splitlines())) <= 80
-    assert "None" not in printed + page.text
-    assert not re.search("rate_down|not_fitted|too_high|optimizer_noise|last_activation", page.text + printed)
-    for text in (squeeze(page.text), squeeze(printed)):
-        start = 0
-        for said in gains_said(diagnosis):
-            found = text.find(squeeze(said), start)
-            assert found >= 0, (said, text[start : start + 300])
-            start = found + len(squeeze(said))
-    for text in (page.text, printed):
-        assert "26 %" not in text  # the error of the best short run is no gain
-        assert "27 %" not in text
-    assert ("(rather: " in page.text) == (diagnosis.outlook is not None)
-
-
-def test_the_bar_of_a_budget_is_as_long_as_its_terms(combined, reference, tmp_path):
-    page = page_of(write_report(tmp_path / "r.html", combined["sure"], reference))
-    (bar,) = page.drawings("line budget")
-    lengths = {rect["fill"]: float(rect["width"].rstrip("%")) for rect in one(bar, "rect")}
-    terms = combined["sure"].outlook.budget
-    total = sum(term.points for term in terms if term.points > 0)
-    assert sorted(lengths.values()) == pytest.approx(sorted(100 * abs(t.points) / total for t in terms), abs=0.01)
-    (back,) = one(bar, "rect", "back")
-    end = float(back["x"].rstrip("%"))
-    assert end == pytest.approx(100 * 30 / total, abs=0.01)
-    assert float(one(bar, "line", "threshold")[0]["x1"].rstrip("%")) == pytest.approx(end, abs=0.01)
-    cells = page.texts["td"]
-    assert {"+3.0", "−1.0", "+6.0", "+22.0", "+2.0 to +4.0", "−2.0 to 0.0", "not known"} <= set(cells)
-    assert "with noise of the optimizer" in page.texts["span"]
-
-
-def test_moves_share_one_axis(combined, reference, tmp_path):
-    page = page_of(write_report(tmp_path / "r.html", combined["sure"], reference))
-    lines = [line for line in page.drawings("line move") if one(line, "circle")]
-    zeros = {one(line, "line", "threshold")[0]["x1"] for line in lines}
-    dots = [float(one(line, "circle")[0]["cx"].rstrip("%")) for line in lines]
-    moves = combined["sure"].outlook.moves
-    assert len(zeros) == 1
-    assert np.polyfit([move.gain for move in moves], dots, 1, full=True)[1] == pytest.approx(0, abs=1e-3)
-    bars = [one(line, "rect", "gain")[0] for line in lines]
-    widths = np.array([float(bar["width"].rstrip("%")) for bar in bars])
-    spans = np.array([move.high - move.low for move in moves])
-    assert widths / widths[0] == pytest.approx(spans / spans[0], rel=0.01)
-
-
-def test_an_index_of_diagnoses_of_every_kind(combined, diagnoses, reference, tmp_path):
-    items = [*combined.items(), *diagnoses.items()]
-    index = page_of(write_reports(tmp_path, items, reference)[0])
-    said = squeeze(index.text).count("too high: train colder, 91 %")
-    assert said == sum(d.outlook is not None for d in combined.values())
-    assert "replace the softmax by a sigmoid, or give out two units" in index.texts["td"]
-    assert "+4.0 (−1.0 to +9.0)" in index.texts["td"]
-    stream = io.StringIO()
-    print_summary(Console(file=stream, width=100), items)
-    assert "learning rate ÷3" in stream.getvalue()
 
 
 def test_compilation_stands_beside_the_diagnosis():

@@ -175,17 +175,27 @@ class Lab:
         self.measured.append((metric, *named(cohort, members[0]), *(m.seed for m in members)))
         return float(w[list(rows)].sum() * (1 + METRICS.index(metric)))
 
-    def run(self, path, wanted, *, keep="all", stages=("train", "measure"), choose=lambda *_: {"name": "map"}):
+    def run(
+        self,
+        path,
+        wanted,
+        *,
+        keep="all",
+        stages=("train", "measure"),
+        choose=lambda *_: {"name": "map"},
+        only=None,
+        **options,
+    ):
         self.settings = wanted.measure
-        cohorts, output = wanted.cohorts, io.StringIO()
-        members = {c.key: [(m.index, m.seed) for m in c.members] for c in cohorts}
+        cohorts, output = wanted.cohorts if only is None else only, io.StringIO()
+        members = {c.key: [(m.index, m.seed) for m in c.members] for c in wanted.cohorts}
         with RunFolder(path, wanted.config, members) as folder:
             folder.begin_session(SESSION)
             monitor = Monitor(Console(file=output, width=300), {c.key: 1.0 for c in cohorts}, 0)
             fake = trainer(self.train, choose) if "train" in stages else None
             measurer = Measurer(wanted.measure, self.measure) if "measure" in stages else None
             with monitor:
-                run_sweep(RECIPE, cohorts, None, folder, fake, monitor, measurer=measurer, keep=keep)
+                run_sweep(RECIPE, cohorts, None, folder, fake, monitor, measurer=measurer, keep=keep, **options)
         return output.getvalue().splitlines()
 
 

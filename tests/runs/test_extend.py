@@ -12,6 +12,7 @@ from mdtree_jax.runs import verify
 from mdtree_jax.store.exchange import export_parts, import_parts
 from mdtree_jax.store.folder import RunFolder
 from mdtree_jax.store.record import write_record
+from tests.runs.earlier import make_earlier
 from tests.runs.growing import METRICS, QUICK, SESSION, Lab, assert_same_tables, growing_plans, numbers, plan
 
 
@@ -101,8 +102,9 @@ def test_a_run_of_before_there_were_histories_goes_on_with_those_of_what_is_adde
     record = write_record(tmp_path / "fresh", tmp_path / "record", "fake")
     pd.testing.assert_frame_equal(record.history, every)
     (tmp_path / "parts" / "history" / f"{large.cohorts[0].key}.parquet").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="delete it to go on without these learning curves"):
-        Lab().run(tmp_path, large)
+    lines = Lab().run(tmp_path, large)  # all of the cohort is trained again
+    assert "w2-b16-e3.parquet is damaged and was set aside as w2-b16-e3.parquet.damaged; cohort" in lines[0]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "history.parquet"), every, check_exact=True)
 
 
 def test_networks_that_are_gone_stop_what_needs_them_and_nothing_else(pickled, tmp_path):
@@ -151,6 +153,7 @@ def test_networks_load_from_an_extended_run_and_from_one_that_is_being_extended(
         tmp_path / "checkpoints"
     ).iterdir():  # as before grids could be extended: they don't say of which they are
         save_population(path, *load_population(path))
+    make_earlier(tmp_path)
 
     def check(wanted):
         for cohort in wanted.cohorts:
@@ -175,7 +178,7 @@ def test_networks_load_from_an_extended_run_and_from_one_that_is_being_extended(
 def test_an_addition_is_executed_as_its_cohort_was_unless_it_is_larger(pickled, tmp_path):
     def executors(wanted, choice):
         Lab().run(tmp_path / "run", wanted, choose=lambda _, cohort: {"for": len(cohort.members), "chosen": choice})
-        return json.loads((tmp_path / "run/manifest.json").read_text())["executors"]
+        return json.loads((tmp_path / "run/cohorts/w2-b16-e3.json").read_text())["executors"]
 
     first, last = {"for": 4, "chosen": 1}, {"for": 18, "chosen": 3}
     assert executors(plan(width=(2,)), 1) == {"w2-b16-e3": first}
@@ -210,12 +213,12 @@ def test_extended_runs_move_between_folders_and_only_when_they_are_extended(pick
     with folder_of(large, tmp_path / "steps") as folder:
         for move in (export_parts, import_parts):
             with pytest.raises(UserError, match=r"is of a smaller grid \(width .*\), and .*port_"):
-                move(folder, tmp_path / "parts")
+                move(folder, [tmp_path / "parts"] if move is import_parts else tmp_path / "parts")
     Lab().run(tmp_path / "steps", large)
     with folder_of(large, tmp_path / "steps") as folder:
         assert export_parts(folder, tmp_path / "parts") == 3
     with folder_of(large, tmp_path / "moved") as folder:
-        assert import_parts(folder, tmp_path / "parts") == (3, 0)
+        assert import_parts(folder, [tmp_path / "parts"]) == (3, 0)
         folder.write_tables()
     assert_same_tables(tmp_path / "moved", tmp_path / "steps")
 

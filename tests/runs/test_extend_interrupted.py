@@ -61,7 +61,7 @@ def test_extended_by_a_named_knob_wherever_a_first_extension_ended(pickled, tmp_
     first = {"width": (2,), "learning_rate": (0.05,), "metrics": ("hessian",)}
     plans = [plan(3, seed=1, **first), plan(4, **first), plan(4, optimizer=("sgd", "adamw"), **first)]
     Lab().run(tmp_path / "fresh", plans[-1])
-    for moment in range(30, 46):  # from the last part to the manifest
+    for moment in range(52, 68):  # from the last part to the manifest
         path = tmp_path / str(moment)
         Lab().run(path, plans[0])
         with killed_at(monkeypatch, moment):

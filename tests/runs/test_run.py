@@ -28,6 +28,11 @@ def sweep(path, trainer=FAKE, keep="metrics_only", console=None, **options):
             return run_sweep(RECIPE, COHORTS, None, folder, trainer, monitor, keep=keep, **options)
 
 
+def recorded_executors(path):
+    records = [json.loads(one.read_text()) for one in path.glob("cohorts/*.json")]
+    return {name: choice for record in records for name, choice in record["executors"].items()}
+
+
 def tables(path):
     return [
         pd.read_parquet(path / f"{name}.parquet").drop(columns="train_seconds") for name in ("members", "collection")
@@ -84,7 +89,7 @@ def test_the_executor_is_on_disk_before_the_first_step_and_used_again(tmp_path):
         return {"chunk": 99}
 
     def dying(recipe, cohort, data, *, executor, **options):
-        seen.append((json.loads((tmp_path / "manifest.json").read_text())["executors"][cohort.key], executor))
+        seen.append((recorded_executors(tmp_path)[cohort.key], executor))
         raise KeyboardInterrupt
 
     for _ in range(2):
@@ -108,8 +113,7 @@ def test_an_executor_of_another_machine_is_chosen_anew(tmp_path):
     elsewhere = trainer(dies_once, choose=lambda recipe, cohort: {"chunk": 1})._replace(decode=lambda values: None)
     sweep(tmp_path, elsewhere)
     assert resumed == [None] * 5  # the state of the other executor is not used
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["executors"] == {c.key: {"chunk": 1} for c in COHORTS}
+    assert recorded_executors(tmp_path) == {c.key: {"chunk": 1} for c in COHORTS}
 
 
 def test_the_next_cohort_is_prepared_while_one_is_trained(tmp_path):
@@ -194,8 +198,7 @@ def test_tensorboard_scalars_on_request(tmp_path):
 
 def test_choice_is_recorded_for_every_cohort(tmp_path):
     sweep(tmp_path)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["executors"] == {c.key: CHOICE for c in COHORTS}
+    assert recorded_executors(tmp_path) == {c.key: CHOICE for c in COHORTS}
 
 
 def test_a_long_cohort_goes_on_from_its_last_checkpoint(tmp_path):

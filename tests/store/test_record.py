@@ -170,10 +170,12 @@ def test_the_sample_is_as_large_as_asked(number, allowed):
     assert verify.sample_cohorts(fake.COHORTS, number, 0) == fake.COHORTS
 
 
-SMALL = ["+grid=digits_tiny", "grid.name=small", "grid.model=mlp", "grid.width=[4]", "grid.batch_size=[32,64]"]
+SMALL = ["+grid=digits_tiny", "grid.name=small", "grid.model=mlp", "grid.width=[4]", "grid.batch_size=[32]"]
 SMALL += ["grid.data_fraction=[0.1,0.3]", "grid.train_epochs=[2]", "grid.measure.metrics=[hessian,similarity]"]
+SMALL += ["grid.measure.effort=fast", "grid.measure.hessian_images=64"]
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 def test_the_command_trains_again_and_says_by_its_exit_code(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("sweep", "", sweep.main, [*SMALL, "out=run"]) == 0

@@ -1,6 +1,7 @@
 """Run folders: lock, manifest, parts, tables, moving cohorts between machines, full disks."""
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from mdtree_jax import files
 from mdtree_jax.checks import UserError
 from mdtree_jax.collection.load import read_csv
 from mdtree_jax.provenance import describe_session
-from mdtree_jax.runs.run import member_rows
+from mdtree_jax.runs.rows import member_rows
 from mdtree_jax.store.exchange import export_parts, import_parts
 from mdtree_jax.store.lock import FolderLock
 from mdtree_jax.store.manifest import data_hash
@@ -106,10 +107,15 @@ def test_folders_of_others_are_left_alone(tmp_path):
 def test_manifest_says_what_ran_where(tmp_path):
     with run_folder(tmp_path) as folder:
         folder.begin_session(describe_session(["cpu:0"]))
-        folder.record_executor("w2-b16-e3", {"chunk": 4})
+        folder.record_executor("w2-b16-e3", "w2-b16-e3", {"chunk": 4})
+        path = tmp_path / "parts" / "w2-b16-e3.parquet"
+        path.parent.mkdir()
+        path.write_text("mine")
+        with pytest.raises(UserError, match=r"w2-b16-e3.parquet has the name of a file of this run, but no record"):
+            finish(folder, COHORTS[:1])
+        path.unlink()
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["config"] == CONFIG
-    assert manifest["executors"] == {"w2-b16-e3": {"chunk": 4}}
     session = manifest["sessions"][0]
     assert session["packages"]["numpy"] == np.__version__
     assert session["hardware"]["num_cpus"] >= 1
@@ -117,6 +123,11 @@ def test_manifest_says_what_ran_where(tmp_path):
     with run_folder(tmp_path) as folder:
         finish(folder, COHORTS[:1])
     assert read_part(tmp_path / "parts" / "w2-b16-e3.parquet")[1]["made_by"] == [session]
+    record = json.loads((tmp_path / "cohorts" / "w2-b16-e3.json").read_text())
+    assert record["executors"] == {"w2-b16-e3": {"chunk": 4}}
+    assert record["sessions"] == [session]
+    written = (tmp_path / "parts" / "w2-b16-e3.parquet").read_bytes()
+    assert record["files"] == {"parts/w2-b16-e3.parquet": hashlib.sha256(written).hexdigest()}
 
 
 HOLD = """
@@ -152,21 +163,21 @@ def test_finished_cohorts_move_between_folders(tmp_path):
         assert export_parts(a, tmp_path / "parts") == 2
     with run_folder(tmp_path / "b") as b:
         finish(b, COHORTS[2:])
-        assert import_parts(b, tmp_path / "parts") == (2, 0)
-        assert import_parts(b, tmp_path / "a") == (0, 2)  # a whole run folder will do too
+        assert import_parts(b, [tmp_path / "parts"]) == (2, 0)
+        assert import_parts(b, [tmp_path / "a"]) == (0, 2)  # a whole run folder will do too
         assert b.trained == tuple(c.key for c in COHORTS)
         assert b.members["configuration"].tolist() == sorted(b.members["configuration"])
-    assert sum(path.stat().st_size for path in (tmp_path / "parts").iterdir()) < 50_000
+    assert sum(path.stat().st_size for path in (tmp_path / "parts").rglob("*")) < 80_000
     with run_folder(tmp_path / "c", CONFIG | {"optimizer": "adamw"}) as c:
-        with pytest.raises(UserError, match=r"w2-b16-e3.parquet is of a sweep with another config"):
-            import_parts(c, tmp_path / "parts")
+        with pytest.raises(UserError, match=r"optimizer is sgd there, adamw here"):
+            import_parts(c, [tmp_path / "parts"])
         with pytest.raises(UserError, match="holds no parts"):
-            import_parts(c, tmp_path / "nothing")
+            import_parts(c, [tmp_path / "nothing"])
         assert c.trained == ()
-    (tmp_path / "parts" / "w2-b32-e3.parquet").write_bytes(b"PAR1 cut short")
+    (tmp_path / "parts" / "parts" / "w2-b32-e3.parquet").write_bytes(b"PAR1 cut short")
     with run_folder(tmp_path / "d") as d:
         with pytest.raises(UserError, match="damaged or not a part"):
-            import_parts(d, tmp_path / "parts")
+            import_parts(d, [tmp_path / "parts"])
         assert d.trained == ()  # all are checked before the first is taken
 
 
@@ -179,7 +190,7 @@ def test_cohorts_that_could_never_be_measured_are_not_imported(tmp_path):
         a.finish_measurement(COHORTS[0].key, tables, {})
         export_parts(a, tmp_path / "parts")
     with run_folder(tmp_path / "b") as b:
-        assert import_parts(b, tmp_path / "parts") == (1, 0)
+        assert import_parts(b, [tmp_path / "parts"]) == (1, 0)
         assert b.trained == b.measured == (COHORTS[0].key,)
 
 
@@ -204,7 +215,7 @@ def test_a_full_disk_leaves_earlier_results_intact(tmp_path, monkeypatch, code):
         with pytest.raises(UserError, match=r"cannot write to .*; finished work is intact, and the same"):
             finish(folder, COHORTS[1:2])
         with pytest.raises(UserError, match="cannot write to"):
-            export_parts(folder, tmp_path / "parts")
+            export_parts(folder, tmp_path / "exported")
         monkeypatch.undo()
     assert read_part(tmp_path / "parts" / f"{COHORTS[0].key}.parquet")[1]["cohort"] == COHORTS[0].key
     with run_folder(tmp_path) as folder:
@@ -218,19 +229,29 @@ def test_other_errors_are_not_taken_for_a_full_disk():
         1 / 0  # noqa: B018
 
 
-def test_leftovers_of_a_killed_process_are_cleared(tmp_path):
-    with run_folder(tmp_path) as folder:
-        finish(folder, COHORTS[:1])
+def test_leftovers_of_a_killed_process_are_cleared_and_nothing_else_is(tmp_path):
     done, undone = COHORTS[0].key, COHORTS[1].key
-    (tmp_path / "parts" / f"{undone}.partial.parquet").write_bytes(b"half")
-    for name in (done, undone, f"{undone}.orbax-checkpoint-tmp-1"):
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    with run_folder(tmp_path) as folder:
+        folder.finish(done, rows_of(COHORTS[0]), {}, networks=lambda path: path.mkdir(parents=True))
+        for key in (done, undone):
+            folder.claim_state(key, key)
+        (tmp_path / "checkpoints" / undone).mkdir()
+        folder.ledger[undone].files[f"checkpoints/{undone}"] = "that of a process that was killed before the part"
+        folder.ledger.save(undone)
+    (tmp_path / "parts" / f"{undone}.77.partial.parquet").write_bytes(b"half")
+    (tmp_path / "checkpoints" / f"{undone}.77.partial.orbax-checkpoint-tmp-1").mkdir()
+    for name in (done, undone):
         (tmp_path / "unfinished" / name).mkdir(parents=True)
+    foreign = [tmp_path / "checkpoints" / "mine", tmp_path / "parts" / "notes", tmp_path / "unfinished" / "a.partial"]
+    for path in foreign:
+        path.mkdir(parents=True)
+        (path / "file").write_text("mine")
     with run_folder(tmp_path):
-        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [done]
+        assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["mine", done]
         assert not (tmp_path / "unfinished" / done).exists()
         assert (tmp_path / "unfinished" / undone).exists()  # the cohort goes on from there
-        assert [path.name for path in (tmp_path / "parts").iterdir()] == [f"{done}.parquet"]
+        assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["notes", f"{done}.parquet"]
+        assert all((path / "file").read_text() == "mine" for path in foreign)
 
 
 def test_data_hash_sees_every_bit():

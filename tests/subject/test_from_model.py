@@ -12,9 +12,9 @@ from mdtree_jax import UserError, diagnose_model
 from mdtree_jax.causes.joint import COLUMNS
 from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
 from mdtree_jax.subject.frameworks import adapt
-from mdtree_jax.subject.from_model import _check_types
 from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.network import Examples, examples, wrap
+from mdtree_jax.subject.settings import _check_types
 from tests.subject.networks import QUICK, Normalized, apply, make_data, make_params, normalized_networks
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint
@@ -16,6 +17,7 @@ from mdtree_jax.causes.joint import COLUMNS
 from mdtree_jax.cli import run
 from mdtree_jax.models import build_model, from_torch
 from mdtree_jax.recipe.measure_settings import MeasureConfig, resolve
+from mdtree_jax.store.manifest import read_manifest, write_manifest
 from mdtree_jax.subject.load import load_subject
 from mdtree_jax.subject.measure import measure_subject
 from mdtree_jax.subject.run_folder import load_configuration
@@ -97,6 +99,8 @@ def test_the_command_measures_the_networks_of_a_run(measured_run, tmp_path, monk
     table = pd.read_parquet("run/collection.parquet")
     measured = [c for c in table if c.removesuffix("_se") in COLUMNS and not c.startswith("train_")]
     table.drop(columns=measured).to_parquet("run/collection.parquet")
+    manifest = Path("run/manifest.json")  # in which the digest of the whole table is
+    write_manifest(manifest, read_manifest(manifest) | {"tables": {}})
     finely = "measure={effort: fast, curve_steps: 20, curve_batch_size: 32, curve_learning_rate: 0.1}"
     found = diagnosed(capsys, "run=run", finely)
     assert found["reference"] == "digits"

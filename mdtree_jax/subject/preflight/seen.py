@@ -60,7 +60,7 @@ def randomness_of(params: Mapping[str, np.ndarray], outputs: int) -> float:
         if min(matrix.shape) >= 8:
             directions = matrix.size / np.linalg.norm(scaled, 2) ** 2
             of_drawn = matrix.size / sum(np.sqrt(matrix.shape)) ** 2
-            found.append(ramp(directions / of_drawn, 0.4, 0.8))
+            found.append(ramp(float(directions / of_drawn), 0.4, 0.8))
         found.append(ramp(float(np.mean(scaled**4)), 9.0, 4.0))  # 3 of normal numbers
     biases = [leaf for leaf in params.values() if leaf.ndim == 1 and leaf.size > 1]
     if biases:

@@ -14,7 +14,7 @@ from mdtree_jax.landscape.batch_norm import check_averages
 from mdtree_jax.subject.adapted import subject_of, unlike_averages
 from mdtree_jax.subject.frameworks import FRAMEWORKS, adapt, framework_of
 from mdtree_jax.subject.network import wrap
-from tests.subject.frameworks.agreement import measure
+from tests.subject.frameworks.agreement import measure, measure_landscape
 from tests.subject.frameworks.cases import vectors
 from tests.subject.frameworks.jax_cases import LinenMlp, NnxMlp, equinox_cases, flax_cases, haiku_cases
 
@@ -36,6 +36,14 @@ def test_outputs_derivatives_and_statistics_are_the_frameworks(package, number):
     assert len(found) == number
     for name, differences in found.items():
         assert max(differences.values()) < 1e-4, (name, differences)
+
+
+@pytest.mark.slow
+def test_what_is_measured_is_a_dense_hessians_and_the_frameworks():
+    case = next(case for case in flax_cases() if (case.framework, case.objective) == ("linen", "regression"))
+    found = measure_landscape(case)
+    assert set(found) == {"trace", "eigenvalue", "barrier", "curve"}
+    assert max(found.values()) < 1e-5
 
 
 @pytest.mark.parametrize("package", ["flax", "equinox", "haiku"])
