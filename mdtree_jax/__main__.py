@@ -5,6 +5,7 @@
   mdtree-jax measure    measure your own networks, as a row of your own collection
   mdtree-jax reference  fit trees on your own collection, for diagnose to compare with
   mdtree-jax transfer   measure how well diagnoses transfer from one collection to another
+  mdtree-jax explore    write a page to look at a collection
 
 Run mdtree-jax COMMAND --help for details; `python -m mdtree_jax.COMMAND` is the same command.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import sys
 
-from mdtree_jax import diagnose, measure, reference, sweep, transfer
+from mdtree_jax import diagnose, explore, measure, reference, sweep, transfer
 from mdtree_jax.checks import UserError, check_choice
 from mdtree_jax.cli import EXIT_USER_ERROR, leave, run
 from mdtree_jax.provenance import __version__
@@ -24,6 +25,7 @@ COMMANDS = {
     "measure": measure,
     "reference": reference,
     "transfer": transfer,
+    "explore": explore,
 }
 
 

@@ -71,6 +71,7 @@ class DiagnoseConfig:
     reference: str | None = None
     name: str | None = None
     fail_on: Any = None
+    compare: str | None = None
     format: str = "text"
     out: str | None = None
     plugins: list[str] = field(default_factory=list)
@@ -138,6 +139,18 @@ def check_of_use(config: DiagnoseConfig, source: str) -> None:
             )
 
 
+@dataclass
+class ExploreConfig:
+    """`python -m mdtree_jax.explore`; the meaning of each key stands beside its value in conf/explore.yaml."""
+
+    collection: Any = None
+    out: str = "explorer.html"
+    fit: str = "published"
+    diagnoses: bool = True
+    published_dir: str | None = None
+    plugins: list[str] = field(default_factory=list)
+
+
 def diagnose_schema() -> type[DiagnoseConfig]:
     """Return the schema of a diagnosis, with the knobs that there are now; one that is not given is not asked."""
     from mdtree_jax.diagnosis.cost import Training  # the tables that it needs would slow every other command down
@@ -164,6 +177,7 @@ SCHEMAS = {
     "diagnose": DiagnoseConfig,
     "reference": ReferenceConfig,
     "measure": MeasureModelConfig,
+    "explore": ExploreConfig,
 }
 _WITH_KNOBS = {"sweep": sweep_schema, "diagnose": diagnose_schema}
 

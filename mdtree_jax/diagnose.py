@@ -39,6 +39,7 @@ def main(config: DiagnoseConfig) -> int:
     Returns:
         The exit code: 1 if a diagnosis has a cause of `fail_on`, else 0.
     """
+    from mdtree_jax.diagnosis.compare import read_diagnoses
     from mdtree_jax.diagnosis.cost import Training
     from mdtree_jax.diagnosis.failing import parse_fail_on
     from mdtree_jax.diagnosis.metrics_table import EVIDENCE
@@ -52,6 +53,7 @@ def main(config: DiagnoseConfig) -> int:
             f"given: {', '.join(given) or 'none'}"
         )
     check_of_use(config, given[0])
+    before = None if config.compare is None else read_diagnoses(config.compare)
     parse_fail_on(config.fail_on)  # a mistake there, or in the next line, is found before anything is read
     Training(**dataclasses.asdict(config.training))
     from mdtree_jax.files import output_folder
@@ -64,7 +66,27 @@ def main(config: DiagnoseConfig) -> int:
         if config.name and len(items) > 1:
             raise UserError(f"name={config.name} is of one model, and {given[0]}= has {len(items)}; leave it out")
         _write(config, items, reference, out)
+        if before is not None:
+            _compare(config, before, items, out)
     return _exit_code(config, items)
+
+
+def _compare(config: DiagnoseConfig, before: list[dict], items: list[Item], out: Path) -> None:
+    """Write the page of before and after, and print what it says of up to ten models."""
+    from mdtree_jax.diagnosis.compare import compare
+    from mdtree_jax.diagnosis.words.comparison import causes_sentence, gain_sentence
+    from mdtree_jax.report.html import write_comparison
+    from mdtree_jax.report.terminal import make_console
+
+    found = compare(before, [{"name": name} | diagnosis.to_dict() for name, diagnosis in items])
+    path = write_comparison(out / "compare.html", found)
+    if config.format == "json":
+        return
+    console = make_console()
+    for one in found[:10]:
+        said = f"{one.name}: {gain_sentence(one)} {causes_sentence(one)}"
+        console.print(said.removeprefix(": "), highlight=False, soft_wrap=True, markup=False)
+    console.print(f"before and after: {path}", highlight=False, soft_wrap=True)
 
 
 def _exit_code(config: DiagnoseConfig, items: list[Item]) -> int:

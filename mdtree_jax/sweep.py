@@ -9,8 +9,9 @@
 
 Every key of a grid can be set as grid.key=value. Writes collection.parquet (one row per configuration),
 members.parquet (one per network), pairs.parquet (curves), layers.parquet (traces by layer), manifest.json and the
-networks to the folder `out`, which is a collection for transfer. Only one process can work in a folder at a time. With
-more seeds, values or metrics, the same command extends an existing run, and trains and measures only what is missing.
+networks to the folder `out`, which is a collection for transfer, and explorer.html, a page to look at it. Only one
+process can work in a folder at a time. With more seeds, values or metrics, the same command extends an existing run,
+and trains and measures only what is missing.
 
   python -m mdtree_jax.sweep +grid=digits shard=3/16 out=runs/part3            # one of 16 machines
   python -m mdtree_jax.sweep +grid=digits merge=[runs/part1,runs/part2]        # join their parts in runs/digits
@@ -31,6 +32,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mdtree_jax.checks import UserError
 from mdtree_jax.cli import leave, run
 from mdtree_jax.recipe.schema import SweepConfig
 from mdtree_jax.stopping import on_signals
@@ -218,7 +220,20 @@ def train(config: SweepConfig, prepared: Prepared, folder, console, record=None)
         highlight=False,
         soft_wrap=True,
     )
+    if config.explorer and record is None:
+        _write_explorer(folder.path, console)
     return EXIT_SOME_DIVERGED if summary.num_diverged else 0
+
+
+def _write_explorer(folder: Path, console) -> None:
+    """Write the explorer of a run folder, or say why there is none: a finished sweep does not fail for its sake."""
+    from mdtree_jax.report.explorer.page import write_explorer
+
+    try:
+        said = f"look at them in {write_explorer(folder / 'explorer.html', [folder])}"
+    except UserError as error:
+        said = f"no explorer: {error}"
+    console.print(said, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from mdtree_jax.diagnosis.findings import Finding
 from mdtree_jax.diagnosis.improved import Improved
 from mdtree_jax.diagnosis.outlook import Outlook
 from mdtree_jax.diagnosis.reference import Reference, as_reference
+from mdtree_jax.diagnosis.words import actions, evidence, notes
 from mdtree_jax.diagnosis.words import causes as words_of_causes
-from mdtree_jax.diagnosis.words import evidence, notes
 from mdtree_jax.diagnosis.words.answer import answer_text
+from mdtree_jax.diagnosis.words.card import html_card
 from mdtree_jax.trees.decision_path import EvidenceStep
 
 
@@ -175,6 +176,14 @@ class Diagnosis:
     def __str__(self) -> str:
         """Return the diagnosis in words, as the terminal shows it."""
         return answer_text(self)
+
+    def _repr_html_(self) -> str:
+        """Return the diagnosis as a card of a few lines, for notebooks."""
+        lines = [("", words_of_causes.sureness(self)), ("advice", actions.headline(self.action))]
+        if self.expected_gain:
+            lines.append(("expected gain", f"{actions.gain_text(self.expected_gain)} points of test error"))
+        lines.append(("reference", self.reference))
+        return html_card(words_of_causes.answer(self), lines)
 
     def to_dict(self) -> dict:
         """Return the diagnosis as plain values, with the keys in the table of the class."""

@@ -126,6 +126,7 @@ class SweepConfig:
     num_devices: int | None = None
     csv: bool = False
     tensorboard: bool = False
+    explorer: bool = True
     engine: str = "local"
     shard: str | None = None
     cohorts: list[str] | None = None

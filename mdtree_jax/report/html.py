@@ -17,9 +17,20 @@ import numpy as np
 
 from mdtree_jax.checks import printable
 from mdtree_jax.collection.columns import feature_values, missing_columns
+from mdtree_jax.diagnosis.compare import Comparison
 from mdtree_jax.diagnosis.reference import Reference, as_reference
 from mdtree_jax.diagnosis.result import Diagnosis
-from mdtree_jax.diagnosis.words import actions, by_class, causes, costs, evidence, formats, outlook, references
+from mdtree_jax.diagnosis.words import (
+    actions,
+    by_class,
+    causes,
+    comparison,
+    costs,
+    evidence,
+    formats,
+    outlook,
+    references,
+)
 from mdtree_jax.diagnosis.words.metrics import axis
 from mdtree_jax.files import output_folder, write_text
 from mdtree_jax.report import drawings
@@ -92,6 +103,12 @@ def write_reports(
             advance(1)
         write_text(out / "index.html", pages.index([(n, f, d) for f, (n, d) in zip(files, items, strict=True)]))
         return [out / "index.html", *(out / file for file in files)]
+
+
+def write_comparison(path: str | os.PathLike, comparisons: Sequence[Comparison]) -> Path:
+    """Write the page of models before and after a change and return its path; raises `UserError` if it cannot."""
+    write_text(path, _template("compare.html").render(comparisons=comparisons))
+    return Path(path)
 
 
 def remove_older(folder: Path, written: Sequence[Path]) -> None:
@@ -189,7 +206,7 @@ def _template(name: str):
     )
     words = {
         m.__name__.rpartition(".")[2]: m
-        for m in (actions, by_class, causes, costs, evidence, formats, outlook, references)
+        for m in (actions, by_class, causes, comparison, costs, evidence, formats, outlook, references)
     }
     environment.globals |= words | {"axis": axis, "drawings": drawings}
     return environment.get_template(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from html import escape
 from types import MethodType
 
 import numpy as np
@@ -228,6 +229,14 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         """
         self._fitted()
         return tree_text(self, digits)
+
+    def _repr_html_(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] - scikit-learn has a property
+        """Return what a notebook shows: the estimator, and its tree as text once it is fitted."""
+        shown = [repr(self), *([self.export_text()] if hasattr(self, "thresholds_") else [])]
+        return f"<pre>{escape(chr(10).join(shown))}</pre>"
+
+    def _repr_mimebundle_(self, **kwargs) -> dict[str, str]:
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
     def plot(self, ax=None):
         """Draw the fitted tree and return the matplotlib axes."""

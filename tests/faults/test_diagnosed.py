@@ -20,7 +20,7 @@ from tests.faults.training import train
 CHANGE = {
     "relu_as_last_of_ten_classes": "Replace the last ReLU by a softmax",
     "table_in_its_own_units": "Standardize every column of the inputs",
-    "rate_too_hot_but_it_learns": "ower the learning rate",
+    "rate_too_hot_but_it_learns": "Lower the learning rate|lower the learning rate",
     "batch_of_a_thousand": "a smaller batch at the same price",
     "softmax_over_one_unit": "Replace the softmax by a sigmoid",
     "exclusive_or_with_absolute_error": "Use cross-entropy .or the squared error. in place of this loss",
