@@ -30,9 +30,7 @@ def chosen_cohorts(
     unknown = [name for name in names if name not in set(keys)]
     if unknown:
         shown = ", ".join(keys[:4]) + (" …" if len(keys) > 4 else "")
-        raise UserError(
-            f"unknown cohort '{unknown[0]}'{nearest(unknown[0], keys)}; this grid has {len(keys)}: {shown}"
-        )
+        raise UserError(f"unknown cohort '{unknown[0]}'{nearest(unknown[0], keys)}; this grid has {len(keys)}: {shown}")
     if not names:
         raise UserError("cohorts=[] does nothing; name some, or leave it out")
     return tuple(cohort for cohort in cohorts if cohort.key in set(names))
