@@ -35,7 +35,6 @@ from mdtree_jax.runs.rows import history_rows, member_rows
 from mdtree_jax.store.folder import RunFolder
 from mdtree_jax.store.tables import OK, not_converged, not_measurable
 
-
 #: How much of the time may go to writing the tables while the run goes on: they hold everything, so their cost grows.
 _SHARE_FOR_TABLES = 0.05
 

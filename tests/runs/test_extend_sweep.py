@@ -3,8 +3,7 @@
 import pandas as pd
 import pytest
 
-from mdtree_jax import lowering
-from mdtree_jax import sweep
+from mdtree_jax import lowering, sweep
 from mdtree_jax.cli import compose
 
 SMALL = [
