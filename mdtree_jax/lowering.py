@@ -79,7 +79,7 @@ _CPU = Lowering(
     # 20 or 50 (hessian_kernels.py batches). The networks of `digits` stay below with all of theirs.
     held_bytes=256 * 2**20,
     fewest_images=20,
-    # Its memory is the host's, and a copy takes a tenth of a second.
+    # Its memory is the host's, and is free again after a cohort. Not measured.
     keeps_data=False,
     required_options={},
 )
@@ -95,15 +95,16 @@ _GPU = Lowering(
     part_bytes=0,
     # What XLA does where nothing is asked for is TF32, so that is "default". bfloat16 is asked for by the layers.
     precisions={"float32": "highest", "tensorfloat32": "default", "bfloat16": "default"},
-    # Before a turn of a loop of unknown length the device waits for the host.
+    # Before a turn of a loop of unknown length the device waits for the host. How long was not measured.
     has_known_loops=True,
-    # In the 120 launches of 3 microseconds that a step of ResNet8 takes, whatever its width, an H100 moves 1.2 GB: as
-    # long as all arrays of a step are no more, further networks cost no time.
+    # By data sheet and an assumed time of a launch, not timed: in the 120 launches of 3 microseconds that a step of
+    # ResNet8 takes, whatever its width, an H100 moves 1.2 GB. As long as all arrays of a step are no more, further
+    # networks should cost no time.
     lane_bytes=2**30,
     max_lanes=None,
     held_bytes=None,
     fewest_images=1,
-    # CIFAR-10 is 0.7 GB, of 80, through a bus of some 20 GB/s that other devices wait for too.
+    # CIFAR-10 is 0.7 GB, of 80, and would be copied for every cohort. Not measured.
     keeps_data=True,
     # XLA aborts the process while it tiles such products on cards of capability 8.0 and above (openxla/xla#47381):
     # all programs of ResNet8, ResNet-18 up to width 16. Without them cuBLAS does the products.

@@ -85,7 +85,7 @@ def block_of(steps_per_epoch: Sequence[int] | np.ndarray, most: int = 512, pause
     """Return the loop of known length in which the epochs of a cohort's members lose least.
 
     An epoch takes as many of these loops as it needs; steps of the last one that are beyond its end are idle. After a
-    loop the device waits for the host, for the time of `pause` steps: 30 microseconds of a small network's 300.
+    loop the device waits for the host, for the time of `pause` steps, an assumption that was not measured.
 
     Args:
         steps_per_epoch: of every member.
