@@ -46,7 +46,7 @@ def test_a_path_that_is_not_there_is_one_sentence(text, times):
         assert len(message) < 2500 + 8 * len(text) * times
 
 
-@pytest.mark.parametrize("value", NO_PATHS, ids=repr)
+@pytest.mark.parametrize("value", NO_PATHS, ids=lambda value: type(value).__name__)
 def test_what_is_no_path_is_one_sentence(value):
     for read in (*READERS.values(), user_path, as_reference):
         with pytest.raises(UserError):
