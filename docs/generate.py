@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]  # the package of this checkout, before one that is installed
 
-from recorded import advice, families, headline, table  # noqa: E402
+from recorded import advice, carried, families, headline, table  # noqa: E402
 
 import mdtree_jax  # noqa: E402
 from mdtree_jax import cli  # noqa: E402
@@ -279,6 +279,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "api": api,
     "headline": headline,
+    "carried": carried,
     "families": families,
     "advice": advice,
     "changelog": changelog,

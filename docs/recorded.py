@@ -114,3 +114,25 @@ def advice() -> str:
         rows.append([pair, answers, *_bold_best(cells), gains["oracle"]])
     head = ["fitted on → tested on", "answers", "diagnosis", "tree on training and test error", "most common cause"]
     return table([*head, "random", "best possible"], rows, numbers_from=1)
+
+
+def carried() -> str:
+    """Return the table of the README of what advice gains in families kept for the report, from sweeps/gains.md."""
+    text = (ROOT / "sweeps" / "gains.md").read_text()
+    report = text.split("\n## Families kept for the report, predicted from those above\n")[1].split("\n## ")[0]
+    found = list(map(_cells, _rows(report)))
+    rivals = {
+        "always the best fixed move": "best fixed change",
+        "forest on errors": "forest on errors",
+        "race of all moves, one round": "short runs of all changes",
+        "successive halving": "successive halving",
+    }
+    gained = {(cells[0], cells[1]): cells[3].split(" ")[0] for cells in found if len(cells) == 5}
+    rows = []
+    for level in ("10 %", "25 %", "100 %"):
+        ours = next(cells for cells in found if cells[0] == level and len(cells) == 8)
+        numbers = [ours[2].split(" ")[0], *(gained[level, name] for name in rivals)]
+        shown = _bold_best([f"{100 * float(number):.0f} %" for number in numbers])
+        rows.append([level, *shown, f"{100 * float(ours[3].split(' ')[0]):.0f} %", ours[5].replace(", ", "; ")])
+    head = ["cost, of one training", "diagnosis", *rivals.values(), "hotter or colder?", "answers; right"]
+    return table(head, rows, numbers_from=1)

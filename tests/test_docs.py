@@ -182,6 +182,7 @@ def test_readme_is_short_and_has_two_set_up_lines():
     lines = [line for language, text in blocks_of(README) if language == "bash" for line in text.splitlines()]
     assert sum("pip install" in line for line in lines) == 2
     assert GENERATE["headline"]() in README.read_text(), "the table of results is not that of sweeps/transfer.md"
+    assert GENERATE["carried"]() in README.read_text(), "the table of gains is not that of sweeps/gains.md"
 
 
 def test_navigation_holds_every_page():
