@@ -65,7 +65,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
         (["+grid=digits", "memory_gb=inf"], "memory_gb=inf is out of range; it must be above 0, finite"),
         (
             ["+grid=digits", "grid.label_noise_seed=-1"],
-            "grid.label_noise_seed=-1 is out of range; it must be 0 or above",
+            "grid.label_noise_seed=-1 is out of range; it must be 0 to 2^32 - 1",
         ),
         (["+grid=digits", "keep=some"], "unknown keep 'some'; available: all, metrics_only"),
         (["+grid=digits", "engine=locl"], "unknown engine 'locl' (did you mean 'local'?); available: local"),

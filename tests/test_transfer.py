@@ -327,11 +327,15 @@ def test_holes_spoil_no_figure(small_grid, tmp_path, run):
     assert not {"tree_size.png", "tree_data.png"} & names
 
 
-def test_a_hole_in_what_only_a_companion_asks_leaves_it_out(F):
+def test_a_hole_in_what_only_a_companion_asks_leaves_it_out_in_that_row(F):
     holed = load_collection(F.assign(cka=F.cka.mask(F.index == 3)), allow_missing=True)
-    members = MDTreeClassifier("optimizer").fit(holed).members_
-    assert len(members) > 1
-    assert not any("cka" in member.features for member in members)
+    model = MDTreeClassifier("optimizer").fit(holed)
+    assert any("cka" in member.features for member in model.members_)
+    whole = load_collection(F)
+    found, expected = model.predict_proba(holed), model.predict_proba(whole)
+    other = np.arange(len(F)) != 3
+    np.testing.assert_array_equal(found[other], expected[other])
+    assert np.isfinite(found[3]).all()
 
 
 def test_a_used_folder_holds_the_results_of_the_last_run_only(run, small_grid, tmp_path):

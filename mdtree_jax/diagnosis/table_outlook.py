@@ -82,7 +82,8 @@ def _as_evidence(frame: pd.DataFrame) -> pd.DataFrame:
     with np.errstate(over="ignore"):
         for name, logarithm in _LOGARITHMS.items():
             values[name] = _numbers(frame, name).fillna(pd.Series(np.exp(_numbers(frame, logarithm)), frame.index))
-    return frame.assign(**values)
+    rest = frame.drop(columns=[name for name in values if name in frame])
+    return pd.concat([rest, pd.DataFrame(values, index=frame.index)], axis=1)
 
 
 def _check_chance(values: Mapping[str, pd.Series]) -> None:

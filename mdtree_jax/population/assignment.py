@@ -93,7 +93,7 @@ def block_of(steps_per_epoch: Sequence[int] | np.ndarray, most: int = 512, pause
         pause: in steps.
 
     >>> block_of([390, 390]).length, block_of([40, 80, 120]), block_of([7, 100])
-    (390, Block(length=40, is_exact=True), Block(length=50, is_exact=False))
+    (390, Block(length=40, is_exact=True), Block(length=4, is_exact=False))
     """
     steps, times = np.unique(np.maximum(steps_per_epoch, 1), return_counts=True)
     lengths = np.arange(1, min(most, int(steps.max())) + 1)

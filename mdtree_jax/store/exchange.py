@@ -121,6 +121,9 @@ def _read_source(run: RunFolder, path: Path, option: str) -> _Source:
     ledger.read(run.cohorts)
     if ledger.damaged:
         raise _damaged(f"the record of cohort {ledger.damaged[0]} in {path} is damaged")
+    for key in run.cohorts:  # a kill never leaves measurements of what was not trained
+        if ledger.files(key, "parts") and not (trained := path / "parts" / f"{key}.parquet").exists():
+            raise _damaged(f"{trained} is missing")
     if manifest["format"] < FORMAT:
         ledger.adopt(run.cohorts)
     grids = Grids(path, manifest, run.config)
