@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from mdtree_jax.causes.gain_model import GainModel
+from mdtree_jax.causes.repaired import SURE_BY
 from mdtree_jax.diagnosis import gain_reference
 from mdtree_jax.experiments.carry import networks as of
 from mdtree_jax.experiments.carry import rivals, scores
@@ -29,6 +30,7 @@ from mdtree_jax.experiments.carry.policies import LEVELS, advised
 from mdtree_jax.experiments.carry.predict import REPORT, Carried, carry, fitted_policy
 from mdtree_jax.files import record_names, records_folder, write_text
 from mdtree_jax.registry.causes import CAUSES
+from mdtree_jax.registry.probes import CHECKPOINT, DEFAULT_PROBES, REFRESHED
 from mdtree_jax.registry.remedies import COMPARISONS
 from mdtree_jax.report.tables import markdown
 from sweeps.families import FAMILIES
@@ -37,6 +39,8 @@ from sweeps.provenance import provenance
 
 #: The level at which causes are compared.
 JOINT_LEVEL = 0.25
+#: About so many test examples do the families have, by which the standard error of a test error is judged.
+NUM_TEST = 3000
 
 
 def load(names: Sequence[str], folder: Path | None = None) -> Networks:
@@ -218,6 +222,36 @@ def tables_of(networks: Networks, rows: np.ndarray, found: Sequence[Carried]) ->
     ]  # fmt: skip
 
 
+def improved_rows(networks: Networks) -> list[list[str]]:
+    """Return how often the best network that probes ended with is better than the given one, on the test examples.
+
+    It is chosen among those whose validation error is surely lower (`causes.repaired.SURE_BY`).
+    """
+    table, rows = networks.table, []
+    weight = 1 / table["family"].map(table["family"].value_counts()).to_numpy()
+    policies = {cost: gain_reference.gain_reference().policy(cost).probes for cost in LEVELS[1:3]}
+    sets = {f"{100 * cost:.0f} %": (REFRESHED, *probes) for cost, probes in policies.items()}
+    sets["all probes"] = tuple(name for name in DEFAULT_PROBES if f"{name}_test_error" in table)
+    for cost, names in sets.items():
+        spread, after = (
+            table[[f"{name}_{column}" for name in names]].to_numpy(float)
+            for column in ("validation_error_change_se", "test_error")
+        )
+        change = table[[f"{name}_validation_error" for name in names]].to_numpy(float)
+        change -= table[[f"{CHECKPOINT}_validation_error"]].to_numpy(float)
+        with np.errstate(invalid="ignore"):
+            sure = np.where(change < -SURE_BY * spread, change, np.inf)
+        best = sure.argmin(axis=1)
+        is_offered = np.isfinite(sure.min(axis=1))
+        gained = table[f"{CHECKPOINT}_test_error"].to_numpy(float) - after[np.arange(len(best)), best]
+        error = np.clip(table[f"{CHECKPOINT}_test_error"].to_numpy(float), 0.5, 99.5) / 100
+        two = 200 * np.sqrt(error * (1 - error) / NUM_TEST)
+        found = (is_offered, is_offered & (gained >= 1), is_offered & (gained <= -two))
+        shares = [f"{100 * np.average(one, weights=weight):.1f} %" for one in found]
+        rows.append([cost, ", ".join(names), *shares, f"{np.average(is_offered * gained, weights=weight):.1f}"])
+    return rows
+
+
 def without_history(networks: Networks) -> list[list[str]]:
     """Return the rows of the main table for networks whose training history is not known."""
     unknown = [name for name in networks.table if str(name).startswith("history_")]
@@ -276,6 +310,9 @@ def main() -> None:
     ]
     lines += ["## With a second network", "", markdown(MAIN, extra), ""]
     lines += ["## Without the training history", "", markdown(MAIN, without_history(networks[~is_kept])), ""]
+    header = ["cost", "probes", "another network is offered", "better by a point or more",
+              "worse by two standard errors", "points gained, mean of all"]  # fmt: skip
+    lines += ["## The improved network", "", markdown(header, improved_rows(networks)), ""]
     chosen = ["cost", "left out", "evidence", "probes", "ridge, within", "race"]
     lines += ["## What was chosen", "", markdown(chosen, policy_rows(found)), ""]
     asks = "; ".join(f"**{one.name}**: {one.sentence}" for one in COMPARISONS.values())

@@ -314,7 +314,7 @@ def test_a_regression_from_its_checkpoint(monkeypatch):
     assert outlook.error == pytest.approx(25, abs=5)  # half of the weights: a quarter of the variance
     assert sum(term.points for term in outlook.budget) == pytest.approx(outlook.error, abs=1e-3)
     assert {"smoothing_on", "augment_on"}.isdisjoint(move.remedy for move in outlook.moves)
-    assert diagnosis.improved.by == "cool"
+    assert diagnosis.improved.by == "heat"  # it is far from the best weights, and nearer by the larger rate
     assert diagnosis.improved.test_error[1] < diagnosis.improved.test_error[0] - 5
 
 

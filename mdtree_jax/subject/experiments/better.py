@@ -16,9 +16,6 @@ from mdtree_jax.subject.experiments.probing import Seen
 from mdtree_jax.subject.frameworks.base import named_leaves
 from mdtree_jax.subject.network import Subject
 
-#: Networks that may be better than the given one.
-CANDIDATES = (REFRESHED, "cool", "same")
-
 
 class _Candidate(NamedTuple):
     """A network: the given one that it was made from, by which probe, the change of its error and its spread."""
@@ -41,7 +38,7 @@ def improved_of(subject: Subject, seen: Sequence[Seen], probes: Sequence[str], c
         can_refresh: whether there are running averages that were recomputed.
     """
     order = order_of(probes)
-    names = [name for name in CANDIDATES if name in order and (name != REFRESHED or can_refresh)]
+    names = [name for name in order if name != CHECKPOINT and (name != REFRESHED or can_refresh)]
     if not names or f"{CHECKPOINT}_validation_error" not in seen[0].row:
         return None
     found = []
