@@ -222,18 +222,7 @@ def check_settings(config: SweepConfig) -> None:
                 f"{', '.join(of_pairs)} compare two; set grid.num_seeds=2 or more, or grid.measure.metrics="
                 "[hessian,sharpness], or stages=[train]"
             )
-    asked = {"dry_run=true": config.dry_run, "verify=": config.verify is not None}
-    asked |= {"import_from= or export_to=": config.import_from is not None or config.export_to is not None}
-    asked |= {"merge=": config.merge is not None}
-    if config.shard is not None or config.cohorts is not None:
-        asked.pop("dry_run=true")
-        asked |= {"shard=": config.shard is not None, "cohorts=": config.cohorts is not None}
-    if sum(asked.values()) > 1:
-        raise UserError(
-            f"{' and '.join(name for name, given in asked.items() if given)} cannot be combined; give only one"
-        )
-    if config.merge == []:
-        raise UserError("merge=[] joins nothing; write merge=[folder,folder]")
+    _check_combined(config)
     if config.verify is not None and set(config.stages) != set(STAGES):
         raise UserError(f"verify={config.verify} needs both stages, and stages={config.stages} leaves one out")
     if config.verify is None and config.verify_seed != SweepConfig.verify_seed:
@@ -261,6 +250,22 @@ def check_settings(config: SweepConfig) -> None:
     ):
         if not good:
             raise UserError(f"{name}={value:g} is out of range; it must be {wanted}")
+
+
+def _check_combined(config: SweepConfig) -> None:
+    """Raise `UserError` for two settings that each say what to do in place of a plain run, or for an empty `merge=`."""
+    asked = {"dry_run=true": config.dry_run, "verify=": config.verify is not None}
+    asked |= {"import_from= or export_to=": config.import_from is not None or config.export_to is not None}
+    asked |= {"merge=": config.merge is not None}
+    if config.shard is not None or config.cohorts is not None:
+        asked.pop("dry_run=true")
+        asked |= {"shard=": config.shard is not None, "cohorts=": config.cohorts is not None}
+    if sum(asked.values()) > 1:
+        raise UserError(
+            f"{' and '.join(name for name, given in asked.items() if given)} cannot be combined; give only one"
+        )
+    if config.merge == []:
+        raise UserError("merge=[] joins nothing; write merge=[folder,folder]")
 
 
 def _check_objective(config: GridConfig) -> None:
